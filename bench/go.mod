@@ -1,0 +1,3 @@
+module modelyard/bench
+
+go 1.21

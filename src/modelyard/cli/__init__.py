@@ -1,0 +1,43 @@
+"""The command line: `modelyard serve`, `demo`, `ps`, `load`, `logs` … and their one entry, `main`.
+
+Commands that talk to a server use `modelyard.client` as anybody would. An error is one line on stderr and
+exit code 1; wrong usage is exit code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from modelyard.cli import control, serving
+from modelyard.errors import ModelyardError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="modelyard",
+    help="One address in front of many language models, on few GPUs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("serve")(serving.serve)
+app.command("demo")(serving.demo)
+app.command("pull")(serving.pull)
+app.command("ps")(control.ps)
+app.command("devices")(control.devices)
+app.command("load")(control.load)
+app.command("unload")(control.unload)
+app.command("logs")(control.logs)
+app.command("schema")(serving.schema)
+app.command("version")(serving.version)
+
+
+def main() -> None:
+    """Run the command line; exits."""
+    try:
+        app()
+    except ModelyardError as error:
+        sys.stderr.write(f"modelyard: {error}\n")
+        sys.exit(1)

@@ -1,0 +1,98 @@
+"""Commands that ask a running server: ps, devices, load, unload, logs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from modelyard.cli import tables
+from modelyard.client import Client
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+Url = Annotated[str, typer.Option(envvar="MODELYARD_URL", help="The server: http://HOST:PORT or unix:/PATH.")]
+Key = Annotated[
+    str | None, typer.Option(envvar="MODELYARD_API_KEY", help="A key with the scope admin, if it needs one.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or alias.")]
+
+
+def ps(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
+    """Show models, instances, memory and who waits."""
+    with Client(url, key) as client:
+        status = client.ps()
+    if as_json:
+        _print_json(status)
+    else:
+        tables.print_status(Console(), status)
+
+
+def devices(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
+    """Show the memory of each device and who holds it."""
+    with Client(url, key) as client:
+        found = client.devices()
+    if as_json:
+        _print_json(found)
+    else:
+        tables.print_devices(Console(), found)
+
+
+def load(
+    model: ModelName,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    wait: Annotated[bool, typer.Option(help="Return when it is ready.")] = True,
+    evict: Annotated[bool, typer.Option(help="Put others out for it.")] = True,
+) -> None:
+    """Load a model."""
+    with Client(url, key) as client:
+        answer = client.load(model, wait=wait, evict=evict)
+    if answer["instance"]:
+        typer.echo(f"{answer['model']} is ready: {answer['instance']} ({answer['seconds']:.2f} s)")
+    else:
+        typer.echo(f"{answer['model']} is being loaded")
+
+
+def unload(
+    model: ModelName,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    wait: Annotated[bool, typer.Option(help="Return when it is gone.")] = True,
+    now: Annotated[bool, typer.Option(help="Cut what runs on it.")] = False,
+) -> None:
+    """Unload a model: what runs on it finishes first."""
+    with Client(url, key) as client:
+        answer = client.unload(model, now=now, wait=wait)
+    instances = ", ".join(answer["instances"])
+    if not instances:
+        typer.echo(f"{answer['model']} was not loaded")
+    elif answer["gone"]:
+        typer.echo(f"{answer['model']} is gone: {instances} ({answer['seconds']:.2f} s)")
+    else:
+        typer.echo(f"{answer['model']} is leaving: {instances}")
+
+
+def logs(
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="An instance, as `ps` names it.")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=1, max=10_000, help="How many lines.")] = 100,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what it writes.")] = False,
+) -> None:
+    """Print what an instance has written."""
+    with Client(url, key) as client:
+        if not follow:
+            typer.echo(client.logs(instance, lines=lines), nl=False)
+            return
+        for piece in client.follow_logs(instance, lines=lines):
+            typer.echo(piece, nl=False)
+            sys.stdout.flush()
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

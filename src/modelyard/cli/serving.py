@@ -1,0 +1,144 @@
+"""Commands that need no server: serve and demo are one, pull fills the cache, schema and version print."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+import modelyard
+from modelyard import __version__
+from modelyard.cli import tables
+from modelyard.cli.tour import Tour
+from modelyard.config import Config, json_schema
+from modelyard.config import load as load_config
+from modelyard.config.listen import is_loopback
+from modelyard.errors import ConfigError
+from modelyard.telemetry import log_output
+
+if TYPE_CHECKING:
+    from modelyard.compose import Yard
+    from modelyard.runtime.entries import Progress as FetchProgress
+
+ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration.", show_default=False)]
+Host = Annotated[str | None, typer.Option(help="The address to listen on, instead of the configured one.")]
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="The port, instead of the configured one; 0: a free one.")
+]
+
+
+def serve(config: ConfigFile, host: Host = None, port: Port = None) -> None:
+    """Serve the models of a configuration until Ctrl-C."""
+    log_output.configure()
+    raise typer.Exit(_run(_listening(load_config(config), host, port)))
+
+
+def demo(
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Your own models instead of the demo's.")
+    ] = None,
+    host: Host = None,
+    port: Port = None,
+) -> None:
+    """Serve three small models on this machine, show what happens, and go on serving until Ctrl-C."""
+    log_output.configure(quiet=True)
+    loaded = load_config(config or demo_file())
+    tour = Tour(Console(highlight=False))
+    try:
+        code = _run(_listening(loaded, host, port), on_ready=lambda yard: tour.start(_url(yard)))
+    finally:
+        tour.stop()
+    raise typer.Exit(code)
+
+
+def demo_file() -> Path:
+    """The demo's configuration: it lies in the package when installed, in the checkout when developed."""
+    package = Path(modelyard.__file__).parent
+    installed = package / "examples" / "demo.yaml"
+    return installed if installed.is_file() else package.parents[1] / "examples" / "demo.yaml"
+
+
+def _listening(config: Config, host: str | None, port: int | None) -> Config:
+    """The configuration with the address that the command line names. Raises ConfigError."""
+    if host is None and port is None:
+        return config
+    server = config.server
+    if server.unix is not None:
+        raise ConfigError("server.unix", "stands instead of --host and --port; leave one of them out")
+    server = replace(server, host=host or server.host, port=server.port if port is None else port)
+    if not (config.keys or server.allow_unauthenticated or is_loopback(server.host)):
+        message = (
+            "is beyond loopback and the configuration has no `keys:`, so anyone could control this server"
+        )
+        raise ConfigError("--host", message)
+    return replace(config, server=server)
+
+
+def _run(config: Config, on_ready: Callable[[Yard], None] | None = None) -> int:
+    from modelyard import compose  # noqa: PLC0415 - half a second that `ps` does not need
+
+    try:
+        return compose.serve(config, on_ready=on_ready)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+            raise
+        server = config.server
+        where = f"{server.unix}" if server.unix else f"{server.host}:{server.port}"
+        reason = {
+            errno.EADDRINUSE: "is in use: choose another with --port (0 takes a free one)",
+            errno.EADDRNOTAVAIL: "is no address of this machine: choose another with --host",
+            errno.EACCES: "may not be used by this user: choose another with --port",
+        }[error.errno]
+        raise ConfigError("", f"{where} {reason}") from error
+
+
+def _url(yard: Yard) -> str:
+    address = yard.server.address
+    return f"unix:{address.path}" if address.path else f"http://{address.host}:{address.port}"
+
+
+def pull(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or alias.")],
+    config: ConfigFile,
+) -> None:
+    """Fetch the files of a model into the cache, so that its first load need not."""
+    log_output.configure(quiet=True)
+    loaded = load_config(config)
+    console = Console(highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task(model, total=None)
+
+        def show(step: FetchProgress) -> None:
+            bars.update(task, completed=step.done, total=step.total)
+
+        count, total = asyncio.run(_pull(loaded, model, show))
+    typer.echo(f"{model} is in the cache: {count} file{'s' * (count != 1)}, {tables.size(total)}")
+
+
+async def _pull(config: Config, model: str, show: Callable[[FetchProgress], None]) -> tuple[int, int]:
+    """The number of files and their bytes."""
+    from modelyard import compose  # noqa: PLC0415 - see `_run`
+
+    yard = await compose.build(config)
+    entry = yard.names.resolve(model)
+    fetched = await yard.driver.files.fetch(entry, show)
+    return len(fetched), sum(file.size for file in fetched.values())
+
+
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)

@@ -1,0 +1,133 @@
+"""What the control surface answers, as tables for people. Pure: takes its JSON, prints to a console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+Json = Mapping[str, Any]
+
+STYLES = {"loaded": "green", "ready": "green", "failed": "red", "loading": "yellow", "fetching": "yellow"}
+BAR = 24
+
+
+def size(count: int | None) -> str:
+    """Bytes for people, in the units that devices are sold in: `1.5 GB`."""
+    if count is None:
+        return "-"
+    amount, units = float(abs(count)), ["B", "kB", "MB", "GB", "TB"]
+    unit = 0
+    while amount >= 999.5 and unit < len(units) - 1:
+        amount, unit = amount / 1000, unit + 1
+    digits = 0 if amount >= 100 or unit == 0 else 1
+    return f"{'-' if count < 0 else ''}{amount:.{digits}f} {units[unit]}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: `0.4 s`, `12 s`, `3 min`, `2.5 h`."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def bar(device: Json) -> str:
+    """A device's memory as a bar: reserved, foreign, free."""
+    total = max(1, device["total"])
+    reserved = min(BAR, round(BAR * device["reserved"] / total))
+    foreign = min(BAR - reserved, round(BAR * device["foreign"] / total))
+    rest = BAR - reserved - foreign
+    return f"[cyan]{'█' * reserved}[/][bright_black]{'▓' * foreign}{'░' * rest}[/]"
+
+
+def print_status(console: Console, status: Json) -> None:
+    """Everything of `ps`: devices, models, instances, and a last line that sums up."""
+    print_devices(console, status["devices"])
+    console.print(_models(status["models"]))
+    if status["instances"]:
+        console.print(_instances(status["instances"]))
+    for fetch in status["fetches"]:
+        of = f" of {size(fetch['total'])}" if fetch["total"] else ""
+        console.print(f"fetching {escape(fetch['model'])}: {size(fetch['done'])}{of}")
+    state = "ready" if status["ready"] else f"not ready: {escape(status['reason'])}"
+    console.print(
+        f"{state} · {status['running']} running, {status['waiting']} waiting · "
+        f"up {duration(status['uptime'])} · modelyard {status['version']}"
+    )
+
+
+def print_devices(console: Console, devices: Iterable[Json]) -> None:
+    """The account of each device, and who holds it."""
+    table = _table(
+        "device", "memory", "total", "budget", "reserved", "observed", "foreign", "free", "held by"
+    )
+    for device in devices:
+        numbers = [
+            size(device[name]) for name in ("total", "budget", "reserved", "observed", "foreign", "free")
+        ]
+        holders = [
+            f"{escape(use['instance'])} {size(use['observed'] or use['reserved'])}"
+            for use in device["instances"]
+        ]
+        gpu = device["kind"] in ("cuda", "rocm")
+        name = escape(f"{device['name']} {device['id'][:12]}" if gpu else device["id"])
+        table.add_row(name, bar(device), *numbers, "\n".join(holders) or "-")
+    console.print(table)
+
+
+def _models(models: Iterable[Json]) -> Table:
+    table = _table("model", "state", "engine", "needs", "waiting", "instances", "note")
+    for model in models:
+        details, queue = model["details"], model["queue"]
+        waiting = sum(queue["waiting"].values())
+        waits = f"{waiting} (oldest {duration(queue['oldest'])})" if waiting else "-"
+        note = model["error"] or (f"waits for {queue['blocked_by']}" if queue["blocked_by"] else "")
+        names = " ".join([model["id"], *(f"({alias})" for alias in details["aliases"])])
+        table.add_row(
+            escape(names),
+            _state(details["state"]),
+            details["engine"],
+            size(model["need"]),
+            waits,
+            str(len(model["instance_ids"])),
+            escape(note.splitlines()[0] if note else ""),
+        )
+    return table
+
+
+def _instances(instances: Iterable[Json]) -> Table:
+    table = _table("instance", "state", "leases", "memory", "idle", "started because")
+    for instance in instances:
+        memory = [
+            f"{escape(held['device'])} {size(held['observed'] or held['reserved'])}"
+            for held in instance["memory"]
+        ]
+        table.add_row(
+            escape(instance["id"]),
+            _state(instance["state"]),
+            f"{len(instance['leases'])}/{instance['slots']}",
+            ", ".join(memory),
+            duration(instance["idle_for"]),
+            escape(instance["reason"]),
+        )
+    return table
+
+
+def _state(state: str) -> str:
+    style = STYLES.get(state)
+    return f"[{style}]{state}[/]" if style else state
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

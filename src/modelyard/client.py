@@ -1,0 +1,236 @@
+"""A plain HTTP client of a Modelyard server: text, models, and the control surface.
+
+For programs (`from modelyard import Client`), the command line and the embedded instance. Knows the paths
+and the error shape, and nothing else of the package. For chat, tools and everything else of OpenAI's API
+use OpenAI's own client with `base_url=URL + "/v1"`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Literal, Self, overload
+from urllib.parse import quote
+
+import httpx
+
+from modelyard.errors import (
+    BY_CODE,
+    InternalError,
+    InvalidRequest,
+    ModelyardError,
+    ServerUnreachable,
+    by_code,
+)
+
+Json = dict[str, Any]
+
+UNIX = "unix:"
+CONNECT_TIMEOUT = 5.0
+QUIET_STREAM = 60.0  # seconds without a byte, heartbeats included, after which an event stream is dead
+
+
+class Client:
+    """One server. Safe to use from several threads.
+
+    `url` is `http://HOST:PORT`, `https://…` or `unix:/path/of/socket`. `timeout` is the longest silence while
+    an answer is awaited, in seconds; it has to cover the wait for a slot and the load of a model. Every
+    method raises the errors of `modelyard.errors`, with ServerUnreachable when there was no answer.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None, *, timeout: float = 960.0) -> None:
+        self.url = url.rstrip("/")
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        transport = None
+        base = self.url
+        if url.startswith(UNIX):
+            transport = httpx.HTTPTransport(uds=url.removeprefix(UNIX).removeprefix("//"))
+            base = "http://localhost"
+        elif not url.startswith(("http://", "https://")):
+            raise InvalidRequest(f"{url!r} is no address of a server; write http://HOST:PORT or unix:/PATH")
+        self._http = httpx.Client(
+            base_url=base,
+            headers=headers,
+            transport=transport,
+            timeout=httpx.Timeout(timeout, connect=CONNECT_TIMEOUT),
+            limits=httpx.Limits(max_connections=256),
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    # -- text ---------------------------------------------------------------------------------------------
+
+    @overload
+    def generate(
+        self, model: str, prompt: str, *, max_tokens: int = 256, stream: Literal[False] = False, **more: Any
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self, model: str, prompt: str, *, max_tokens: int = 256, stream: Literal[True], **more: Any
+    ) -> Iterator[str]: ...
+
+    def generate(
+        self, model: str, prompt: str, *, max_tokens: int = 256, stream: bool = False, **more: Any
+    ) -> str | Iterator[str]:
+        """Continue a prompt with at most `max_tokens` tokens: the text, or its pieces as they come.
+
+        `more` goes to the engine as it is (`temperature`, `stop`, `seed`, …).
+        """
+        body: Json = {"model": model, "prompt": prompt, "max_tokens": max_tokens, **more}
+        if stream:
+            events = self.stream("POST", "/generate", {**body, "stream": True})
+            return (text for event in events if (text := str(event.get("text", ""))))
+        return str(self.call("POST", "/generate", body)["text"])
+
+    # -- models -------------------------------------------------------------------------------------------
+
+    def models(self) -> list[Json]:
+        """The models, in OpenAI's shape with ours under `modelyard`."""
+        return list(self.call("GET", "/v1/models")["data"])
+
+    def load(self, model: str, *, wait: bool = True, evict: bool = True) -> Json:
+        """Have an instance of a model ready. `evict` False: only in memory that is free now."""
+        return self._object("POST", f"/admin/models/{_path(model)}/load", {"wait": wait, "evict": evict})
+
+    def unload(self, model: str, *, now: bool = False, wait: bool = True) -> Json:
+        """Let the instances of a model finish (`now`: cut them) and stop them."""
+        return self._object("POST", f"/admin/models/{_path(model)}/unload", {"now": now, "wait": wait})
+
+    # -- the control surface ------------------------------------------------------------------------------
+
+    def ps(self) -> Json:
+        """Everything in one answer: devices, models, instances, queues, fetches and the last events."""
+        return self._object("GET", "/admin/status")
+
+    def devices(self) -> list[Json]:
+        """The account of each device, with the processes of its instances."""
+        return list(self.call("GET", "/admin/devices"))
+
+    def instances(self) -> list[Json]:
+        """Every instance that holds memory."""
+        return list(self.call("GET", "/admin/instances"))
+
+    def drain(self, instance: str) -> Json:
+        """Let one instance finish and stop it; does not wait for it."""
+        return self._object("POST", f"/admin/instances/{_path(instance)}/drain")
+
+    def logs(self, instance: str, *, lines: int = 100) -> str:
+        """The last lines of an instance's output."""
+        return self._text(f"/admin/instances/{_path(instance)}/logs?lines={lines}")
+
+    def follow_logs(self, instance: str, *, lines: int = 100) -> Iterator[str]:
+        """The last lines of its output, then what it writes, until it is gone. May be silent for long."""
+        path = f"/admin/instances/{_path(instance)}/logs?lines={lines}&follow=true"
+        with _translated(self.url), self._http.stream("GET", path, timeout=None) as response:
+            _check(response, self.url)
+            yield from response.iter_text()
+
+    def events(self, last: int = 50) -> Iterator[Json]:
+        """The last events, then each new one, until the server stops."""
+        return self.stream("GET", f"/admin/events?last={last}", timeout=QUIET_STREAM)
+
+    # -- what these are made of ---------------------------------------------------------------------------
+
+    def call(self, method: str, path: str, body: Json | None = None) -> Any:
+        """One request; the JSON of its answer."""
+        with _translated(self.url):
+            response = self._http.request(method, path, json=body)
+        _check(response, self.url)
+        try:
+            return response.json()
+        except ValueError:
+            raise _foreign(self.url, response.status_code) from None
+
+    def stream(
+        self, method: str, path: str, body: Json | None = None, *, timeout: float | None = None
+    ) -> Iterator[Json]:
+        """One request whose answer is server-sent events: the JSON of each. An error event is raised."""
+        limit = self._http.timeout if timeout is None else httpx.Timeout(timeout, connect=CONNECT_TIMEOUT)
+        with (
+            _translated(self.url),
+            self._http.stream(method, path, json=body, timeout=limit) as response,
+        ):
+            _check(response, self.url)
+            for line in response.iter_lines():
+                field, _, data = line.partition(":")
+                if field != "data" or data.strip() == "[DONE]":
+                    continue
+                try:
+                    event = json.loads(data)
+                except ValueError:
+                    raise _foreign(self.url, response.status_code) from None
+                if isinstance(event, dict) and "error" in event:
+                    raise _error_of(event, response.status_code)
+                yield event
+
+    def _object(self, method: str, path: str, body: Json | None = None) -> Json:
+        return dict(self.call(method, path, body))
+
+    def _text(self, path: str) -> str:
+        with _translated(self.url):
+            response = self._http.get(path)
+        _check(response, self.url)
+        return response.text
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Turns what the transport raises into ServerUnreachable."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise ServerUnreachable(
+            f"no server answers at {url}; start one with `modelyard serve`, or name another with --url"
+        ) from error
+    except httpx.TimeoutException as error:
+        raise ServerUnreachable(f"{url} was silent for too long") from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ServerUnreachable(f"the connection to {url} broke: {error}") from error
+
+
+def _path(name: str) -> str:
+    return quote(name, safe="/:@")
+
+
+def _check(response: httpx.Response, url: str) -> None:
+    """Raise the error that an answer stands for, if it stands for one."""
+    if response.is_success:
+        return
+    response.read()
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or "error" not in answer:
+        raise _foreign(url, response.status_code)
+    raise _error_of(answer, response.status_code)
+
+
+def _error_of(answer: Json, status: int) -> ModelyardError:
+    """The error in a body or an event. One of the engine's own, with a code that is not ours, is told apart
+    by the status only."""
+    detail = answer["error"]
+    if not isinstance(detail, dict):
+        detail = {"message": str(detail)}
+    code, message = detail.get("code"), str(detail.get("message", ""))
+    if isinstance(code, str) and code in BY_CODE and code != "config_error":
+        return by_code(code, message)
+    return InvalidRequest(message) if status < InternalError.status else InternalError(message)
+
+
+def _foreign(url: str, status: int) -> ServerUnreachable:
+    return ServerUnreachable(f"what answers at {url} (status {status}) is not a Modelyard server")

@@ -1,0 +1,32 @@
+"""Configuration: YAML and environment in, frozen values out.
+
+Called by compose and the command line. `load` either returns a whole `Config` or raises `ConfigErrors` that
+lists every problem with its path, file and line; nothing is ever half applied. It never looks at devices,
+model files or the network, and never keeps, prints or logs a key in plain text.
+
+Security: what runs programs (a profile's `program` and `environment`, the parameters `extra_args` and
+`command`) is read here, from files on disk, and nowhere else. A value of this kind that arrives over the API
+must not be turned into these types.
+"""
+
+from modelyard.config.build import load
+from modelyard.config.problems import ConfigErrors, Problem
+from modelyard.config.quantities import parse_duration, parse_size
+from modelyard.config.schema import json_schema
+from modelyard.config.values import Config, DeviceSetting, Key, Limits, Model, Scope, ServerSetting
+
+__all__ = [
+    "Config",
+    "ConfigErrors",
+    "DeviceSetting",
+    "Key",
+    "Limits",
+    "Model",
+    "Problem",
+    "Scope",
+    "ServerSetting",
+    "json_schema",
+    "load",
+    "parse_duration",
+    "parse_size",
+]

@@ -1,0 +1,283 @@
+"""Sections → frozen values: defaults filled in, names resolved, everything that must fit together checked.
+
+`load` is the package's entry. Problems are collected over all sections and raised at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from hashlib import sha256
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from modelyard.config import text as texts
+from modelyard.config.check import validate
+from modelyard.config.listen import server_setting
+from modelyard.config.problems import ConfigErrors, Problem, near_miss
+from modelyard.config.schema import EngineSection, KeySection, ModelSection, PolicySection, Root
+from modelyard.config.text import Document
+from modelyard.config.values import Config, DeviceSetting, Key, Model, Scope, locate, nearest
+from modelyard.config.versions import spec_digest
+from modelyard.core.types import Policy, Priority, Spec, WhenFull
+from modelyard.engines.base import Profile
+
+BUNDLED = frozenset({"fake", "llamacpp"})
+ENTRY_POINTS = "modelyard.engines"
+
+
+def load(
+    path: Path | None,
+    text: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    engine_types: Collection[str] | None = None,
+) -> Config:
+    """The configuration in a file; or in `text`, whose relative names then count from `path`'s folder (the
+    current one without a path); or all defaults when neither is given.
+
+    `environ` (default: the process's) fills `${NAME}`. `engine_types` are the engines that may be named
+    (default: the bundled and the installed ones). Raises ConfigErrors (a ConfigError) with every problem.
+    """
+    environ = os.environ if environ is None else environ
+    document = texts.read(path, text, environ)
+    root = validate(document)
+    types = set(engine_types) if engine_types is not None else _installed()
+    config = _Build(document, root, environ, types, path).config()
+    if document.problems:
+        raise ConfigErrors(document.problems)
+    return config
+
+
+def _installed() -> set[str]:
+    return {entry.name for entry in entry_points(group=ENTRY_POINTS)} | BUNDLED
+
+
+class _Build:
+    """One pass over the sections. Reports into the document and goes on, so that all problems are seen."""
+
+    def __init__(
+        self, document: Document, root: Root, environ: Mapping[str, str], types: set[str], path: Path | None
+    ) -> None:
+        self._document = document
+        self._root = root
+        self._environ = environ
+        self._types = types
+        self._base = path.parent if path else Path.cwd()
+        # Names that stand in the text, also of entries that were left out for their shape.
+        self._engine_names, self._model_names = _names(document, "engines"), _names(document, "models")
+        self._positions = {path: str(at) for path, at in document.positions.items()}
+
+    def config(self) -> Config:
+        root = self._root
+        keys = self._keys()
+        server = server_setting(
+            root.server,
+            self._environ,
+            self._absolute,
+            self._refuse,
+            has_keys=bool(self._document.tree.get("keys")),
+        )
+        profiles = {name: self._profile(name, section) for name, section in root.engines.items()}
+        models = self._models(profiles)
+        return Config(
+            server=server,
+            profiles=profiles,
+            models=models,
+            devices=self._devices(),
+            keys=keys,
+            preload=tuple(model.spec.model for model in self._preloaded(models)),
+            preload_auto=self._preload_auto,
+            recheck=root.memory.recheck,
+            positions=self._positions,
+        )
+
+    def _refuse(self, path: str, message: str) -> None:
+        self._document.problems.append(Problem(path, message, locate(self._positions, path)))
+
+    def _absolute(self, name: str, path: str) -> str:
+        """A file name made absolute: `~` is the home, relative ones count from the file they stand in."""
+        if name == "~" or name.startswith("~/"):
+            name = self._environ.get("HOME", str(Path.home())) + name[1:]
+        written = nearest(self._document.positions, path)
+        base = written.file.parent if written and written.file else self._base
+        return os.path.abspath(base / name)
+
+    # -- engines ----------------------------------------------------------------------------------------
+
+    def _profile(self, name: str, section: EngineSection) -> Profile:
+        path = f"engines.{name}"
+        self._known_type(section.type, f"{path}.type")
+        program = section.program or ""
+        if "/" in program:
+            program = self._absolute(program, f"{path}.program")
+        return Profile(
+            name=name,
+            type=section.type,
+            program=program,
+            environment=dict(section.environment),
+            devices=tuple(section.devices),
+            defaults=self._resolved(section.defaults, f"{path}.defaults"),
+        )
+
+    def _known_type(self, engine: str, path: str) -> None:
+        if engine not in self._types:
+            known = ", ".join(sorted(self._types))
+            self._refuse(
+                path, f"no engine '{engine}' is installed{near_miss(engine, self._types)} (known: {known})"
+            )
+
+    def _resolved(self, parameters: Mapping[str, object], path: str) -> dict[str, object]:
+        """Parameters whose `./…` and `../…` strings are file names, made absolute."""
+
+        def resolve(value: object, at: str) -> object:
+            if isinstance(value, str) and value.startswith(("./", "../")):
+                return self._absolute(value, at)
+            if isinstance(value, dict):
+                return {key: resolve(item, f"{at}.{key}") for key, item in value.items()}
+            if isinstance(value, list):
+                return [resolve(item, f"{at}[{index}]") for index, item in enumerate(value)]
+            return value
+
+        return {name: resolve(value, f"{path}.{name}") for name, value in parameters.items()}
+
+    # -- models -----------------------------------------------------------------------------------------
+
+    def _models(self, profiles: dict[str, Profile]) -> tuple[Model, ...]:
+        models = []
+        for name, section in self._root.models.items():
+            policy = self._policy(name, section)
+            if profile := self._engine_of(name, section, profiles):
+                models.append(Model(self._spec(name, section, profile), policy, tuple(section.aliases)))
+        self._check_aliases(models)
+        return tuple(models)
+
+    def _engine_of(self, name: str, section: ModelSection, profiles: dict[str, Profile]) -> Profile | None:
+        wanted = section.engine
+        if wanted not in profiles and wanted in self._types:
+            profiles[wanted] = Profile(name=wanted, type=wanted)
+        if wanted not in profiles and wanted not in self._engine_names:
+            hint = near_miss(wanted, [*profiles, *self._types])
+            message = (
+                f"there is no engine profile or engine '{wanted}'{hint}; profiles are made under `engines:`"
+            )
+            self._refuse(f"models.{name}.engine", message)
+        return profiles.get(wanted)
+
+    def _spec(self, name: str, section: ModelSection, profile: Profile) -> Spec:
+        path = f"models.{name}"
+        source = section.source or ""
+        if source and "://" not in source:
+            source = self._absolute(source, f"{path}.source")
+        parameters = {**profile.defaults, **self._resolved(section.parameters, f"{path}.parameters")}
+        spec = Spec(
+            model=name,
+            digest="",
+            engine=profile.name,
+            source=source,
+            parameters=parameters,
+            capabilities=frozenset(section.capabilities),
+            slots=section.slots,
+            devices=tuple(section.devices) or profile.devices,
+        )
+        return replace(spec, digest=spec_digest(spec, profile))
+
+    def _policy(self, name: str, section: ModelSection) -> Policy:
+        chosen = {**_policy_fields(self._root.defaults), **_policy_fields(section)}
+        if name in self._root.preload:
+            chosen["preload"] = True
+        policy = Policy(**chosen)  # type: ignore[arg-type]
+        if policy.min_replicas > policy.max_replicas:
+            message = f"is {policy.min_replicas}, above max_replicas ({policy.max_replicas})"
+            self._refuse(f"models.{name}.min_replicas", message)
+        return policy
+
+    def _check_aliases(self, models: list[Model]) -> None:
+        taken = {name: f"the model '{name}'" for name in self._model_names}
+        for model in models:
+            for index, alias in enumerate(model.aliases):
+                if alias in taken:
+                    self._refuse(
+                        f"{model.path}.aliases[{index}]", f"'{alias}' is already a name of {taken[alias]}"
+                    )
+                taken.setdefault(alias, f"the model '{model.spec.model}'")
+
+    @property
+    def _preload_auto(self) -> bool:
+        return self._root.preload == ["auto"] and "auto" not in self._model_names
+
+    def _preloaded(self, models: tuple[Model, ...]) -> list[Model]:
+        """Those listed, in order, then those whose own policy says so."""
+        by_name = {model.spec.model: model for model in models}
+        listed = []
+        for index, name in enumerate([] if self._preload_auto else self._root.preload):
+            if name not in self._model_names:
+                hint = near_miss(name, self._model_names)
+                self._refuse(f"preload[{index}]", f"there is no model '{name}'{hint}")
+            elif name in by_name and by_name[name] not in listed:
+                listed.append(by_name[name])
+        return listed + [model for model in models if model.policy.preload and model not in listed]
+
+    # -- devices and keys -------------------------------------------------------------------------------
+
+    def _devices(self) -> dict[str, DeviceSetting]:
+        settings = {}
+        for name, section in self._root.devices.items():
+            path = f"devices.{name}"
+            if section.kind == "declared" and name == "ram":
+                self._refuse(
+                    f"{path}.kind", "host memory is always discovered; set `memory` to use less of it"
+                )
+            elif section.kind == "declared" and section.memory is None:
+                self._refuse(f"{path}.memory", "is required for a declared device")
+            if section.memory is not None and (section.reserve or 0) >= section.memory:
+                self._refuse(f"{path}.reserve", "leaves nothing of the device's memory")
+            settings[name] = DeviceSetting(section.memory, section.reserve, section.kind)
+        return settings
+
+    def _keys(self) -> tuple[Key, ...]:
+        keys = [self._key(f"keys[{index}]", section) for index, section in enumerate(self._root.keys)]
+        for index, key in enumerate(keys):
+            for earlier in keys[:index]:
+                if key.name == earlier.name:
+                    self._refuse(f"keys[{index}].name", f"'{key.name}' is taken by an earlier key")
+                if key.digest and key.digest == earlier.digest:
+                    self._refuse(f"keys[{index}]", f"is the same secret as the key '{earlier.name}'")
+        return tuple(keys)
+
+    def _key(self, path: str, section: KeySection) -> Key:
+        digest = ""
+        if (section.key is None) == (section.hash is None):
+            self._refuse(path, "needs either `key` or `hash`")
+        elif section.key is not None:
+            secret = section.key.get_secret_value()
+            if re.fullmatch(r"[\x21-\x7e]{1,512}", secret):
+                digest = sha256(secret.encode()).hexdigest()
+            else:
+                self._refuse(f"{path}.key", "must be 1 to 512 visible ASCII characters without spaces")
+        elif section.hash is not None:
+            digest = section.hash.get_secret_value().removeprefix("sha256:").lower()
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                self._refuse(f"{path}.hash", "must be a sha256 in hex (64 digits)")
+                digest = ""
+        scopes = frozenset(Scope(scope) for scope in section.scopes)
+        return Key(section.name, digest, scopes, Priority[section.max_priority.upper()])
+
+
+def _names(document: Document, section: str) -> tuple[str, ...]:
+    names = document.tree.get(section)
+    return tuple(names) if isinstance(names, dict) else ()
+
+
+def _policy_fields(section: PolicySection) -> dict[str, object]:
+    """What a section says about policy; what it leaves out is not in it."""
+    chosen: dict[str, object] = {
+        name: value for name in PolicySection.model_fields if (value := getattr(section, name)) is not None
+    }
+    if section.priority is not None:
+        chosen["priority"] = Priority[section.priority.upper()]
+    if section.when_full is not None:
+        chosen["when_full"] = WhenFull(section.when_full)
+    return chosen

@@ -1,0 +1,82 @@
+"""The `server:` section: where to listen, whether that is safe, and where data lies.
+
+Used by `build` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+from modelyard.config.schema import ServerSection
+from modelyard.config.values import Limits, ServerSetting
+
+# The kernel's sun_path holds 108 bytes with the closing zero.
+LONGEST_SOCKET_PATH = 107
+
+
+def server_setting(
+    section: ServerSection,
+    environ: Mapping[str, str],
+    absolute: Callable[[str, str], str],
+    refuse: Callable[[str, str], None],
+    *,
+    has_keys: bool,
+) -> ServerSetting:
+    """The server's setting. `absolute(name, path)` resolves file names,
+    `refuse(path, message)` takes what is wrong."""
+    given = {
+        name: value
+        for name in ServerSection.model_fields
+        if name not in {"limits", "unix", "data_dir"} and (value := getattr(section, name)) is not None
+    }
+    for name in ("allowed_hosts", "allowed_origins"):
+        given[name] = tuple(given.get(name, ()))
+    limits = section.limits
+    setting = ServerSetting(
+        data_dir=_data_dir(section, environ, absolute),
+        unix=Path(absolute(section.unix, "server.unix")) if section.unix else None,
+        limits=Limits(**limits.model_dump(exclude_none=True)),
+        **given,
+    )
+    _check_address(section, setting, refuse)
+    if not (has_keys or setting.allow_unauthenticated or setting.unix or is_loopback(setting.host)):
+        refuse(
+            "server.host",
+            "is beyond loopback and there are no `keys:`, so anyone could use and control this server; "
+            "add keys, or say `allow_unauthenticated: true`",
+        )
+    return setting
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address. Names other than localhost are not trusted to."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_address(
+    section: ServerSection, setting: ServerSetting, refuse: Callable[[str, str], None]
+) -> None:
+    if setting.unix is None:
+        return
+    if section.host is not None or section.port is not None:
+        refuse("server.unix", "stands instead of `host` and `port`; leave those out")
+    if len(str(setting.unix).encode()) > LONGEST_SOCKET_PATH:
+        refuse("server.unix", f"is longer than the {LONGEST_SOCKET_PATH} bytes that a socket's path can have")
+
+
+def _data_dir(
+    section: ServerSection, environ: Mapping[str, str], absolute: Callable[[str, str], str]
+) -> Path:
+    if section.data_dir:
+        return Path(absolute(section.data_dir, "server.data_dir"))
+    data_home = environ.get("XDG_DATA_HOME", "")
+    if not data_home.startswith("/"):  # the XDG rules: a relative one is ignored
+        data_home = absolute("~/.local/share", "")
+    return Path(data_home) / "modelyard"

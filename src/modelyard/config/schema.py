@@ -1,0 +1,197 @@
+"""The shape of the YAML text: one pydantic model per section, and the JSON Schema made from them.
+
+Used by `build`, which turns what these accept into frozen values; by `modelyard schema`. Only the shape of
+each value is decided here, not how values fit together. A field's description ends up in the schema.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
+
+from modelyard.config.quantities import (
+    Count,
+    Duration,
+    Flag,
+    KeepAlive,
+    Port,
+    PositiveCount,
+    PositiveDuration,
+    PositiveSize,
+    Size,
+)
+from modelyard.config.text import retype
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/+-]{0,199}$"
+
+
+def _as_text(value: object) -> object:
+    """Numbers in an environment section are text: `OMP_NUM_THREADS: 4`."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+VariableValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$"), BeforeValidator(_as_text)]
+Names = Annotated[list[Name], BeforeValidator(_as_list)]
+Words = Annotated[list[Word], BeforeValidator(_as_list)]
+Texts = Annotated[list[Text], BeforeValidator(_as_list)]
+FreeForm = Annotated[dict[str, Any], BeforeValidator(retype)]
+PriorityName = Literal["low", "normal", "high"]
+
+
+class Section(BaseModel):
+    """A mapping whose keys are all known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, value: object) -> object:
+        """A field or section that is named and left empty is as good as not named."""
+        if value is None:
+            return {}
+        if isinstance(value, dict):
+            return {name: item for name, item in value.items() if item is not None}
+        return value
+
+
+class LimitsSection(Section):
+    body: PositiveSize | None = Field(default=None, description="Largest request body.")
+    header: PositiveSize | None = Field(default=None, description="Largest request head.")
+    header_timeout: PositiveDuration | None = Field(default=None, description="Time for a request's head.")
+    body_timeout: PositiveDuration | None = Field(
+        default=None, description="Time without progress in a body."
+    )
+    write_timeout: PositiveDuration | None = Field(
+        default=None, description="Time without progress of a reader."
+    )
+    connections: PositiveCount | None = Field(default=None, description="Open client connections.")
+    stream_buffer: PositiveSize | None = Field(default=None, description="Buffered for one slow reader.")
+    buffered: PositiveSize | None = Field(default=None, description="Buffered for all readers together.")
+
+
+class ServerSection(Section):
+    host: Text | None = Field(default=None, description="Address to bind; beyond loopback it needs `keys`.")
+    port: Port | None = Field(default=None, description="TCP port; 0 takes a free one.")
+    unix: Text | None = Field(
+        default=None, description="Listen on this Unix socket instead of host and port."
+    )
+    data_dir: Text | None = Field(default=None, description="Cache, logs and state.")
+    heartbeat_after: Duration | None = Field(
+        default=None, description="Wait before a stream gets its first comment."
+    )
+    drain_grace: Duration | None = Field(default=None, description="How long answers go on after Ctrl-C.")
+    queue_bound: PositiveCount | None = Field(default=None, description="Requests waiting, over all models.")
+    limits: LimitsSection = Field(default_factory=LimitsSection)
+    allowed_hosts: Texts | None = Field(
+        default=None, description="Host headers accepted beside the bound address."
+    )
+    allowed_origins: Texts | None = Field(default=None, description="Browser origins accepted.")
+    allow_unauthenticated: Flag | None = Field(
+        default=None, description="Serve beyond loopback without keys."
+    )
+
+
+class EngineSection(Section):
+    type: Word = Field(description="The engine: llamacpp, fake, ...")
+    program: Text | None = Field(default=None, description="What to run instead of what is found on PATH.")
+    environment: dict[VariableName, VariableValue] = Field(default_factory=dict)
+    devices: Names = Field(default_factory=list, description="Devices its models may use.")
+    defaults: FreeForm = Field(default_factory=dict, description="Parameters of all its models.")
+
+
+class PolicySection(Section):
+    """What may change without a restart."""
+
+    priority: PriorityName | None = None
+    when_full: Literal["evict", "wait", "fail"] | None = None
+    keep_alive: KeepAlive | None = Field(default=None, description="How long an idle instance stays.")
+    pin: Flag | None = Field(default=None, description="Never put out for another model.")
+    home: Flag | None = Field(default=None, description="Come back when there is room.")
+    preload: Flag | None = Field(default=None, description="Load at start.")
+    min_replicas: Count | None = None
+    max_replicas: PositiveCount | None = None
+    patience: Duration | None = Field(default=None, description="Wait before ready instances are drained.")
+    min_residency: Duration | None = Field(default=None, description="Shortest stay once loaded.")
+    drain_cap: Duration | None = Field(default=None, description="Longest drain; default is request_timeout.")
+    release_cap: PositiveDuration | None = Field(default=None, description="Longest wait for freed memory.")
+    load_cap: PositiveDuration | None = Field(default=None, description="Longest start.")
+    max_wait: PositiveDuration | None = Field(default=None, description="Longest wait in the queue.")
+    request_timeout: PositiveDuration | None = Field(default=None, description="Longest request.")
+    first_byte_timeout: PositiveDuration | None = None
+    token_timeout: PositiveDuration | None = None
+    queue_bound: PositiveCount | None = Field(default=None, description="Requests waiting for this model.")
+    overcommit: Count | None = Field(default=None, description="Requests granted beyond the slots.")
+
+
+class ModelSection(PolicySection):
+    source: Text | None = Field(default=None, description="pypi://PACKAGE==VERSION/path, file:// or a path.")
+    engine: Name = Field(description="An engine profile, or an engine's type.")
+    slots: PositiveCount = Field(default=1, description="Requests that one instance runs at once.")
+    devices: Names = Field(default_factory=list, description="Devices it may use; default: any.")
+    capabilities: Words = Field(default_factory=list)
+    aliases: Names = Field(default_factory=list, description="Other names of this model.")
+    parameters: FreeForm = Field(default_factory=dict, description="Settings of the engine.")
+
+
+class DeviceSection(Section):
+    memory: PositiveSize | None = Field(default=None, description="Budget of all instances on it.")
+    reserve: Size | None = Field(default=None, description="What stays free whoever else uses it.")
+    kind: Literal["auto", "declared"] = "auto"
+
+
+class MemorySection(Section):
+    recheck: PositiveDuration = Field(default=10.0, description="Longest time between looks at devices.")
+
+
+class KeySection(Section):
+    name: Name
+    key: SecretStr | None = Field(default=None, description="The secret, e.g. ${MY_KEY}.")
+    hash: SecretStr | None = Field(default=None, description="Its sha256 in hex, instead of `key`.")
+    scopes: Annotated[list[Literal["inference", "admin"]], BeforeValidator(_as_list), Field(min_length=1)]
+    max_priority: PriorityName = "normal"
+
+
+class Root(Section):
+    """Modelyard's configuration."""
+
+    include: Texts = Field(default_factory=list, description="Files or globs, relative to this file.")
+    server: ServerSection = Field(default_factory=ServerSection)
+    engines: dict[Name, EngineSection] = Field(default_factory=dict)
+    models: dict[Name, ModelSection] = Field(default_factory=dict)
+    defaults: PolicySection = Field(default_factory=PolicySection)
+    devices: dict[Name, DeviceSection] = Field(default_factory=dict)
+    memory: MemorySection = Field(default_factory=MemorySection)
+    preload: Annotated[list[Name], BeforeValidator(_as_list)] = Field(
+        default_factory=list, description="Models to load at start, in order; or `auto`."
+    )
+    keys: list[KeySection] = Field(default_factory=list)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a configuration file, for editors and `modelyard schema`."""
+    schema = Root.model_json_schema()
+    for definition in [schema, *schema.get("$defs", {}).values()]:
+        # The docstrings of these classes speak to readers of the code.
+        definition.pop("description", None)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "Modelyard configuration",
+    }

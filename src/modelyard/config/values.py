@@ -1,0 +1,135 @@
+"""The frozen result of loading: what compose hands to the gateway, the driver and the store.
+
+Sizes are bytes, times seconds. Nothing here holds a key in plain text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from modelyard.config.problems import ConfigErrors, Problem
+from modelyard.core.types import Policy, Priority, Spec
+from modelyard.engines.base import Profile
+
+T = TypeVar("T")
+
+
+class Scope(StrEnum):
+    """What a key opens: the APIs that models answer, or the control surface."""
+
+    INFERENCE = "inference"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An access key. `digest` is the sha256 (hex) of the secret, which itself is nowhere kept."""
+
+    name: str
+    digest: str = field(repr=False)
+    scopes: frozenset[Scope]
+    max_priority: Priority = Priority.NORMAL
+
+    def opens(self, secret: str) -> bool:
+        """Whether `secret` is this key; takes the same time for every wrong one."""
+        return hmac.compare_digest(self.digest, hashlib.sha256(secret.encode()).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one server. `buffered` is the sum over all streams, `stream_buffer` that of one slow reader;
+    `body_timeout` and `write_timeout` count from the last progress."""
+
+    body: int = 32 * 2**20
+    header: int = 64 * 2**10
+    header_timeout: float = 10.0
+    body_timeout: float = 30.0
+    write_timeout: float = 60.0
+    connections: int = 1024
+    stream_buffer: int = 2**20
+    buffered: int = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSetting:
+    """Where to listen and what to keep. When `unix` is set, `host` and `port` are not listened on. Port 0
+    takes a free one. `drain_grace` is how long running answers may go on after Ctrl-C."""
+
+    data_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    unix: Path | None = None
+    heartbeat_after: float = 10.0
+    drain_grace: float = 10.0
+    queue_bound: int = 1024
+    limits: Limits = field(default_factory=Limits)
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    allow_unauthenticated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSetting:
+    """What the operator says about one device. `memory` is the budget of all instances on it, None: all of
+    it; `reserve` stays free whoever else uses it, None: the device kind's own default. A declared device is
+    taken as it is said to be, an auto one is discovered."""
+
+    memory: int | None = None
+    reserve: int | None = None
+    kind: Literal["auto", "declared"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model: its version, its policy, and the other names that lead to it."""
+
+    spec: Spec
+    policy: Policy
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Where it stands in the configuration: what `Engine.problems` names lies below it."""
+        return f"models.{self.spec.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole, checked configuration. `preload` is in order; `preload_auto` asks the driver to choose by
+    past demand. `recheck` is the longest time between two looks at the devices."""
+
+    server: ServerSetting
+    profiles: Mapping[str, Profile] = field(default_factory=dict, repr=False)  # environments hold tokens
+    models: tuple[Model, ...] = ()
+    devices: Mapping[str, DeviceSetting] = field(default_factory=dict)
+    keys: tuple[Key, ...] = ()
+    preload: tuple[str, ...] = ()
+    preload_auto: bool = False
+    recheck: float = 10.0
+    positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def where(self, path: str) -> str:
+        """`file:line` of a value, or of the nearest one that holds it; empty when there is no file."""
+        return locate(self.positions, path)
+
+    def failure(self, problems: Iterable[tuple[str, str]]) -> ConfigErrors:
+        """The error for problems found after loading, as (path, message), e.g. by an engine adapter."""
+        return ConfigErrors(Problem(path, message, self.where(path)) for path, message in problems)
+
+
+def locate(positions: Mapping[str, str], path: str) -> str:
+    """The position of a path or of the nearest one above it; empty when there is none."""
+    return nearest(positions, path) or ""
+
+
+def nearest(positions: Mapping[str, T], path: str) -> T | None:
+    """What is stored for a path or for the nearest one above it; names may hold dots themselves."""
+    while path and path not in positions:
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    return positions.get(path)

@@ -1,0 +1,209 @@
+"""Capacity, the first level: which versions are resident, who leaves for whom, and when a swap is worth it.
+
+`plan(state, now)` reads the state and returns moves; it changes nothing. The scheduler applies them all.
+
+The rule, for each version in line, oldest first within its class:
+
+1. It fits in free memory: start it.
+2. Its files are not here, it is backing off, or its memory is in foreign or pinned hands: pass it over. It
+   delays nobody.
+3. Memory that is on its way back will do: it owns that memory, and waits.
+4. Else it owns the memory of the victims that cost least. An idle victim goes once it had its minimum
+   residency. A busy one stays open to everyone until the head has waited its patience, and until whoever
+   waits there since before the head was served; then it drains.
+
+Whoever comes behind may start in what is left, as long as those before it can still have what they own.
+
+The cost of a victim is what its loss would cost: usual load time x demand lately (`Version.heat`), after
+whether it is busy and the class that it serves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from modelyard.core.lifecycle import FilesState, InstanceState
+from modelyard.core.placement import place
+from modelyard.core.state import FLOOR, Instance, State, Version
+from modelyard.core.types import NoFit, Placement, WhenFull
+from modelyard.core.victims import Room, Wish, choose, may_leave_at
+
+LOOKAHEAD = 16  # versions in line that may own memory at a time; the others wait for their turn
+HOME_AFTER = 5.0  # seconds without a line before home models come back
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    version: Version
+    placement: Placement
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    instance: Instance
+    for_version: Version
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """Refuse everyone who waits for this version."""
+
+    version: Version
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Fetch the files of this version."""
+
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """The version owns memory from now on, and waits for it; `by` says what it waits for."""
+
+    version: Version
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class LookAgain:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Look again when somebody in the queue of this version was served or left: it decides who may go."""
+
+    version: Version
+
+
+Move = Begin | Leave | Deny | Get | Blocked | LookAgain | Watch
+
+
+def plan(state: State, now: float) -> list[Move]:
+    """The moves to make now, in order. Cost: O(line that is passed over + LOOKAHEAD x residents)."""
+    moves: list[Move] = []
+    room = Room(state, now)
+    considered = 0
+    for key, name in state.line:
+        if considered >= LOOKAHEAD:
+            break
+        version = state.versions[name]
+        if version.files is not FilesState.CACHED:
+            if version.files is FilesState.ABSENT and now >= version.backoff_until:
+                moves.append(Get(version))
+            continue
+        if now < version.backoff_until:
+            continue
+        growing = bool(version.ready) and len(version.live()) >= version.policy.min_replicas
+        considered += _consider(room, Wish(version, key, growing, now), moves)
+    if not len(state.line):
+        _bring_home(state, room, now, moves)
+    return moves
+
+
+def _consider(room: Room, wish: Wish, moves: list[Move]) -> bool:
+    """Plan for one version in line; False when it is passed over through no doing of ours."""
+    version, devices = wish.version, room.devices
+    need, spec, policy = version.need, version.spec, version.policy
+    assert need is not None
+    if version.never is not None:
+        moves.append(Deny(version, "never_fits", ""))
+        return False
+    if not room.may_start(version):
+        return False
+    placement = place(need, spec, devices, room.now, room.gone)
+    if not isinstance(placement, NoFit):
+        room.take(version, placement)
+        moves.append(Begin(version, placement, _why_start(version)))
+        return True
+    if version.asked_since is not None and not version.ask_evicts and not version.queue.count:
+        moves.append(Deny(version, "no_memory", f"{placement.reason} for {spec.model}"))
+        return False
+    if policy.when_full is WhenFull.FAIL and not wish.growing:
+        moves.append(Deny(version, "no_memory", f"{placement.reason}, and {spec.model} has when_full: fail"))
+    if policy.when_full is not WhenFull.EVICT or isinstance(
+        place(need, spec, devices, room.reach.__getitem__, room.all_gone), NoFit
+    ):
+        return False
+    later = place(need, spec, devices, room.later.__getitem__, room.gone)
+    if isinstance(later, NoFit):
+        _make_room(room, wish, moves)
+    elif not wish.growing:
+        room.own(later)
+        moves.append(Blocked(version, "memory that is on its way back"))
+    return True
+
+
+def _make_room(room: Room, wish: Wish, moves: list[Move]) -> None:
+    """Choose the victims that cost least; have them leave now, or say when to look again."""
+    chosen = choose(room, wish)
+    if chosen is None:
+        return
+    victims, placement = chosen
+    room.own(placement, victims)
+    names = ", ".join(victim.id for victim in victims)
+    moves.append(Blocked(wish.version, f"the memory of {names}"))
+    at = max(may_leave_at(victim, wish) for victim in victims)
+    if at <= wish.now:
+        moves.extend(Leave(victim, wish.version, _why_leave(victim, wish)) for victim in victims)
+    elif at < inf:
+        moves.append(LookAgain(at))
+    else:
+        moves.extend(Watch(victim.version) for victim in victims if may_leave_at(victim, wish) == inf)
+
+
+def _bring_home(state: State, room: Room, now: float, moves: list[Move]) -> None:
+    """With nobody in line for a while, home models that were put out come back into free memory."""
+    absent = [
+        version
+        for version in state.versions.values()
+        if version.policy.home and not version.removed and not version.live()
+    ]
+    if not absent or state.shutting_down:
+        return
+    at = state.quiet_since + HOME_AFTER
+    if now < at:
+        moves.append(LookAgain(at))
+        return
+    for version in sorted(absent, key=lambda version: -version.heat_now(now)):
+        if now < version.backoff_until:
+            moves.append(LookAgain(version.backoff_until))
+            continue
+        if version.files is FilesState.ABSENT:
+            moves.append(Get(version))
+        if version.need is None or version.files is not FilesState.CACHED or not room.may_start(version):
+            continue
+        placement = place(version.need, version.spec, room.devices, room.now, room.gone)
+        if not isinstance(placement, NoFit):
+            room.take(version, placement)
+            moves.append(Begin(version, placement, "a home model comes back"))
+
+
+def _why_start(version: Version) -> str:
+    count = version.queue.count
+    if count:
+        return f"{count} request{'s' if count > 1 else ''} waiting"
+    return "asked to load" if version.asked_since is not None else "kept loaded (min_replicas)"
+
+
+def _why_leave(victim: Instance, wish: Wish) -> str:
+    waited = wish.now - wish.blocked_since
+    if victim.leases:
+        state = f"{len(victim.leases)} running finish first"
+    elif victim.state is InstanceState.READY:
+        state = f"idle for {wish.now - victim.idle_since:.1f} s"
+    else:
+        state = "not ready yet, and nobody waits for it"
+    return f"makes room for {wish.version.spec.model} (which waited {waited:.1f} s for it); {state}"
+
+
+def passed_over_too_often(version: Version) -> bool:
+    """The floor: after FLOOR - 1 starts of higher classes the lower one goes first."""
+    return version.passed >= FLOOR - 1

@@ -1,0 +1,243 @@
+"""What happened: the only input of `Scheduler.handle`. Frozen, and complete enough to replay.
+
+An event about an instance carries the generation of the command it answers; the scheduler ignores one whose
+generation is not current. `request` is an id that is unique per request, not per attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from modelyard.core.record import record
+from modelyard.core.types import Cause, Device, Need, OutcomeKind, Policy, Priority, Spec
+
+# -- requests -------------------------------------------------------------------------------------------
+
+
+@record
+class Arrived:
+    """A request wants a slot of `version`.
+
+    `exclude` names instances that failed this request already; `since` is when it first arrived (a retry
+    keeps its place and its deadline). `load` False: refuse when nothing is ready or on its way. None for
+    `priority` and `max_wait` means the policy's.
+    """
+
+    request: str
+    version: str
+    priority: Priority | None = None
+    max_wait: float | None = None
+    exclude: frozenset[str] = frozenset()
+    since: float | None = None
+    load: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The client left while its request was waiting. (With a lease, `Finished` says so.)"""
+
+    request: str
+
+
+@record
+class Finished:
+    """The lease of `request` on this instance ended; `generation` is the one it was granted with."""
+
+    request: str
+    instance: str
+    generation: int
+    outcome: OutcomeKind
+
+
+# -- instances ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Warming:
+    """The process answers its health check: `starting` becomes `warming`; the first generation comes next."""
+
+    instance: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Terminal for Start: one token was generated. `observed`: its own bytes per device, empty if unknown."""
+
+    instance: str
+    generation: int
+    observed: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Terminal for Start: it will not become ready. `observed` are the bytes it had when it failed."""
+
+    instance: str
+    generation: int
+    cause: Cause
+    detail: str = ""
+    observed: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The process went away. Its memory is not free yet: only `Released` frees the ledger."""
+
+    instance: str
+    generation: int
+    cause: Cause
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Terminal for Stop and Release: the process tree is gone. `missing` are the bytes per device that the
+    device had not given back when the release cap passed; they count as foreign."""
+
+    instance: str
+    generation: int
+    missing: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The answer to a Probe: does the instance still answer its health check?"""
+
+    instance: str
+    generation: int
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Own bytes of a running instance, per device, measured now."""
+
+    instance: str
+    bytes: Mapping[str, int]
+
+
+# -- files and devices ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """Terminal for Fetch: the files of a version lie in the cache; `need` is the estimate read from them."""
+
+    version: str
+    need: Need
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFailed:
+    """Terminal for Fetch. `code` is an error code of the taxonomy."""
+
+    version: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A better `need`, and the usual load time in seconds (None: unknown), from what was really used."""
+
+    version: str
+    need: Need
+    load_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSeen:
+    """A device's own truth now: `free` bytes, and the bytes of our instances found there."""
+
+    device: str
+    total: int
+    free: int
+    ours: Mapping[str, int] = field(default_factory=dict)
+
+
+# -- operator -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAdded:
+    device: Device
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A version exists now. `cached` is its Need if its files are there already."""
+
+    spec: Spec
+    policy: Policy
+    cached: Need | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChanged:
+    version: str
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The version goes: waiting requests are refused, running ones finish, then it leaves."""
+
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAsked:
+    """Have one instance of this version, as if a request waited for it. `evict` False: only in memory that is
+    free now. Answered by Loaded."""
+
+    version: str
+    evict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAsked:
+    """Drain and stop every instance of this version (or one of them). `now`: cut what runs."""
+
+    version: str
+    instance: str | None = None
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownAsked:
+    """Refuse what waits, drain what runs; `now`: cut it."""
+
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed; sent no later than `Scheduler.next_deadline()`."""
+
+
+Event = (
+    Arrived
+    | Cancelled
+    | Finished
+    | Warming
+    | Ready
+    | Failed
+    | Exited
+    | Released
+    | Probed
+    | Observed
+    | Cached
+    | FetchFailed
+    | Learned
+    | DeviceSeen
+    | DeviceAdded
+    | Added
+    | PolicyChanged
+    | Removed
+    | LoadAsked
+    | UnloadAsked
+    | ShutdownAsked
+    | Tick
+)

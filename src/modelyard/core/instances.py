@@ -1,0 +1,274 @@
+"""Transitions of instances: begin, become ready, rest, drain, stop, fail, be gone. Part of the scheduler;
+called by it alone. Every state change goes through the table in `lifecycle`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import inf
+
+from modelyard.core.actions import Cut, Release, Start, Stop
+from modelyard.core.lifecycle import InstanceSignal, InstanceState, next_instance
+from modelyard.core.placement import never_fits
+from modelyard.core.state import FLOOR, Instance, Version
+from modelyard.core.step import Step
+from modelyard.core.types import Cause, Need, Placement, Share
+
+PERMANENT = frozenset({Cause.BAD_MODEL, Cause.BAD_ARGUMENTS, Cause.NOT_INSTALLED})
+FOREIGN = frozenset({Cause.KILLED, Cause.LAUNCH})
+BACKOFF_FIRST = 0.5
+BACKOFF_MOST = 60.0
+OOM_GROWTH = 1.25
+TRIES = 2  # starts that may fail in a row before whoever waits is told
+TRIES_IF_FOREIGN = 3  # the same when it was not the model's own doing
+
+Signal, Is = InstanceSignal, InstanceState
+
+
+def begin(step: Step, version: Version, placement: Placement, reason: str) -> Instance:
+    """Reserve the memory and start one more instance."""
+    state, now = step.state, step.now
+    state.sequence += 1
+    slug = "".join(c if c.isalnum() or c in "._-" else "-" for c in version.spec.model)[:40]
+    instance = Instance(f"{slug}-{state.sequence}", version, placement, now, reason)
+    state.ledger.reserve(instance.id, placement)
+    state.instances[instance.id] = version.instances[instance.id] = instance
+    deadline = now + version.policy.load_cap
+    state.timers.set(("start", instance.id), deadline)
+    waited = now - version.blocked_since if version.blocked_since is not None else 0.0
+    state.room_seconds += 0.2 * (waited - state.room_seconds)
+    version.blocked_since, version.blocked_by, version.passed = None, "", 0
+    _count_passed(step, version)
+    step.out.append(Start(instance.id, 1, version.key, placement, deadline, reason))
+    step.note("start", instance.id, reason, model=version.spec.model, bytes=instance.bytes, waited=waited)
+    step.look_at(version)
+    return instance
+
+
+def _count_passed(step: Step, version: Version) -> None:
+    """A lower class that waits in line saw a higher one go first."""
+    head = version.queue.head()
+    low = step.state.line.first_below(head.priority if head else version.policy.priority)
+    if low is not None and low != version.key:
+        passed = step.state.versions[low]
+        passed.passed += 1
+        if passed.passed >= FLOOR - 1:
+            step.look_at(passed)
+
+
+def ready(step: Step, instance: Instance, observed: Mapping[str, int]) -> None:
+    """It generated a token: it serves from now on."""
+    state, now, version = step.state, step.now, instance.version
+    instance.state = next_instance(instance.state, Signal.READIED)
+    state.timers.cancel(("start", instance.id))
+    instance.ready_at = now
+    instance.idle_since = now
+    version.ready.append(instance)
+    took = now - instance.started_at
+    version.load_seconds = took if version.load_seconds is None else 0.7 * version.load_seconds + 0.3 * took
+    version.last_error = ("", "")
+    version.failed_starts = version.foreign_starts = 0
+    version.oom_retried = False
+    state.ledger.observe(instance.id, observed)
+    if version.need is not None and not version.need.known:
+        for device, own in observed.items():
+            if device in state.ledger.devices:
+                state.ledger.devices[device].shrink(instance.id, own)
+    step.answer_ask(version, instance.id)
+    step.refresh(version)
+    step.look_at(version)
+    state.replan = True
+    _set_expiry(step, instance)
+    step.note("ready", instance.id, f"ready after {took:.2f} s", model=version.spec.model, seconds=took)
+
+
+def rest(step: Step, instance: Instance) -> None:
+    """Its last lease ended and nobody waits: its keep-alive begins, and whoever is in line may want it."""
+    instance.idle_since = step.now
+    if len(step.state.line):
+        step.state.replan = True
+    _set_expiry(step, instance)
+
+
+def _set_expiry(step: Step, instance: Instance) -> None:
+    expiry = _expiry(instance)
+    if expiry < inf:
+        step.state.timers.set(("idle", instance.id), expiry)
+
+
+def _expiry(instance: Instance) -> float:
+    """When it leaves if it stays idle; one that never served stays for its minimum residency at least."""
+    policy = instance.version.policy
+    if policy.pin or policy.home:
+        return inf
+    unused = instance.idle_since == instance.ready_at
+    return instance.idle_since + max(policy.keep_alive, policy.min_residency if unused else 0.0)
+
+
+def idle_out(step: Step, instance: Instance) -> None:
+    """Its keep-alive may be over: leave, unless it was used since or is one of the minimum replicas."""
+    version = instance.version
+    if instance.state is not Is.READY or instance.leases:
+        return
+    expiry = _expiry(instance)
+    if expiry > step.now:
+        if expiry < inf:
+            step.state.timers.set(("idle", instance.id), expiry)
+    elif len(version.live()) > version.policy.min_replicas:
+        leave(step, instance, f"idle for its keep-alive of {version.policy.keep_alive:g} s")
+
+
+def leave(step: Step, instance: Instance, reason: str, *, now: bool = False, leaving_for: str = "") -> None:
+    """Let it go: no new leases; what runs finishes within the drain cap, or is cut when `now`."""
+    version = instance.version
+    if instance.state is Is.READY:
+        instance.state = next_instance(instance.state, Signal.DRAIN)
+        instance.leaving_for = leaving_for
+        version.ready.remove(instance)
+        step.refresh(version)
+        step.look_at(version)
+        winner = step.state.versions.get(leaving_for)
+        who = {"for": winner.spec.model} if winner is not None else {}
+        step.note("leave", instance.id, reason, model=version.spec.model, running=len(instance.leases), **who)
+        if instance.leases and not now:
+            step.state.timers.set(("drain", instance.id), step.now + version.policy.drain)
+            return
+        stop(step, instance, reason, now=now)
+    elif instance.state in (Is.STARTING, Is.WARMING) or (instance.state is Is.DRAINING and now):
+        instance.leaving_for = instance.leaving_for or leaving_for
+        stop(step, instance, reason, now=now)
+
+
+def stop(step: Step, instance: Instance, reason: str, *, now: bool = False) -> None:
+    """Stop the process; what still runs on it is cut."""
+    instance.state = next_instance(instance.state, Signal.STOP)
+    instance.generation += 1
+    _cancel_timers(step, instance)
+    _cut(step, instance, "cut_at_drain", f"{instance.id} had to leave: {reason}")
+    cap = instance.version.policy.release_cap
+    step.out.append(Stop(instance.id, instance.generation, cap, reason, now))
+    step.look_at(instance.version)
+
+
+def fail(
+    step: Step, instance: Instance, cause: Cause, detail: str, observed: Mapping[str, int] | None = None
+) -> None:
+    """It failed to start, crashed, or was condemned: release what it holds, back off, tell who waits."""
+    version = instance.version
+    starting = instance.state in (Is.STARTING, Is.WARMING)
+    step.state.ledger.observe(instance.id, observed or {})
+    instance.state = next_instance(instance.state, Signal.FAILED)
+    instance.generation += 1
+    _cancel_timers(step, instance)
+    if instance in version.ready:
+        version.ready.remove(instance)
+    _cut(step, instance, "engine_died", f"{instance.id} failed: {cause.value}")
+    reason = f"{cause.value}: {detail}" if detail else cause.value
+    cap = version.policy.release_cap
+    step.out.append(Release(instance.id, instance.generation, cap, reason))
+    step.note("failed", instance.id, reason, model=version.spec.model, cause=cause.value)
+    step.refresh(version)
+    step.look_at(version)
+    if starting and cause is Cause.OUT_OF_MEMORY and not version.oom_retried:
+        version.oom_retried = True
+        version.failures += 1
+        version.failed_starts += 1
+        _raise_need(step, version, observed or {})
+        return
+    back_off(
+        step,
+        version,
+        "load_failed",
+        f"{version.spec.model} {'did not start' if starting else 'failed'}: {reason}",
+        permanent=cause in PERMANENT,
+        starting=starting,
+        foreign=cause in FOREIGN,
+    )
+
+
+def back_off(
+    step: Step,
+    version: Version,
+    code: str,
+    message: str,
+    *,
+    permanent: bool = False,
+    starting: bool = True,
+    foreign: bool = False,
+) -> None:
+    """Do not try again for a while: at once after a first crash, soon after a first failed start, later and
+    later after more. Whoever waits keeps waiting; once TRIES starts in a row have failed, it is told. Starts
+    that failed from outside (`foreign`) are counted apart: they say nothing of the model."""
+    version.failures += 1
+    version.failed_starts += starting and not foreign
+    version.foreign_starts += starting and foreign
+    again = (
+        0.0
+        if version.failures == 1 and not starting
+        else BACKOFF_FIRST * 2.0 ** min(version.failures - 1, 10)
+    )
+    # One that starts and then crashes can be a request's fault: the others wait for the next start.
+    too_often = version.failed_starts >= TRIES or version.foreign_starts >= TRIES_IF_FOREIGN
+    tell = permanent or (starting and too_often)
+    delay = min(BACKOFF_MOST, max(again, 5.0) if permanent else again)
+    version.backoff_until = step.now + delay
+    step.state.timers.set(("backoff", version.key), version.backoff_until)
+    if tell:
+        version.last_error = (code, message)
+        step.deny(version, code, message, delay)
+
+
+def _raise_need(step: Step, version: Version, observed: Mapping[str, int]) -> None:
+    """It ran out of memory: it needs more than was thought; the next start is made with that."""
+    assert version.need is not None
+    floor = sum(observed.values()) / max(1, version.need.bytes)
+    factor = max(OOM_GROWTH, floor * 1.1)
+    shares = tuple(Share(share.on, int(share.bytes * factor), share.mapped) for share in version.need.shares)
+    need = replace(version.need, shares=shares)
+    set_need(step, version, need)
+    step.note("need", version.key, f"ran out of memory: needs {need.bytes} bytes", bytes=need.bytes)
+
+
+def set_need(step: Step, version: Version, need: Need) -> None:
+    version.need = need
+    version.never = never_fits(need, version.spec, step.state.ledger.devices)
+    step.refresh(version)
+    step.look_at(version)
+    step.state.replan = True
+
+
+def exited(step: Step, instance: Instance, cause: Cause, detail: str) -> None:
+    """The process went away: expected while stopping, a failure otherwise."""
+    if instance.state is Is.STOPPING:
+        instance.state = next_instance(instance.state, Signal.EXITED)
+    elif instance.state is not Is.RELEASING:
+        fail(step, instance, cause, detail)
+
+
+def released(step: Step, instance: Instance, missing: Mapping[str, int]) -> None:
+    """The memory is back, or its gap is foreign from now on."""
+    state, version = step.state, instance.version
+    instance.state = next_instance(instance.state, Signal.RELEASED)
+    state.ledger.free_up(instance.id)
+    for device, size in missing.items():
+        account = state.ledger.devices.get(device)
+        if account is not None and size > 0:
+            account.foreign += size
+            step.note(
+                "gap", device, f"{size} bytes of {instance.id} did not come back: foreign now", bytes=size
+            )
+    del state.instances[instance.id]
+    del version.instances[instance.id]
+    step.note("gone", instance.id, "gone", model=version.spec.model)
+    state.replan = True
+    step.look_at(version)
+
+
+def _cut(step: Step, instance: Instance, code: str, message: str) -> None:
+    for request in instance.leases:
+        step.out.append(Cut(request, instance.id, code, message))
+
+
+def _cancel_timers(step: Step, instance: Instance) -> None:
+    for kind in ("start", "idle", "drain"):
+        step.state.timers.cancel((kind, instance.id))

@@ -1,0 +1,159 @@
+"""The ledger: who holds how many bytes of which device, what is foreign, what is free.
+
+Mutated by the scheduler alone. Reservations are made before an instance starts and freed only when its
+memory was seen to be back (`Released`). Invariant per device: reserved ≤ budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from modelyard.core.types import Charge, Device, Placement, Share
+
+NOBODY: frozenset[str] = frozenset()
+
+
+class DeviceLedger:
+    """The account of one device, in bytes.
+
+    reserved: what instances hold by agreement: their own bytes, and each mapped file once.
+    excess:   what they were observed to use beyond that.
+    foreign:  what the device says is used by nobody of ours.
+    """
+
+    __slots__ = ("_mapped", "_observed", "_own", "device", "excess", "foreign", "reserved")
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.foreign = 0
+        self.reserved = 0
+        self.excess = 0
+        self._own: dict[str, int] = {}
+        self._observed: dict[str, int] = {}
+        self._mapped: dict[str, tuple[int, set[str]]] = {}
+
+    @property
+    def free(self) -> int:
+        """Bytes that a new reservation may take now; negative when a foreigner took what was promised."""
+        limit = min(self.device.budget, self.device.total - self.device.reserve - self.foreign)
+        return limit - self.reserved - self.excess
+
+    @property
+    def observed(self) -> int:
+        """Own bytes of all instances as last measured."""
+        return sum(self._observed.values())
+
+    def own(self, instance: str) -> int:
+        """Own bytes that `instance` holds here, by agreement or as observed, whichever is more."""
+        return max(self._own.get(instance, 0), self._observed.get(instance, 0))
+
+    def holds(self, instance: str) -> tuple[int, int]:
+        """(reserved, observed) own bytes of `instance` here."""
+        return self._own.get(instance, 0), self._observed.get(instance, 0)
+
+    def holders(self) -> list[str]:
+        return list(self._own)
+
+    def cost(self, share: Share | Charge, gone: Collection[str] = NOBODY) -> int:
+        """Bytes that taking `share` here would add once the instances `gone` have left: a file that somebody
+        else maps costs nothing more."""
+        if not share.mapped:
+            return share.bytes
+        return share.bytes + sum(
+            size for digest, size in share.mapped.items() if self._only(self._mapped.get(digest), gone)
+        )
+
+    def files_back(self, gone: Collection[str]) -> int:
+        """Bytes of the mapped files that nobody would map any more if the instances `gone` had left."""
+        return sum(entry[0] for entry in self._mapped.values() if self._only(entry, gone))
+
+    @staticmethod
+    def _only(entry: tuple[int, set[str]] | None, gone: Collection[str]) -> bool:
+        return entry is None or all(user in gone for user in entry[1])
+
+    def reserve(self, instance: str, charge: Charge) -> None:
+        """Book `charge`. Raises ValueError when it would pass the budget, or is booked already."""
+        new = {digest: size for digest, size in charge.mapped.items() if digest not in self._mapped}
+        if instance in self._own:
+            raise ValueError(f"{instance} holds memory on {self.device.id} already")
+        if self.reserved + charge.bytes + sum(new.values()) > self.device.budget:
+            raise ValueError(f"{instance} would pass the budget of {self.device.id}")
+        self._own[instance] = charge.bytes
+        self.reserved += charge.bytes + sum(new.values())
+        for digest, size in charge.mapped.items():
+            self._mapped.setdefault(digest, (size, set()))[1].add(instance)
+
+    def free_up(self, instance: str) -> None:
+        """Forget `instance`: its own bytes, and each file that nobody else maps. Idempotent."""
+        self.reserved -= self._own.get(instance, 0)
+        self._set_observed(instance, 0)
+        self._own.pop(instance, None)
+        self._observed.pop(instance, None)
+        for digest, (size, users) in list(self._mapped.items()):
+            users.discard(instance)
+            if not users:
+                del self._mapped[digest]
+                self.reserved -= size
+
+    def observe(self, instance: str, own: int) -> None:
+        """Its own bytes were measured. Ignored for an instance that holds nothing here."""
+        if instance in self._own:
+            self._set_observed(instance, own)
+
+    def shrink(self, instance: str, own: int) -> None:
+        """Lower a reservation that was a guess to `own` bytes; it never grows here. Ignored for an instance
+        that holds nothing here."""
+        held = self._own.get(instance, 0)
+        if own < held:
+            self._set_observed(instance, self._observed.get(instance, 0), held=own)
+            self._own[instance] = own
+            self.reserved -= held - own
+
+    def seen(self, total: int, free: int, ours: Mapping[str, int]) -> None:
+        """Take the device's own truth: what is used and not ours is foreign."""
+        for instance, own in ours.items():
+            self.observe(instance, own)
+        self.foreign = max(0, total - free - sum(ours.values()))
+
+    def _set_observed(self, instance: str, own: int, held: int | None = None) -> None:
+        before = self._own.get(instance, 0)
+        self.excess -= max(0, self._observed.get(instance, 0) - before)
+        self.excess += max(0, own - (before if held is None else held))
+        self._observed[instance] = own
+
+
+class Ledger:
+    """The accounts of all devices."""
+
+    def __init__(self) -> None:
+        self.devices: dict[str, DeviceLedger] = {}
+
+    def add(self, device: Device) -> None:
+        """Open an account. A device that is known already keeps what is booked on it."""
+        account = self.devices.get(device.id)
+        if account is None:
+            self.devices[device.id] = DeviceLedger(device)
+        else:
+            account.device = replace(device, budget=max(device.budget, account.reserved))
+
+    def reserve(self, instance: str, placement: Placement) -> None:
+        """Book a placement on all its devices, or on none. Raises ValueError."""
+        done: list[str] = []
+        try:
+            for charge in placement:
+                self.devices[charge.device].reserve(instance, charge)
+                done.append(charge.device)
+        except ValueError:
+            for device in done:
+                self.devices[device].free_up(instance)
+            raise
+
+    def free_up(self, instance: str) -> None:
+        for account in self.devices.values():
+            account.free_up(instance)
+
+    def observe(self, instance: str, own: Mapping[str, int]) -> None:
+        for device, size in own.items():
+            if device in self.devices:
+                self.devices[device].observe(instance, size)

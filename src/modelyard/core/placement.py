@@ -1,0 +1,92 @@
+"""Placement: a need and the room on each device -> the devices an instance gets, or why it gets none.
+
+Pure functions; capacity calls them with the room of now, of later, and of empty devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from modelyard.core.memory import NOBODY, DeviceLedger
+from modelyard.core.types import Charge, DeviceKind, Need, NoFit, Placement, Share, Spec
+
+Room = Callable[[str], int]
+
+
+def place(
+    need: Need,
+    spec: Spec,
+    devices: Mapping[str, DeviceLedger],
+    room: Room,
+    gone: Collection[str] = NOBODY,
+) -> Placement | NoFit:
+    """Put each share of `need` on a device with room for it, once the instances `gone` have left.
+
+    Accelerator shares go to different devices. The largest share takes the fullest device that still holds
+    it: whatever can hold a larger share can hold a smaller one, so this finds a placement whenever there is
+    one, and keeps the emptiest devices for the models that need them. A need that nobody measured takes all
+    that is free on the emptiest device.
+    """
+    taken: dict[str, int] = {}
+    charges: list[Charge] = []
+    for share in sorted(need.shares, key=_fixed_first):
+        spread = share.on == "accelerator"
+        best: tuple[int, str, int, int] | None = None
+        for device in candidates(share, spec, devices):
+            if spread and device in taken:
+                continue
+            left = room(device) - taken.get(device, 0)
+            cost = devices[device].cost(share, gone)
+            rank = left if need.known else -left
+            if cost <= left and (need.known or left > 0) and (best is None or (rank, device) < best[:2]):
+                best = (rank, device, left, cost)
+        if best is None:
+            return NoFit(f"no device has {share.bytes} bytes free for {share.on}", need=need.bytes)
+        _, device, left, cost = best
+        spare = 0 if need.known else left - cost
+        taken[device] = taken.get(device, 0) + cost + spare
+        charges.append(Charge(device, share.bytes + spare, dict(share.mapped)))
+    return _merge(charges)
+
+
+def never_fits(need: Need, spec: Spec, devices: Mapping[str, DeviceLedger]) -> NoFit | None:
+    """Why `need` would not fit even if every device were empty; None when it would."""
+    missing = [share.on for share in need.shares if not candidates(share, spec, devices)]
+    if missing:
+        wanted = "accelerator (a GPU)" if missing[0] == "accelerator" else f"device {missing[0]}"
+        return NoFit(f"there is no {wanted} that it may use", never=True, need=need.bytes)
+    empty = {device: DeviceLedger(account.device) for device, account in devices.items()}
+    placement = place(need, spec, empty, lambda device: devices[device].device.budget)
+    if not isinstance(placement, NoFit):
+        return None
+    usable = {device for share in need.shares for device in candidates(share, spec, devices)}
+    budget = sum(devices[device].device.budget for device in usable)
+    names = ", ".join(sorted(usable))
+    return NoFit(
+        f"the budget of {names} is {budget} bytes in all", never=True, need=need.bytes, budget=budget
+    )
+
+
+def candidates(share: Share, spec: Spec, devices: Mapping[str, DeviceLedger]) -> list[str]:
+    """The devices that may hold `share`, by id."""
+    if share.on != "accelerator":
+        return [share.on] if share.on in devices else []
+    return [
+        device
+        for device, account in devices.items()
+        if account.device.kind is not DeviceKind.RAM and (not spec.devices or device in spec.devices)
+    ]
+
+
+def _fixed_first(share: Share) -> tuple[bool, int]:
+    return (share.on == "accelerator", -share.bytes)
+
+
+def _merge(charges: list[Charge]) -> Placement:
+    """One charge per device, in order of first use."""
+    merged: dict[str, Charge] = {}
+    for charge in charges:
+        before = merged.get(charge.device, Charge(charge.device, 0))
+        mapped = {**before.mapped, **charge.mapped}
+        merged[charge.device] = Charge(charge.device, before.bytes + charge.bytes, mapped)
+    return tuple(merged.values())

@@ -1,0 +1,198 @@
+"""The nouns of the decision core: frozen values that configuration, runtime and scheduler share.
+
+Sizes are bytes, times are seconds (float), tokens are integers. Nothing here reads a clock or a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from math import inf
+
+FOREVER = inf
+
+
+class Priority(IntEnum):
+    """A class of requests. A higher class goes first and may take memory from a lower one."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+
+
+class WhenFull(StrEnum):
+    """What a version does when its memory is taken: put others out, wait until someone leaves, or say no."""
+
+    EVICT = "evict"
+    WAIT = "wait"
+    FAIL = "fail"
+
+
+class DeviceKind(StrEnum):
+    RAM = "ram"
+    CUDA = "cuda"
+    ROCM = "rocm"
+    DECLARED = "declared"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One memory pool; `id` is a UUID, or `ram`. `budget` (≤ total) is what instances may reserve in all;
+    `reserve` is what must stay free on the device whoever else uses it."""
+
+    id: str
+    kind: DeviceKind
+    total: int
+    budget: int
+    name: str = ""
+    reserve: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of an instance's memory that lies on one device.
+
+    `on` is `ram`, `accelerator` (any CUDA, ROCm or declared device) or a device id. Two accelerator shares
+    of one need go to different devices. `mapped` maps file digests to bytes that are charged once per device
+    however many instances map them.
+    """
+
+    on: str
+    bytes: int
+    mapped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one instance takes. `known` is False when nobody measured it: such starts go one at a time per
+    device, and hold all that is free there until they are ready."""
+
+    shares: tuple[Share, ...]
+    known: bool = True
+
+    @property
+    def bytes(self) -> int:
+        return sum(share.bytes + sum(share.mapped.values()) for share in self.shares)
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one instance holds on one device: `bytes` of its own, and the mapped files it uses there."""
+
+    device: str
+    bytes: int
+    mapped: Mapping[str, int] = field(default_factory=dict)
+
+
+Placement = tuple[Charge, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoFit:
+    """Why there is no placement. `never` means: not even on empty devices."""
+
+    reason: str
+    never: bool = False
+    need: int = 0
+    budget: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One immutable version of a model. `digest` (hex) names it; `devices` empty means any that suit.
+
+    `parameters` belong to the engine adapter; the core never looks inside.
+    """
+
+    model: str
+    digest: str
+    engine: str
+    source: str = ""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    capabilities: frozenset[str] = frozenset()
+    slots: int = 1
+    devices: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> str:
+        """The name of this version, e.g. `qwen@3f9a0c12be47`."""
+        return f"{self.model}@{self.digest[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What may change without a restart. Seconds throughout; `drain_cap` None means `request_timeout`."""
+
+    priority: Priority = Priority.NORMAL
+    when_full: WhenFull = WhenFull.EVICT
+    keep_alive: float = 600.0
+    pin: bool = False
+    home: bool = False
+    preload: bool = False
+    min_replicas: int = 0
+    max_replicas: int = 1
+    patience: float = 5.0
+    min_residency: float = 2.0
+    drain_cap: float | None = None
+    release_cap: float = 10.0
+    load_cap: float = 120.0
+    max_wait: float = 300.0
+    request_timeout: float = 600.0
+    first_byte_timeout: float = 120.0
+    token_timeout: float = 60.0
+    queue_bound: int = 256
+    overcommit: int = 0
+
+    @property
+    def drain(self) -> float:
+        return self.request_timeout if self.drain_cap is None else self.drain_cap
+
+
+class Cause(StrEnum):
+    """Why an instance failed to start or left by itself; engine adapters tell it from exit code and log."""
+
+    OUT_OF_MEMORY = "out_of_memory"
+    BAD_MODEL = "bad_model"
+    PORT_IN_USE = "port_in_use"
+    BAD_ARGUMENTS = "bad_arguments"
+    NOT_INSTALLED = "not_installed"
+    START_DEADLINE = "start_deadline"
+    CRASHED = "crashed"
+    KILLED = "killed"
+    EXITED = "exited"
+    LAUNCH = "launch_failed"
+    HUNG = "hung"
+    LOST = "lost"
+
+
+class OutcomeKind(StrEnum):
+    """How one attempt on one lease ended, as far as scheduling cares."""
+
+    DONE = "done"  # an answer, whatever its status: the engine works
+    CANCELLED = "cancelled"  # the client left
+    UNREACHABLE = "unreachable"  # could not connect
+    DIED = "died"  # the connection broke before the answer was whole
+    HUNG = "hung"  # first-byte or token deadline passed
+    PROTOCOL = "protocol"  # broken framing
+    CUT = "cut"  # ended by us at the drain cap or by a kill
+
+    @property
+    def is_failure(self) -> bool:
+        """True when the outcome speaks against the instance."""
+        return self in _FAILURES
+
+
+_FAILURES = frozenset({OutcomeKind.UNREACHABLE, OutcomeKind.DIED, OutcomeKind.HUNG, OutcomeKind.PROTOCOL})
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an engine listens: a Unix socket's `path`, or `host` and `port`."""
+
+    path: str = ""
+    host: str = "127.0.0.1"
+    port: int = 0
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"

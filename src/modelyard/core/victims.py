@@ -1,0 +1,221 @@
+"""Victims: whose memory a version in line may own, from when, and what losing it would cost.
+
+Part of capacity, which calls it during a pass; reads the state, writes only its own view of the room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from math import inf
+
+from modelyard.core.lifecycle import InstanceState
+from modelyard.core.placement import candidates, place
+from modelyard.core.state import LEAVING, Instance, LineKey, State, Version
+from modelyard.core.types import NoFit, Placement, Priority
+
+Cost = tuple[int, int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A version that wants one more instance, with its place in line. `growing`: it has some already, so it
+    may only have what is free or idle."""
+
+    version: Version
+    key: LineKey
+    growing: bool
+    now: float
+
+    @property
+    def priority(self) -> Priority:
+        """The class that its place stands for: a version that was passed over too often is promoted."""
+        return Priority(-self.key[0])
+
+    @property
+    def blocked_since(self) -> float:
+        return self.now if self.version.blocked_since is None else self.version.blocked_since
+
+
+class Room:
+    """Bytes per device, as the pass goes on. free: now. later: when all that leaves (`gone`) has left and
+    those before had theirs. reach: when all that may be asked to leave had left, too."""
+
+    def __init__(self, state: State, now: float) -> None:
+        self.devices = state.ledger.devices
+        self.free = {device: account.free for device, account in self.devices.items()}
+        self.gone: set[str] = set()  # leaving, or owned by somebody in line
+        self.movable: list[Instance] = []
+        self.starting = 0
+        self.learning = 0  # of these, those whose footprint nobody knows
+        leaving: list[Instance] = []
+        for instance in state.instances.values():
+            if instance.state in LEAVING:
+                leaving.append(instance)
+                continue
+            if instance.state is not InstanceState.READY:
+                self._count_start(instance.version)
+            if not is_fixed(instance):
+                self.movable.append(instance)
+        self.later = dict(self.free)
+        self.later = self.without(leaving)
+        self.gone.update(instance.id for instance in leaving)
+        self.reach = self.without(self.movable)
+        self.all_gone = self.gone.union(instance.id for instance in self.movable)
+        self._now = now
+        self._ranked: list[tuple[Cost, Instance]] | None = None
+
+    def now(self, device: str) -> int:
+        return min(self.free[device], self.later[device])
+
+    def without(self, victims: Collection[Instance]) -> dict[str, int]:
+        """Room later if `victims` left, too."""
+        room = dict(self.later)
+        for victim in victims:
+            for charge in victim.placement:
+                room[charge.device] += self.devices[charge.device].own(victim.id)
+        gone = self.gone.union(victim.id for victim in victims)
+        for device, account in self.devices.items():
+            room[device] += account.files_back(gone) - account.files_back(self.gone)
+        return room
+
+    def own(self, placement: Placement, victims: Collection[Instance] = ()) -> None:
+        """Give `placement` to whoever is considered now, out of what is there later."""
+        self.later = self.without(victims)
+        self.gone.update(victim.id for victim in victims)
+        for charge in placement:
+            self.later[charge.device] -= self.devices[charge.device].cost(charge, self.gone)
+
+    def take(self, version: Version, placement: Placement) -> None:
+        """Give `placement` to `version` now."""
+        self._count_start(version)
+        for charge in placement:
+            cost = self.devices[charge.device].cost(charge, self.gone)
+            self.free[charge.device] -= cost
+            self.later[charge.device] -= cost
+
+    def may_start(self, version: Version) -> bool:
+        """An unknown footprint is learned while nothing else starts."""
+        known = version.need is not None and version.need.known
+        return not (self.learning if known else self.starting)
+
+    def _count_start(self, version: Version) -> None:
+        self.starting += 1
+        self.learning += version.need is not None and not version.need.known
+
+    def ranked(self) -> list[tuple[Cost, Instance]]:
+        """Whoever may be put out at all, cheapest first."""
+        if self._ranked is None:
+            entries = [(_cost(instance, self._now), instance.id, instance) for instance in self.movable]
+            self._ranked = [(cost, instance) for cost, _, instance in sorted(entries, key=_by_cost)]
+        return self._ranked
+
+
+def choose(room: Room, wish: Wish) -> tuple[list[Instance], Placement] | None:
+    """The cheapest victims whose leaving makes room, and the placement that they make room for.
+
+    A need of one accelerator share looks at each device by itself, so that victims on two devices are never
+    added up for an instance that lives on one; other needs look at all devices together.
+    """
+    need, spec = wish.version.need, wish.version.spec
+    assert need is not None
+    ranked = [
+        entry for entry in room.ranked() if entry[1].id not in room.gone and _may_be_victim(entry[1], wish)
+    ]
+    if not ranked:
+        return None
+    spread = [share for share in need.shares if share.on == "accelerator"]
+    groups: list[set[str]] = [set(room.devices)]
+    if len(spread) == 1:
+        fixed = {share.on for share in need.shares if share.on != "accelerator"}
+        groups = [{device, *fixed} for device in candidates(spread[0], spec, room.devices)]
+    best: tuple[list[Cost], list[Instance], Placement] | None = None
+    for devices in groups:
+        found = _choose_on(room, wish.version, devices, ranked)
+        if found is not None and (best is None or found[0] < best[0]):
+            best = found
+    return None if best is None else (best[1], best[2])
+
+
+def _choose_on(
+    room: Room, version: Version, devices: set[str], ranked: list[tuple[Cost, Instance]]
+) -> tuple[list[Cost], list[Instance], Placement] | None:
+    """Add victims, cheapest first, until it fits; then spare those that were not needed, dearest first."""
+    need, spec = version.need, version.spec
+    assert need is not None
+
+    def fit(chosen: list[tuple[Cost, Instance]]) -> Placement | NoFit:
+        victims = [victim for _, victim in chosen]
+        left, gone = room.without(victims), room.gone.union(victim.id for victim in victims)
+        return place(need, spec, room.devices, lambda device: left[device] if device in devices else -1, gone)
+
+    chosen: list[tuple[Cost, Instance]] = []
+    placement: Placement | NoFit = NoFit("")
+    for entry in ranked:
+        if not any(charge.device in devices for charge in entry[1].placement):
+            continue
+        chosen.append(entry)
+        placement = fit(chosen)
+        if not isinstance(placement, NoFit):
+            break
+    if isinstance(placement, NoFit):
+        return None
+    for entry in reversed(chosen[:-1]):
+        rest = [other for other in chosen if other is not entry]
+        smaller = fit(rest)
+        if not isinstance(smaller, NoFit):
+            chosen, placement = rest, smaller
+    return sorted((cost for cost, _ in chosen), reverse=True), [victim for _, victim in chosen], placement
+
+
+def _may_be_victim(instance: Instance, wish: Wish) -> bool:
+    """Whether the wish may own this instance's memory at all (when, is said by `may_leave_at`)."""
+    other = instance.version
+    if other is wish.version:
+        return False
+    if wish.growing:
+        resident = instance.ready_at + other.policy.min_residency
+        return not instance.leases and not other.queue.count and wish.now >= resident
+    return not instance.leases or other.class_in_use() <= wish.priority
+
+
+def is_fixed(instance: Instance) -> bool:
+    """Pinned, or one of the version's minimum replicas: never a victim."""
+    policy = instance.version.policy
+    if policy.pin:
+        return True
+    return policy.min_replicas > 0 and len(instance.version.live()) <= policy.min_replicas
+
+
+def may_leave_at(instance: Instance, wish: Wish) -> float:
+    """The moment from which this victim may leave for the wish, in absolute seconds; infinite while that
+    depends on something else than time: a load that others wait for, requests there that came first."""
+    other = instance.version
+    if instance.state is not InstanceState.READY:
+        return inf if other.queue.count or other.asked_since is not None else -inf
+    head = other.queue.head()
+    if (
+        head is not None
+        and (-head.priority, head.since, head.order) < wish.key
+        and instance.id not in head.exclude
+    ):
+        return inf
+    resident = instance.ready_at + other.policy.min_residency
+    if not instance.leases and head is None:
+        return resident
+    if other.class_in_use() < wish.priority:
+        return resident
+    patience = wish.version.policy.patience
+    return max(resident, wish.blocked_since + patience, instance.ready_at + patience)
+
+
+def _by_cost(entry: tuple[Cost, str, Instance]) -> tuple[Cost, str]:
+    return entry[:2]
+
+
+def _cost(instance: Instance, now: float) -> Cost:
+    """What losing it would cost, to be compared: busy, the class it serves, seconds of load x demand."""
+    version = instance.version
+    busy = 1 if instance.leases or version.queue.count or version.asked_since is not None else 0
+    demand = version.heat_now(now) + version.queue.count
+    return busy, int(version.class_in_use()) if busy else 0, version.usual_load() * demand

@@ -1,0 +1,133 @@
+"""The contract of an engine adapter: pure functions from a spec to a command, an estimate, a cause.
+
+Called by the runtime (which does the IO) and by tests with golden files. An adapter never opens a socket,
+starts a process or reads a clock. Bundled and third-party adapters register under the entry-point group
+`modelyard.engines`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol, runtime_checkable
+
+from modelyard.core.types import Address, Cause, Need, Placement, Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A named engine setting (`engines:` in YAML). `program` overrides what the adapter would look for.
+
+    `environment` is added to the scrubbed environment of the engine. `found` maps program names that the
+    adapter asks for in `programs` to their absolute path, filled in by whoever does the IO.
+    """
+
+    name: str
+    type: str
+    program: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    found: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file of a version as it lies in the cache: its path, size, digest (sha256 hex, or empty) and the
+    header fields that the store read from it (`engines.gguf.facts`; empty for other kinds)."""
+
+    path: Path
+    size: int
+    digest: str = ""
+    header: Mapping[str, object] = field(default_factory=dict)
+
+
+Files = Mapping[str, ModelFile]  # by role: "model", "draft", "lora0", "mmproj", ...
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to execute. `environment` is added to the launcher's scrubbed base environment."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request to an engine, e.g. the warm-up generation."""
+
+    method: str
+    path: str
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: its exit code, or the signal that killed it (then `code` is None)."""
+
+    code: int | None
+    signal: int | None = None
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """An engine adapter. Stateless; every method is pure.
+
+    `type` is the name in YAML; `programs` are looked up on PATH for it; `unix` says whether it can listen on
+    a Unix socket; `health` is the path that answers 200 when it can serve (503 while loading is progress).
+    """
+
+    type: ClassVar[str]
+    programs: ClassVar[tuple[str, ...]]
+    unix: ClassVar[bool]
+    health: ClassVar[str]
+
+    def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
+        """What is wrong with a spec: (path below the model, message) each. Empty when it can be run."""
+        ...
+
+    def sources(self, spec: Spec) -> Mapping[str, str]:
+        """The files it needs, by role: source strings (`pypi://…`, a path). Empty when it needs none."""
+        ...
+
+    def need(self, spec: Spec, files: Files) -> Need:
+        """The estimate of what one instance takes, in bytes, from the files' headers and the parameters."""
+        ...
+
+    def command(
+        self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
+    ) -> Command:
+        """What to run so that it serves this spec at `address` on the devices of `placement`."""
+        ...
+
+    def warm_up(self, spec: Spec) -> Call:
+        """A request that generates one token (or one embedding): its 2xx makes the instance ready."""
+        ...
+
+    def paths(self, spec: Spec) -> frozenset[str]:
+        """The API paths that an instance of this spec answers, e.g. `/v1/chat/completions`."""
+        ...
+
+    def model_name(self, spec: Spec) -> str | None:
+        """The name the engine wants in a body's `model`; None when the public name will do."""
+        ...
+
+    def busy(self) -> Call | None:
+        """A request whose answer tells how many requests it processes now, read by `count_busy`; None when
+        it cannot tell."""
+        ...
+
+    def count_busy(self, body: bytes) -> int:
+        """The number of requests being processed, from the answer to `busy`. Raises ValueError."""
+        ...
+
+    def scrape(self, text: str) -> Mapping[str, float]:
+        """The engine's metrics page in our names (docs/reference/metrics.md); unknown ones are dropped."""
+        ...
+
+    def cause(self, exit: Exit, log_tail: str) -> Cause:
+        """Why the process ended, from its exit and the last lines of its log."""
+        ...

@@ -1,0 +1,157 @@
+"""The adapter of the fake engine, for tests, demos and trying out a configuration without any model.
+
+A spec's parameters are the options of `servers.fake_script.Script`, except that `slots` is the spec's, and
+
+- `memory` also takes `accelerator` (and `accelerator1`, `accelerator2` … for further ones): bytes on
+  whatever device the placement gives;
+- `declared` is what the estimate says when it shall differ from `memory`, what is really taken;
+- `known: false` marks the estimate as unmeasured.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from typing import ClassVar
+
+from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
+from modelyard.engines import llama_http
+from modelyard.engines.base import Call, Command, Exit, Files, Profile
+from modelyard.servers import fake_script
+
+_ACCELERATOR = re.compile(r"accelerator\d*")
+_OURS = ("declared", "known", "memory", "slots")
+_PATHS = {
+    "chat": ("/v1/chat/completions",),
+    "completions": ("/v1/completions",),
+    "embeddings": ("/v1/embeddings",),
+    "rerank": ("/v1/rerank",),
+    "tokenize": ("/tokenize", "/detokenize"),
+}
+_WARM_UPS: Mapping[str, Mapping[str, object]] = {
+    "chat": {"messages": [{"role": "user", "content": "warm-up"}], "max_tokens": 1},
+    "completions": {"prompt": "warm-up", "max_tokens": 1},
+    "embeddings": {"input": "warm-up"},
+    "rerank": {"query": "warm-up", "documents": ["warm-up"]},
+    "tokenize": {"content": "warm-up"},
+}
+# What its log says before an exit, the most telling first.
+_CAUSES = (
+    ("out of memory", Cause.OUT_OF_MEMORY),
+    ("couldn't bind", Cause.PORT_IN_USE),
+    ("invalid argument", Cause.BAD_ARGUMENTS),
+    ("error: --", Cause.BAD_ARGUMENTS),
+    ("No module named", Cause.NOT_INSTALLED),
+    ("failed to load model", Cause.BAD_MODEL),
+)
+
+
+class FakeEngine:
+    """See the module's text and `engines.base.Engine`."""
+
+    type: ClassVar[str] = "fake"
+    programs: ClassVar[tuple[str, ...]] = ()
+    unix: ClassVar[bool] = True
+    health: ClassVar[str] = "/health"
+
+    def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
+        options = _parameters(spec, profile)
+        found = [
+            (f"parameters.{path}", message)
+            for path, message in fake_script.problems(
+                {name: value for name, value in options.items() if name not in _OURS}
+            )
+        ]
+        for name in ("memory", "declared"):
+            if name in options:
+                found += fake_script.memory_problems(f"parameters.{name}", options[name])
+        if not isinstance(options.get("known", True), bool):
+            found.append(("parameters.known", "must be true or false"))
+        if "slots" in options:
+            found.append(
+                ("parameters.slots", "is a field of the model itself: write `slots` beside `engine`")
+            )
+        return found
+
+    def sources(self, spec: Spec) -> Mapping[str, str]:
+        return {}
+
+    def need(self, spec: Spec, files: Files) -> Need:
+        memory = _memory(spec.parameters, "declared" if "declared" in spec.parameters else "memory")
+        shares = tuple(
+            Share("accelerator" if _ACCELERATOR.fullmatch(device) else device, size)
+            for device, size in memory.items()
+        )
+        return Need(shares or (Share("ram", 0),), known=spec.parameters.get("known") is not False)
+
+    def command(
+        self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
+    ) -> Command:
+        options = _parameters(spec, profile)
+        script = {name: value for name, value in options.items() if name not in _OURS}
+        script["slots"] = spec.slots
+        argv = [profile.program or sys.executable, "-m", "modelyard.servers.fake"]
+        argv += [
+            "--address",
+            str(address),
+            "--model",
+            spec.model,
+            "--script",
+            json.dumps(script, default=list),
+        ]
+        for device, size in _placed(_memory(options, "memory"), placement).items():
+            argv += ["--memory", f"{device}={size}"]
+        return Command(tuple(argv))
+
+    def warm_up(self, spec: Spec) -> Call:
+        api = next(name for name in _WARM_UPS if name in _apis(spec))
+        return Call("POST", _PATHS[api][0], json.dumps({"model": spec.model, **_WARM_UPS[api]}).encode())
+
+    def paths(self, spec: Spec) -> frozenset[str]:
+        return frozenset({"/v1/models"}.union(*(_PATHS[api] for api in _apis(spec))))
+
+    def model_name(self, spec: Spec) -> str | None:
+        return None
+
+    def busy(self) -> Call | None:
+        return llama_http.BUSY
+
+    def count_busy(self, body: bytes) -> int:
+        return llama_http.count_busy(body)
+
+    def scrape(self, text: str) -> Mapping[str, float]:
+        return llama_http.scrape(text)
+
+    def cause(self, exit: Exit, log_tail: str) -> Cause:
+        if exit.signal is not None:
+            return Cause.KILLED if exit.signal == 9 else Cause.CRASHED
+        if exit.code == 0:
+            return Cause.EXITED
+        return next((cause for text, cause in _CAUSES if text in log_tail), Cause.CRASHED)
+
+
+def _parameters(spec: Spec, profile: Profile) -> dict[str, object]:
+    return {**profile.defaults, **spec.parameters}
+
+
+def _apis(spec: Spec) -> tuple[str, ...]:
+    given = spec.parameters.get("apis", fake_script.APIS)
+    return tuple(given) if isinstance(given, list | tuple) and given else fake_script.APIS
+
+
+def _memory(options: Mapping[str, object], name: str) -> dict[str, int]:
+    given = options.get(name, {})
+    return dict(given) if isinstance(given, Mapping) else {}
+
+
+def _placed(memory: Mapping[str, int], placement: Placement) -> dict[str, int]:
+    """What to take on which device: an accelerator stands for a placed device that nothing else names."""
+    free = [charge.device for charge in placement if charge.device != "ram" and charge.device not in memory]
+    devices = iter(free)
+    placed: dict[str, int] = {}
+    for device, size in memory.items():
+        real = next(devices, device) if _ACCELERATOR.fullmatch(device) else device
+        placed[real] = placed.get(real, 0) + size
+    return placed

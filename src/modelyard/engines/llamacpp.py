@@ -1,0 +1,274 @@
+"""The adapter of llama.cpp: its `llama-server` where there is one, else the `xllamacpp` wheel in a process.
+
+A spec's parameters are the rows of `llamacpp_options.OPTIONS`. `context` is what each slot gets (0: what the
+model was trained for); the cache is split, not shared, so that no request can take another's promise. Layers
+go to accelerators when `gpu_layers` says so, or the spec names devices other than `ram`.
+
+What a llama-server learned or renamed lately is set through its environment: one that does not know a
+variable ignores it, one that does not know a flag would not start. Speculation is left to flags: a program
+that has none shall say so.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import ClassVar
+
+from modelyard.core.types import Address, Cause, Need, Placement, Spec
+from modelyard.engines import llama_http, llamacpp_memory, llamacpp_options
+from modelyard.engines.base import Call, Command, Exit, Files, Profile
+from modelyard.engines.llamacpp_memory import DEFAULT_CONTEXT, MIB, Model, Plan
+
+PROGRAM = "llama-server"
+_ALL_LAYERS = 999
+_UBATCH = 512
+_TEXT_PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/infill",
+)
+_COMMON_PATHS = ("/v1/models", "/tokenize", "/detokenize", "/apply-template")
+
+# What the log says before the end, the most telling first: a failed allocation also fails the model.
+_CAUSES = (
+    ("insufficient memory", Cause.OUT_OF_MEMORY),
+    ("failed to allocate", Cause.OUT_OF_MEMORY),
+    ("unable to allocate", Cause.OUT_OF_MEMORY),
+    ("out of memory", Cause.OUT_OF_MEMORY),
+    ("std::bad_alloc", Cause.OUT_OF_MEMORY),
+    ("cudaMalloc failed", Cause.OUT_OF_MEMORY),
+    ("couldn't bind HTTP server socket", Cause.PORT_IN_USE),
+    ("No module named", Cause.NOT_INSTALLED),
+    ("error: invalid argument", Cause.BAD_ARGUMENTS),
+    ("error while handling argument", Cause.BAD_ARGUMENTS),
+    ("is not a parameter of xllamacpp", Cause.BAD_ARGUMENTS),
+    ("error loading model", Cause.BAD_MODEL),
+    ("failed to load model", Cause.BAD_MODEL),
+    ("invalid magic characters", Cause.BAD_MODEL),
+    ("failed to open GGUF file", Cause.BAD_MODEL),
+)
+
+
+class LlamaCppEngine:
+    """See the module's text and `engines.base.Engine`."""
+
+    type: ClassVar[str] = "llamacpp"
+    programs: ClassVar[tuple[str, ...]] = (PROGRAM,)
+    unix: ClassVar[bool] = True
+    health: ClassVar[str] = "/health"
+
+    def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
+        parameters = {**profile.defaults, **spec.parameters}
+        found = llamacpp_options.problems(parameters)
+        options = llamacpp_options.flatten(parameters)
+        if not spec.source:
+            found.append(("source", "is missing: name a GGUF file"))
+        if options.get("extra_args") and not _program(profile):
+            found.append(("parameters.extra_args", f"needs {PROGRAM}, which is not on PATH"))
+        templates = [name for name in options if name.startswith("chat_template.")]
+        if len(templates) > 1:
+            found.append(("parameters.chat_template", "takes one of name, inline and file"))
+        if options.get("embedding") and options.get("rerank"):
+            found.append(("parameters.rerank", "excludes embedding: add a model for each"))
+        if any(name.startswith("draft.") for name in options) and "draft.source" not in options:
+            found.append(("parameters.draft.source", "is missing: name the draft model's GGUF file"))
+        if options.get("ngram") and "draft.source" in options:
+            found.append(("parameters.ngram", "excludes draft: speculation has one source"))
+        return found
+
+    def sources(self, spec: Spec) -> Mapping[str, str]:
+        options = llamacpp_options.flatten(spec.parameters)
+        roles = {"model": spec.source, "draft": options.get("draft.source"), "mmproj": options.get("mmproj")}
+        found = {role: str(source) for role, source in roles.items() if source}
+        for number, adapter in enumerate(_lora(options)):
+            found[f"lora{number}"] = str(adapter["source"])
+        return found
+
+    def need(self, spec: Spec, files: Files) -> Need:
+        return llamacpp_memory.need(_plan(spec, llamacpp_options.flatten(spec.parameters), files), files)
+
+    def command(
+        self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
+    ) -> Command:
+        options = llamacpp_options.flatten({**profile.defaults, **spec.parameters})
+        plan = _plan(spec, options, files)
+        program = _program(profile)
+        if program:
+            argv = [program, *_flags(spec, options, plan, address, files)]
+            return Command(tuple(argv), environment=_environment(plan))
+        parameters = json.dumps(_wheel(spec, options, plan, address, files))
+        return Command((sys.executable, "-m", "modelyard.servers.llamacpp", parameters))
+
+    def warm_up(self, spec: Spec) -> Call:
+        options = llamacpp_options.flatten(spec.parameters)
+        body: dict[str, object] = {"model": spec.model}
+        if options.get("rerank"):
+            return _post("/v1/rerank", body | {"query": "Hello", "documents": ["Hello"]})
+        if options.get("embedding"):
+            return _post("/v1/embeddings", body | {"input": "Hello"})
+        return _post("/v1/completions", body | {"prompt": "Hello", "max_tokens": 1})
+
+    def paths(self, spec: Spec) -> frozenset[str]:
+        options = llamacpp_options.flatten(spec.parameters)
+        if options.get("rerank"):
+            return frozenset((*_COMMON_PATHS, "/v1/rerank"))
+        if options.get("embedding"):
+            return frozenset((*_COMMON_PATHS, "/v1/embeddings"))
+        return frozenset((*_COMMON_PATHS, *_TEXT_PATHS))
+
+    def model_name(self, spec: Spec) -> str | None:
+        return None
+
+    def busy(self) -> Call | None:
+        return llama_http.BUSY
+
+    def count_busy(self, body: bytes) -> int:
+        return llama_http.count_busy(body)
+
+    def scrape(self, text: str) -> Mapping[str, float]:
+        return llama_http.scrape(text)
+
+    def cause(self, exit: Exit, log_tail: str) -> Cause:
+        said = next((cause for text, cause in _CAUSES if text in log_tail), None)
+        if exit.signal is not None:
+            if said is Cause.OUT_OF_MEMORY:
+                return said
+            return Cause.KILLED if exit.signal in (9, 15) else Cause.CRASHED
+        if exit.code == 0:
+            return Cause.EXITED
+        return said or Cause.CRASHED
+
+
+def _program(profile: Profile) -> str:
+    return profile.program or profile.found.get(PROGRAM, "")
+
+
+def _lora(options: Mapping[str, object]) -> list[Mapping[str, object]]:
+    given = options.get("lora")
+    return [item for item in given if isinstance(item, Mapping)] if isinstance(given, list | tuple) else []
+
+
+def _whole(options: Mapping[str, object], name: str, default: int) -> int:
+    value = options.get(name)
+    return value if isinstance(value, int) else default
+
+
+def _plan(spec: Spec, options: Mapping[str, object], files: Files) -> Plan:
+    accelerators = [device for device in spec.devices if device != "ram"]
+    layers = options.get("gpu_layers", "all" if accelerators else 0)
+    gpu_layers = layers if isinstance(layers, int) else _ALL_LAYERS
+    split = options.get("tensor_split")
+    if isinstance(split, list | tuple):
+        devices = tuple(float(part) for part in split)
+    else:
+        devices = (1.0,) * max(len(accelerators), 1)
+    trained = Model(files["model"]).trained_context if "model" in files else 0
+    context = _whole(options, "context", min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT))
+    return Plan(
+        context=context or trained or DEFAULT_CONTEXT,
+        slots=spec.slots,
+        kv_k=str(options.get("kv.k", "f16")),
+        kv_v=str(options.get("kv.v", "f16")),
+        ubatch=_whole(options, "ubatch", _UBATCH),
+        gpu_layers=gpu_layers,
+        devices=devices if gpu_layers else (),
+        mmap=bool(options.get("mmap", gpu_layers > 0)),
+        cache_ram=_whole(options, "cache_ram_mib", 0) * MIB,
+        checkpoints=_whole(options, "context_checkpoints", 0),
+        draft_gpu_layers=_whole(options, "draft.gpu_layers", gpu_layers),
+        ngram=str(options.get("ngram", "")),
+    )
+
+
+def _flags(
+    spec: Spec, options: Mapping[str, object], plan: Plan, address: Address, files: Files
+) -> list[str]:
+    argv = ["--model", str(files["model"].path), "--alias", spec.model]
+    argv += (
+        ["--host", address.path] if address.path else ["--host", address.host, "--port", str(address.port)]
+    )
+    argv += ["--ctx-size", str(plan.context * plan.slots), "--parallel", str(plan.slots)]
+    argv += ["--gpu-layers", str(plan.gpu_layers), "--metrics", "--slots", "--jinja"]
+    for option in llamacpp_options.OPTIONS:
+        if option.name in options:
+            argv += option.argv(options[option.name])
+    for number, adapter in enumerate(_lora(options)):
+        argv += ["--lora-scaled", f"{files[f'lora{number}'].path}:{adapter.get('scale', 1.0)}"]
+    if options.get("embedding"):
+        argv.append("--embeddings")
+    if options.get("rerank"):
+        argv.append("--reranking")
+    if "draft" in files:
+        argv += ["--spec-type", "draft-simple", "--spec-draft-model", str(files["draft"].path)]
+    if options.get("ngram"):
+        argv += ["--spec-type", f"ngram-{options['ngram']}"]
+    if "mmproj" in files:
+        argv += ["--mmproj", str(files["mmproj"].path)]
+    extra = options.get("extra_args")
+    return argv + ([str(item) for item in extra] if isinstance(extra, list | tuple) else [])
+
+
+def _environment(plan: Plan) -> dict[str, str]:
+    environment = {
+        "LLAMA_ARG_CACHE_RAM": str(plan.cache_ram // MIB),
+        "LLAMA_ARG_CORS_ORIGINS": "localhost",
+        "LLAMA_ARG_CTX_CHECKPOINTS": str(plan.checkpoints),
+        "LLAMA_ARG_FIT": "off",
+        "LLAMA_ARG_LOAD_MODE": "mmap" if plan.mmap else "none",
+        "LLAMA_ARG_UI": "0",
+        "LLAMA_ARG_WEBUI": "0",
+    }
+    # Older programs know only that this one is set; its value means nothing to them.
+    return environment if plan.mmap else environment | {"LLAMA_ARG_NO_MMAP": "1"}
+
+
+def _wheel(
+    spec: Spec, options: Mapping[str, object], plan: Plan, address: Address, files: Files
+) -> dict[str, object]:
+    parameters: dict[str, object] = {
+        "model.path": str(files["model"].path),
+        "model_alias": [spec.model],
+        "hostnames": [address.path or address.host],
+        "port": address.port,
+        "n_ctx": plan.context * plan.slots,
+        "n_parallel": plan.slots,
+        "n_gpu_layers": plan.gpu_layers,
+        "load_mode": "LLAMA_LOAD_MODE_MMAP" if plan.mmap else "LLAMA_LOAD_MODE_NONE",
+        "cache_ram_mib": plan.cache_ram // MIB,
+        "n_ctx_checkpoints": plan.checkpoints,
+        "endpoint_metrics": True,
+        "endpoint_slots": True,
+        "fit_params": False,
+        "ui": False,
+        "cors_origins": "localhost",
+    }
+    for option in llamacpp_options.OPTIONS:
+        if option.name in options:
+            parameters |= option.wheel(options[option.name])
+    if _lora(options):
+        parameters["lora_adapters"] = [
+            {"path": str(files[f"lora{number}"].path), "scale": adapter.get("scale", 1.0)}
+            for number, adapter in enumerate(_lora(options))
+        ]
+    if options.get("embedding") or options.get("rerank"):
+        parameters["embedding"] = True
+    if options.get("rerank"):
+        parameters["pooling_type"] = "LLAMA_POOLING_TYPE_RANK"
+    if "draft" in files:
+        parameters["speculative.draft.mparams.path"] = str(files["draft"].path)
+        parameters["speculative.types"] = ["COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE"]
+    if options.get("ngram"):
+        kind = str(options["ngram"]).upper().replace("-", "_")
+        parameters["speculative.types"] = [f"COMMON_SPECULATIVE_TYPE_NGRAM_{kind}"]
+    if "mmproj" in files:
+        parameters["mmproj.path"] = str(files["mmproj"].path)
+    return parameters
+
+
+def _post(path: str, body: Mapping[str, object]) -> Call:
+    return Call("POST", path, json.dumps(body).encode())

@@ -1,0 +1,198 @@
+"""The parameters of a llama.cpp model: their check, and the one table that turns them into a command.
+
+Called by the adapter `engines.llamacpp`. A row of `OPTIONS` names a parameter (dots go into mappings), says
+which values it takes, and how both programs are told: the flag of `llama-server`, and the attribute of the
+wheel's parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+NGRAMS = ("simple", "map-k", "map-k4v", "mod", "cache")
+Check = Callable[[object], str]  # what the value must be, or empty
+
+
+@dataclass(frozen=True)
+class Option:
+    """One parameter. `enum` is the prefix of the wheel's enum members; `flag` or `attribute` empty: the
+    adapter sets it by hand."""
+
+    name: str
+    check: Check
+    flag: str = ""
+    attribute: str = ""
+    enum: str = ""
+
+    def argv(self, value: object) -> list[str]:
+        """How llama-server is told."""
+        if not self.flag:
+            return []
+        return [self.flag, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
+
+    def wheel(self, value: object) -> dict[str, object]:
+        """How the wheel is told: attribute path to value."""
+        if not self.attribute:
+            return {}
+        if self.enum:
+            return {
+                self.attribute: self.enum + _MEMBERS.get(str(value), str(value)).upper().replace("-", "_")
+            }
+        return {self.attribute: list(value) if isinstance(value, tuple) else value}
+
+
+_MEMBERS = {"on": "enabled", "off": "disabled"}
+
+
+def whole(least: int) -> Check:
+    """A whole number, at least this."""
+
+    def check(value: object) -> str:
+        fine = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        return "" if fine else f"must be a whole number, {least} or more"
+
+    return check
+
+
+def one_of(*names: str) -> Check:
+    """One of these words. (YAML reads a bare `on` as true, so a truth value stands for on and off.)"""
+
+    def check(value: object) -> str:
+        fine = value in names or (isinstance(value, bool) and "on" in names)
+        return "" if fine else f"must be one of {', '.join(names)}"
+
+    return check
+
+
+def truth(value: object) -> str:
+    return "" if isinstance(value, bool) else "must be true or false"
+
+
+def text(value: object) -> str:
+    return "" if isinstance(value, str) and value else "must be a text"
+
+
+def fraction(value: object) -> str:
+    fine = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return "" if fine else "must be a number from 0 to 1"
+
+
+def texts(value: object) -> str:
+    fine = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+    return "" if fine else "must be a list of texts"
+
+
+def parts(value: object) -> str:
+    fine = isinstance(value, list | tuple) and all(
+        isinstance(item, int | float) and not isinstance(item, bool) and item >= 0 for item in value
+    )
+    return "" if fine and value else "must be a list of numbers, one per device, e.g. [3, 1]"
+
+
+def layers(value: object) -> str:
+    return "" if value == "all" else whole(0)(value) and "must be `all` or a whole number, 0 or more"
+
+
+def adapters(value: object) -> str:
+    fine = isinstance(value, list | tuple) and all(
+        isinstance(item, Mapping)
+        and isinstance(item.get("source"), str)
+        and isinstance(item.get("scale", 1.0), int | float)
+        and set(item) <= {"source", "scale"}
+        for item in value
+    )
+    return "" if fine else "must be a list of {source, scale}"
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("context", whole(0)),
+    Option("kv.k", one_of(*KV_TYPES), "--cache-type-k", "cache_type_k", "GGML_TYPE_"),
+    Option("kv.v", one_of(*KV_TYPES), "--cache-type-v", "cache_type_v", "GGML_TYPE_"),
+    Option("threads", whole(1), "--threads", "cpuparams.n_threads"),
+    Option("threads_batch", whole(1), "--threads-batch", "cpuparams_batch.n_threads"),
+    Option("gpu_layers", layers),
+    Option("tensor_split", parts, "--tensor-split", "tensor_split"),
+    Option("split_mode", one_of("none", "layer", "row"), "--split-mode", "split_mode", "LLAMA_SPLIT_MODE_"),
+    Option("main_gpu", whole(0), "--main-gpu", "main_gpu"),
+    Option(
+        "flash_attention",
+        one_of("auto", "on", "off"),
+        "--flash-attn",
+        "flash_attn_type",
+        "LLAMA_FLASH_ATTN_TYPE_",
+    ),
+    Option("mmap", truth),
+    Option("batch", whole(1), "--batch-size", "n_batch"),
+    Option("ubatch", whole(1), "--ubatch-size", "n_ubatch"),
+    Option("cache_ram_mib", whole(0)),
+    Option("context_checkpoints", whole(0)),
+    Option("lora", adapters),
+    Option("chat_template.name", text, "--chat-template", "chat_template"),
+    Option("chat_template.inline", text, "--chat-template", "chat_template"),
+    Option("chat_template.file", text, "--chat-template-file", "chat_template_file"),
+    Option(
+        "reasoning.format",
+        one_of("none", "auto", "deepseek", "deepseek-legacy"),
+        "--reasoning-format",
+        "reasoning_format",
+        "COMMON_REASONING_FORMAT_",
+    ),
+    Option("reasoning.budget", whole(-1), "--reasoning-budget", "sampling.reasoning_budget_tokens"),
+    Option("embedding", truth),
+    Option("rerank", truth),
+    Option(
+        "pooling",
+        one_of("none", "mean", "cls", "last", "rank"),
+        "--pooling",
+        "pooling_type",
+        "LLAMA_POOLING_TYPE_",
+    ),
+    Option("draft.source", text),
+    Option("draft.max", whole(1), "--spec-draft-n-max", "speculative.draft.n_max"),
+    Option("draft.min", whole(0), "--spec-draft-n-min", "speculative.draft.n_min"),
+    Option("draft.p_min", fraction, "--spec-draft-p-min", "speculative.draft.p_min"),
+    Option("draft.gpu_layers", whole(0), "--spec-draft-ngl", "speculative.draft.n_gpu_layers"),
+    Option("ngram", one_of(*NGRAMS)),
+    Option("mmproj", text),
+    Option("extra_args", texts),
+)
+_BY_NAME = {option.name: option for option in OPTIONS}
+_GROUPS = {option.name.partition(".")[0] for option in OPTIONS if "." in option.name}
+
+
+def flatten(parameters: Mapping[str, object]) -> dict[str, object]:
+    """The parameters by dotted name; YAML's truth values for `on` and `off` are words again."""
+    return {name: _word(name, value) for name, value in _walk(parameters)}
+
+
+def problems(parameters: Mapping[str, object]) -> list[tuple[str, str]]:
+    """What is wrong with the parameters, each with its path below the model."""
+    found: list[tuple[str, str]] = []
+    for name, value in _walk(parameters):
+        option = _BY_NAME.get(name)
+        if option is not None:
+            message = option.check(value)
+        elif name in _GROUPS:
+            inner = ", ".join(known.partition(".")[2] for known in _BY_NAME if known.startswith(name + "."))
+            message = f"must be a mapping with some of {inner}"
+        else:
+            message = f"is not a parameter of llamacpp; there are {', '.join(sorted(_BY_NAME))}"
+        if message:
+            found.append((f"parameters.{name}", message))
+    return found
+
+
+def _walk(parameters: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for name, value in parameters.items():
+        if name in _GROUPS and isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", item) for inner, item in value.items())
+        else:
+            yield name, value
+
+
+def _word(name: str, value: object) -> object:
+    if name == "flash_attention" and isinstance(value, bool):
+        return "on" if value else "off"
+    return value

@@ -1,0 +1,384 @@
+"""The error taxonomy: every failure a user can meet, with its status, its code and whether a retry helps.
+
+Owned by nobody above it: every layer raises these, the gateway alone turns them into the shape of the API
+that was called. The decision core names an error by its `code` (a refusal is data there); `by_code` gives
+the class back. An error says what is wrong, where, and what to do, in one or two sentences.
+
+    ModelyardError
+    ├── ConfigError                 start refused; `path` names the value
+    ├── RequestError                the client can mend it (4xx)
+    │   ├── InvalidRequest 400   ├── ContextOverflow 400   ├── Unauthorized 401
+    │   ├── Forbidden 403        ├── HostNotAllowed 403    ├── OriginNotAllowed 403
+    │   ├── NotFound 404 ─ ModelNotFound, InstanceNotFound, ModelRemoved
+    │   ├── MethodNotAllowed 405 ├── RequestTimeout 408    ├── NotRunning 409
+    │   ├── BodyTooLarge 413     ├── UnsupportedMediaType 415, HeaderTooLarge 431
+    │   ├── Busy 429 ─ QueueFull, WaitTooLong
+    │   └── NotSupported 501
+    ├── ServiceError                ours or the engine's (5xx)
+    │   ├── NeverFits 503 (no retry)   ├── NoMemory 503       ├── BrokenPromise 503
+    │   ├── LoadFailed 503             ├── ShuttingDown 503
+    │   ├── NoAlternative 502          ├── TooManyConnections 503
+    │   └── InternalError 500
+    ├── EngineError                 an attempt on an instance failed
+    │   ├── EngineDied 502   ├── EngineUnreachable 502   ├── EngineProtocol 502
+    │   ├── FirstByteTimeout 504   ├── TokenTimeout 504   ├── RequestDeadline 504
+    │   └── CutAtDrain 503
+    ├── StoreError                  files: SourceNotFound, DownloadFailed, ChecksumMismatch, DiskFull
+    └── ServerUnreachable           our own client and command line got no answer of a server
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = ["BY_CODE", "ModelyardError", "by_code"]
+
+BY_CODE: dict[str, type[ModelyardError]] = {}
+
+
+class ModelyardError(Exception):
+    """A failure with a stable `code`.
+
+    `status` is the HTTP status, `retryable` says whether the same request may succeed later (it decides
+    `x-should-retry`), `kind` is OpenAI's `error.type`. `retry_after` is in seconds, None when unknown.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "error"
+    kind: ClassVar[str] = "server_error"
+    retryable: ClassVar[bool] = False
+    log_level: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, retry_after: float | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+        self.param = param
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if "code" in cls.__dict__:
+            assert cls.code not in BY_CODE, f"error code {cls.code} is taken"
+            BY_CODE[cls.code] = cls
+
+
+def by_code(code: str, message: str, *, retry_after: float | None = None) -> ModelyardError:
+    """The error with this code. Raises KeyError for an unknown code (a bug in the caller)."""
+    return BY_CODE[code](message, retry_after=retry_after)
+
+
+class ConfigError(ModelyardError):
+    """The configuration stops the start. `path` names the value, e.g. `models.qwen.context`."""
+
+    code = "config_error"
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path = path
+
+
+# -- what the client can mend ---------------------------------------------------------------------------
+
+
+class RequestError(ModelyardError):
+    status = 400
+    kind = "invalid_request_error"
+    log_level = "info"
+
+
+class InvalidRequest(RequestError):
+    """The body, a field or a header is wrong; the message says which and where."""
+
+    code = "invalid_request"
+
+
+class ContextOverflow(RequestError):
+    """Prompt and answer do not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class Unauthorized(RequestError):
+    """No key was sent, or a wrong one."""
+
+    status = 401
+    code = "invalid_api_key"
+    kind = "authentication_error"
+
+
+class Forbidden(RequestError):
+    """The key may not do this."""
+
+    status = 403
+    code = "forbidden"
+    kind = "permission_error"
+
+
+class HostNotAllowed(Forbidden):
+    """The Host header names none of ours (protection against DNS rebinding)."""
+
+    code = "host_not_allowed"
+
+
+class OriginNotAllowed(Forbidden):
+    """A web page of another origin called."""
+
+    code = "origin_not_allowed"
+
+
+class NotFound(RequestError):
+    """There is nothing at this path."""
+
+    status = 404
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """No model has this name; the message lists near ones."""
+
+    code = "model_not_found"
+
+
+class InstanceNotFound(NotFound):
+    """No instance has this name, or it is gone."""
+
+    code = "instance_not_found"
+
+
+class ModelRemoved(NotFound):
+    """The model was removed while the request waited."""
+
+    code = "model_removed"
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, and takes another method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(
+        self, message: str, *, allowed: str = "", retry_after: float | None = None, param: str | None = None
+    ) -> None:
+        """`allowed` names the methods that the path takes; HTTP wants them in the answer."""
+        super().__init__(message, retry_after=retry_after, param=param)
+        self.allowed = allowed
+
+
+class RequestTimeout(RequestError):
+    """The client was too slow to send its request."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class NotRunning(RequestError):
+    """The caller asked not to load a model that is not running."""
+
+    status = 409
+    code = "model_not_running"
+
+
+class BodyTooLarge(RequestError):
+    """The request body is over `server.limits.body`."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    """The body has to be JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class HeaderTooLarge(RequestError):
+    """The request's head is over `server.limits.header`."""
+
+    status = 431
+    code = "header_too_large"
+
+
+class NotSupported(RequestError):
+    """The model's engine does not have this endpoint."""
+
+    status = 501
+    code = "not_supported"
+
+
+class Busy(RequestError):
+    """A bound said no at arrival; nothing was started."""
+
+    status = 429
+    kind = "rate_limit_error"
+    retryable = True
+
+
+class QueueFull(Busy):
+    """As many requests wait as `queue_bound` allows, for the model or in all."""
+
+    code = "queue_full"
+
+
+class WaitTooLong(Busy):
+    """The estimated wait is longer than the request's `max_wait`."""
+
+    code = "wait_too_long"
+
+
+# -- ours, or the engine's ------------------------------------------------------------------------------
+
+
+class ServiceError(ModelyardError):
+    status = 503
+    retryable = True
+    log_level = "warning"
+
+
+class TooManyConnections(ServiceError):
+    """The bound on connections or on buffered bytes is reached."""
+
+    code = "too_many_connections"
+
+
+class InternalError(ServiceError):
+    """A fault of Modelyard; the log has the details."""
+
+    status = 500
+    code = "internal_error"
+    retryable = False
+    log_level = "error"
+
+
+class NeverFits(ServiceError):
+    """The model needs more than its devices' budget: waiting cannot help."""
+
+    code = "never_fits"
+    retryable = False
+
+
+class NoMemory(ServiceError):
+    """`when_full: fail` or `wait` and there is no room now."""
+
+    code = "no_memory"
+
+
+class BrokenPromise(ServiceError):
+    """Admitted, yet not served within `max_wait`."""
+
+    code = "broken_promise"
+
+
+class LoadFailed(ServiceError):
+    """The model could not be started; the message holds the cause and the last lines of its log."""
+
+    code = "load_failed"
+
+
+class ShuttingDown(ServiceError):
+    """The server is stopping."""
+
+    code = "shutting_down"
+
+
+class NoAlternative(ServiceError):
+    """An attempt failed and there is no other instance to try."""
+
+    status = 502
+    code = "no_alternative"
+
+
+class EngineError(ServiceError):
+    status = 502
+
+
+class EngineDied(EngineError):
+    """The engine closed its connection, or its process ended, before the answer was whole."""
+
+    code = "engine_died"
+
+
+class EngineUnreachable(EngineError):
+    """No connection to the engine could be made."""
+
+    code = "engine_unreachable"
+
+
+class EngineProtocol(EngineError):
+    """The engine broke HTTP or SSE framing."""
+
+    code = "engine_protocol_error"
+
+
+class FirstByteTimeout(EngineError):
+    """The engine sent nothing for `first_byte_timeout`."""
+
+    status = 504
+    code = "first_byte_timeout"
+
+
+class TokenTimeout(EngineError):
+    """The engine fell silent for `token_timeout` in the middle of a stream."""
+
+    status = 504
+    code = "token_timeout"
+
+
+class RequestDeadline(EngineError):
+    """The whole request took longer than the model's `request_timeout`."""
+
+    status = 504
+    code = "request_deadline"
+    retryable = False
+
+
+class CutAtDrain(EngineError):
+    """The answer was running when its instance had to leave, and the drain cap passed."""
+
+    status = 503
+    code = "cut_at_drain"
+
+
+# -- files ----------------------------------------------------------------------------------------------
+
+
+class StoreError(ModelyardError):
+    status = 503
+    log_level = "error"
+
+
+class SourceNotFound(StoreError):
+    """The source of a file does not exist, or has no such file."""
+
+    code = "source_not_found"
+
+
+class DownloadFailed(StoreError):
+    """A file could not be fetched; nothing half-written is left."""
+
+    code = "download_failed"
+    retryable = True
+
+
+class ChecksumMismatch(StoreError):
+    """A file is not the one that was asked for; it was set aside and is not used."""
+
+    code = "checksum_mismatch"
+
+
+class DiskFull(StoreError):
+    """There is no room for a file."""
+
+    code = "disk_full"
+
+
+# -- the client's side ----------------------------------------------------------------------------------
+
+
+class ServerUnreachable(ModelyardError):
+    """Nothing listens there, the connection broke, or it is no Modelyard. Never sent by a server."""
+
+    status = 503
+    code = "server_unreachable"
+    retryable = True

@@ -1,0 +1,199 @@
+"""The control surface under /admin: what is there, and the orders to load, unload and drain.
+
+Mounted by `gateway/app.py`. Who may call it was decided before (keys, Host, Origin); here only the shape of
+a request is checked. Orders go to the driver; nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+
+from modelyard.core.events import LoadAsked
+from modelyard.errors import InstanceNotFound, UnsupportedMediaType
+from modelyard.gateway import follow, views
+from modelyard.gateway.names import Names
+from modelyard.gateway.snapshot import Snapshot
+from modelyard.runtime.driver import Driver
+
+STOP_ALLOWANCE = 10.0  # seconds for TERM, KILL and the shim, on top of drain and release caps
+MOST_LINES = 10_000
+_EVENT_STREAM = {"cache-control": "no-store", "x-accel-buffering": "no"}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": views.ErrorView},
+    "5XX": {"model": views.ErrorView},
+}
+
+ModelName = Annotated[str, Path(description="A model's name or alias; it may hold `/`, `:` and `@`.")]
+Lines = Annotated[int, Query(ge=1, le=MOST_LINES)]
+
+
+async def needs_json(request: Request) -> None:
+    """A change with a body says that it is JSON: a form on a foreign page cannot. Raises
+    UnsupportedMediaType."""
+    if request.method in ("GET", "HEAD") or not await request.body():
+        return
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != "application/json":
+        raise UnsupportedMediaType(
+            f"{request.method} {request.url.path} takes JSON; send `content-type: application/json`."
+        )
+
+
+def admin_router(driver: Driver, names: Names, snapshot: Snapshot) -> APIRouter:
+    """The routes under /admin."""
+    router = APIRouter(prefix="/admin", dependencies=[Depends(needs_json)], responses=_ERRORS)
+    followers = follow.Followers()
+    _add_reading(router, driver, snapshot)
+    _add_instances(router, driver, snapshot, followers)
+    _add_events(router, driver, snapshot, followers)
+    _add_orders(router, driver, names)
+    return router
+
+
+def _add_reading(router: APIRouter, driver: Driver, snapshot: Snapshot) -> None:
+    @router.get("/status", tags=["status"])
+    async def status() -> views.Status:
+        """Everything in one answer."""
+        return snapshot.status()
+
+    @router.get("/devices", tags=["status"])
+    async def devices() -> list[views.DeviceView]:
+        """The ledger of each device: who holds what, what is foreign, what is free."""
+        instances = list(driver.scheduler.state.instances)
+        pids = await asyncio.to_thread(lambda: {name: driver.launcher.pids(name) for name in instances})
+        return snapshot.devices(pids)
+
+    @router.get("/queues", tags=["status"])
+    async def queues() -> list[views.QueueView]:
+        """Who waits for which model, how long, and for what."""
+        return snapshot.queues()
+
+    @router.get("/models", tags=["models"])
+    async def models() -> list[views.ModelView]:
+        """Every model with what scheduling knows of it."""
+        return snapshot.models()
+
+
+def _add_instances(
+    router: APIRouter, driver: Driver, snapshot: Snapshot, followers: follow.Followers
+) -> None:
+    @router.get("/instances", tags=["instances"])
+    async def instances() -> list[views.InstanceView]:
+        """Every instance that holds memory."""
+        return snapshot.instances()
+
+    @router.get("/instances/{instance}", tags=["instances"])
+    async def instance(instance: str) -> views.InstanceDetails:
+        """One instance, with its processes and where its output lies."""
+        found = snapshot.find(instance)
+        pids = await asyncio.to_thread(driver.launcher.pids, instance)
+        return snapshot.details(found, pids, str(driver.launcher.log(instance) or ""))
+
+    @router.get("/instances/{instance}/logs", tags=["instances"], response_class=PlainTextResponse)
+    async def logs(
+        instance: str, lines: Lines = 100, follow_: Annotated[bool, Query(alias="follow")] = False
+    ) -> Response:
+        """The last lines of its output, also for a while after its end; `follow` goes on with what it
+        writes."""
+        path = driver.launcher.log(instance)
+        if path is None:
+            snapshot.find(instance)
+            raise InstanceNotFound(f"{instance} has no output here: it does not run on this machine.")
+        if follow_:
+            followers.check()
+            stream = follow.output(driver, followers, instance, path, lines)
+            return StreamingResponse(stream, media_type="text/plain", headers=_EVENT_STREAM)
+        text = await asyncio.to_thread(driver.launcher.tail, instance, lines)
+        return PlainTextResponse(f"{text}\n" if text else "")
+
+    @router.post("/instances/{instance}/drain", tags=["instances"], status_code=202)
+    async def drain(instance: str) -> views.InstanceView:
+        """Give it no more requests, let what runs finish, then stop it. Does not wait."""
+        found = snapshot.find(instance)
+        driver.unload(found.version.key, instance=instance)
+        return snapshot.instance(found)
+
+
+def _add_events(router: APIRouter, driver: Driver, snapshot: Snapshot, followers: follow.Followers) -> None:
+    @router.get(
+        "/events",
+        tags=["status"],
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {"schema": views.EventView.model_json_schema()}}}},
+    )
+    async def events(last: Annotated[int, Query(ge=0, le=512)] = 50) -> StreamingResponse:
+        """The last events, then each new one, as server-sent events until the client leaves."""
+        followers.check()
+        return StreamingResponse(
+            follow.events(driver, snapshot, followers, last),
+            media_type="text/event-stream",
+            headers=_EVENT_STREAM,
+        )
+
+
+def _add_orders(router: APIRouter, driver: Driver, names: Names) -> None:
+    @router.post("/models/{name:path}/load", tags=["models"])
+    async def load(
+        response: Response, name: ModelName, order: Annotated[views.LoadOrder | None, Body()] = None
+    ) -> views.Loading:
+        """Have an instance of the model ready."""
+        order = order or views.LoadOrder()
+        entry = names.resolve(name)
+        began = asyncio.get_running_loop().time()
+        instance = None
+        if order.wait:
+            instance = await driver.load(entry.spec.version, evict=order.evict)
+        else:
+            driver.post(LoadAsked(entry.spec.version, order.evict))
+            response.status_code = 202
+        return views.Loading(
+            model=entry.spec.model,
+            version=entry.spec.version,
+            instance=instance,
+            seconds=asyncio.get_running_loop().time() - began,
+        )
+
+    @router.post("/models/{name:path}/unload", tags=["models"])
+    async def unload(
+        response: Response, name: ModelName, order: Annotated[views.UnloadOrder | None, Body()] = None
+    ) -> views.Unloading:
+        """Let every instance of the model finish what it runs, and stop it. 202: it has not gone yet."""
+        order = order or views.UnloadOrder()
+        entry = names.resolve(name)
+        key, policy = entry.spec.version, entry.policy
+        began = asyncio.get_running_loop().time()
+        version = driver.scheduler.state.versions.get(key)
+        instances = list(version.instances) if version is not None else []
+        driver.unload(key, now=order.now)
+        if order.wait:
+            drain = 0.0 if order.now else policy.drain
+            gone = await _all_gone(driver, instances, drain + policy.release_cap + STOP_ALLOWANCE)
+        else:
+            gone = not instances
+        response.status_code = 200 if gone else 202
+        return views.Unloading(
+            model=entry.spec.model,
+            version=key,
+            gone=gone,
+            instances=instances,
+            seconds=asyncio.get_running_loop().time() - began,
+        )
+
+
+async def _all_gone(driver: Driver, instances: list[str], timeout: float) -> bool:
+    """Wait until these instances are gone; False when `timeout` seconds were not enough. (New ones may have
+    been started meanwhile: whoever asks for the model has it loaded again.)"""
+    notes = driver.subscribe()
+    try:
+        async with asyncio.timeout(timeout):
+            while any(name in driver.scheduler.state.instances for name in instances):
+                await notes.get()
+    except TimeoutError:
+        return False
+    finally:
+        driver.unsubscribe(notes)
+    return True

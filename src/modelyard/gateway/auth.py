@@ -1,0 +1,143 @@
+"""Who may do what: keys and scopes, allowed hosts and origins. Runs before any body is read.
+
+Access is decided by the key alone, never by the peer's address: behind a reverse proxy everybody looks
+local. Without keys everything is open, which the configuration allows on loopback only (or when told so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from urllib.parse import urlsplit
+
+from modelyard.config import Key, Scope
+from modelyard.core.types import Priority
+from modelyard.errors import Forbidden, HostNotAllowed, InvalidRequest, OriginNotAllowed, Unauthorized
+from modelyard.gateway.exchange import Exchange, Headers
+
+OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json", "/favicon.ico"})
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+CACHE_BOUND = 1024
+
+CORS = b"access-control-allow-origin: %b\r\naccess-control-expose-headers: *\r\nvary: origin\r\n"
+PREFLIGHT = [
+    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-priority"),
+    (b"access-control-max-age", b"600"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose request it is, for logs and limits; `name` is that of the key."""
+
+    name: str
+    scopes: frozenset[Scope]
+    max_priority: Priority
+
+
+ANYBODY = Caller("", frozenset(Scope), Priority.HIGH)
+
+
+class Gate:
+    """`local` says that the server listens on loopback only: then the Host header must name it (or one of
+    `hosts`), so that a foreign page cannot reach it through a name of its own (DNS rebinding)."""
+
+    def __init__(
+        self,
+        keys: Sequence[Key],
+        *,
+        hosts: Iterable[str] = (),
+        origins: Iterable[str] = (),
+        local: bool = True,
+    ) -> None:
+        self._callers = {key.digest: Caller(key.name, key.scopes, key.max_priority) for key in keys}
+        self._hosts = {host.lower() for host in hosts} | (LOCAL_NAMES if local or hosts else set())
+        self._origins = {origin.lower().rstrip("/") for origin in origins}
+        self._good_hosts: set[bytes] = set()
+        self._known: dict[bytes, Caller] = {}  # header values that were right, so that hashing is done once
+
+    def admit(self, exchange: Exchange) -> None:
+        """Raises HostNotAllowed, OriginNotAllowed, Unauthorized or Forbidden; answers a preflight."""
+        host = exchange.headers.get(b"host")
+        if host is not None and host not in self._good_hosts:
+            self._check_host(host)
+        origin = exchange.headers.get(b"origin")
+        if origin is not None and self._is_foreign(origin, host):
+            exchange.also = CORS % origin
+            if exchange.method == "OPTIONS" and exchange.headers.get(b"access-control-request-method"):
+                exchange.respond(204, PREFLIGHT, b"")  # asked by the browser itself, without a key
+                return
+        path = exchange.path
+        if self._callers and path not in OPEN_PATHS:
+            scope = Scope.ADMIN if path.startswith("/admin") else Scope.INFERENCE
+            caller = self.caller(exchange.headers)
+            if path == "/metrics":
+                return
+            if scope not in caller.scopes:
+                raise Forbidden(f"The key {caller.name!r} has no scope {scope.value!r}, which {path} needs.")
+
+    def caller(self, headers: Headers) -> Caller:
+        """Whose key the request carries. Raises Unauthorized."""
+        if not self._callers:
+            return ANYBODY
+        sent = headers.get(b"authorization") or headers.get(b"x-api-key")
+        if sent is None:
+            raise Unauthorized("No API key: send it as `Authorization: Bearer KEY`.")
+        caller = self._known.get(sent)
+        return caller if caller is not None else self._look_up(sent)
+
+    def _look_up(self, sent: bytes) -> Caller:
+        scheme, _, rest = sent.partition(b" ")
+        secret = rest.strip() if scheme.lower() == b"bearer" else sent
+        caller = self._callers.get(sha256(secret).hexdigest())
+        if caller is None:
+            raise Unauthorized("The API key is wrong.")
+        if len(self._known) < CACHE_BOUND:
+            self._known[sent] = caller
+        return caller
+
+    def _check_host(self, host: bytes) -> None:
+        name = _host_of(f"//{host.decode('latin-1')}")
+        if self._hosts and name not in self._hosts:
+            raise HostNotAllowed(
+                f"The host {name!r} is not allowed here; add it to server.allowed_hosts if it is yours."
+            )
+        if len(self._good_hosts) < CACHE_BOUND:
+            self._good_hosts.add(host)
+
+    def _is_foreign(self, origin: bytes, host: bytes | None) -> bool:
+        """Whether the page came from elsewhere and may call all the same. Raises OriginNotAllowed."""
+        text = origin.decode("latin-1").lower().rstrip("/")
+        if host is not None and text.partition("://")[2] == host.decode("latin-1").lower():
+            return False
+        if text in self._origins or "*" in self._origins:
+            return True
+        raise OriginNotAllowed(
+            f"Pages from {text} may not call this server; add it to server.allowed_origins if they should."
+        )
+
+
+def _host_of(url: str) -> str:
+    """The host of a URL, empty when it is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def priority_of(headers: Headers, caller: Caller) -> Priority | None:
+    """The class that X-Priority asks for, None when it does not. Raises InvalidRequest for an unknown one,
+    Forbidden for one above the key's."""
+    value = headers.get(b"x-priority")
+    if value is None:
+        return None
+    try:
+        priority = Priority[value.decode("latin-1").strip().upper()]
+    except KeyError:
+        raise InvalidRequest("X-Priority is low, normal or high.", param="X-Priority") from None
+    if priority > caller.max_priority:
+        most = caller.max_priority.name.lower()
+        raise Forbidden(f"The key {caller.name!r} may ask for the priority {most!r} at most.")
+    return priority

@@ -1,0 +1,87 @@
+"""The inference lanes: which handler serves a path, and how a request becomes a demand.
+
+Used by the server (`handler_for`); hands over to `serve.Service`. The paths are those of OpenAI's API and
+llama.cpp's tokenizer endpoints; they differ in nothing but their engine support, so one handler serves all.
+"""
+
+from __future__ import annotations
+
+from modelyard.errors import InvalidRequest, MethodNotAllowed, NotSupported
+from modelyard.gateway.auth import Gate, priority_of
+from modelyard.gateway.exchange import Exchange, Handler
+from modelyard.gateway.generate import demand_of
+from modelyard.gateway.names import Names
+from modelyard.gateway.serve import Demand, Service
+from modelyard.runtime.entries import Entry
+from modelyard.wire.json_head import Head, parse, replace_model
+
+KINDS = {  # by path: what it is called in metrics
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completion",
+    "/v1/embeddings": "embedding",
+    "/v1/rerank": "rerank",
+    "/v1/responses": "responses",
+    "/tokenize": "tokenize",
+    "/detokenize": "detokenize",
+}
+GENERATE = "/generate"
+
+
+class Inference:
+    def __init__(self, service: Service, names: Names, gate: Gate) -> None:
+        self._service = service
+        self._names = names
+        self._gate = gate
+
+    def handler_for(self, method: str, path: str) -> Handler | None:
+        """The handler of an inference path, None for any other. Raises MethodNotAllowed."""
+        if path in KINDS:
+            handler = self._pass_on
+        elif path == GENERATE:
+            handler = self._generate
+        else:
+            return None
+        if method != "POST":
+            raise MethodNotAllowed(f"{path} takes POST, not {method}.", allowed="POST")
+        return handler
+
+    async def _pass_on(self, exchange: Exchange) -> None:
+        """Hand the body to the engine as it is; only the model's name may be replaced."""
+        path = exchange.path
+        body = await exchange.body()
+        head = parse(body)
+        entry = self._entry_of(head)
+        _require(entry, path)
+        name = entry.engine.model_name(entry.spec)
+        if name is not None and head.model is not None:
+            body = replace_model(body, name)
+        priority = priority_of(exchange.headers, self._gate.caller(exchange.headers))
+        demand = Demand(entry, KINDS[path], path.encode(), body, head.stream, priority)
+        await self._service.serve(exchange, demand)
+
+    async def _generate(self, exchange: Exchange) -> None:
+        """`/generate`: the short form, served by the engine's completions."""
+        head = parse(await exchange.body())
+        entry = self._entry_of(head)
+        _require(entry, "/v1/completions")
+        demand = demand_of(entry, head)
+        demand.priority = priority_of(exchange.headers, self._gate.caller(exchange.headers))
+        await self._service.serve(exchange, demand)
+
+    def _entry_of(self, head: Head) -> Entry:
+        """The model that was named, or the only one there is."""
+        if head.model is not None:
+            return self._names.resolve(head.model)
+        entries = self._names.all()
+        if len(entries) == 1:
+            return entries[0]
+        raise InvalidRequest("Say which model: `model` is missing.", param="model")
+
+
+def _require(entry: Entry, path: str) -> None:
+    """Raises NotSupported when the model's engine does not have this path."""
+    if path not in entry.paths:
+        served = ", ".join(sorted(other for other in entry.paths if other in KINDS))
+        raise NotSupported(
+            f"{entry.spec.model} (engine {entry.engine.type}) does not serve {path}; it serves {served}."
+        )

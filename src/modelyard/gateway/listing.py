@@ -1,0 +1,70 @@
+"""What every client may read: health, metrics, the status page, and OpenAI's list of models.
+
+Mounted by `gateway/app.py`. Changes nothing.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
+from fastapi.responses import HTMLResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from modelyard.gateway import views
+from modelyard.gateway.names import Names
+from modelyard.gateway.snapshot import Snapshot
+from modelyard.telemetry.metrics import Metrics
+
+# The page brings its own style and script; whatever it holds, it can only talk to this server.
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@cache
+def _page() -> str:
+    return files("modelyard.ui").joinpath("index.html").read_text(encoding="utf-8")
+
+
+def listing_router(names: Names, snapshot: Snapshot, metrics: Metrics) -> APIRouter:
+    """The routes outside /admin."""
+    router = APIRouter()
+
+    @router.get("/", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(_page(), headers={"content-security-policy": _PAGE_POLICY})
+
+    @router.get("/health", tags=["health"])
+    async def health() -> views.Health:
+        """The process is up."""
+        return views.Health()
+
+    @router.get("/ready", tags=["health"], responses={503: {"model": views.Readiness}})
+    async def ready(response: Response) -> views.Readiness:
+        """A request for at least one model could be served."""
+        readiness = snapshot.readiness()
+        response.status_code = 200 if readiness.ready else 503
+        return readiness
+
+    @router.get("/metrics", tags=["health"], response_class=Response)
+    async def metrics_page() -> Response:
+        """Prometheus metrics."""
+        return Response(metrics.render(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    @router.get("/v1/models", tags=["models"])
+    async def models() -> views.ModelList:
+        """The models, in OpenAI's shape."""
+        return views.ModelList(data=[snapshot.listed(entry) for entry in names.all()])
+
+    @router.get("/v1/models/{name:path}", tags=["models"], responses={404: {"model": views.ErrorView}})
+    async def model(
+        name: Annotated[str, Path(description="A model's name or alias; it may hold `/`, `:` and `@`.")],
+    ) -> views.ListedModel:
+        """One model, in OpenAI's shape."""
+        return snapshot.listed(names.resolve(name))
+
+    return router

@@ -1,0 +1,306 @@
+"""The one loop of the gateway: acquire a lease, attempt, release with the outcome, answer or retry.
+
+An inference handler parses its request into a `Demand` and calls `Service.serve`; everything after that is
+the same for every API. A request is retried as long as no byte of an answer has reached the client, never on
+an instance that failed it, and at most ATTEMPTS times. Whatever happens, its lease is released exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import orjson
+
+from modelyard.core.events import Arrived
+from modelyard.core.types import OutcomeKind, Priority
+from modelyard.errors import (
+    BrokenPromise,
+    ContextOverflow,
+    EngineProtocol,
+    LoadFailed,
+    ModelyardError,
+    NoAlternative,
+)
+from modelyard.gateway.exchange import Disconnected, Exchange
+from modelyard.gateway.openai import error_body, error_event
+from modelyard.gateway.relay import SSE, Attempt, HeaderPairs, Result
+from modelyard.runtime.driver import Driver
+from modelyard.runtime.entries import Entry
+from modelyard.runtime.lease import Lease, Ticket
+from modelyard.telemetry.metrics import Metrics, Traffic
+from modelyard.wire.sse import last_usage
+
+ATTEMPTS = 3
+HEARTBEAT_EVERY = 10.0
+HEARTBEAT = b": waiting for the model\n\n"
+_NOWHERE = (NoAlternative, LoadFailed)  # refusals of a retry: no instance is left, and none can be started
+AT_ONCE = [(b"x-modelyard-queue-ms", b"0"), (b"x-modelyard-load-ms", b"0")]
+SSE_HEADERS = [(b"content-type", SSE), (b"cache-control", b"no-cache")]
+
+
+@dataclass(slots=True)
+class Demand:
+    """What one request wants of one version. `kind` names it in metrics; `path` is the engine's. `reshape`
+    turns the engine's whole 2xx body into the API's, `reshape_events` whole events; None: leave them."""
+
+    entry: Entry
+    kind: str
+    path: bytes
+    body: bytes
+    stream: bool
+    priority: Priority | None = None
+    load: bool = True
+    exclude: frozenset[str] = field(default_factory=frozenset)
+    reshape: Callable[[bytes], bytes] | None = None
+    reshape_events: Callable[[bytes], bytes] | None = None
+
+
+class Departure:
+    """Tells whoever works for the request now that its client has left."""
+
+    __slots__ = ("gone", "tell")
+
+    def __init__(self) -> None:
+        self.gone = False
+        self.tell: Callable[[], None] | None = None
+
+    def __call__(self) -> None:
+        self.gone = True
+        if self.tell is not None:
+            self.tell()
+
+
+class Service:
+    """Serves demands with the driver's leases. `heartbeat_after` seconds of waiting, a streaming client gets
+    its 200 and comments, so that nobody on the way takes the connection for dead."""
+
+    def __init__(self, driver: Driver, metrics: Metrics, *, heartbeat_after: float) -> None:
+        self._driver = driver
+        self._metrics = metrics
+        self._heartbeat_after = heartbeat_after
+
+    async def serve(self, exchange: Exchange, demand: Demand) -> None:
+        """Answer the request; every outcome ends as an answer, an error event, or a client that left."""
+        departure = Departure()
+        exchange.on_close(departure)
+        traffic = self._metrics.traffic(demand.entry.spec.model)
+        outcome = "cancelled"
+        try:
+            outcome = await self._serve(exchange, demand, departure, traffic)
+        except ModelyardError as error:
+            outcome = error.code
+            self._tell(exchange, demand, error)
+        except Disconnected:
+            pass
+        finally:
+            traffic.end(demand.kind, outcome)
+
+    async def _serve(self, exchange: Exchange, demand: Demand, departure: Departure, traffic: Traffic) -> str:
+        """The loop. Returns the outcome for the metrics; raises the error that the client is to be told."""
+        request = self._driver.new_request()
+        started = asyncio.get_running_loop().time()
+        since: float | None = None
+        last: Result | None = None
+        for number in range(ATTEMPTS):
+            try:
+                lease = await self._acquire(exchange, demand, request, departure, since)
+            except ModelyardError as error:
+                if last is not None and isinstance(error, _NOWHERE):
+                    break  # how its attempt failed says more than that there is nobody else to ask
+                self._count_refusal(demand, error)
+                raise
+            if number == 0:
+                traffic.wait.observe(lease.waited)
+            else:
+                self._metrics.retries.add(demand.entry.spec.model)
+            last = await self._attempt(exchange, demand, lease, departure)
+            self._count(traffic, last, started)
+            if last.started or not _worth_a_retry(last):
+                break
+            if last.outcome is OutcomeKind.CUT:
+                # Behind whoever it was cut for: before them, it would take their memory and be cut again.
+                since = asyncio.get_running_loop().time()
+            else:
+                demand.exclude |= {lease.instance}
+                since = started
+        assert last is not None
+        if last.error is not None:
+            raise last.error
+        return self._answer(exchange, demand, last)
+
+    # -- a lease ------------------------------------------------------------------------------------------
+
+    async def _acquire(
+        self, exchange: Exchange, demand: Demand, request: str, departure: Departure, since: float | None
+    ) -> Lease:
+        """A slot for this request. Raises what it was refused with, or Disconnected."""
+        ticket = self._driver.arrive(
+            Arrived(
+                request,
+                demand.entry.spec.version,
+                demand.priority,
+                exclude=demand.exclude,
+                since=since,
+                load=demand.load,
+            )
+        )
+        if ticket.lease is not None:
+            return ticket.lease
+        if ticket.error is not None:
+            raise ticket.error
+        return await self._wait(exchange, demand, ticket, departure)
+
+    async def _wait(self, exchange: Exchange, demand: Demand, ticket: Ticket, departure: Departure) -> Lease:
+        """Wait for the lease; keep a streaming client's connection alive, give up when the client leaves."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        beat: asyncio.TimerHandle | None = None
+
+        def heartbeat() -> None:
+            nonlocal beat
+            if not exchange.started:
+                exchange.start(200, SSE_HEADERS)
+            exchange.write(HEARTBEAT)
+            beat = loop.call_later(HEARTBEAT_EVERY, heartbeat)
+
+        if demand.stream:
+            beat = loop.call_later(self._heartbeat_after, heartbeat)
+        departure.tell = _canceller(task)
+        if departure.gone:
+            self._driver.abandon(ticket)
+            raise Disconnected
+        try:
+            return await self._driver.wait(ticket)
+        except asyncio.CancelledError:
+            if departure.gone:
+                task.uncancel()
+                raise Disconnected from None
+            raise
+        finally:
+            departure.tell = None
+            if beat is not None:
+                beat.cancel()
+
+    # -- an attempt ---------------------------------------------------------------------------------------
+
+    async def _attempt(
+        self, exchange: Exchange, demand: Demand, lease: Lease, departure: Departure
+    ) -> Result:
+        """One attempt, with its lease released whatever happens."""
+        entry = demand.entry
+        attempt = Attempt(
+            exchange,
+            lease,
+            entry.policy,
+            stream=demand.stream,
+            heads=_headers_of(lease),
+            reshape=demand.reshape_events,
+        )
+        departure.tell = attempt.depart
+        if departure.gone:
+            lease.release(OutcomeKind.CANCELLED)
+            raise Disconnected
+        exchange.on_pause(attempt.pause)
+        exchange.on_resume(attempt.resume)
+        outcome = OutcomeKind.CANCELLED
+        try:
+            result = await attempt.run(b"POST", demand.path, demand.body)
+            outcome = result.outcome
+            if outcome is OutcomeKind.CANCELLED:
+                await self._quiesce(lease)
+        finally:
+            departure.tell = None
+            lease.release(outcome)
+        if departure.gone:
+            raise Disconnected
+        return result
+
+    async def _quiesce(self, lease: Lease) -> None:
+        """The slot counts until the engine has noticed that nobody listens any more."""
+        lease.endpoint.active -= 1
+        try:
+            await lease.endpoint.quiesce()
+        finally:
+            lease.endpoint.active += 1
+
+    # -- the answer ---------------------------------------------------------------------------------------
+
+    def _answer(self, exchange: Exchange, demand: Demand, result: Result) -> str:
+        """Finish with the engine's own answer, whatever its status."""
+        if result.started:
+            exchange.end()
+            return "ok"
+        if result.status == 400 and b"exceed_context_size" in result.body:
+            raise ContextOverflow(_engine_message(result.body), param="messages")
+        if exchange.started:
+            raise EngineProtocol(f"the engine answered with {result.status}: {_engine_message(result.body)}")
+        body = result.body
+        if demand.reshape is not None and result.status < 300:
+            body = demand.reshape(body)
+        exchange.respond(result.status, result.headers, body)
+        return "ok" if result.status < 400 else f"engine_{result.status}"
+
+    def _tell(self, exchange: Exchange, demand: Demand, error: ModelyardError) -> None:
+        """The request failed: as an answer, or as the last event of a stream that has begun."""
+        if not exchange.started:
+            exchange.respond(*error_body(error))
+        elif exchange.closed:
+            return
+        elif demand.stream:
+            exchange.write(error_event(error))
+            exchange.end()
+        else:
+            exchange.abort()
+
+    def _count(self, traffic: Traffic, result: Result, started: float) -> None:
+        if result.first_byte_at:
+            traffic.first_token.observe(result.first_byte_at - started)
+        traffic.chunks += result.chunks
+        traffic.bytes += result.bytes
+        usage = last_usage(result.tail or result.body)
+        if usage is not None:
+            traffic.tokens_in += usage.get("prompt_tokens", 0)
+            traffic.tokens_out += usage.get("completion_tokens", 0)
+
+    def _count_refusal(self, demand: Demand, error: ModelyardError) -> None:
+        model = demand.entry.spec.model
+        if isinstance(error, BrokenPromise):
+            self._metrics.broken_promises.add(model)
+        else:
+            self._metrics.rejections.add(model, error.code)
+
+
+def _headers_of(lease: Lease) -> HeaderPairs:
+    """What an answer says of how it came about."""
+    if not lease.waited:
+        return [*lease.endpoint.headers, *AT_ONCE]
+    return [
+        *lease.endpoint.headers,
+        (b"x-modelyard-queue-ms", b"%d" % (lease.waited * 1000.0)),
+        (b"x-modelyard-load-ms", b"%d" % (lease.loading * 1000.0)),
+    ]
+
+
+def _worth_a_retry(result: Result) -> bool:
+    """Whether another instance may do better: not when it answered, nor when the request's time is over."""
+    if result.error is None:
+        return result.status >= 500
+    return result.error.retryable
+
+
+def _canceller(task: asyncio.Task[object]) -> Callable[[], None]:
+    def cancel() -> None:
+        task.cancel()
+
+    return cancel
+
+
+def _engine_message(body: bytes) -> str:
+    """The message of an engine's error body, or its beginning."""
+    try:
+        return str(orjson.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode(errors="replace")

@@ -1,0 +1,293 @@
+"""The scheduling state as the control surface shows it: reads between two events, changes nothing.
+
+Called by `gateway/admin.py` and `gateway/listing.py`. Everything here is quick and synchronous; what has to
+look into /proc or a file is done by the caller in a thread and handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from math import isfinite
+
+from modelyard import __version__
+from modelyard.core.actions import Note
+from modelyard.core.lifecycle import FilesState, InstanceState
+from modelyard.core.state import Instance, State, Version
+from modelyard.core.types import Priority
+from modelyard.errors import InstanceNotFound
+from modelyard.gateway import views
+from modelyard.gateway.names import Names
+from modelyard.runtime.driver import Driver
+from modelyard.runtime.entries import Entry
+
+_CAPABILITIES = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completion",
+    "/v1/embeddings": "embedding",
+    "/v1/rerank": "rerank",
+}
+STATUS_EVENTS = 20
+
+
+class Snapshot:
+    """Views of one driver. Moments in the state are loop times; what leaves here is wall-clock time."""
+
+    def __init__(self, driver: Driver, names: Names) -> None:
+        self._driver = driver
+        self._names = names
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self.created = int(time.time())
+
+    @property
+    def _state(self) -> State:
+        return self._driver.scheduler.state
+
+    def _wall(self, moment: float) -> float:
+        return time.time() + moment - self._loop.time()
+
+    def _ago(self, moment: float | None) -> float | None:
+        """Seconds since a loop time; None for one that never was."""
+        return None if moment is None or not isfinite(moment) else max(0.0, self._loop.time() - moment)
+
+    # -- the whole ----------------------------------------------------------------------------------------
+
+    def readiness(self) -> views.Readiness:
+        """Whether a request for at least one model could be served, with the reason when not."""
+        state = self._state
+        if state.shutting_down:
+            return views.Readiness(ready=False, reason="the server is shutting down")
+        if not state.ledger.devices:
+            return views.Readiness(ready=False, reason="no device was seen yet")
+        known = [version for version in state.versions.values() if not version.removed]
+        if not known:
+            return views.Readiness(ready=False, reason="no model is configured")
+        if any(self._can_serve(version) for version in known):
+            return views.Readiness(ready=True)
+        return views.Readiness(ready=False, reason=f"no model can be served; {self._error(known[0])}")
+
+    def status(self) -> views.Status:
+        readiness = self.readiness()
+        state = self._state
+        return views.Status(
+            version=__version__,
+            uptime=self._loop.time() - self._started,
+            ready=readiness.ready,
+            reason=readiness.reason,
+            shutting_down=state.shutting_down,
+            waiting=len(state.waiting),
+            running=len(state.leases),
+            devices=self.devices({}),
+            models=self.models(),
+            instances=self.instances(),
+            fetches=self.fetches(),
+            events=self.events(STATUS_EVENTS),
+        )
+
+    # -- models -------------------------------------------------------------------------------------------
+
+    def listed(self, entry: Entry) -> views.ListedModel:
+        return views.ListedModel(id=entry.spec.model, created=self.created, modelyard=self._details(entry))
+
+    def models(self) -> list[views.ModelView]:
+        return [self.model(entry) for entry in self._names.all()]
+
+    def model(self, entry: Entry) -> views.ModelView:
+        spec, policy = entry.spec, entry.policy
+        version = self._state.versions.get(spec.version)
+        need = version.need if version is not None else None
+        return views.ModelView(
+            id=spec.model,
+            details=self._details(entry),
+            source=spec.source,
+            need=need.bytes if need is not None else None,
+            measured=need is not None and need.known,
+            keep_alive=policy.keep_alive if isfinite(policy.keep_alive) else None,
+            pin=policy.pin,
+            last_used=self._ago(version.last_used) if version is not None else None,
+            queue=self.queue(entry),
+            instance_ids=list(version.instances) if version is not None else [],
+            error=self._error(version) if version is not None else "",
+            retry_in=self._retry_in(version) if version is not None else None,
+        )
+
+    def _details(self, entry: Entry) -> views.ModelDetails:
+        spec = entry.spec
+        version = self._state.versions.get(spec.version)
+        context = spec.parameters.get("context")
+        derived = {_CAPABILITIES[path] for path in entry.paths if path in _CAPABILITIES}
+        return views.ModelDetails(
+            version=spec.version,
+            state=_model_state(version),
+            engine=entry.engine.type,
+            capabilities=sorted(spec.capabilities or derived),
+            context=context if isinstance(context, int) and context > 0 else None,
+            slots=spec.slots,
+            instances=len(version.ready) if version is not None else 0,
+            aliases=list(self._names.aliases_of(entry)),
+        )
+
+    def _error(self, version: Version) -> str:
+        if version.never is not None:
+            return version.never.reason
+        return version.last_error[1]
+
+    def _retry_in(self, version: Version) -> float | None:
+        left = version.backoff_until - self._loop.time()
+        return left if left > 0 else None
+
+    def _can_serve(self, version: Version) -> bool:
+        if version.never is not None:
+            return False
+        failing = bool(version.last_error[0]) and self._retry_in(version) is not None
+        return bool(version.live()) or not failing
+
+    def queue(self, entry: Entry) -> views.QueueView:
+        version = self._state.versions.get(entry.spec.version)
+        counts = version.queue.counts if version is not None else [0] * len(Priority)
+        waiting = {priority.name.lower(): counts[priority] for priority in Priority}
+        since = min((waits.since for waits in version.queue), default=None) if version is not None else None
+        blocked = version.blocked_since if version is not None else None
+        return views.QueueView(
+            model=entry.spec.model,
+            waiting=waiting,
+            oldest=self._ago(since),
+            line=self._place_in_line(entry.spec.version),
+            blocked_by=version.blocked_by if version is not None else "",
+            blocked_for=self._ago(blocked),
+        )
+
+    def _place_in_line(self, version: str) -> int | None:
+        for place, (_, name) in enumerate(self._state.line, 1):
+            if name == version:
+                return place
+        return None
+
+    def queues(self) -> list[views.QueueView]:
+        return [self.queue(entry) for entry in self._names.all()]
+
+    def fetches(self) -> list[views.FetchView]:
+        """The fetches that are under way."""
+        fetching = {
+            key: version.spec.model
+            for key, version in self._state.versions.items()
+            if version.files is FilesState.FETCHING
+        }
+        found = []
+        for key, model in fetching.items():
+            progress = self._driver.progress.get(key)
+            done, total = (progress.done, progress.total) if progress is not None else (0, None)
+            found.append(views.FetchView(model=model, done=done, total=total))
+        return found
+
+    # -- instances and devices ----------------------------------------------------------------------------
+
+    def find(self, name: str) -> Instance:
+        """The instance of this name. Raises InstanceNotFound."""
+        instance = self._state.instances.get(name)
+        if instance is None:
+            raise InstanceNotFound(f"There is no instance {name}; GET /admin/instances lists those that are.")
+        return instance
+
+    def instances(self) -> list[views.InstanceView]:
+        return [self.instance(instance) for instance in self._state.instances.values()]
+
+    def instance(self, instance: Instance) -> views.InstanceView:
+        ready = isfinite(instance.ready_at)
+        idle = ready and not instance.leases
+        return views.InstanceView(
+            id=instance.id,
+            model=instance.version.spec.model,
+            version=instance.version.key,
+            state=instance.state,
+            generation=instance.generation,
+            slots=instance.version.capacity,
+            leases=[
+                views.LeaseView(request=lease.request, held=self._ago(lease.granted_at) or 0.0)
+                for lease in instance.leases.values()
+            ],
+            memory=[self._holding(instance, charge.device) for charge in instance.placement],
+            started_at=self._wall(instance.started_at),
+            load_seconds=instance.ready_at - instance.started_at if ready else None,
+            idle_for=self._ago(instance.idle_since) if idle else None,
+            reason=instance.reason,
+            leaving_for=instance.leaving_for,
+            suspect=instance.suspect,
+        )
+
+    def details(self, instance: Instance, pids: list[int], log: str) -> views.InstanceDetails:
+        return views.InstanceDetails(**dict(self.instance(instance)), pids=pids, log=log)
+
+    def _holding(self, instance: Instance, device: str) -> views.Holding:
+        reserved, observed = self._state.ledger.devices[device].holds(instance.id)
+        mapped = sum(sum(charge.mapped.values()) for charge in instance.placement if charge.device == device)
+        return views.Holding(device=device, reserved=reserved, observed=observed or None, mapped=mapped)
+
+    def devices(self, pids: Mapping[str, list[int]]) -> list[views.DeviceView]:
+        """Every device with who holds what on it; `pids` are the processes by instance."""
+        found = []
+        for account in self._state.ledger.devices.values():
+            device = account.device
+            uses = []
+            for name in account.holders():
+                reserved, observed = account.holds(name)
+                instance = self._state.instances.get(name)
+                uses.append(
+                    views.DeviceUse(
+                        instance=name,
+                        model=instance.version.spec.model if instance is not None else "",
+                        reserved=reserved,
+                        observed=observed or None,
+                        pids=pids.get(name, []),
+                    )
+                )
+            found.append(
+                views.DeviceView(
+                    id=device.id,
+                    kind=device.kind,
+                    name=device.name,
+                    total=device.total,
+                    budget=device.budget,
+                    reserve=device.reserve,
+                    reserved=account.reserved,
+                    observed=account.observed,
+                    foreign=account.foreign,
+                    free=account.free,
+                    instances=uses,
+                )
+            )
+        return found
+
+    # -- events -------------------------------------------------------------------------------------------
+
+    def events(self, last: int) -> list[views.EventView]:
+        """The last events, the oldest first."""
+        notes = list(self._driver.notes)
+        return [self.event(note, at) for at, note in notes[max(0, len(notes) - last) :]]
+
+    def event(self, note: Note, at: float | None = None) -> views.EventView:
+        moment = self._loop.time() if at is None else at
+        return views.EventView(
+            at=self._wall(moment),
+            kind=note.kind,
+            subject=note.subject,
+            message=note.message,
+            fields=dict(note.fields),
+        )
+
+
+def _model_state(version: Version | None) -> views.ModelState:
+    if version is None:
+        return views.ModelState.IDLE
+    states = {instance.state for instance in version.instances.values()}
+    if InstanceState.READY in states:
+        return views.ModelState.LOADED
+    if states & {InstanceState.STARTING, InstanceState.WARMING}:
+        return views.ModelState.LOADING
+    if version.files is FilesState.FETCHING:
+        return views.ModelState.FETCHING
+    if version.never is not None or version.last_error[0]:
+        return views.ModelState.FAILED
+    return views.ModelState.IDLE

@@ -1,0 +1,255 @@
+"""The shapes of the control surface's answers: plain pydantic models, which are the API reference at /docs.
+
+Filled by `gateway/snapshot.py`, returned by `gateway/admin.py` and `gateway/listing.py`. Sizes are bytes,
+durations seconds, moments seconds since 1970. Nothing here reads any state.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelyard.core.lifecycle import InstanceState
+from modelyard.core.types import DeviceKind
+
+
+class View(BaseModel):
+    """An answer: made once, never changed."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ModelState(StrEnum):
+    """Where a model stands, seen from a client.
+
+    loaded: an instance is ready. loading: one is on its way. fetching: its files are. failed: the last try
+    failed, or it fits on no device. idle: in no memory; the next request loads it.
+    """
+
+    LOADED = "loaded"
+    LOADING = "loading"
+    FETCHING = "fetching"
+    FAILED = "failed"
+    IDLE = "idle"
+
+
+# -- health ---------------------------------------------------------------------------------------------
+
+
+class Health(View):
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(View):
+    ready: bool
+    reason: str = Field(default="", description="Why not, when not.")
+
+
+# -- models ---------------------------------------------------------------------------------------------
+
+
+class ModelDetails(View):
+    """Our fields of a model, beside OpenAI's."""
+
+    version: str
+    state: ModelState
+    engine: str
+    capabilities: list[str]
+    context: int | None = Field(description="Tokens that one request may take; null: the engine's default.")
+    slots: int = Field(description="Requests that one instance runs at once.")
+    instances: int = Field(description="Instances that are ready.")
+    aliases: list[str]
+
+
+class ListedModel(View):
+    """A model as OpenAI's API lists it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "modelyard"
+    modelyard: ModelDetails
+
+
+class ModelList(View):
+    object: Literal["list"] = "list"
+    data: list[ListedModel]
+
+
+class QueueView(View):
+    """Who waits for a model."""
+
+    model: str
+    waiting: dict[str, int] = Field(description="Requests that wait, by class.")
+    oldest: float | None = Field(description="How long the oldest has waited.")
+    line: int | None = Field(description="Its place among the models that want an instance, from 1.")
+    blocked_by: str = Field(description="What it waits for, when there was no room for it.")
+    blocked_for: float | None
+
+
+class ModelView(View):
+    """A model with everything that scheduling knows of it."""
+
+    id: str
+    details: ModelDetails
+    source: str
+    need: int | None = Field(description="Memory of one instance; null until its files were read.")
+    measured: bool = Field(description="False while `need` is a guess of the engine's adapter.")
+    keep_alive: float | None = Field(description="How long it stays when idle; null: for ever.")
+    pin: bool
+    last_used: float | None = Field(description="How long ago a request came for it; null: never.")
+    queue: QueueView
+    instance_ids: list[str]
+    error: str = Field(description="What went wrong last; empty once it was ready again.")
+    retry_in: float | None = Field(description="When it may be tried again after an error.")
+
+
+# -- instances and devices ------------------------------------------------------------------------------
+
+
+class Holding(View):
+    """What one instance holds on one device: by agreement, and as last measured (null: not yet)."""
+
+    device: str
+    reserved: int
+    observed: int | None
+    mapped: int = Field(description="Bytes of files that it shares with others on the device.")
+
+
+class LeaseView(View):
+    request: str
+    held: float
+
+
+class InstanceView(View):
+    id: str
+    model: str
+    version: str
+    state: InstanceState
+    generation: int
+    slots: int
+    leases: list[LeaseView]
+    memory: list[Holding]
+    started_at: float
+    load_seconds: float | None = Field(description="From start to ready; null until it is.")
+    idle_for: float | None
+    reason: str = Field(description="Why it was started.")
+    leaving_for: str = Field(description="The version that gets its memory, when it leaves for one.")
+    suspect: bool = Field(description="Requests failed on it; it gets none until a probe cleared it.")
+
+
+class InstanceDetails(InstanceView):
+    pids: list[int]
+    log: str = Field(description="The file of its output on the server's machine.")
+
+
+class DeviceUse(View):
+    instance: str
+    model: str
+    reserved: int
+    observed: int | None
+    pids: list[int] = Field(default_factory=list)
+
+
+class DeviceView(View):
+    """The account of one device. `free` is what a new reservation may take; it is below zero when another
+    program took what was promised."""
+
+    id: str
+    kind: DeviceKind
+    name: str
+    total: int
+    budget: int
+    reserve: int
+    reserved: int
+    observed: int
+    foreign: int
+    free: int
+    instances: list[DeviceUse]
+
+
+# -- what happens ---------------------------------------------------------------------------------------
+
+
+class EventView(View):
+    """Something that happened: a start, a swap with its reason, a failure."""
+
+    at: float
+    kind: str
+    subject: str
+    message: str
+    fields: dict[str, str | int | float]
+
+
+class FetchView(View):
+    """How far the fetch of a model's files has come."""
+
+    model: str
+    done: int
+    total: int | None
+
+
+class Status(View):
+    """Everything in one answer: what `modelyard ps` and the status page show."""
+
+    version: str
+    uptime: float
+    ready: bool
+    reason: str
+    shutting_down: bool
+    waiting: int
+    running: int
+    devices: list[DeviceView]
+    models: list[ModelView]
+    instances: list[InstanceView]
+    fetches: list[FetchView]
+    events: list[EventView]
+
+
+# -- changes --------------------------------------------------------------------------------------------
+
+
+class Order(BaseModel):
+    """The body of a change: a field that does not exist is refused rather than overlooked."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class LoadOrder(Order):
+    wait: bool = Field(default=True, description="Answer when it is ready, or with what stood in the way.")
+    evict: bool = Field(default=True, description="Put others out for it; false: only in free memory.")
+
+
+class UnloadOrder(Order):
+    now: bool = Field(default=False, description="Cut what runs.")
+    wait: bool = Field(default=True, description="Answer when it is gone.")
+
+
+class Loading(View):
+    model: str
+    version: str
+    instance: str | None = Field(description="The ready instance; null when the load goes on.")
+    seconds: float
+
+
+class Unloading(View):
+    model: str
+    version: str
+    gone: bool = Field(description="Whether these instances are gone; others may have been started since.")
+    instances: list[str] = Field(description="Those that were there when the order came.")
+    seconds: float
+
+
+class ErrorDetail(View):
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+class ErrorView(View):
+    """An error, in OpenAI's shape."""
+
+    error: ErrorDetail

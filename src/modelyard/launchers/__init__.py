@@ -1,0 +1,1 @@
+"""Launchers: where instances run. `base` is the contract."""

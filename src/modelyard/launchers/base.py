@@ -1,0 +1,87 @@
+"""The contract of a launcher: where an instance runs, and how its end is observed.
+
+Called by the driver only. A launcher starts and stops what it is told, reports each exit exactly once, and
+decides nothing. Leftovers of an earlier life of the same data folder are reaped by `open` before anything
+is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from modelyard.core.types import Address
+from modelyard.engines.base import Command, Exit
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What to start: `command` is called with the address that the launcher allocated.
+
+    `environment` holds the device masks and what the profile adds; `unix` asks for a Unix socket;
+    `digest` is the spec's, for the state file.
+    """
+
+    instance: str
+    command: Callable[[Address], Command]
+    unix: bool
+    digest: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A started instance: where it listens, and the pid of its process group's leader (None for pods)."""
+
+    address: Address
+    pid: int | None
+
+
+class LaunchFailed(Exception):
+    """The program could not be executed; the message says which and why. `missing`: it is not there, or is
+    no program that this user may execute, and trying again will not help."""
+
+    def __init__(self, message: str, *, missing: bool = False) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class Launcher(Protocol):
+    """Starts and stops instances, and reports exits.
+
+    `on_exit(instance, exit)` is called on the event loop, once per started instance, when its main process
+    has ended, whoever ended it; descendants may still live until `release` returns.
+    """
+
+    on_exit: Callable[[str, Exit], None]
+
+    async def open(self) -> list[str]:
+        """Make the launcher usable; reap what an earlier life left running. Returns what was reaped."""
+        ...
+
+    async def start(self, launch: Launch) -> Running:
+        """Start an instance; returns once it is executed. Raises LaunchFailed and leaves nothing behind."""
+        ...
+
+    async def stop(self, instance: str, grace: float) -> None:
+        """TERM the tree, KILL what is left after `grace` seconds; returns when the whole tree is gone.
+        Idempotent: an instance that is not there is gone already. `grace` 0 kills at once."""
+        ...
+
+    async def close(self) -> None:
+        """Stop everything at once and release what the launcher holds."""
+        ...
+
+    def pids(self, instance: str) -> list[int]:
+        """Every live process of the instance now, descendants included. Empty for pods."""
+        ...
+
+    def log(self, instance: str) -> Path | None:
+        """The file that holds the instance's output, capped in size; kept for a while after its end."""
+        ...
+
+    def tail(self, instance: str, lines: int = 20) -> str:
+        """The last lines of its output; empty when there is none."""
+        ...

@@ -1,0 +1,114 @@
+"""The state file of the local launcher: which processes belong to it, for the life after this one.
+
+Owned by `launchers.local`. One folder is owned by one process at a time (a lock that ends with its holder).
+The file is replaced whole, never edited; a file that cannot be read is set aside, because processes are
+found by their mark as well.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from modelyard.errors import ConfigError
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One started instance. `start` and `boot` make the pid unambiguous; `mark` is in its environment."""
+
+    instance: str
+    pid: int
+    start: int
+    boot: str
+    mark: str
+    address: str
+    digest: str
+
+
+class State:
+    """The records in `folder`, and the lock on it. `owner` is the first part of every mark given out here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "instances.json"
+        self.owner = ""
+        self._lock: int | None = None
+        self._records: dict[str, Record] = {}
+
+    def open(self) -> list[Record]:
+        """Take the folder and return what an earlier life recorded. Raises ConfigError when another process
+        holds it, or when it cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigError("data", f"{self.folder} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            raise ConfigError(
+                "data",
+                f"{self.folder} is in use by another Modelyard (pid {holder}); "
+                "stop it or choose another folder",
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        self._lock = lock
+        self.owner = self._identity()
+        records = self._read()
+        self._records = {}
+        return records
+
+    def close(self) -> None:
+        """Give the folder back. Idempotent."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def put(self, record: Record) -> None:
+        """Remember a started instance, on disk when this returns."""
+        self._records[record.instance] = record
+        self._write(self._records.values())
+
+    def drop(self, instance: str) -> None:
+        """Forget an instance that is gone."""
+        if self._records.pop(instance, None) is not None:
+            self._write(self._records.values())
+
+    def clear(self) -> None:
+        """Forget everything: called once leftovers are reaped."""
+        self._records = {}
+        self._write(())
+
+    def _identity(self) -> str:
+        stat = self.folder.stat()
+        text = f"{stat.st_dev}:{stat.st_ino}:{self.folder.resolve()}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _read(self) -> list[Record]:
+        try:
+            content = json.loads(self.path.read_bytes())
+            if content["version"] != _VERSION:
+                raise ValueError(f"version {content['version']}")
+            return [Record(**record) for record in content["instances"]]
+        except FileNotFoundError:
+            return []
+        except (ValueError, KeyError, TypeError):
+            os.replace(self.path, self.path.with_suffix(".broken"))
+            return []
+
+    def _write(self, records: Iterable[Record]) -> None:
+        content = {"version": _VERSION, "instances": [asdict(record) for record in records]}
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(json.dumps(content))
+        os.replace(fresh, self.path)

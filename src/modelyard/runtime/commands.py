@@ -1,0 +1,270 @@
+"""Commands: what the scheduler asked for, carried out with real processes, files and probes.
+
+Owned by the driver. Each command runs in one task and posts exactly one terminal event, whatever goes
+wrong: Ready or Failed for a start, Released for a stop or a release, Cached or FetchFailed for a fetch,
+Probed for a probe. Nothing here decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import structlog
+
+from modelyard.core import actions as ac
+from modelyard.core import events as ev
+from modelyard.core.state import Instance
+from modelyard.core.types import Address, Cause
+from modelyard.engines.base import Command, Exit
+from modelyard.errors import StoreError
+from modelyard.launchers.base import Launch, Launcher, LaunchFailed
+from modelyard.runtime import probes
+from modelyard.runtime.devices import Devices
+from modelyard.runtime.endpoint import Endpoint
+from modelyard.runtime.entries import Entry, FileProvider, Progress
+from modelyard.runtime.observer import Observer
+from modelyard.wire.errors import WireError
+from modelyard.wire.pool import Pool
+
+log = structlog.get_logger(__name__)
+
+TERM_GRACE = 5.0  # seconds between TERM and KILL
+EXIT_NOTICE = 0.5  # seconds in which an exit is heard of after the connection to the engine broke
+LOG_LINES = 8
+ENDING = 2.0  # seconds that a stop may take, at the end of everything, to keep what it learned
+
+
+@dataclass(slots=True)
+class Resident:
+    """A started instance as the runtime sees it. `exit` is resolved when its main process has ended."""
+
+    entry: Entry
+    generation: int
+    exit: asyncio.Future[Exit]
+    endpoint: Endpoint | None = None
+    starting: asyncio.Task[None] | None = None
+
+
+class Commands:
+    def __init__(
+        self,
+        launcher: Launcher,
+        devices: Devices,
+        files: FileProvider,
+        observer: Observer,
+        post: Callable[[ev.Event], None],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._launcher = launcher
+        self._devices = devices
+        self._files = files
+        self._observer = observer
+        self._post = post
+        self._on_progress = on_progress
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._endings: set[asyncio.Task[None]] = set()  # stops: they keep a footprint after all is gone
+        self.residents: dict[str, Resident] = {}
+        launcher.on_exit = self._on_exit
+
+    # -- what the driver calls ---------------------------------------------------------------------------
+
+    def start(self, action: ac.Start, entry: Entry) -> None:
+        resident = Resident(entry, action.generation, asyncio.get_running_loop().create_future())
+        self.residents[action.instance] = resident
+        resident.starting = self._spawn(self._start(action, resident))
+
+    def stop(self, action: ac.Stop | ac.Release, instance: Instance) -> None:
+        resident = self.residents.get(action.instance)
+        if resident is not None:
+            resident.generation = action.generation
+        grace = 0.0 if isinstance(action, ac.Release) else TERM_GRACE
+        ending = self._spawn(self._stop(action, instance, resident, grace))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+    def fetch(self, entry: Entry) -> None:
+        self._spawn(self._fetch(entry))
+
+    def probe(self, action: ac.Probe) -> None:
+        self._spawn(self._probe(action))
+
+    def learn(self, instance: Instance, load_seconds: float | None = None) -> None:
+        resident = self.residents.get(instance.id)
+        if resident is not None:
+            self._spawn(self._observer.learn(resident.entry, instance, load_seconds))
+
+    async def close(self) -> None:
+        """Cancel what is under way; the launcher's own close kills what is left."""
+        if self._endings:
+            await asyncio.wait(self._endings, timeout=ENDING)
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for resident in self.residents.values():
+            if resident.endpoint is not None:
+                resident.endpoint.close()
+
+    # -- tasks -------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("command.failed", exc_info=error)
+
+    async def _start(self, action: ac.Start, resident: Resident) -> None:
+        instance, generation = action.instance, action.generation
+        try:
+            observed = await self._bring_up(action, resident)
+        except _StartFailed as failure:
+            self._post(ev.Failed(instance, generation, failure.cause, failure.detail, failure.observed))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            log.exception("start.failed", instance=instance)
+            self._post(ev.Failed(instance, generation, Cause.LAUNCH, f"{type(error).__name__}: {error}"))
+        else:
+            self._post(ev.Ready(instance, generation, observed))
+
+    async def _bring_up(self, action: ac.Start, resident: Resident) -> Mapping[str, int]:
+        """Launch, wait until it is healthy, have it generate. Raises _StartFailed."""
+        entry, instance = resident.entry, action.instance
+        try:
+            running = await self._launcher.start(self._launch(action, entry))
+        except LaunchFailed as error:
+            cause = Cause.NOT_INSTALLED if error.missing else Cause.LAUNCH
+            raise _StartFailed(cause, str(error)) from error
+        pool = Pool(running.address)
+        resident.endpoint = Endpoint(instance, entry.spec, entry.engine, running.address, pool)
+        loading = asyncio.ensure_future(self._warm(action, resident, pool))
+        try:
+            waits: set[asyncio.Future[Any]] = {loading, resident.exit}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if not loading.done():
+                raise self._died(entry, instance, resident.exit.result())
+            loading.result()
+        except (WireError, TimeoutError, probes.WarmUpFailed) as error:
+            await asyncio.wait({resident.exit}, timeout=EXIT_NOTICE)
+            if resident.exit.done():
+                raise self._died(entry, instance, resident.exit.result()) from error
+            detail = f"{error or 'its first generation took too long'}\n{self._tail(instance)}".strip()
+            raise _StartFailed(_warm_up_cause(error), detail) from error
+        finally:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+        observed: Mapping[str, int] = {}
+        if entry.files is not None and not entry.engine.need(entry.spec, entry.files).known:
+            observed = await self._observer.measure(instance)
+        if resident.exit.done():  # it ended right after its first token: `_on_exit` left that to us
+            raise self._died(entry, instance, resident.exit.result())
+        return observed
+
+    def _launch(self, action: ac.Start, entry: Entry) -> Launch:
+        files = entry.files or {}
+
+        def command(address: Address) -> Command:
+            return entry.engine.command(entry.spec, entry.profile, action.placement, address, files)
+
+        environment = {**entry.profile.environment, **self._devices.environment(action.placement)}
+        return Launch(action.instance, command, entry.engine.unix, entry.spec.digest, environment)
+
+    async def _warm(self, action: ac.Start, resident: Resident, pool: Pool) -> None:
+        entry = resident.entry
+        await probes.wait_healthy(pool, entry.engine.health)
+        self._post(ev.Warming(action.instance, action.generation))
+        left = max(1.0, action.deadline - asyncio.get_running_loop().time())
+        await probes.warm_up(pool, entry.engine.warm_up(entry.spec), left)
+
+    def _died(self, entry: Entry, instance: str, exit: Exit) -> _StartFailed:
+        tail = self._tail(instance)
+        return _StartFailed(entry.engine.cause(exit, tail), f"{_describe(exit)}\n{tail}".strip())
+
+    def _tail(self, instance: str) -> str:
+        return self._launcher.tail(instance, LOG_LINES)
+
+    async def _stop(
+        self, action: ac.Stop | ac.Release, instance: Instance, resident: Resident | None, grace: float
+    ) -> None:
+        missing: Mapping[str, int] = {}
+        own: Mapping[str, int] = {}
+        baseline: Mapping[str, int] = {}
+        served = instance.ready_at < inf
+        try:
+            baseline = await self._observer.baseline(instance)
+            if served:  # what it took after all its work is the better footprint
+                own = await self._observer.measure(instance.id)
+        except Exception:  # it has to stop all the same
+            log.exception("measure.failed", instance=action.instance)
+        try:
+            if resident is not None:
+                if resident.starting is not None and not resident.starting.done():
+                    resident.starting.cancel()
+                    await asyncio.wait({resident.starting})
+                if resident.endpoint is not None:
+                    resident.endpoint.close()
+            await self._launcher.stop(action.instance, grace)
+            missing = await self._observer.gap(instance, baseline, action.release_cap)
+        except Exception:
+            log.exception("stop.failed", instance=action.instance)
+        self.residents.pop(action.instance, None)
+        self._post(ev.Released(action.instance, action.generation, missing))
+        if served and resident is not None:
+            await self._observer.keep(resident.entry, instance, own)
+
+    async def _fetch(self, entry: Entry) -> None:
+        version = entry.spec.version
+        try:
+            entry.files = await self._files.fetch(entry, self._on_progress)
+            need = entry.engine.need(entry.spec, entry.files)
+        except StoreError as error:
+            self._post(ev.FetchFailed(version, error.code, error.message))
+        except Exception as error:
+            log.exception("fetch.failed", version=version)
+            self._post(ev.FetchFailed(version, "internal_error", f"{type(error).__name__}: {error}"))
+        else:
+            self._post(ev.Cached(version, self._observer.corrected(entry, need)))
+
+    async def _probe(self, action: ac.Probe) -> None:
+        resident = self.residents.get(action.instance)
+        endpoint = resident.endpoint if resident is not None else None
+        alive = endpoint is not None and await probes.is_alive(endpoint.pool, endpoint.engine.health)
+        self._post(ev.Probed(action.instance, action.generation, alive))
+
+    def _on_exit(self, instance: str, exit: Exit) -> None:
+        """The launcher saw the process end. While it starts, its task says so; later we do."""
+        resident = self.residents.get(instance)
+        if resident is None or resident.exit.done():
+            return
+        resident.exit.set_result(exit)
+        if resident.starting is not None and resident.starting.done():
+            tail = self._tail(instance)
+            cause = resident.entry.engine.cause(exit, tail)
+            self._post(ev.Exited(instance, resident.generation, cause, f"{_describe(exit)}\n{tail}".strip()))
+
+
+class _StartFailed(Exception):
+    def __init__(self, cause: Cause, detail: str, observed: Mapping[str, int] | None = None) -> None:
+        super().__init__(detail)
+        self.cause = cause
+        self.detail = detail
+        self.observed = observed or {}
+
+
+def _warm_up_cause(error: Exception) -> Cause:
+    """Why an engine that lives on did not generate its first token."""
+    if isinstance(error, TimeoutError):
+        return Cause.START_DEADLINE
+    return Cause.BAD_MODEL if isinstance(error, probes.WarmUpFailed) else Cause.CRASHED
+
+
+def _describe(exit: Exit) -> str:
+    return f"killed by signal {exit.signal}" if exit.signal is not None else f"exit code {exit.code}"

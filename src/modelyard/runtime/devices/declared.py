@@ -1,0 +1,95 @@
+"""Declared devices: pools of pretended device memory, for plans and tests on machines without GPUs.
+
+A pool is a folder with a file `size`. A process that takes memory there holds a file `<pid>-<n>.mem` whose
+lock ends with the process, so a kill gives the memory back as a GPU's driver would. Files of the dead are
+removed when they are seen.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from modelyard.core.types import DeviceKind
+from modelyard.runtime.devices.source import Found, Reading
+
+POOLS = "MODELYARD_POOLS"
+_PREFIX = "modelyard-pools-"
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
+
+
+class Declared:
+    """The `Source` of declared devices: bytes by device id. `parent` (default: /dev/shm where it is) gets one
+    folder of this process, which goes with `close`; folders that died with their process are removed."""
+
+    kind = DeviceKind.DECLARED
+
+    def __init__(self, sizes: Mapping[str, int], parent: Path | None = None) -> None:
+        self._sizes = dict(sizes)
+        if parent is None:
+            parent = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+        _remove_dead(parent)
+        # Locked before it gets the name by which others look for dead ones.
+        made = Path(tempfile.mkdtemp(prefix=".modelyard-", dir=parent))
+        self._lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.pools = made.rename(parent / f"{_PREFIX}{made.name.removeprefix('.modelyard-')}")
+        for device, size in self._sizes.items():
+            (self.pools / device).mkdir()
+            (self.pools / device / "size").write_text(str(size))
+
+    def found(self) -> list[Found]:
+        return [Found(device, "declared", size, 0) for device, size in self._sizes.items()]
+
+    def read(self, device: str, pids: Collection[int]) -> Reading:
+        held: dict[int, int] = {}
+        for path in (self.pools / device).glob("*.mem"):
+            size = _held(path)
+            if size:
+                pid = int(path.name.partition("-")[0])
+                held[pid] = held.get(pid, 0) + size
+        total = self._sizes[device]
+        mine = {pid: held[pid] for pid in pids if pid in held}
+        return Reading(total, max(0, total - sum(held.values())), mine)
+
+    def close(self) -> None:
+        if self._lock >= 0:
+            shutil.rmtree(self.pools, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _held(path: Path) -> int:
+    """The bytes of a pool file whose process lives; the file of a dead one is removed."""
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return 0
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.fstat(fd).st_size
+    else:
+        path.unlink(missing_ok=True)
+        return 0
+    finally:
+        os.close(fd)
+
+
+def _remove_dead(parent: Path) -> None:
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(fd)

@@ -1,0 +1,139 @@
+"""CUDA devices through NVML, by UUID; a GPU in MIG mode is replaced by its MIG instances.
+
+The device's own free and total are the truth. Bytes per process are attribution only: they are missing on
+MIG, in containers and on unified memory. `Nvml` is the seam: tests put an in-memory driver behind it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from modelyard.core.types import DeviceKind
+from modelyard.runtime.devices.source import Found, Reading, masked
+
+GPU_RESERVE = 256 << 20  # contexts that come and go, and what the driver itself takes meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One CUDA device; `parent` is the UUID of the physical GPU (its own, unless it is a MIG instance)."""
+
+    uuid: str
+    name: str
+    parent: str
+    total: int
+
+
+class Nvml(Protocol):
+    """The few calls that are needed of NVML. Each raises OSError when the driver does not answer."""
+
+    def gpus(self) -> list[Gpu]: ...
+    def memory(self, uuid: str) -> tuple[int, int]: ...  # total, free
+    def processes(self, uuid: str) -> Mapping[int, int]: ...  # bytes by pid, where known
+    def close(self) -> None: ...
+
+
+class Cuda:
+    """The `Source` of CUDA devices; `mask` is an inherited CUDA_VISIBLE_DEVICES (indices in PCI order)."""
+
+    kind = DeviceKind.CUDA
+
+    def __init__(self, nvml: Nvml, mask: str | None = None) -> None:
+        self._nvml = nvml
+        self._mask = mask
+
+    def found(self) -> list[Found]:
+        gpus = self._nvml.gpus()
+        physical = list(dict.fromkeys(gpu.parent for gpu in gpus))
+        if self._mask is not None and "MIG-" in self._mask:
+            visible = set(masked([gpu.uuid for gpu in gpus], self._mask))
+            left = [gpu for gpu in gpus if gpu.uuid in visible]
+        else:
+            visible = set(masked(physical, self._mask))
+            left = [gpu for gpu in gpus if gpu.parent in visible]
+        return [Found(gpu.uuid, gpu.name, gpu.total, min(GPU_RESERVE, gpu.total // 10)) for gpu in left]
+
+    def read(self, device: str, pids: Collection[int]) -> Reading:
+        total, free = self._nvml.memory(device)
+        processes = self._nvml.processes(device)
+        return Reading(total, free, {pid: processes[pid] for pid in pids if pid in processes})
+
+    def close(self) -> None:
+        self._nvml.close()
+
+
+class PyNvml:
+    """`Nvml` on the package nvidia-ml-py."""
+
+    @classmethod
+    def open(cls) -> PyNvml | None:
+        """NVML, or None where there is no NVIDIA driver."""
+        import pynvml  # noqa: PLC0415 - 20 ms that a machine with no configuration for it should not pay
+
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError:
+            return None
+        return cls(pynvml)
+
+    def __init__(self, pynvml: Any) -> None:
+        self._nvml = pynvml
+        self._handles: dict[str, Any] = {}
+        self._open = True
+
+    def gpus(self) -> list[Gpu]:
+        found: list[Gpu] = []
+        for index in range(self._ask(self._nvml.nvmlDeviceGetCount)):
+            handle = self._ask(self._nvml.nvmlDeviceGetHandleByIndex, index)
+            parent = _text(self._ask(self._nvml.nvmlDeviceGetUUID, handle))
+            for each in self._instances(handle) or [handle]:
+                uuid = _text(self._ask(self._nvml.nvmlDeviceGetUUID, each))
+                name = _text(self._ask(self._nvml.nvmlDeviceGetName, each))
+                self._handles[uuid] = each
+                # Without memory of its own (unified memory) it is no pool that could be planned with.
+                with contextlib.suppress(OSError):
+                    found.append(Gpu(uuid, name, parent, self.memory(uuid)[0]))
+        return found
+
+    def memory(self, uuid: str) -> tuple[int, int]:
+        info = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, self._handles[uuid])
+        return int(info.total), int(info.free)
+
+    def processes(self, uuid: str) -> Mapping[int, int]:
+        try:
+            running = self._ask(self._nvml.nvmlDeviceGetComputeRunningProcesses, self._handles[uuid])
+        except OSError:
+            return {}
+        return {int(one.pid): int(one.usedGpuMemory) for one in running if one.usedGpuMemory}
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            with contextlib.suppress(OSError):
+                self._ask(self._nvml.nvmlShutdown)
+
+    def _instances(self, handle: Any) -> list[Any]:
+        """The MIG instances of a GPU; empty when it is not in MIG mode."""
+        try:
+            current, _ = self._ask(self._nvml.nvmlDeviceGetMigMode, handle)
+            count = self._ask(self._nvml.nvmlDeviceGetMaxMigDeviceCount, handle) if current else 0
+        except OSError:
+            return []
+        instances = []
+        for index in range(count):
+            with contextlib.suppress(OSError):
+                instances.append(self._ask(self._nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index))
+        return instances
+
+    def _ask(self, call: Any, *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except self._nvml.NVMLError as error:
+            raise OSError(f"NVML: {error}") from error
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

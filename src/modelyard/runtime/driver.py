@@ -1,0 +1,366 @@
+"""The one writer: feeds events to the scheduler and carries out its actions.
+
+`post(event)` is synchronous. An event that is posted while another is handled waits for its turn (a
+trampoline), so the scheduler is never entered twice and actions are executed in the order of decisions.
+Everything that takes time is a task of `Commands`; everything that is read of the state (views, metrics)
+is read between events. Owned by compose; used by the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from itertools import count
+from time import perf_counter
+
+import structlog
+
+from modelyard.core import actions as ac
+from modelyard.core import events as ev
+from modelyard.core.scheduler import Scheduler
+from modelyard.core.types import OutcomeKind
+from modelyard.errors import (
+    BrokenPromise,
+    InternalError,
+    ModelNotFound,
+    ModelyardError,
+    StoreError,
+    by_code,
+)
+from modelyard.launchers.base import Launcher
+from modelyard.runtime.commands import Commands
+from modelyard.runtime.devices import Devices
+from modelyard.runtime.entries import Entry, FileProvider, Progress
+from modelyard.runtime.footprints import Footprints
+from modelyard.runtime.lease import Lease, Ticket
+from modelyard.runtime.observer import Observer
+from modelyard.telemetry.series import Duration
+
+log = structlog.get_logger(__name__)
+
+NOTES_KEPT = 512
+SUBSCRIBER_BOUND = 256
+
+
+class Driver:
+    """`check`, when given, is called with the scheduler after every event and may raise."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        launcher: Launcher,
+        devices: Devices,
+        files: FileProvider,
+        footprints: Footprints,
+        *,
+        recheck: float = 10.0,
+        check: Callable[[Scheduler], None] | None = None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.launcher = launcher
+        self.devices = devices
+        self.files = files
+        self.footprints = footprints
+        self.entries: dict[str, Entry] = {}
+        self.progress: dict[str, Progress] = {}
+        self.notes: deque[tuple[float, ac.Note]] = deque(maxlen=NOTES_KEPT)
+        self.check_failures = 0
+        self.on_note: Callable[[ac.Note], None] | None = None
+        self.timing: Duration | None = None  # how long the scheduler takes
+        self._recheck = recheck
+        self._check = check
+        self._loop = asyncio.get_running_loop()
+        self.observer = Observer(
+            devices, launcher, footprints, self.post, lambda: list(scheduler.state.instances.values())
+        )
+        self.commands = Commands(launcher, devices, files, self.observer, self.post, self._on_progress)
+        self._inbox: deque[ev.Event] = deque()
+        self._busy = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
+        self._tickets: dict[str, Ticket] = {}
+        self._leases: dict[str, Lease] = {}
+        self._asks: dict[str, list[asyncio.Future[str]]] = {}
+        self._subscribers: set[asyncio.Queue[ac.Note]] = set()
+        self._watch: asyncio.Task[None] | None = None
+        self._numbers = count(1)
+        self._gone = asyncio.Event()
+        self._closed = False
+        self._execute: Mapping[type[ac.Action], Callable[..., None]] = {
+            ac.Grant: self._grant,
+            ac.Refuse: self._refuse,
+            ac.Cut: self._cut,
+            ac.Fetch: self._fetch,
+            ac.Start: self._start,
+            ac.Stop: self._stop,
+            ac.Release: self._stop,
+            ac.Probe: self._probe,
+            ac.Loaded: self._loaded,
+            ac.Note: self._note,
+        }
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    async def open(self) -> list[str]:
+        """Reap leftovers, announce the devices, look at them, and watch them from now on."""
+        reaped = await self.launcher.open()
+        for device in self.devices.all:
+            self.post(ev.DeviceAdded(device))
+        await self.observer.look()
+        self._watch = asyncio.create_task(self.observer.watch(self._recheck))
+        return reaped
+
+    async def add(self, entry: Entry) -> None:
+        """Make a version known; its files are used if they are in the cache and can be read. (If they cannot,
+        its first request is told why, and the other models serve.)"""
+        self.entries[entry.spec.version] = entry
+        try:
+            entry.files = await self.files.cached(entry)
+        except StoreError as error:
+            log.error("files.unusable", model=entry.spec.model, reason=error.message)
+        need = None
+        if entry.files is not None:
+            need = self.observer.corrected(entry, entry.engine.need(entry.spec, entry.files))
+        self.post(ev.Added(entry.spec, entry.policy, need))
+
+    def remove(self, version: str) -> None:
+        """Refuse who waits, let what runs finish, then forget the version."""
+        self.post(ev.Removed(version))
+
+    async def shut_down(self, grace: float) -> None:
+        """Refuse what waits, let what runs finish for `grace` seconds, then cut it; stop every instance."""
+        self.post(ev.ShutdownAsked())
+        try:
+            async with asyncio.timeout(grace):
+                await self._all_gone()
+        except TimeoutError:
+            self.post(ev.ShutdownAsked(now=True))
+
+    async def close(self) -> None:
+        """Stop everything at once and wait until it is gone. Idempotent."""
+        if self._closed:
+            return
+        self.post(ev.ShutdownAsked(now=True))
+        try:
+            async with asyncio.timeout(15.0):
+                await self._all_gone()
+        except TimeoutError:
+            log.error("close.incomplete", instances=sorted(self.scheduler.state.instances))
+        self._closed = True
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        await self.commands.close()
+        await self.launcher.close()
+        await asyncio.to_thread(self.footprints.close)
+        await asyncio.to_thread(self.devices.close)
+
+    async def _all_gone(self) -> None:
+        while self.scheduler.state.instances:
+            self._gone.clear()
+            await self._gone.wait()
+
+    # -- events -------------------------------------------------------------------------------------------
+
+    def post(self, event: ev.Event) -> None:
+        """Hand an event to the scheduler and carry out what it answers, before returning (or, when called
+        from within, right after what is under way)."""
+        if self._closed:
+            return
+        self._inbox.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._inbox:
+                self._handle(self._inbox.popleft())
+        finally:
+            self._busy = False
+        deadline = self.scheduler.next_deadline()
+        if deadline is not None and (self._alarm is None or deadline < self._alarm_at):
+            self._arm(deadline)
+
+    def _handle(self, event: ev.Event) -> None:
+        started = perf_counter()
+        try:
+            actions = self.scheduler.handle(event, self._loop.time())
+        except Exception:
+            log.exception("scheduler.failed", event=repr(event))
+            self._fail_ticket(event)
+            return
+        if self.timing is not None:
+            self.timing.count += 1
+            self.timing.seconds += perf_counter() - started
+        for action in actions:
+            self._execute[type(action)](action)
+        if self._check is not None:
+            try:
+                self._check(self.scheduler)
+            except AssertionError as error:
+                self.check_failures += 1
+                log.error("invariant.broken", event=repr(event), error=str(error))
+
+    def _fail_ticket(self, event: ev.Event) -> None:
+        """A bug struck while this request arrived: it is told, not left waiting."""
+        if isinstance(event, ev.Arrived) and event.request not in self.scheduler.state.waiting:
+            self._answer(event.request, InternalError("the scheduler failed; see the log"))
+
+    def _arm(self, deadline: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = deadline
+        self._alarm = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._alarm = None
+        self.post(ev.Tick())
+        if self._alarm is None and (deadline := self.scheduler.next_deadline()) is not None:
+            self._arm(deadline)
+
+    # -- requests -----------------------------------------------------------------------------------------
+
+    def new_request(self) -> str:
+        return f"r{next(self._numbers)}"
+
+    def arrive(self, event: ev.Arrived) -> Ticket:
+        """Ask for a slot. The ticket holds the lease or the error already when that was decided at once;
+        else `wait` for it. Every ticket must be waited for, or abandoned."""
+        ticket = self._tickets[event.request] = Ticket(event.request)
+        self.post(event)
+        return ticket
+
+    async def wait(self, ticket: Ticket) -> Lease:
+        """The lease of a ticket. Raises the error it was refused with. A caller that is cancelled leaves
+        nothing behind: neither a place in the queue nor a slot."""
+        if not ticket.answered:
+            ticket.future = self._loop.create_future()
+            try:
+                await ticket.future
+            except asyncio.CancelledError:
+                self.abandon(ticket)
+                raise
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.lease is not None
+        return ticket.lease
+
+    def abandon(self, ticket: Ticket) -> None:
+        """The client left: give back what the ticket holds, or its place in the queue."""
+        if ticket.lease is not None:
+            ticket.lease.release(OutcomeKind.CANCELLED)
+        elif ticket.error is None:
+            self._tickets.pop(ticket.request, None)
+            self.post(ev.Cancelled(ticket.request))
+
+    def _release(self, lease: Lease, outcome: OutcomeKind) -> None:
+        self._leases.pop(lease.request, None)
+        lease.endpoint.active -= 1
+        self.post(ev.Finished(lease.request, lease.instance, lease.generation, outcome))
+
+    def _grant(self, action: ac.Grant) -> None:
+        ticket = self._tickets.pop(action.request, None)
+        resident = self.commands.residents.get(action.instance)
+        endpoint = resident.endpoint if resident is not None else None
+        if ticket is None or endpoint is None:
+            outcome = OutcomeKind.CANCELLED if ticket is None else OutcomeKind.UNREACHABLE
+            self.post(ev.Finished(action.request, action.instance, action.generation, outcome))
+            if ticket is not None:
+                ticket.error = InternalError(f"{action.instance} has no endpoint")
+                ticket.settle()
+            return
+        endpoint.active += 1
+        lease = Lease(
+            action.request, endpoint, action.generation, action.waited, action.loading, self._release
+        )
+        self._leases[action.request] = lease
+        ticket.lease = lease
+        ticket.settle()
+
+    def _refuse(self, action: ac.Refuse) -> None:
+        self._answer(action.request, by_code(action.code, action.message, retry_after=action.retry_after))
+
+    def _answer(self, request: str, error: ModelyardError) -> None:
+        ticket = self._tickets.pop(request, None)
+        if ticket is not None:
+            ticket.error = error
+            ticket.settle()
+
+    def _cut(self, action: ac.Cut) -> None:
+        lease = self._leases.get(action.request)
+        if lease is not None:
+            lease.cut_by(by_code(action.code, action.message))
+
+    # -- instances ----------------------------------------------------------------------------------------
+
+    def _start(self, action: ac.Start) -> None:
+        self.commands.start(action, self.entries[action.version])
+
+    def _stop(self, action: ac.Stop | ac.Release) -> None:
+        self.commands.stop(action, self.scheduler.state.instances[action.instance])
+
+    def _fetch(self, action: ac.Fetch) -> None:
+        self.commands.fetch(self.entries[action.version])
+
+    def _probe(self, action: ac.Probe) -> None:
+        self.commands.probe(action)
+
+    def _on_progress(self, progress: Progress) -> None:
+        self.progress[progress.version] = progress
+
+    # -- operator -----------------------------------------------------------------------------------------
+
+    async def load(self, version: str, *, evict: bool = True) -> str:
+        """Have an instance of this version ready; returns its name. Raises what stood in the way."""
+        entry = self.entries.get(version)
+        if entry is None:
+            raise ModelNotFound(f"there is no version {version}")
+        asked: asyncio.Future[str] = self._loop.create_future()
+        self._asks.setdefault(version, []).append(asked)
+        self.post(ev.LoadAsked(version, evict))
+        try:
+            async with asyncio.timeout(entry.policy.max_wait + 1.0):
+                return await asked
+        except TimeoutError:
+            raise BrokenPromise(
+                f"{entry.spec.model} was not ready within {entry.policy.max_wait:g} s"
+            ) from None
+
+    def _loaded(self, action: ac.Loaded) -> None:
+        for asked in self._asks.pop(action.version, []):
+            if asked.done():
+                continue
+            if action.instance is not None:
+                asked.set_result(action.instance)
+            else:
+                asked.set_exception(by_code(action.code, action.message))
+
+    def unload(self, version: str, *, instance: str | None = None, now: bool = False) -> None:
+        self.post(ev.UnloadAsked(version, instance, now))
+
+    # -- notes --------------------------------------------------------------------------------------------
+
+    def _note(self, note: ac.Note) -> None:
+        self.notes.append((self._loop.time(), note))
+        if note.kind == "ready":
+            instance = self.scheduler.state.instances[note.subject]
+            self.commands.learn(instance, instance.ready_at - instance.started_at)
+        elif note.kind == "gone":
+            self._gone.set()
+        log.info(note.kind, subject=note.subject, message=note.message, **dict(note.fields))
+        if self.on_note is not None:
+            self.on_note(note)
+        for queue in self._subscribers:
+            if not queue.full():
+                queue.put_nowait(note)
+
+    def subscribe(self) -> asyncio.Queue[ac.Note]:
+        """A queue that gets every note from now on; one that is full misses some. `unsubscribe` it."""
+        queue: asyncio.Queue[ac.Note] = asyncio.Queue(SUBSCRIBER_BOUND)
+        self._subscribers.add(queue)
+        return queue
+
+    def unsubscribe(self, queue: asyncio.Queue[ac.Note]) -> None:
+        self._subscribers.discard(queue)

@@ -1,0 +1,58 @@
+"""An endpoint: a ready instance's live address with its connection pool. Made at ready, closed at gone.
+
+Owned by the driver; the relay sends its attempts through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from modelyard.core.types import Address, Spec
+from modelyard.engines.base import Engine
+from modelyard.wire.errors import WireError
+from modelyard.wire.pool import Pool
+
+QUIESCE_CAP = 10.0  # seconds after which an abandoned request counts as stopped, whatever the engine says
+
+
+class Endpoint:
+    """`active` counts attempts that are under way; requests that the engine still runs beyond those are ones
+    whose client has left. `headers` name version and instance in every answer."""
+
+    __slots__ = ("active", "address", "engine", "headers", "instance", "pool", "spec")
+
+    def __init__(self, instance: str, spec: Spec, engine: Engine, address: Address, pool: Pool) -> None:
+        self.instance = instance
+        self.spec = spec
+        self.engine = engine
+        self.address = address
+        self.pool = pool
+        self.active = 0
+        self.headers = (
+            (b"x-modelyard-version", spec.version.encode()),
+            (b"x-modelyard-instance", instance.encode()),
+        )
+
+    async def quiesce(self) -> None:
+        """Return once the engine runs no more than the attempts under way, at most QUIESCE_CAP later.
+
+        Called after an attempt was abandoned: its slot is free only when the engine has noticed. An engine
+        that cannot tell is believed at once; one that does not answer is judged by the next attempt.
+        """
+        call = self.engine.busy()
+        if call is None:
+            return
+        pause = 0.005
+        try:
+            async with asyncio.timeout(QUIESCE_CAP):
+                while True:
+                    _, body = await self.pool.fetch(call.method, call.path, call.body, timeout=1.0)
+                    if self.engine.count_busy(body) <= self.active:
+                        return
+                    await asyncio.sleep(pause)
+                    pause = min(0.1, pause * 1.5)
+        except (WireError, TimeoutError, ValueError):
+            return
+
+    def close(self) -> None:
+        self.pool.close()

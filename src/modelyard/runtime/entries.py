@@ -1,0 +1,47 @@
+"""What the runtime needs to run a version, and the seam through which it gets files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from modelyard.core.types import Policy, Spec
+from modelyard.engines.base import Engine, Files, Profile
+
+
+@dataclass(slots=True)
+class Entry:
+    """A version as the driver runs it. `files` is None until they lie in the cache; `paths` are the API paths
+    that its engine answers."""
+
+    spec: Spec
+    policy: Policy
+    engine: Engine
+    profile: Profile
+    files: Files | None = None
+    paths: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.paths = self.engine.paths(self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the fetch of a version has come, in bytes; `total` is None while it is unknown."""
+
+    version: str
+    done: int
+    total: int | None
+
+
+class FileProvider(Protocol):
+    """Gets the files of a version into the cache."""
+
+    async def cached(self, entry: Entry) -> Files | None:
+        """The files if they all lie in the cache; no network."""
+        ...
+
+    async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
+        """Fetch what is missing. Raises StoreError and leaves no half file."""
+        ...

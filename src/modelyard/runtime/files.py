@@ -1,0 +1,40 @@
+"""The files of a version, from the store: what an adapter asks for, by role, as paths, sizes and headers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from modelyard.engines.base import Files, ModelFile
+from modelyard.runtime.entries import Entry, Progress
+from modelyard.store import Store, StoredFile
+
+
+class StoreFiles:
+    """A FileProvider on the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def cached(self, entry: Entry) -> Files | None:
+        """See FileProvider.cached."""
+        files: dict[str, ModelFile] = {}
+        for role, source in entry.engine.sources(entry.spec).items():
+            stored = self._store.cached(source)
+            if stored is None:
+                return None
+            files[role] = await self._describe(stored)
+        return files
+
+    async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
+        """See FileProvider.fetch."""
+        version = entry.spec.version
+        files: dict[str, ModelFile] = {}
+        for role, source in entry.engine.sources(entry.spec).items():
+            stored = await self._store.fetch(
+                source, progress=lambda step: progress(Progress(version, step.done, step.total))
+            )
+            files[role] = await self._describe(stored)
+        return files
+
+    async def _describe(self, stored: StoredFile) -> ModelFile:
+        return ModelFile(stored.path, stored.size, stored.digest, await self._store.header(stored))

@@ -1,0 +1,283 @@
+"""Footprints: what instances really took and how long they loaded, kept for the next start.
+
+The driver observes and asks; compose records demand for `preload: auto`. A footprint corrects an estimate,
+it never decides. Every method is safe to call from any thread; the ones that write block on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from modelyard.core.types import Need, Spec
+from modelyard.engines.base import Files
+
+__all__ = ["FileFootprints", "Footprint", "Footprints", "Key", "MemoryFootprints", "key_of"]
+
+FIRST_MARGIN = 0.15
+LAST_MARGIN = 0.03
+DEMAND_HALF_LIFE = 86_400.0  # seconds
+MAX_ENTRIES = 1_000
+_FORGET = 0.25  # how much of the way down a smaller observation pulls
+_EWMA = 0.3
+_VERSION = 1
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a footprint is of: files and parameters by digest, the engine, the kind of device."""
+
+    files: str
+    engine: str
+    parameters: str
+    device: str
+
+
+def key_of(spec: Spec, files: Files, device: str) -> Key:
+    """The key of this version with these files on this kind of device."""
+    names = {role: file.digest or f"{file.path}:{file.size}" for role, file in files.items()}
+    parameters = {"slots": spec.slots, "parameters": dict(spec.parameters)}
+    return Key(_digest(names), spec.engine, _digest(parameters), device)
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What was observed of one key. `bytes` are by position of the need's shares, 0 where nothing could be
+    measured; seconds are moving averages, None while unknown; `seen` is the time of the last observation."""
+
+    bytes: tuple[int, ...] = ()
+    observations: int = 0
+    load_seconds: float | None = None
+    load_spread: float = 0.0
+    first_token_seconds: float | None = None
+    seen: float = 0.0
+
+    @property
+    def margin(self) -> float:
+        """What is added to the bytes: 15 % after one observation, shrinking to 3 %."""
+        return max(LAST_MARGIN, FIRST_MARGIN / max(1, self.observations))
+
+    def learned(self, need: Need) -> Need:
+        """The estimate, corrected by what was observed; the same need when that says nothing about it."""
+        if len(self.bytes) != len(need.shares) or not any(self.bytes):
+            return need
+        shares = tuple(
+            replace(share, bytes=round(observed * (1 + self.margin))) if observed else share
+            for share, observed in zip(need.shares, self.bytes, strict=True)
+        )
+        return Need(shares, known=True)
+
+    def observed(
+        self,
+        sizes: Sequence[int],
+        *,
+        now: float,
+        load_seconds: float | None = None,
+        first_token_seconds: float | None = None,
+    ) -> Footprint:
+        """With one observation more. A higher one counts at once, a lower one pulls down slowly."""
+        previous = self.bytes if len(self.bytes) == len(sizes) else (0,) * len(sizes)
+        spread = self.load_spread
+        if load_seconds is not None and self.load_seconds is not None:
+            spread += _EWMA * (abs(load_seconds - self.load_seconds) - spread)
+        return Footprint(
+            bytes=tuple(_peak(old, new) for old, new in zip(previous, sizes, strict=True)),
+            observations=self.observations + 1 if previous == self.bytes else 1,
+            load_seconds=_average(self.load_seconds, load_seconds),
+            load_spread=spread,
+            first_token_seconds=_average(self.first_token_seconds, first_token_seconds),
+            seen=now,
+        )
+
+
+def _peak(old: int, new: int) -> int:
+    if new <= 0:
+        return old
+    return new if new >= old else round(old + _FORGET * (new - old))
+
+
+def _average(old: float | None, new: float | None) -> float | None:
+    if old is None or new is None:
+        return old if new is None else new
+    return old + _EWMA * (new - old)
+
+
+class Footprints(Protocol):
+    """Keeps footprints, and how often each model is asked for."""
+
+    def get(self, key: Key) -> Footprint | None:
+        """What is known of this key. Never blocks on the disk."""
+        ...
+
+    def put(self, key: Key, footprint: Footprint) -> None:
+        """Keep this footprint; the ones not seen for longest go when there are too many."""
+        ...
+
+    def all(self) -> Mapping[Key, Footprint]:
+        """Everything that is known."""
+        ...
+
+    def observe(
+        self,
+        key: Key,
+        sizes: Sequence[int],
+        *,
+        need: Need | None = None,
+        load_seconds: float | None = None,
+        first_token_seconds: float | None = None,
+    ) -> Footprint:
+        """Keep one observation and return the new footprint. `sizes` are own bytes per share; they count
+        only where there are as many as `need` has shares."""
+        ...
+
+    def record_demand(self, model: str, n: int = 1) -> None:
+        """`model` was asked for `n` times more."""
+        ...
+
+    def demand(self) -> Mapping[str, float]:
+        """How often each model was asked for; what is a day old counts half."""
+        ...
+
+    def close(self) -> None:
+        """Nothing is lost after this. Idempotent."""
+        ...
+
+
+class MemoryFootprints:
+    """Footprints that live as long as their process. `clock` returns seconds since the epoch."""
+
+    def __init__(self, *, limit: int = MAX_ENTRIES, clock: Callable[[], float] = time.time) -> None:
+        self._lock = threading.RLock()
+        self._limit = limit
+        self._clock = clock
+        self._entries: dict[Key, Footprint] = {}
+        self._demand: dict[str, tuple[float, float]] = {}  # count, and the time it is of
+
+    def get(self, key: Key) -> Footprint | None:
+        return self._entries.get(key)
+
+    def put(self, key: Key, footprint: Footprint) -> None:
+        with self._lock:
+            self._entries[key] = footprint
+            while len(self._entries) > self._limit:
+                del self._entries[min(self._entries, key=lambda one: self._entries[one].seen)]
+            self._changed()
+
+    def all(self) -> Mapping[Key, Footprint]:
+        with self._lock:
+            return dict(self._entries)
+
+    def observe(
+        self,
+        key: Key,
+        sizes: Sequence[int],
+        *,
+        need: Need | None = None,
+        load_seconds: float | None = None,
+        first_token_seconds: float | None = None,
+    ) -> Footprint:
+        with self._lock:
+            before = self._entries.get(key) or Footprint()
+            fits = need is None or len(need.shares) == len(sizes)
+            after = before.observed(
+                sizes if fits else (0,) * len(before.bytes),
+                now=self._clock(),
+                load_seconds=load_seconds,
+                first_token_seconds=first_token_seconds,
+            )
+            self.put(key, after)
+            return after
+
+    def record_demand(self, model: str, n: int = 1) -> None:
+        with self._lock:
+            now = self._clock()
+            self._demand[model] = (self._decayed(model, now) + n, now)
+            while len(self._demand) > self._limit:
+                del self._demand[min(self._demand, key=lambda one: self._decayed(one, now))]
+            self._changed()
+
+    def demand(self) -> Mapping[str, float]:
+        with self._lock:
+            now = self._clock()
+            return {model: self._decayed(model, now) for model in self._demand}
+
+    def close(self) -> None:
+        return
+
+    def _decayed(self, model: str, now: float) -> float:
+        count, since = self._demand.get(model, (0.0, now))
+        return float(count * 0.5 ** (max(0.0, now - since) / DEMAND_HALF_LIFE))
+
+    def _changed(self) -> None:
+        """Called under the lock after each change."""
+
+
+class FileFootprints(MemoryFootprints):
+    """Footprints in one JSON file, replaced whole at each change. A file that cannot be understood is set
+    aside as `<name>.broken`, and said; one that cannot be written is said, and they stay in memory."""
+
+    def __init__(
+        self, path: Path, *, limit: int = MAX_ENTRIES, clock: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__(limit=limit, clock=clock)
+        self._path = path
+        self._load()
+
+    def _load(self) -> None:
+        try:
+            content = json.loads(self._path.read_bytes())
+            if content["version"] != _VERSION:
+                raise ValueError(f"version {content['version']}")
+            entries = {
+                Key(**entry["key"]): Footprint(**{**entry["footprint"], "bytes": _sizes(entry["footprint"])})
+                for entry in content["footprints"]
+            }
+            demand = {
+                model: (float(count), float(since)) for model, (count, since) in content["demand"].items()
+            }
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            aside = self._path.with_name(self._path.name + ".broken")
+            os.replace(self._path, aside)
+            _log.warning("footprints.broken", path=str(self._path), kept=str(aside), error=str(error))
+            return
+        self._entries, self._demand = entries, demand
+
+    def _changed(self) -> None:
+        content = {
+            "version": _VERSION,
+            "footprints": [
+                {"key": asdict(key), "footprint": asdict(footprint)}
+                for key, footprint in self._entries.items()
+            ],
+            "demand": self._demand,
+        }
+        fresh = self._path.with_name(self._path.name + ".new")
+        try:
+            fresh.write_text(json.dumps(content))
+            os.replace(fresh, self._path)
+        except OSError as error:
+            _log.warning("footprints.not_written", path=str(self._path), error=str(error))
+
+
+def _sizes(footprint: Mapping[str, object]) -> tuple[int, ...]:
+    sizes = footprint["bytes"]
+    if not isinstance(sizes, list) or not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise ValueError("bytes is not a list of sizes")
+    return tuple(sizes)

@@ -1,0 +1,185 @@
+"""The observer: looks at the devices, says what it saw, and keeps what was learned of each version's memory.
+
+Owned by the driver. Looking happens in a thread (NVML and /proc are slow); the event loop only posts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import structlog
+
+from modelyard.core.events import DeviceSeen, Event, Learned, Observed
+from modelyard.core.state import Instance
+from modelyard.core.types import DeviceKind, Need, Placement, Share
+from modelyard.launchers.base import Launcher
+from modelyard.runtime.devices import Devices, Seen
+from modelyard.runtime.entries import Entry
+from modelyard.runtime.footprints import Footprint, Footprints, key_of
+
+log = structlog.get_logger(__name__)
+
+GAP_TOLERANCE = 64 << 20  # bytes that a driver may keep for itself after an exit
+GAP_POLL = 0.02
+
+
+class Observer:
+    def __init__(
+        self,
+        devices: Devices,
+        launcher: Launcher,
+        footprints: Footprints,
+        post: Callable[[Event], None],
+        instances: Callable[[], Iterable[Instance]],
+    ) -> None:
+        self._devices = devices
+        self._launcher = launcher
+        self._footprints = footprints
+        self._post = post
+        self._instances = instances
+
+    async def look(self) -> None:
+        """Look at every device and say what was seen."""
+        for seen in await self._look():
+            self._post(DeviceSeen(seen.device, seen.total, seen.free, seen.ours))
+
+    async def watch(self, every: float) -> None:
+        """Look every `every` seconds, until cancelled: foreign memory comes and goes."""
+        while True:
+            await asyncio.sleep(every)
+            try:
+                await self.look()
+            except Exception:  # one bad look must not end the watch
+                log.exception("devices.look_failed")
+
+    async def measure(self, instance: str) -> Mapping[str, int]:
+        """The instance's own bytes per device now."""
+        seen = await asyncio.to_thread(self._look_now, [instance])
+        return {one.device: one.ours[instance] for one in seen if instance in one.ours}
+
+    async def learn(self, entry: Entry, instance: Instance, load_seconds: float | None = None) -> None:
+        """Measure a running instance, keep its footprint, and tell the scheduler what it needs."""
+        await self.keep(entry, instance, await self.measure(instance.id), load_seconds)
+
+    async def keep(
+        self, entry: Entry, instance: Instance, own: Mapping[str, int], load_seconds: float | None = None
+    ) -> None:
+        """Keep what was measured of an instance, and tell the scheduler."""
+        need = instance.version.need
+        if need is None or entry.files is None or not any(own.values()):
+            return
+        self._post(Observed(instance.id, own))
+        key = key_of(entry.spec, entry.files, self._kinds(entry))
+        estimate = entry.engine.need(entry.spec, entry.files)
+        sizes = _by_share(estimate, instance.placement, own)
+        footprint = await asyncio.to_thread(
+            self._footprints.observe, key, sizes, need=estimate, load_seconds=load_seconds
+        )
+        learned = self._learned(entry, footprint, estimate)
+        self._post(Learned(entry.spec.version, learned, footprint.load_seconds))
+
+    def _kinds(self, entry: Entry) -> str:
+        """The kinds of devices it may run on: a footprint learned on one kind says nothing of another."""
+        kinds = {device.id: device.kind for device in self._devices.all}
+        return "+".join(sorted({kinds[device].value for device in entry.spec.devices}))
+
+    async def baseline(self, instance: Instance) -> Mapping[str, int]:
+        """Bytes in use on each GPU of the instance's placement that are not its own: what must be left in
+        use once it is gone. Empty when it is on no GPU."""
+        gpus = self._gpus(instance)
+        if not gpus:
+            return {}
+        return {
+            seen.device: self._others(seen, instance) - seen.ours.get(instance.id, gpus[seen.device])
+            for seen in await self._look()
+            if seen.device in gpus
+        }
+
+    async def gap(self, instance: Instance, baseline: Mapping[str, int], cap: float) -> Mapping[str, int]:
+        """Wait until the GPUs have given back what the instance held, at most `cap` seconds.
+
+        Returns the bytes per device that are still missing. Host RAM and declared pools are free with the
+        process itself.
+        """
+        if not baseline:
+            return {}
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + cap
+        while True:
+            used = {seen.device: self._others(seen, instance) for seen in await self._look()}
+            missing = {
+                device: used[device] - before
+                for device, before in baseline.items()
+                if used.get(device, 0) - before > GAP_TOLERANCE
+            }
+            if not missing or loop.time() >= deadline:
+                return missing
+            await asyncio.sleep(GAP_POLL)
+
+    def corrected(self, entry: Entry, need: Need) -> Need:
+        """The estimate, or what was learned from earlier runs of the same files and parameters."""
+        if entry.files is None:
+            return need
+        footprint = self._footprints.get(key_of(entry.spec, entry.files, self._kinds(entry)))
+        return need if footprint is None else self._learned(entry, footprint, need)
+
+    def _learned(self, entry: Entry, footprint: Footprint, estimate: Need) -> Need:
+        """What was learned. Its margin never asks for more than a device has: a model that ran there, and
+        nearly filled it, would be refused from then on."""
+        learned = footprint.learned(estimate)
+        if learned is estimate:
+            return estimate
+        bounded = [
+            max(observed, min(share.bytes, self._most(entry, share))) if observed else share.bytes
+            for share, observed in zip(learned.shares, footprint.bytes, strict=True)
+        ]
+        shares = zip(learned.shares, bounded, strict=True)
+        return replace(learned, shares=tuple(replace(share, bytes=size) for share, size in shares))
+
+    def _most(self, entry: Entry, share: Share) -> int:
+        """The bytes of its own that a share can have at most, on the largest device that may hold it."""
+        budgets = [
+            device.budget
+            for device in self._devices.all
+            if device.id == share.on
+            or (
+                share.on == "accelerator"
+                and device.kind is not DeviceKind.RAM
+                and device.id in entry.spec.devices
+            )
+        ]
+        return max(budgets, default=0) - sum(share.mapped.values())
+
+    def _gpus(self, instance: Instance) -> dict[str, int]:
+        """The GPUs of its placement, with the bytes reserved there."""
+        kinds = {device.id: device.kind for device in self._devices.all}
+        gpu = (DeviceKind.CUDA, DeviceKind.ROCM)
+        return {charge.device: charge.bytes for charge in instance.placement if kinds[charge.device] in gpu}
+
+    def _others(self, seen: Seen, instance: Instance) -> int:
+        """Bytes in use on the device, without what other instances of ours hold."""
+        return seen.total - seen.free - sum(seen.ours.values()) + seen.ours.get(instance.id, 0)
+
+    async def _look(self) -> list[Seen]:
+        names = [instance.id for instance in self._instances()]
+        return await asyncio.to_thread(self._look_now, names)
+
+    def _look_now(self, names: list[str]) -> list[Seen]:
+        return self._devices.look({name: self._launcher.pids(name) for name in names})
+
+
+def _by_share(need: Need, placement: Placement, own: Mapping[str, int]) -> list[int]:
+    """Own bytes by position of the need's shares; 0 where nothing was measured.
+
+    Shares on a named device are found by its name; accelerator shares took the other devices in the order
+    of their size, as `placement.place` puts them.
+    """
+    named = {share.on for share in need.shares}
+    others = iter([charge.device for charge in placement if charge.device not in named])
+    sizes = [0] * len(need.shares)
+    for index, share in sorted(enumerate(need.shares), key=lambda entry: -entry[1].bytes):
+        device = next(others, "") if share.on == "accelerator" else share.on
+        sizes[index] = own.get(device, 0)
+    return sizes

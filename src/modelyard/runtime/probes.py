@@ -1,0 +1,58 @@
+"""Probes: ask an engine whether it serves, how fast it can be asked without being a burden.
+
+Called by the driver's commands. A probe reports; it never kills.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from math import inf
+
+from modelyard.engines.base import Call
+from modelyard.wire.errors import WireError
+from modelyard.wire.pool import Pool
+
+PAUSES = ((3.0, 0.005), (20.0, 0.1), (inf, 1.0))  # until so many seconds have passed: the pause between two
+PROBE_TIMEOUT = 1.0
+PROBE_TRIES = 3
+
+
+class WarmUpFailed(Exception):
+    """The engine answers its health check and refuses to generate; the message is its answer."""
+
+
+async def wait_healthy(pool: Pool, path: str) -> None:
+    """Poll until the health check answers 200. No connection, and 503 while it loads, are progress.
+
+    The caller bounds the time and races it with the exit of the process.
+    """
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    while True:
+        with suppress(WireError, TimeoutError):
+            status, _ = await pool.fetch("GET", path, timeout=PROBE_TIMEOUT)
+            if status == 200:
+                return
+        passed = loop.time() - started
+        await asyncio.sleep(next(pause for until, pause in PAUSES if passed < until))
+
+
+async def warm_up(pool: Pool, call: Call, timeout: float) -> None:
+    """Have it generate its first token. Raises WarmUpFailed, WireError or TimeoutError."""
+    status, body = await pool.fetch(call.method, call.path, call.body, timeout=timeout)
+    if not 200 <= status < 300:
+        raise WarmUpFailed(
+            f"the first generation was answered with {status}: {body[:300].decode(errors='replace')}"
+        )
+
+
+async def is_alive(pool: Pool, path: str) -> bool:
+    """Whether the health check answers at all within a few tries."""
+    for _ in range(PROBE_TRIES):
+        try:
+            await pool.fetch("GET", path, timeout=PROBE_TIMEOUT)
+        except (WireError, TimeoutError):
+            continue
+        return True
+    return False

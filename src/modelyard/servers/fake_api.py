@@ -1,0 +1,313 @@
+"""The fake engine's HTTP API, in llama.cpp's shapes: slots, generations, and the failures that are ordered.
+
+Called by `servers.fake` with one Exchange per request. A generation whose client has gone stops at its next
+token, and only then gives its slot back; one that hangs keeps it for ever, as a hung engine does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from random import Random
+
+from modelyard.servers import fake_text
+from modelyard.servers.fake_generation import Generation, crash
+from modelyard.servers.fake_script import Order, Script, order_from
+from modelyard.servers.plain_http import Exchange
+
+_MAX_TOKENS = 1_000_000
+
+
+class ApiError(Exception):
+    """An answer in llama.cpp's error shape."""
+
+    def __init__(self, status: int, kind: str, message: str, **fields: int) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"code": status, "message": message, "type": kind, **fields}}
+
+
+class Api:
+    """The state of one fake engine: whether it is loaded, its slots, its counters."""
+
+    def __init__(self, model: str, script: Script, random: Random) -> None:
+        self.loaded = False
+        self._model = model
+        self._script = script
+        self._random = random
+        self._busy: list[bool] = [False] * script.slots
+        self._slots = asyncio.Semaphore(script.slots)
+        self._deferred = 0
+        self._requests = 0
+        self._prompt_tokens = 0
+        self._generated = 0
+        self._prompt_seconds = 0.0
+        self._seconds = 0.0
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        try:
+            await self._route(exchange)
+        except ApiError as error:
+            exchange.answer(error.status, error.body)
+        except ClientGone:
+            return
+
+    async def _route(self, exchange: Exchange) -> None:
+        request = exchange.request
+        key = (request.method, request.path)
+        if key == ("GET", "/health"):
+            await asyncio.sleep(self._script.slow_health)
+        if not self.loaded:
+            body = {"code": 503, "message": "Loading model", "type": "unavailable_error"}
+            exchange.answer(503, {"status": "loading model", "error": body})
+        elif key in _PLAIN:
+            _PLAIN[key](self, exchange)
+        elif key in _GENERATIONS:
+            api, chat = _GENERATIONS[key]
+            await self._generate(exchange, self._body(exchange, api), chat)
+        elif key in _COMPUTATIONS:
+            api, compute = _COMPUTATIONS[key]
+            given = self._body(exchange, api)
+            order = _order(given)
+            async with self._slot(exchange):
+                await self._misbehave(order)
+                exchange.answer(200, compute(self, given))
+        else:
+            raise ApiError(404, "not_found_error", "File Not Found")
+
+    def _body(self, exchange: Exchange, api: str) -> Mapping[str, object]:
+        if api not in self._script.apis:
+            message = f"This server does not support {api}. Start it with `--apis {api}`"
+            raise ApiError(501, "not_supported_error", message)
+        try:
+            body = json.loads(exchange.request.body)
+        except ValueError as error:
+            raise ApiError(400, "invalid_request_error", f"the body is not JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise ApiError(400, "invalid_request_error", "the body must be an object")
+        return body
+
+    # -- generations ------------------------------------------------------------------------------------
+
+    async def _generate(self, exchange: Exchange, body: Mapping[str, object], chat: bool) -> None:
+        order = _order(body)
+        prompt = _chat_prompt(body) if chat else _text(body, "prompt")
+        counted = len(fake_text.token_ids(prompt))
+        context = self._script.context
+        if context and counted >= context:
+            message = (
+                f"request ({counted} tokens) exceeds the available context size ({context} tokens), "
+                "try increasing it"
+            )
+            raise ApiError(400, "exceed_context_size_error", message, n_prompt_tokens=counted, n_ctx=context)
+        asked = order.tokens or _limit(body)
+        room = context - counted if context else _MAX_TOKENS
+        generation = Generation(
+            model=self._model,
+            prompt=prompt,
+            prompt_tokens=counted,
+            limit=min(self._script.default_tokens if asked is None else asked, room),
+            cut=asked is not None or self._script.default_tokens > room,
+            chat=chat,
+            usage=_wants_usage(body),
+            script=_overruled(self._script, order),
+        )
+        async with self._slot(exchange):
+            await self._misbehave(order)
+            start = time.monotonic()
+            await asyncio.sleep(order.delay + self._script.first_token_time)
+            self._prompt_tokens += counted
+            self._prompt_seconds += time.monotonic() - start
+            start = time.monotonic()
+            send = generation.stream if body.get("stream") else generation.whole
+            await send(exchange)
+            self._generated += generation.generated
+            self._seconds += time.monotonic() - start
+
+    async def _misbehave(self, order: Order) -> None:
+        """What goes wrong before the first byte of an answer."""
+        script = self._script
+        self._requests += 1
+        if order.crash or self._random.random() < script.crash_rate:
+            crash("crash on order")
+        hang_from = script.hang_from_request
+        if (
+            order.hang
+            or script.health_ok_but_requests_hang
+            or self._requests == script.hang_on_request
+            or 0 < hang_from <= self._requests
+        ):
+            await asyncio.Event().wait()
+        if order.status:
+            raise ApiError(order.status, "server_error", "failure on order")
+        if self._random.random() < script.fail_rate:
+            raise ApiError(500, "server_error", "random failure")
+
+    def _slot(self, exchange: Exchange) -> _Slot:
+        return _Slot(self, exchange)
+
+    async def take_slot(self, exchange: Exchange) -> int:
+        """Wait for a free slot; its number. Raises ClientGone when nobody waits for the answer any more."""
+        self._deferred += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._deferred -= 1
+        if exchange.gone:
+            self._slots.release()
+            raise ClientGone
+        number = self._busy.index(False)
+        self._busy[number] = True
+        return number
+
+    def free_slot(self, number: int) -> None:
+        """Give a slot back."""
+        self._busy[number] = False
+        self._slots.release()
+
+    # -- everything else --------------------------------------------------------------------------------
+
+    def _health(self, exchange: Exchange) -> None:
+        exchange.answer(200, {"status": "ok"})
+
+    def _models(self, exchange: Exchange) -> None:
+        model = {"id": self._model, "object": "model", "created": 0, "owned_by": "fake"}
+        exchange.answer(200, {"object": "list", "data": [model]})
+
+    def _list_slots(self, exchange: Exchange) -> None:
+        n_ctx = self._script.context
+        slots = [{"id": i, "n_ctx": n_ctx, "is_processing": busy} for i, busy in enumerate(self._busy)]
+        exchange.answer(200, slots)
+
+    def _metrics(self, exchange: Exchange) -> None:
+        values = {
+            "prompt_tokens_total": self._prompt_tokens,
+            "prompt_seconds_total": self._prompt_seconds,
+            "tokens_predicted_total": self._generated,
+            "tokens_predicted_seconds_total": self._seconds,
+            "requests_processing": sum(self._busy),
+            "requests_deferred": self._deferred,
+        }
+        lines = [
+            f"# TYPE llamacpp:{name} {'counter' if name.endswith('_total') else 'gauge'}\n"
+            f"llamacpp:{name} {value}\n"
+            for name, value in values.items()
+        ]
+        exchange.answer(200, "".join(lines).encode(), "text/plain; version=0.0.4")
+
+    def _embeddings(self, body: Mapping[str, object]) -> object:
+        given = body.get("input")
+        texts = [str(text) for text in given] if isinstance(given, list) else [_text(body, "input")]
+        counted = sum(len(fake_text.token_ids(text)) for text in texts)
+        data = [
+            {"object": "embedding", "index": i, "embedding": fake_text.embedding(self._model, text)}
+            for i, text in enumerate(texts)
+        ]
+        usage = {"prompt_tokens": counted, "total_tokens": counted}
+        return {"object": "list", "model": self._model, "data": data, "usage": usage}
+
+    def _rerank(self, body: Mapping[str, object]) -> object:
+        query, documents = _text(body, "query"), body.get("documents")
+        if not isinstance(documents, list) or not documents:
+            raise ApiError(400, "invalid_request_error", '"documents" must be a non-empty string array')
+        scores = [fake_text.relevance(self._model, query, str(document)) for document in documents]
+        results = [{"index": i, "relevance_score": score} for i, score in enumerate(scores)]
+        results.sort(key=lambda result: -result["relevance_score"])
+        counted = sum(len(fake_text.token_ids(str(text))) for text in [query, *documents])
+        usage = {"prompt_tokens": counted, "total_tokens": counted}
+        return {"object": "list", "model": self._model, "results": results, "usage": usage}
+
+    def _tokenize(self, body: Mapping[str, object]) -> object:
+        return {"tokens": fake_text.token_ids(_text(body, "content"))}
+
+    def _detokenize(self, body: Mapping[str, object]) -> object:
+        ids = body.get("tokens")
+        try:
+            return {"content": fake_text.text_of(ids if isinstance(ids, list) else [])}
+        except ValueError as error:
+            raise ApiError(400, "invalid_request_error", str(error)) from None
+
+
+class ClientGone(Exception):
+    """The client left while its request waited for a slot."""
+
+
+class _Slot:
+    """One slot of the engine, for the time of one request."""
+
+    def __init__(self, api: Api, exchange: Exchange) -> None:
+        self._api = api
+        self._exchange = exchange
+        self._number = 0
+
+    async def __aenter__(self) -> None:
+        self._number = await self._api.take_slot(self._exchange)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._api.free_slot(self._number)
+
+
+def _order(body: Mapping[str, object]) -> Order:
+    try:
+        return order_from(body.get("fake", {}))
+    except ValueError as error:
+        raise ApiError(400, "invalid_request_error", str(error)) from None
+
+
+def _overruled(script: Script, order: Order) -> Script:
+    return replace(
+        script,
+        tokens_per_second=order.tokens_per_second or script.tokens_per_second,
+        crash_after_tokens=order.crash_after_tokens or script.crash_after_tokens,
+        crash_mid_event=order.crash_mid_event or script.crash_mid_event,
+        hang_after_tokens=order.hang_after_tokens or script.hang_after_tokens,
+    )
+
+
+def _text(body: Mapping[str, object], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str):
+        raise ApiError(400, "invalid_request_error", f'"{name}" must be a string')
+    return value
+
+
+def _chat_prompt(body: Mapping[str, object]) -> str:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
+        raise ApiError(400, "invalid_request_error", '"messages" must be a non-empty array of objects')
+    return fake_text.chat_prompt(messages)
+
+
+def _limit(body: Mapping[str, object]) -> int | None:
+    for name in ("max_completion_tokens", "max_tokens", "n_predict"):
+        value = body.get(name)
+        if isinstance(value, int) and value >= 0:
+            return value
+    return None
+
+
+def _wants_usage(body: Mapping[str, object]) -> bool:
+    options = body.get("stream_options")
+    return isinstance(options, dict) and bool(options.get("include_usage"))
+
+
+_PLAIN: dict[tuple[str, str], Callable[[Api, Exchange], None]] = {
+    ("GET", "/health"): Api._health,
+    ("GET", "/v1/models"): Api._models,
+    ("GET", "/slots"): Api._list_slots,
+    ("GET", "/metrics"): Api._metrics,
+}
+_GENERATIONS = {
+    ("POST", "/v1/chat/completions"): ("chat", True),
+    ("POST", "/v1/completions"): ("completions", False),
+}
+_COMPUTATIONS: dict[tuple[str, str], tuple[str, Callable[[Api, Mapping[str, object]], object]]] = {
+    ("POST", "/v1/embeddings"): ("embeddings", Api._embeddings),
+    ("POST", "/v1/rerank"): ("rerank", Api._rerank),
+    ("POST", "/tokenize"): ("tokenize", Api._tokenize),
+    ("POST", "/detokenize"): ("tokenize", Api._detokenize),
+}

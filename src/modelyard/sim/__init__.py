@@ -1,0 +1,1 @@
+"""Simulation: the real scheduler on a virtual clock."""

@@ -1,0 +1,11 @@
+"""Model files: where they come from, and the content-addressed cache that keeps them.
+
+Called by compose and the command line. It knows sources and bytes, not models or engines.
+"""
+
+from modelyard.store.cache import Store
+from modelyard.store.local import LocalFiles
+from modelyard.store.pypi import PythonPackages
+from modelyard.store.source import Progress, Source, StoredFile, Watch
+
+__all__ = ["LocalFiles", "Progress", "PythonPackages", "Source", "Store", "StoredFile", "Watch"]

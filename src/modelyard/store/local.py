@@ -1,0 +1,46 @@
+"""Files that are on this machine already: absolute paths and `file://`. They are used where they lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import unquote, urlsplit
+
+from modelyard.errors import SourceNotFound
+from modelyard.store.source import Watch
+
+
+class LocalFiles:
+    """See `source.Source`. The empty scheme stands for a plain path."""
+
+    schemes: ClassVar[tuple[str, ...]] = ("", "file")
+
+    def problem(self, source: str) -> str | None:
+        if source.startswith("file://") and urlsplit(source).netloc not in {"", "localhost"}:
+            return "names another machine; write file:///path"
+        if not local_path(source).is_absolute():
+            return "is a relative path; only configuration knows from where, write it in full here"
+        return None
+
+    def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
+        if problem := absent(source):
+            raise SourceNotFound(problem)
+        return local_path(source)
+
+
+def absent(source: str) -> str | None:
+    """Why a source that has to lie on this machine is no file; None when it is one, or of another scheme.
+    Costs a stat."""
+    if "://" in source and not source.startswith("file://"):
+        return None
+    path = local_path(source)
+    if path.is_dir():
+        return f"{path} is a folder; name one file in it"
+    if not path.is_file():
+        return f"{path} does not exist or is not a file; check the model's source"
+    return None
+
+
+def local_path(source: str) -> Path:
+    """The path in a plain or `file://` source."""
+    return Path(unquote(urlsplit(source).path) if source.startswith("file://") else source)

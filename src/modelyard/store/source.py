@@ -1,0 +1,117 @@
+"""The contract of a source: how a `scheme://…` text becomes a file on disk.
+
+Implemented by `local`, `pypi` and later schemes; called by `cache` in a thread of its own. A source knows
+nothing of the cache. It looks at its `Watch` at every chunk, so that it can be stopped at any time.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from modelyard.errors import DiskFull, DownloadFailed
+
+CHUNK = 2**20
+# Kept free below what a download needs: other writers share the disk.
+HEADROOM = 16 * 2**20
+_REPORT_EVERY = 0.1
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a fetch has come, in bytes; `total` is None while it is unknown."""
+
+    source: str
+    done: int
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that is ready to be used: its path, its size in bytes, its sha256 in hex."""
+
+    path: Path
+    size: int
+    digest: str
+
+
+class Stopped(Exception):
+    """The caller does not want the file any more."""
+
+
+class Watch:
+    """What a fetch in a thread looks at: is it still wanted, is there time, is there room."""
+
+    def __init__(
+        self, source: str, deadline: float, report: Callable[[Progress], None] | None = None
+    ) -> None:
+        self.source = source
+        self._ends = time.monotonic() + deadline
+        self._report = report
+        self._next_report = 0.0
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Make the next `check` raise. Called from any thread."""
+        self._stopped.set()
+
+    def check(self) -> None:
+        """Raises Stopped when nobody wants the file, DownloadFailed when the deadline has passed."""
+        if self._stopped.is_set():
+            raise Stopped
+        if time.monotonic() > self._ends:
+            raise DownloadFailed(f"{self.source}: the fetch passed its deadline; try again")
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but not beyond a stop."""
+        self._stopped.wait(seconds)
+        self.check()
+
+    def progress(self, done: int, total: int | None) -> None:
+        """Tell how many bytes have come; passed on ten times a second and at the end."""
+        self.check()
+        now = time.monotonic()
+        if self._report and (now >= self._next_report or done == total):
+            self._next_report = now + _REPORT_EVERY
+            self._report(Progress(self.source, done, total))
+
+    def room(self, folder: Path, needed: int) -> None:
+        """Raises DiskFull when `folder`'s disk has not `needed` bytes free."""
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise disk_full(self.source, folder, needed, free)
+
+
+class Source(Protocol):
+    """One or more schemes. Stateless; `fetch` runs in a thread."""
+
+    schemes: ClassVar[tuple[str, ...]]
+
+    def problem(self, source: str) -> str | None:
+        """What is wrong with the text of a source; None when it can be tried. No IO."""
+        ...
+
+    def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
+        """The file. One below `folder` (fresh, on the cache's disk) is taken into the cache; any other is
+        used where it lies and never changed. Raises StoreError, OSError and what `watch` raises."""
+        ...
+
+
+def is_no_room(error: OSError) -> bool:
+    """Whether a write failed because the disk, the quota or the file size limit is exhausted."""
+    return error.errno in _NO_ROOM
+
+
+def disk_full(source: str, folder: Path, needed: int | None, free: int | None = None) -> DiskFull:
+    """The error that names what is needed and what is free on the disk of `folder`."""
+    if free is None:
+        free = shutil.disk_usage(folder).free
+    wants = f"needs {needed / 1e6:.1f} MB" if needed is not None else "needs more than that"
+    return DiskFull(f"{source}: {wants}, {free / 1e6:.1f} MB are free in {folder}; make room and try again")

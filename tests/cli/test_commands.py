@@ -1,0 +1,234 @@
+"""The command line as a user runs it: its own process, a real server, what it prints and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modelyard import __version__
+from modelyard.client import Client
+from modelyard.config import json_schema
+from modelyard.errors import ServerUnreachable
+
+DEADLINE = 30.0
+PARAMETERS = {"memory": {"accelerator": 4_000_000}, "tokens_per_second": 500}
+CONFIG = {
+    "devices": {"pool": {"kind": "declared", "memory": 10_000_000, "reserve": 0}},
+    "defaults": {"min_residency": "0s", "patience": "0s"},
+    "models": {
+        name: {"engine": "fake", "slots": 2, "parameters": PARAMETERS} for name in ("one", "two", "six")
+    },
+}
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "modelyard", *words]
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*words),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **environment},
+    )
+
+
+def config_file(folder: Path, **server: object) -> Path:
+    path = folder / "yard.yaml"
+    setting = {"data_dir": str(folder / "data"), "drain_grace": "1s", **server}
+    path.write_text(yaml.safe_dump({**CONFIG, "server": setting}))
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The URL of a running `modelyard serve`."""
+    port = free_port()
+    words = command("serve", "-c", str(config_file(tmp_path)), "--port", str(port))
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(url, process)
+        yield url
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE) == 0
+    finally:
+        process.kill()
+        process.wait(DEADLINE)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    with Client(url) as client:
+        for _ in range(1000):
+            assert process.poll() is None
+            try:
+                client.call("GET", "/health")
+            except ServerUnreachable:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(0.02)
+            else:
+                return
+    raise AssertionError("the server does not listen")
+
+
+def test_a_day_with_a_server(server: str) -> None:
+    """Load, look, read its log, unload."""
+    loaded = run("load", "one", "--url", server)
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.startswith("one is ready: one-1")
+    shown = run("ps", MODELYARD_URL=server)
+    assert "one-1" in shown.stdout
+    assert "loaded" in shown.stdout
+    status = json.loads(run("ps", "--json", "--url", server).stdout)
+    assert [instance["id"] for instance in status["instances"]] == ["one-1"]
+    assert "one-1 4.0 MB" in run("devices", "--url", server).stdout
+    devices = json.loads(run("devices", "--json", "--url", server).stdout)
+    assert {device["id"] for device in devices} == {"ram", "pool"}
+    logs = run("logs", "one-1", "-n", "1", "--url", server)
+    assert (logs.returncode, len(logs.stdout.splitlines())) == (0, 1)
+    assert run("unload", "one", "--url", server).stdout.startswith("one is gone: one-1")
+    assert run("unload", "one", "--url", server).stdout == "one was not loaded\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("load", "oen"), "There is no model 'oen'. Did you mean 'one'"),
+        (("unload", "nothing"), "There is no model 'nothing'"),
+        (("logs", "nobody-7"), "There is no instance nobody-7"),
+    ],
+)
+def test_an_error_is_one_line(server: str, words: tuple[str, ...], said: str) -> None:
+    result = run(*words, "--url", server)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"modelyard: {said}")
+
+
+@pytest.mark.parametrize("words", [("ps",), ("devices",), ("load", "x"), ("unload", "x"), ("logs", "x")])
+def test_no_server(words: tuple[str, ...]) -> None:
+    result = run(*words, "--url", f"http://127.0.0.1:{free_port()}")
+    assert result.returncode == 1
+    assert "no server answers at" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_address_that_is_none() -> None:
+    result = run("ps", "--url", "localhost:8080")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "is no address of a server" in result.stderr
+
+
+@pytest.mark.parametrize("words", [("serve",), ("demo",)])
+def test_a_port_that_is_taken(tmp_path: Path, words: tuple[str, ...]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = run(*words, "-c", str(config_file(tmp_path)), "--port", port)
+    assert result.returncode == 1
+    assert f"modelyard: 127.0.0.1:{port} is in use: choose another with --port" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_beyond_loopback_without_keys(tmp_path: Path) -> None:
+    result = run("serve", "-c", str(config_file(tmp_path)), "--host", "0.0.0.0", "--port", "0")
+    assert result.returncode == 1
+    assert result.stderr.startswith("modelyard: --host: is beyond loopback")
+
+
+def test_a_wrong_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text("models: {x: {engine: nothing}}\n")
+    for words in (("serve",), ("demo",), ("pull", "x")):
+        result = run(*words, "-c", str(path))
+        assert result.returncode == 1
+        assert "models.x.engine" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_the_tour(tmp_path: Path) -> None:
+    """All of it, in plain lines, then Ctrl-C."""
+    words = command("demo", "-c", str(config_file(tmp_path)), "--port", "0")
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        try:
+            assert demo.stdout is not None
+            lines = []
+            for line in demo.stdout:
+                lines.append(line)
+                if "Ctrl-C ends it" in line:
+                    break
+            demo.send_signal(signal.SIGINT)
+            rest, errors = demo.communicate(timeout=DEADLINE)
+        finally:
+            demo.kill()
+    text = "".join(lines)
+    assert (demo.returncode, rest, errors) == (0, "", "")
+    assert "\x1b" not in text
+    assert "It serves" in text
+    assert "makes room for" in text
+    assert text.index("before pool") < text.index("after  pool")
+    assert "16 answers in" in text
+    assert "nobody turned away" in text
+    assert "from openai import OpenAI" in text
+
+
+def test_ctrl_c_during_the_tour(tmp_path: Path) -> None:
+    words = command("demo", "-c", str(config_file(tmp_path)), "--port", "0")
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        try:
+            assert demo.stdout is not None
+            assert demo.stdout.readline().startswith("Modelyard listens on")
+            demo.send_signal(signal.SIGINT)
+            _, errors = demo.communicate(timeout=DEADLINE)
+        finally:
+            demo.kill()
+    assert (demo.returncode, errors) == (0, "")
+
+
+def test_pull_of_a_model_without_files(tmp_path: Path) -> None:
+    result = run("pull", "one", "-c", str(config_file(tmp_path)))
+    assert (result.returncode, result.stdout) == (0, "one is in the cache: 0 files, 0 B\n")
+    result = run("pull", "nothing", "-c", str(config_file(tmp_path)))
+    assert result.returncode == 1
+    assert "There is no model 'nothing'" in result.stderr
+
+
+def test_schema_and_version() -> None:
+    assert json.loads(run("schema").stdout) == json_schema()
+    assert run("version").stdout == f"{__version__}\n"
+
+
+def test_the_demos_configuration_is_found_and_right() -> None:
+    from modelyard.cli.serving import demo_file
+    from modelyard.config import load
+
+    config = load(demo_file())
+    assert len(config.models) == 3
+    assert config.server.port == 8080

@@ -1,0 +1,363 @@
+"""A good configuration becomes the values that it says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from hashlib import sha256
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from modelyard.config import Config, DeviceSetting, Limits, Model, Scope, json_schema, load
+from modelyard.core.types import Policy, Priority, WhenFull
+from modelyard.engines.base import Profile
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+HOME = {"HOME": "/home/ada"}
+
+
+def text(content: str, environ: dict[str, str] | None = None, path: Path | None = None) -> Config:
+    return load(path, content, {**HOME, **(environ or {})})
+
+
+def model(config: Config, name: str) -> Model:
+    return next(model for model in config.models if model.spec.model == name)
+
+
+def test_nothing_gives_the_defaults() -> None:
+    config = load(None, None, HOME)
+    assert (config.server.host, config.server.port, config.server.unix) == ("127.0.0.1", 8080, None)
+    assert config.server.data_dir == Path("/home/ada/.local/share/modelyard")
+    assert config.server.limits == Limits(body=32 * 2**20, connections=1024)
+    assert (config.server.queue_bound, config.server.heartbeat_after, config.recheck) == (1024, 10, 10)
+    assert (config.models, config.keys, config.preload, config.preload_auto) == ((), (), (), False)
+
+
+@pytest.mark.parametrize(
+    ("environ", "folder"),
+    [
+        ({"XDG_DATA_HOME": "/data"}, "/data/modelyard"),
+        ({"XDG_DATA_HOME": "relative"}, "/home/ada/.local/share/modelyard"),
+        ({"XDG_DATA_HOME": ""}, "/home/ada/.local/share/modelyard"),
+    ],
+)
+def test_the_data_folder_follows_xdg(environ: dict[str, str], folder: str) -> None:
+    assert load(None, None, {**HOME, **environ}).server.data_dir == Path(folder)
+
+
+def test_server() -> None:
+    server = text(
+        "server: {port: 0, data_dir: ~/yard, drain_grace: 1m, heartbeat_after: 0, queue_bound: 5,"
+        " limits: {body: 1MiB, header_timeout: 500ms}, allowed_hosts: yard.lan,"
+        " allowed_origins: ['https://chat.lan']}"
+    ).server
+    assert (server.port, server.data_dir) == (0, Path("/home/ada/yard"))
+    assert (server.drain_grace, server.heartbeat_after, server.queue_bound) == (60, 0, 5)
+    assert server.limits == Limits(body=2**20, header_timeout=0.5)
+    assert (server.allowed_hosts, server.allowed_origins) == (("yard.lan",), ("https://chat.lan",))
+
+
+def test_a_unix_socket_beside_the_file(tmp_path: Path) -> None:
+    assert text("server: {unix: ./yard.sock}", path=tmp_path / "c.yaml").server.unix == tmp_path / "yard.sock"
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "{host: 127.0.0.9}",
+        "{host: '::1'}",
+        "{host: localhost}",
+        "{host: 0.0.0.0, allow_unauthenticated: true}",
+    ],
+)
+def test_addresses_that_need_no_keys(server: str) -> None:
+    text(f"server: {server}")
+
+
+def test_an_open_address_with_keys() -> None:
+    config = text("server: {host: 0.0.0.0}\nkeys: [{name: me, key: s3cret, scopes: admin}]")
+    assert config.server.host == "0.0.0.0"
+
+
+def test_a_model_with_everything() -> None:
+    config = text(
+        """
+engines:
+  cpp: {type: llamacpp, program: ./bin/llama-server, environment: {OMP_NUM_THREADS: 4}, devices: [ram],
+        defaults: {threads: 2, mmap: true}}
+models:
+  org/qwen-2.5:7b:
+    source: ./qwen.gguf
+    engine: cpp
+    slots: 4
+    capabilities: [chat, vision]
+    aliases: [qwen, gpt-4o]
+    parameters: {mmap: false, draft: {source: ../draft.gguf}, lora: [./a.gguf]}
+    priority: high
+    when_full: wait
+    keep_alive: forever
+    pin: true
+    home: true
+    preload: true
+    min_replicas: 1
+    max_replicas: 2
+    patience: 1s
+    min_residency: 0
+    drain_cap: 30s
+    release_cap: 5s
+    load_cap: 1m
+    max_wait: 1m
+    request_timeout: 2m
+    first_byte_timeout: 20s
+    token_timeout: 10s
+    queue_bound: 9
+    overcommit: 1
+""",
+        path=Path("/etc/yard/c.yaml"),
+    )
+    one = model(config, "org/qwen-2.5:7b")
+    assert config.profiles["cpp"] == Profile(
+        "cpp",
+        "llamacpp",
+        "/etc/yard/bin/llama-server",
+        {"OMP_NUM_THREADS": "4"},
+        ("ram",),
+        {"threads": 2, "mmap": True},
+    )
+    assert (one.spec.source, one.spec.engine, one.spec.slots) == ("/etc/yard/qwen.gguf", "cpp", 4)
+    assert one.spec.devices == ("ram",)
+    assert one.spec.capabilities == {"chat", "vision"}
+    assert one.spec.parameters == {
+        "threads": 2,
+        "mmap": False,
+        "draft": {"source": "/etc/draft.gguf"},
+        "lora": ["/etc/yard/a.gguf"],
+    }
+    assert one.aliases == ("qwen", "gpt-4o")
+    assert one.policy == Policy(
+        priority=Priority.HIGH, when_full=WhenFull.WAIT, keep_alive=inf, pin=True, home=True, preload=True,
+        min_replicas=1, max_replicas=2, patience=1, min_residency=0, drain_cap=30, release_cap=5, load_cap=60,
+        max_wait=60, request_timeout=120, first_byte_timeout=20, token_timeout=10,
+        queue_bound=9, overcommit=1,
+    )  # fmt: skip
+    assert config.preload == ("org/qwen-2.5:7b",)
+
+
+def test_defaults_hold_for_all_and_yield_to_the_model() -> None:
+    config = text(
+        "defaults: {keep_alive: 1m, pin: true}\nmodels: {a: {engine: fake}, b: {engine: fake, pin: false}}"
+    )
+    assert model(config, "a").policy == Policy(keep_alive=60, pin=True)
+    assert model(config, "b").policy == Policy(keep_alive=60, pin=False)
+
+
+def test_an_engine_type_is_a_profile_of_its_own() -> None:
+    config = text("models: {a: {engine: fake}}")
+    assert config.profiles == {"fake": Profile("fake", "fake")}
+    assert model(config, "a").spec.engine == "fake"
+
+
+def test_empty_sections_are_as_good_as_none() -> None:
+    config = text("server:\nengines:\nkeys:\nmodels:\n  a:\n    engine: fake\n    parameters:\n")
+    assert [one.spec.model for one in config.models] == ["a"]
+
+
+def test_preload_keeps_its_order() -> None:
+    config = text(
+        "preload: [b, a]\nmodels: {a: {engine: fake}, b: {engine: fake}, c: {engine: fake, preload: true},"
+        " d: {engine: fake}}"
+    )
+    assert config.preload == ("b", "a", "c")
+    assert [one.policy.preload for one in config.models] == [True, True, True, False]
+
+
+def test_preload_auto() -> None:
+    config = text("preload: auto\nmodels: {a: {engine: fake}}")
+    assert (config.preload, config.preload_auto) == ((), True)
+
+
+def test_devices_and_memory() -> None:
+    config = text(
+        "memory: {recheck: 3s}\n"
+        "devices: {ram: {memory: 600MB, reserve: 0}, gpu0: {kind: declared, memory: 24GB}}"
+    )
+    assert config.recheck == 3
+    assert config.devices == {
+        "ram": DeviceSetting(600_000_000, 0),
+        "gpu0": DeviceSetting(24 * 10**9, None, "declared"),
+    }
+
+
+# -- keys ------------------------------------------------------------------------------------------------
+
+
+def test_keys_are_kept_as_digests_only() -> None:
+    digest = sha256(b"from the file").hexdigest()
+    config = text(
+        "keys:\n- {name: ci, key: '${CI_KEY}', scopes: [inference], max_priority: low}\n"
+        f"- {{name: ada, hash: 'sha256:{digest.upper()}', scopes: [inference, admin]}}",
+        {"CI_KEY": "0123456789"},
+    )
+    ci, ada = config.keys
+    assert (ci.scopes, ci.max_priority) == (frozenset({Scope.INFERENCE}), Priority.LOW)
+    assert (ada.scopes, ada.max_priority) == (frozenset(Scope), Priority.NORMAL)
+    assert ci.opens("0123456789")
+    assert not ci.opens("012345678")
+    assert not ci.opens("ключ")
+    assert ada.opens("from the file")
+    assert "0123456789" not in repr(config)
+    assert ci.digest not in repr(config)
+
+
+def test_environments_are_not_in_the_representation() -> None:
+    config = text("engines: {v: {type: fake, environment: {HF_TOKEN: '${T}'}}}", {"T": "hf_token_value"})
+    assert config.profiles["v"].environment == {"HF_TOKEN": "hf_token_value"}
+    assert "hf_token_value" not in repr(config)
+
+
+# -- interpolation, anchors, includes --------------------------------------------------------------------
+
+
+def test_interpolation() -> None:
+    config = text(
+        """
+server: {port: "${PORT}", allow_unauthenticated: "${OPEN}"}
+models:
+  a:
+    engine: ${ENGINE:-fake}
+    source: /models/${NAME}-${SIZE:-7b}.gguf
+    parameters:
+      context: ${CONTEXT:-4096}
+      quoted: "${CONTEXT:-4096}"
+      empty: "${EMPTY:-set}"
+      literal: $${HOME} costs $5
+""",
+        {"PORT": "9000", "OPEN": "true", "NAME": "qwen", "EMPTY": ""},
+    )
+    assert (config.server.port, config.server.allow_unauthenticated) == (9000, True)
+    spec = model(config, "a").spec
+    assert spec.source == "/models/qwen-7b.gguf"
+    assert spec.parameters == {
+        "context": 4096,
+        "quoted": "4096",
+        "empty": "set",
+        "literal": "${HOME} costs $5",
+    }
+
+
+def test_the_environment_adds_no_structure() -> None:
+    config = text("models: {a: {engine: fake, source: '${S}'}}", {"S": "/x\n  pin: true # ${HOME}"})
+    assert model(config, "a").policy.pin is False
+    assert model(config, "a").spec.source == "/x\n  pin: true # ${HOME}"
+
+
+def test_anchors_and_merges() -> None:
+    config = text("models:\n  a: &a {engine: fake, slots: 2, pin: true}\n  b: {<<: *a, slots: 3}\n")
+    b = model(config, "b")
+    assert (b.spec.slots, b.policy.pin, b.spec.engine) == (3, True, "fake")
+
+
+def test_included_files_join_and_keep_their_folders(tmp_path: Path) -> None:
+    (tmp_path / "conf.d" / "more").mkdir(parents=True)
+    (tmp_path / "c.yaml").write_text(
+        "include: [conf.d/*.yaml, conf.d/b.yaml]\nmodels: {a: {engine: fake}}\n"
+        "keys: [{name: a, key: aa, scopes: admin}]\n"
+    )
+    (tmp_path / "conf.d" / "b.yaml").write_text(
+        "include: more/c.yaml\nmodels:\n  b: {engine: fake, source: ./b.gguf}\npreload: [b]\n"
+    )
+    (tmp_path / "conf.d" / "more" / "c.yaml").write_text(
+        "include: ../../c.yaml\nmodels: {c: {engine: fake, source: ../c.gguf}}\n"
+        "keys: [{name: c, key: cc, scopes: admin}]\n"
+    )
+    config = load(tmp_path / "c.yaml", environ=HOME)
+    assert [one.spec.model for one in config.models] == ["a", "b", "c"]
+    assert model(config, "b").spec.source == f"{tmp_path}/conf.d/b.gguf"
+    assert model(config, "c").spec.source == f"{tmp_path}/conf.d/c.gguf"
+    assert [key.name for key in config.keys] == ["a", "c"]
+    assert config.where("models.b.source") == f"{tmp_path}/conf.d/b.yaml:3"
+    assert config.where("keys[1].scopes").endswith("more/c.yaml:3")
+    assert config.preload == ("b",)
+
+
+def test_a_problem_found_later_is_placed(tmp_path: Path) -> None:
+    config = text(
+        "models:\n  qwen-2.5:\n    engine: fake\n    parameters:\n      context: 0\n",
+        path=tmp_path / "c.yaml",
+    )
+    path = f"{config.models[0].path}.parameters.context"
+    assert path == "models.qwen-2.5.parameters.context"
+    assert (
+        str(config.failure([(path, "must be 1 or more")]))
+        == f"{path}: must be 1 or more ({tmp_path}/c.yaml:5)"
+    )
+    assert config.where("models.qwen-2.5.parameters.other") == f"{tmp_path}/c.yaml:4"
+
+
+# -- versions --------------------------------------------------------------------------------------------
+
+_SPEC = """
+engines: {{p: {{type: fake, environment: {{A: {env}}}, defaults: {{seed: {seed}}}}}}}
+models: {{a: {{engine: p, source: /m.gguf, slots: {slots}, parameters: {{context: {context}}}, {policy}}}}}
+"""
+
+
+def digest(**changed: object) -> str:
+    values = {"env": 1, "seed": 1, "slots": 1, "context": 1, "policy": "pin: false", **changed}
+    return text(_SPEC.format(**values)).models[0].spec.digest
+
+
+def test_the_same_text_is_the_same_version() -> None:
+    assert digest() == digest()
+    assert len(digest()) == 64
+
+
+def test_policy_makes_no_new_version() -> None:
+    assert digest(policy="pin: true, max_wait: 1s, aliases: [b]") == digest()
+
+
+@pytest.mark.parametrize("changed", ["env", "seed", "slots", "context"])
+def test_what_is_run_makes_a_new_version(changed: str) -> None:
+    assert digest(**{changed: 2}) != digest()
+
+
+def test_values_are_frozen() -> None:
+    config = text("models: {a: {engine: fake}}")
+    with pytest.raises(AttributeError):
+        config.recheck = 1.0  # type: ignore[misc]
+    assert replace(config, recheck=1.0).recheck == 1.0
+
+
+# -- schema and examples ---------------------------------------------------------------------------------
+
+
+def test_the_schema_names_every_section_and_forbids_others() -> None:
+    schema = json.loads(json.dumps(json_schema()))
+    assert schema["additionalProperties"] is False
+    assert {
+        "server",
+        "engines",
+        "models",
+        "defaults",
+        "devices",
+        "memory",
+        "preload",
+        "keys",
+        "include",
+    } == set(schema["properties"])
+    assert set(Policy.__dataclass_fields__) <= set(schema["$defs"]["ModelSection"]["properties"])
+    assert set(Policy.__dataclass_fields__) == set(schema["$defs"]["PolicySection"]["properties"])
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.yaml")))
+def test_examples_load(name: str) -> None:
+    assert load(EXAMPLES / name, environ=HOME).models
+
+
+def test_the_demo_has_three_models_of_one_file() -> None:
+    config = load(EXAMPLES / "demo.yaml", environ=HOME)
+    assert [one.spec.model for one in config.models] == ["smol-long", "smol-fast", "smol-wide"]
+    assert len({one.spec.source for one in config.models}) == 1
+    assert len({one.spec.digest for one in config.models}) == 3

@@ -1,0 +1,215 @@
+"""Attempts and starts that fail: retries, suspects, strikes, back-off, what the waiting are told."""
+
+from __future__ import annotations
+
+from core.yard import Yard, gpu, granted, need, of, refused, started
+from modelyard.core import actions as ac
+from modelyard.core import events as ev
+from modelyard.core.types import Cause, OutcomeKind
+
+# -- failed attempts
+
+
+def two(yard: Yard) -> tuple[str, str, str]:
+    a = yard.load("a", slots=2, max_replicas=2, patience=0.0)
+    for name in ("x1", "x2", "x3"):
+        yard.ask(name, a)
+    yard.ready(a)
+    for name in ("x1", "x2", "x3"):
+        yard.finish(name)
+    first, second = yard.instances(a)
+    return a, first.id, second.id
+
+
+def test_a_retry_is_never_granted_the_instance_that_failed_it() -> None:
+    yard = Yard(gpu(size=200))
+    a, first, second = two(yard)
+    for number in range(4):
+        yard.ask(f"r{number}", a, exclude={first})
+        if number < 2:
+            assert yard.holder(f"r{number}") == second
+    assert yard.holder("r2") is None
+    assert granted(yard.finish("r0")) == ["r2"]
+    assert yard.holder("r2") == second
+
+
+def test_a_request_that_may_take_any_instance_passes_one_that_may_not() -> None:
+    yard = Yard(gpu(size=200))
+    a, first, _ = two(yard)
+    for number in range(3):
+        yard.ask(f"r{number}", a, exclude={first})
+    yard.ask("any", a)
+    assert yard.holder("any") == first
+
+
+def test_no_alternative_is_said_when_the_only_instance_failed_the_request() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    only = yard.instance(a).id
+    assert refused(yard.ask("r", a, exclude={only})) == {"r": "no_alternative"}
+
+
+def test_a_failed_attempt_makes_its_instance_suspect_until_a_probe_answers() -> None:
+    yard = Yard()
+    a = yard.load("a", slots=2)
+    only = yard.instance(a)
+    yard.ask("r1", a)
+    out = yard.finish("r1", OutcomeKind.DIED)
+    assert of(ac.Probe, out) == [ac.Probe(only.id, 1)]
+    assert granted(yard.ask("r2", a)) == [], "no new leases meanwhile"
+    assert refused(yard.ask("again", a, exclude={only.id}, since=0.0)) == {}
+    out = yard.do(ev.Probed(only.id, 1, alive=True))
+    assert granted(out) == ["r2"]
+    assert refused(out) == {"again": "no_alternative"}
+
+
+def test_a_suspect_that_does_not_answer_is_replaced() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    only = yard.instance(a)
+    yard.ask("r1", a)
+    yard.finish("r1", OutcomeKind.UNREACHABLE)
+    yard.ask("again", a, exclude={only.id}, since=0.0)
+    out = yard.do(ev.Probed(only.id, 1, alive=False))
+    assert [(r.instance, r.generation) for r in of(ac.Release, out)] == [(only.id, 2)]
+    assert started(yard.released(a)) == ["a"]
+    assert granted(yard.ready(a)) == ["again"]
+
+
+def test_three_strikes_in_a_row_condemn_and_a_success_clears_them() -> None:
+    yard = Yard()
+    a = yard.load("a", slots=4)
+    only = yard.instance(a)
+
+    def strike(name: str, outcome: OutcomeKind) -> None:
+        yard.ask(name, a)
+        yard.finish(name, outcome)
+        if only.suspect:
+            yard.do(ev.Probed(only.id, 1, alive=True))
+
+    for name, outcome in [("1", OutcomeKind.DIED), ("2", OutcomeKind.DIED), ("3", OutcomeKind.DONE)]:
+        strike(name, outcome)
+    strike("4", OutcomeKind.PROTOCOL)
+    strike("5", OutcomeKind.CANCELLED)
+    strike("6", OutcomeKind.DIED)
+    assert only.state.value == "ready"
+    strike("7", OutcomeKind.DIED)
+    assert only.state.value == "releasing"
+
+
+def test_a_hang_without_any_success_since_condemns_at_once() -> None:
+    yard = Yard()
+    a = yard.load("a", slots=2)
+    yard.ask("hangs", a)
+    yard.ask("works", a)
+    yard.pass_time(1.0)
+    yard.finish("works")
+    yard.finish("hangs", OutcomeKind.HUNG)
+    assert yard.instance(a).state.value == "ready", "somebody got an answer meanwhile"
+    yard.do(ev.Probed(yard.instance(a).id, 1, alive=True))
+    yard.pass_time(1.0)
+    yard.ask("hangs", a)
+    yard.pass_time(1.0)
+    yard.finish("hangs", OutcomeKind.HUNG)
+    assert yard.instance(a).state.value == "releasing"
+
+
+# -- failed starts
+
+
+def test_a_start_that_ran_out_of_memory_is_retried_once_with_more() -> None:
+    yard = Yard()
+    a = yard.add("a", 40)
+    yard.ask("r", a)
+    yard.failed(a, Cause.OUT_OF_MEMORY)
+    assert yard.version(a).need == need(50)
+    assert yard.instances(a)[-1].placement[0].bytes == 50
+    assert yard.states(a) == ["releasing", "starting"]
+    yard.released(a)
+    assert refused(yard.failed(a, Cause.OUT_OF_MEMORY)) == {"r": "load_failed"}
+    yard.released(a)
+    assert started(yard.pass_time(1000.0)) == []
+
+
+def test_a_passing_failure_is_retried_and_then_told() -> None:
+    yard = Yard()
+    a = yard.add("a")
+    yard.ask("r", a)
+    assert refused(yard.failed(a, Cause.CRASHED)) == {}
+    yard.released(a)
+    assert started(yard.pass_time(0.4)) == []
+    assert started(yard.pass_time(0.2)) == ["a"]
+    assert refused(yard.failed(a, Cause.CRASHED, "the last line")) == {"r": "load_failed"}
+    assert "the last line" in of(ac.Refuse, yard.log)[-1].message
+    out = yard.ask("s", a)
+    assert refused(out) == {"s": "load_failed"}
+    assert of(ac.Refuse, out)[0].retry_after == 1.0
+    yard.released(a)
+    yard.pass_time(1.1)
+    assert started(yard.ask("t", a)) == ["a"]
+
+
+def test_a_permanent_failure_is_told_at_once() -> None:
+    yard = Yard()
+    a = yard.add("a")
+    yard.ask("r", a)
+    assert refused(yard.failed(a, Cause.BAD_MODEL)) == {"r": "load_failed"}
+
+
+def test_files_that_cannot_be_fetched_are_told_with_their_code() -> None:
+    yard = Yard()
+    a = yard.add("a", cached=False)
+    yard.ask("r", a)
+    out = yard.do(ev.FetchFailed(a, "disk_full", "no space"))
+    assert refused(out) == {"r": "disk_full"}
+    assert of(ac.Fetch, yard.pass_time(6.0)) == []
+    assert of(ac.Fetch, yard.ask("s", a)) == [ac.Fetch(a)]
+
+
+def test_a_start_that_takes_too_long_fails() -> None:
+    yard = Yard()
+    a = yard.add("a", load_cap=20.0)
+    yard.ask("r", a)
+    assert of(ac.Release, yard.pass_time(19.9)) == []
+    assert len(of(ac.Release, yard.pass_time(0.2))) == 1
+
+
+def test_back_off_is_bounded_however_often_a_start_fails() -> None:
+    yard = Yard()
+    a = yard.add("a")
+    yard.version(a).failures = 5000
+    yard.ask("r", a)
+    yard.failed(a)
+    assert yard.version(a).backoff_until == 60.0
+
+
+def test_a_crash_while_serving_is_replaced_at_once() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    yard.ask("r1", a)
+    yard.ask("r2", a)
+    only = yard.instance(a)
+    out = yard.do(ev.Exited(only.id, 1, Cause.KILLED))
+    assert [cut.code for cut in of(ac.Cut, out)] == ["engine_died"]
+    yard.finish("r1", OutcomeKind.DIED)
+    assert started(yard.released(a)) == ["a"]
+    assert granted(yard.ready(a)) == ["r2"]
+
+
+def test_bytes_that_do_not_come_back_are_foreign() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    yard.do(ev.UnloadAsked(a))
+    yard.released(a, gpu0=15, gone=3)
+    account = yard.state.ledger.devices["gpu0"]
+    assert (account.foreign, account.free) == (15, 85)
+    yard.seen("gpu0", free=100)
+    assert account.free == 100
+
+
+def test_a_device_that_is_added_again_keeps_what_is_booked() -> None:
+    yard = Yard()
+    yard.load("a", 60)
+    yard.do(ev.DeviceAdded(gpu("gpu0", 50)))
+    assert yard.state.ledger.devices["gpu0"].reserved == 60
+    assert yard.state.ledger.devices["gpu0"].free <= 0

@@ -1,0 +1,260 @@
+"""The two tables, and the events of the scheduler in every state that an instance or its files reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from core.yard import Yard, need, spec
+from modelyard.core import events as ev
+from modelyard.core import lifecycle
+from modelyard.core.lifecycle import (
+    FILES,
+    INSTANCE,
+    FilesSignal,
+    FilesState,
+    IllegalTransition,
+    InstanceSignal,
+    InstanceState,
+    next_files,
+    next_instance,
+)
+from modelyard.core.types import Cause, OutcomeKind, Policy
+
+
+@pytest.mark.parametrize("state", FilesState)
+@pytest.mark.parametrize("signal", FilesSignal)
+def test_files_take_a_legal_signal_and_raise_on_an_illegal_one(
+    state: FilesState, signal: FilesSignal
+) -> None:
+    before = dict(FILES)
+    if (state, signal) in FILES:
+        assert next_files(state, signal) is FILES[state, signal]
+    else:
+        with pytest.raises(IllegalTransition, match=f"files: {signal} in {state}"):
+            next_files(state, signal)
+    assert before == lifecycle.FILES
+
+
+@pytest.mark.parametrize("state", InstanceState)
+@pytest.mark.parametrize("signal", InstanceSignal)
+def test_an_instance_takes_a_legal_signal_and_raises_on_an_illegal_one(
+    state: InstanceState, signal: InstanceSignal
+) -> None:
+    before = dict(INSTANCE)
+    if (state, signal) in INSTANCE:
+        assert next_instance(state, signal) is INSTANCE[state, signal]
+    else:
+        with pytest.raises(IllegalTransition, match=f"instance: {signal} in {state}"):
+            next_instance(state, signal)
+    assert before == lifecycle.INSTANCE
+
+
+def test_gone_is_the_end_and_only_released_leads_there() -> None:
+    assert not [pair for pair in INSTANCE if pair[0] is InstanceState.GONE]
+    assert {signal for (_, signal), to in INSTANCE.items() if to is InstanceState.GONE} == {
+        InstanceSignal.RELEASED
+    }
+
+
+# -- every event in every state that the scheduler brings an instance into
+
+A = spec("a").version
+
+
+def _starting(yard: Yard) -> None:
+    yard.add("a")
+    yard.ask("r", A)
+
+
+def _warming(yard: Yard) -> None:
+    _starting(yard)
+    yard.do(ev.Warming(yard.instance(A).id, 1))
+
+
+def _ready(yard: Yard) -> None:
+    _starting(yard)
+    yard.ready(A)
+
+
+def _suspect(yard: Yard) -> None:
+    _ready(yard)
+    yard.finish("r", OutcomeKind.DIED)
+
+
+def _draining(yard: Yard) -> None:
+    _ready(yard)
+    yard.do(ev.UnloadAsked(A))
+
+
+def _stopping(yard: Yard) -> None:
+    _ready(yard)
+    yard.do(ev.UnloadAsked(A, now=True))
+
+
+def _releasing(yard: Yard) -> None:
+    _ready(yard)
+    yard.do(ev.Exited(yard.instance(A).id, 1, Cause.CRASHED))
+
+
+def _absent(yard: Yard) -> None:
+    yard.add("a", cached=False)
+
+
+def _fetching(yard: Yard) -> None:
+    _absent(yard)
+    yard.ask("r", A)
+
+
+SCENES: dict[str, Callable[[Yard], None]] = {
+    "starting": _starting,
+    "warming": _warming,
+    "ready": _ready,
+    "suspect": _suspect,
+    "draining": _draining,
+    "stopping": _stopping,
+    "releasing": _releasing,
+    "absent": _absent,
+    "fetching": _fetching,
+}
+
+Make = Callable[[str, int], ev.Event]
+ABOUT_INSTANCE: dict[type, Make] = {
+    ev.Finished: lambda name, generation: ev.Finished("r", name, generation, OutcomeKind.DONE),
+    ev.Warming: ev.Warming,
+    ev.Ready: ev.Ready,
+    ev.Failed: lambda name, generation: ev.Failed(name, generation, Cause.CRASHED),
+    ev.Exited: lambda name, generation: ev.Exited(name, generation, Cause.CRASHED),
+    ev.Released: ev.Released,
+    ev.Probed: lambda name, generation: ev.Probed(name, generation, alive=False),
+}
+OTHERS: dict[type, ev.Event] = {
+    ev.Arrived: ev.Arrived("new", A),
+    ev.Cancelled: ev.Cancelled("r"),
+    ev.Observed: ev.Observed("a-1", {"gpu0": 70}),
+    ev.Cached: ev.Cached(A, need(50)),
+    ev.FetchFailed: ev.FetchFailed(A, "download_failed", "as told"),
+    ev.Learned: ev.Learned(A, need(50), 2.0),
+    ev.DeviceSeen: ev.DeviceSeen("gpu0", 100, 10),
+    ev.DeviceAdded: ev.DeviceAdded(Yard().state.ledger.devices["gpu0"].device),
+    ev.Added: ev.Added(spec("a"), Policy(), need(60)),
+    ev.PolicyChanged: ev.PolicyChanged(A, Policy(keep_alive=0.0)),
+    ev.Removed: ev.Removed(A),
+    ev.LoadAsked: ev.LoadAsked(A),
+    ev.UnloadAsked: ev.UnloadAsked(A),
+    ev.ShutdownAsked: ev.ShutdownAsked(),
+    ev.Tick: ev.Tick(),
+}
+
+# What an event about an instance does to its state; a pair that is not here changes nothing. `gone`: it left.
+CHANGES = {
+    (ev.Warming, "starting"): "warming",
+    (ev.Ready, "starting"): "ready",
+    (ev.Ready, "warming"): "ready",
+    (ev.Failed, "starting"): "releasing",
+    (ev.Failed, "warming"): "releasing",
+    (ev.Exited, "starting"): "releasing",
+    (ev.Exited, "warming"): "releasing",
+    (ev.Exited, "ready"): "releasing",
+    (ev.Exited, "suspect"): "releasing",
+    (ev.Exited, "draining"): "releasing",
+    (ev.Exited, "stopping"): "releasing",
+    (ev.Probed, "suspect"): "releasing",
+    (ev.Released, "stopping"): "gone",
+    (ev.Released, "releasing"): "gone",
+    (ev.Finished, "draining"): "stopping",
+}
+WITH_INSTANCE = [name for name in SCENES if name not in ("absent", "fetching")]
+
+
+def picture(yard: Yard) -> tuple[object, ...]:
+    """Everything that a stale event must leave alone."""
+    state = yard.state
+    return (
+        [
+            (i.id, i.state, i.generation, i.suspect, i.strikes, sorted(i.leases))
+            for i in state.instances.values()
+        ],
+        [(v.key, v.files, v.failures, v.backoff_until, v.queue.counts[:]) for v in state.versions.values()],
+        {name: (d.reserved, d.excess, d.foreign) for name, d in state.ledger.devices.items()},
+        sorted(state.leases),
+        list(state.line),
+        state.timers.next(),
+    )
+
+
+def test_every_kind_of_event_is_exercised() -> None:
+    assert set(ABOUT_INSTANCE) | set(OTHERS) == set(ev.Event.__args__)
+
+
+def test_every_state_that_is_used_is_reached() -> None:
+    asleep = {InstanceState.SLEEPING, InstanceState.ASLEEP, InstanceState.WAKING}
+    reached = set()
+    for name in WITH_INSTANCE:
+        yard = Yard()
+        SCENES[name](yard)
+        reached.add(yard.instance(A).state)
+    assert reached == set(InstanceState) - asleep - {InstanceState.GONE}
+
+
+@pytest.mark.parametrize("scene", WITH_INSTANCE)
+@pytest.mark.parametrize("kind", ABOUT_INSTANCE, ids=lambda kind: kind.__name__)
+def test_an_answer_of_the_current_generation_does_what_the_table_says(scene: str, kind: type) -> None:
+    yard = Yard()
+    SCENES[scene](yard)
+    instance = yard.instance(A)
+    before = instance.state.value
+    lease = yard.state.leases.get("r")
+    generation = lease.generation if lease and kind is ev.Finished else instance.generation
+    yard.do(ABOUT_INSTANCE[kind](instance.id, generation))
+    assert instance.state.value == CHANGES.get((kind, scene), before)
+    assert (instance.id in yard.state.instances) == (instance.state is not InstanceState.GONE)
+
+
+@pytest.mark.parametrize("scene", WITH_INSTANCE)
+@pytest.mark.parametrize("kind", ABOUT_INSTANCE, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("off", [-1, 1])
+def test_an_answer_of_another_generation_changes_nothing(scene: str, kind: type, off: int) -> None:
+    yard = Yard()
+    SCENES[scene](yard)
+    instance = yard.instance(A)
+    lease = yard.state.leases.get("r")
+    generation = lease.generation if lease and kind is ev.Finished else instance.generation
+    before = picture(yard)
+    assert yard.do(ABOUT_INSTANCE[kind](instance.id, generation + off)) == []
+    assert yard.do(ABOUT_INSTANCE[kind]("ghost-7", generation)) == []
+    assert picture(yard) == before
+
+
+@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize("kind", OTHERS, ids=lambda kind: kind.__name__)
+def test_every_other_event_is_taken_in_every_state(scene: str, kind: type) -> None:
+    yard = Yard()
+    SCENES[scene](yard)
+    yard.do(OTHERS[kind])  # the yard checks the invariants
+    yard.pass_time(1000.0)
+    assert "r" not in yard.state.waiting
+
+
+FILES_CHANGES = {
+    (ev.Cached, "absent"): "cached",
+    (ev.Cached, "fetching"): "cached",
+    (ev.Added, "absent"): "cached",
+    (ev.Added, "fetching"): "cached",
+    (ev.FetchFailed, "fetching"): "absent",
+    (ev.Arrived, "absent"): "fetching",
+    (ev.LoadAsked, "absent"): "fetching",
+}
+
+
+@pytest.mark.parametrize("scene", ["absent", "fetching", "ready"])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in OTHERS if kind is not ev.Removed], ids=lambda kind: kind.__name__
+)
+def test_files_change_by_their_own_events_only(scene: str, kind: type) -> None:
+    yard = Yard()
+    SCENES[scene](yard)
+    before = yard.version(A).files.value
+    yard.do(OTHERS[kind])
+    assert yard.version(A).files.value == FILES_CHANGES.get((kind, scene), before)

@@ -1,0 +1,112 @@
+"""Placement of several shares, and what several decisions of one capacity pass may take together."""
+
+from __future__ import annotations
+
+from core.yard import Yard, gpu, need, ram, spec, started, stopped
+from modelyard.core import events as ev
+from modelyard.core.memory import DeviceLedger
+from modelyard.core.placement import place
+from modelyard.core.types import Charge, Need, NoFit, Share
+
+
+def put(wanted: Need, *sizes: int) -> object:
+    """`wanted` placed in `ram` with the first size and GPUs with the others, all empty."""
+    accounts = [DeviceLedger(ram(sizes[0]))]
+    accounts += [DeviceLedger(gpu(f"gpu{n}", size)) for n, size in enumerate(sizes[1:])]
+    devices = {account.device.id: account for account in accounts}
+    return place(wanted, spec("a"), devices, lambda device: devices[device].free)
+
+
+def test_two_shares_on_one_device_are_added_up() -> None:
+    both = Need((Share("ram", 60), Share("ram", 50)))
+    assert isinstance(put(both, 109), NoFit)
+    assert put(both, 110) == (Charge("ram", 110),)
+
+
+def test_three_shares_on_one_device_are_added_up() -> None:
+    three = Need((Share("ram", 60), Share("ram", 50), Share("ram", 40)))
+    assert isinstance(put(three, 149), NoFit)
+    assert put(three, 150) == (Charge("ram", 150),)
+
+
+def test_accelerator_shares_go_to_different_devices_though_one_could_hold_them() -> None:
+    two = need(40, 30)
+    assert isinstance(put(two, 100, 100), NoFit)
+    assert put(two, 100, 100, 100) == (Charge("gpu0", 40), Charge("gpu1", 30))
+
+
+def test_a_refused_need_is_told_with_its_bytes() -> None:
+    missing = put(need(70, 40), 10, 50, 50)
+    assert missing == NoFit("no device has 70 bytes free for accelerator", need=110)
+
+
+def test_two_starts_in_one_pass_share_the_free_bytes() -> None:
+    yard = Yard(gpu(size=100))
+    a, b = yard.add("a", 60), yard.add("b", 60)
+    yard.seen("gpu0", free=0)
+    yard.ask("r1", a)
+    yard.ask("r2", b)
+    assert started(yard.seen("gpu0", free=100)) == ["a"]
+
+
+def test_two_starts_in_one_pass_happen_when_both_fit() -> None:
+    yard = Yard(gpu(size=120))
+    a, b = yard.add("a", 60), yard.add("b", 60)
+    yard.seen("gpu0", free=0, total=120)
+    yard.ask("r1", a)
+    yard.ask("r2", b)
+    assert started(yard.seen("gpu0", free=120, total=120)) == ["a", "b"]
+
+
+def test_an_unknown_footprint_does_not_start_with_another_in_one_pass() -> None:
+    yard = Yard(gpu(size=100), gpu("gpu1", 100))
+    known, new = yard.add("known", 30), yard.add("new", need(20, known=False))
+    yard.seen("gpu0", free=0)
+    yard.seen("gpu1", free=0)
+    yard.ask("k", known)
+    yard.ask("n", new)
+    yard.state.ledger.devices["gpu1"].seen(100, 100, {})
+    assert started(yard.seen("gpu0", free=100)) == ["known"]
+    assert started(yard.ready(known)) == ["new"]
+
+
+def test_a_replica_above_the_minimum_may_be_a_victim_and_the_minimum_may_not() -> None:
+    yard = Yard(gpu(size=100))
+    a = yard.add("a", 50, min_replicas=1, max_replicas=2, patience=0.0, min_residency=0.0)
+    yard.ready(a)
+    yard.ask("r1", a)
+    yard.ask("r2", a)
+    yard.ready(a)
+    yard.finish("r1")
+    yard.finish("r2")
+    assert yard.states(a) == ["ready", "ready"]
+    b, c = yard.add("b", 50, min_residency=0.0), yard.add("c", 100)
+    assert stopped(yard.ask("b", b)) == ["a"]
+    yard.released(a)
+    yard.ready(b)
+    yard.finish("b")
+    yard.do(ev.UnloadAsked(b))
+    yard.released(b)
+    assert stopped(yard.ask("c", c)) == [], "the last replica is the minimum"
+
+
+def test_two_starts_in_one_pass_do_not_both_take_what_a_leaving_one_still_holds() -> None:
+    yard = Yard(gpu(size=200))
+    yard.do(ev.UnloadAsked(yard.load("leaving", 100)))
+    a, b = yard.add("a", 60), yard.add("b", 60)
+    yard.seen("gpu0", free=0, total=200)
+    yard.ask("r1", a)
+    yard.ask("r2", b)
+    assert started(yard.seen("gpu0", free=200, total=200)) == ["a"]
+
+
+def test_two_starts_in_one_pass_leave_what_the_one_before_them_owns() -> None:
+    yard = Yard(gpu(size=160))
+    leaving = yard.load("leaving", 60)
+    yard.do(ev.UnloadAsked(leaving))
+    first, a, b = yard.add("first", 120), yard.add("a", 30), yard.add("b", 30)
+    yard.seen("gpu0", free=0, total=160)
+    for request, key in (("r0", first), ("r1", a), ("r2", b)):
+        yard.ask(request, key)
+    assert started(yard.seen("gpu0", free=160, total=160)) == ["a"]
+    assert started(yard.released(leaving)) == ["first"]

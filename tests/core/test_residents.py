@@ -1,0 +1,217 @@
+"""Who stays and who comes back: when_full, keep-alive, homes, replicas, classes."""
+
+from __future__ import annotations
+
+from core.yard import FOREVER, Yard, gpu, granted, need, of, refused, started, stopped
+from modelyard.core import actions as ac
+from modelyard.core import events as ev
+from modelyard.core.types import Cause, Priority, WhenFull
+
+# -- when full
+
+
+def test_when_full_fail_says_no_at_once() -> None:
+    yard = Yard()
+    yard.load("a")
+    b = yard.add("b", when_full=WhenFull.FAIL)
+    assert refused(yard.ask("r", b)) == {"r": "no_memory"}
+
+
+def test_when_full_wait_puts_nobody_out_and_starts_when_somebody_left() -> None:
+    yard = Yard()
+    a = yard.load("a", keep_alive=20.0)
+    b = yard.add("b", when_full=WhenFull.WAIT)
+    yard.ask("r", b)
+    assert stopped(yard.pass_time(19.0)) == []
+    assert stopped(yard.pass_time(2.0)) == ["a"]
+    assert started(yard.released(a)) == ["b"]
+
+
+def test_what_can_never_fit_is_refused_at_arrival_and_when_that_is_learned() -> None:
+    yard = Yard()
+    big = yard.add("big", 101)
+    out = yard.ask("r", big)
+    assert refused(out) == {"r": "never_fits"}
+    assert "101 bytes" in of(ac.Refuse, out)[0].message
+    later = yard.add("later", cached=False)
+    yard.ask("s", later)
+    assert refused(yard.do(ev.Cached(later, need(101)))) == {"s": "never_fits"}
+    yard.do(ev.DeviceAdded(gpu("gpu1", 200)))
+    assert started(yard.ask("t", big)) == ["big"]
+
+
+# -- keep-alive, homes
+
+
+def test_an_idle_instance_leaves_after_its_keep_alive() -> None:
+    yard = Yard()
+    a = yard.load("a", keep_alive=10.0)
+    yard.ask("r", a)
+    yard.pass_time(30.0)
+    assert yard.states(a) == ["ready"], "it is busy"
+    yard.finish("r")
+    assert stopped(yard.pass_time(9.9)) == []
+    assert stopped(yard.pass_time(0.2)) == ["a"]
+
+
+def test_keep_alive_zero_leaves_with_the_last_request_and_forever_stays() -> None:
+    yard = Yard(gpu(size=200))
+    a = yard.add("a", keep_alive=0.0)
+    b = yard.load("b", keep_alive=FOREVER)
+    yard.ask("r", a)
+    yard.ready(a)
+    yard.pass_time(1.0)
+    yard.finish("r")
+    assert stopped(yard.pass_time(0.0)) == ["a"]
+    assert stopped(yard.pass_time(1e6)) == []
+    assert yard.states(b) == ["ready"]
+
+
+def test_an_unused_preload_stays_for_its_minimum_residency_whatever_its_keep_alive() -> None:
+    yard = Yard()
+    yard.load("a", keep_alive=0.0, min_residency=4.0)
+    assert stopped(yard.pass_time(3.9)) == []
+    assert stopped(yard.pass_time(0.2)) == ["a"]
+
+
+def test_a_new_policy_counts_at_once() -> None:
+    yard = Yard()
+    a = yard.load("a", keep_alive=600.0, min_residency=0.0)
+    yard.pass_time(20.0)
+    changed = type(yard.version(a).policy)(keep_alive=10.0, min_residency=0.0)
+    yard.do(ev.PolicyChanged(a, changed))
+    assert stopped(yard.pass_time(0.0)) == ["a"]
+
+
+def test_a_home_model_comes_back_when_the_burst_is_over() -> None:
+    yard = Yard()
+    home = yard.add("home", home=True, min_residency=0.0)
+    yard.pass_time(6.0)
+    yard.ready(home)
+    b = yard.add("b", keep_alive=3.0)
+    yard.ask("r", b)
+    yard.released(home)
+    yard.ready(b)
+    yard.finish("r")
+    yard.pass_time(4.0)
+    assert stopped(yard.log) == ["home", "b"]
+    yard.released(b)
+    assert started(yard.pass_time(6.0)) == ["home"]
+    yard.ready(home)
+    assert stopped(yard.pass_time(1e5)) == [], "home models do not idle out"
+
+
+# -- replicas
+
+
+def test_a_second_replica_starts_after_patience_in_free_memory() -> None:
+    yard = Yard(gpu(size=120))
+    a = yard.load("a", max_replicas=2, patience=5.0)
+    yard.ask("r1", a)
+    assert started(yard.ask("r2", a)) == []
+    assert started(yard.pass_time(4.9)) == []
+    assert started(yard.pass_time(0.2)) == ["a"]
+    assert granted(yard.ready(a)) == ["r2"]
+
+
+def test_growth_takes_idle_memory_but_puts_nobody_busy_out() -> None:
+    yard = Yard(gpu(size=120))
+    b = yard.load("b")
+    a = yard.load("a", max_replicas=2, patience=1.0, request_timeout=50.0)
+    yard.pass_time(10.0)
+    yard.ask("busy", b)
+    yard.ask("r1", a)
+    yard.ask("r2", a)
+    yard.pass_time(20.0)
+    assert yard.states(b) == ["ready"]
+    assert stopped(yard.finish("busy")) == ["b"]
+    assert started(yard.released(b)) == ["a"]
+
+
+def test_minimum_replicas_start_by_themselves_stay_and_come_back() -> None:
+    yard = Yard(gpu(size=120))
+    a = yard.add("a", min_replicas=2, max_replicas=2, keep_alive=1.0)
+    assert yard.states(a) == ["starting"]
+    yard.ready(a)
+    yard.ready(a)
+    assert yard.states(a) == ["ready", "ready"]
+    assert stopped(yard.pass_time(100.0)) == []
+    gone = yard.instances(a)[0]
+    yard.do(ev.Exited(gone.id, gone.generation, Cause.KILLED))
+    yard.pass_time(1.0)
+    assert started(yard.released(a)) == ["a"]
+
+
+def test_minimum_replicas_that_never_fit_are_left_alone() -> None:
+    yard = Yard()
+    a = yard.add("a", 500, min_replicas=1)
+    assert yard.states(a) == []
+    b = yard.add("b", 90)
+    yard.ask("r", b)
+    yard.ready(b)
+    c = yard.add("c", 90, min_replicas=1, when_full=WhenFull.FAIL)
+    assert yard.states(c) == []
+    yard.finish("r")
+    yard.do(ev.UnloadAsked(b))
+    yard.released(b)
+    assert "c" in started(yard.log) or started(yard.pass_time(5.1)) == ["c"]
+
+
+# -- classes
+
+
+def test_a_higher_class_goes_first_and_takes_memory_from_a_lower_one_without_patience() -> None:
+    yard = Yard()
+    a = yard.load("a", min_residency=2.0, priority=Priority.LOW)
+    high = yard.add("high", priority=Priority.HIGH, patience=100.0)
+    yard.pass_time(3.0)
+    yard.ask("low", a)
+    yard.ask("x", high)
+    assert yard.states(a) == ["draining"]
+
+
+def test_a_lower_class_does_not_put_a_busy_higher_one_out() -> None:
+    yard = Yard()
+    a = yard.load("a", priority=Priority.HIGH)
+    low = yard.add("low", priority=Priority.LOW, patience=1.0)
+    yard.ask("busy", a)
+    yard.ask("x", low)
+    yard.pass_time(100.0)
+    assert yard.states(a) == ["ready"]
+    assert stopped(yard.finish("busy")) == ["a"]
+
+
+def test_the_low_class_gets_every_eighth_turn_of_a_slot() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    yard.ask("first", a)
+    yard.ask("low", a, priority=Priority.LOW)
+    for number in range(20):
+        yard.ask(f"high{number}", a, priority=Priority.HIGH)
+    order, running = [], "first"
+    for _ in range(9):
+        (running,) = granted(yard.finish(running))
+        order.append(running)
+    assert order == [f"high{n}" for n in range(7)] + ["low", "high7"]
+
+
+def test_a_version_that_was_passed_over_too_often_goes_first() -> None:
+    yard = Yard()
+    low = yard.add("low", 100, priority=Priority.LOW, min_residency=0.0)
+    highs = [yard.add(f"high{n}", 100, priority=Priority.HIGH, min_residency=0.0) for n in range(12)]
+    yard.ask("l", low)
+    yard.do(ev.Cancelled("l"))
+    yard.do(ev.UnloadAsked(low))
+    for n, key in enumerate(highs):
+        yard.ask(f"h{n}", key)
+    yard.released(low)
+    yard.ask("l", low)
+    order = []
+    for _ in range(10):
+        (running,) = [i for i in yard.state.instances.values() if i.state.value == "starting"]
+        key = running.version.key
+        order.append(running.version.spec.model)
+        (request,) = granted(yard.ready(key))
+        yard.finish(request)
+        yard.released(key)
+    assert order.index("low") == 8, order

@@ -1,0 +1,152 @@
+"""Which victims go: what their loss would cost, what they must have had first, and whose files count."""
+
+from __future__ import annotations
+
+from core.yard import Yard, gpu, need, of, ram, started, stopped
+from modelyard.core import actions as ac
+from modelyard.core import events as ev
+from modelyard.core.memory import DeviceLedger
+from modelyard.core.types import Charge, Need, OutcomeKind, Priority, Share
+
+
+def test_an_idle_victim_goes_before_a_busy_one_however_dear_it_is() -> None:
+    yard = Yard(gpu(size=120))
+    idle, busy = yard.load("idle", min_residency=0.0), yard.load("busy", min_residency=0.0)
+    yard.do(ev.Learned(idle, need(60), 100.0))
+    for number in range(5):
+        yard.ask(f"r{number}", idle)
+        yard.finish(f"r{number}")
+    yard.ask("running", busy)
+    assert stopped(yard.ask("x", yard.add("c"))) == ["idle"]
+
+
+def test_of_two_busy_victims_the_lower_class_goes() -> None:
+    yard = Yard(gpu(size=120))
+    high = yard.load("high", min_residency=0.0, priority=Priority.NORMAL)
+    low = yard.load("low", min_residency=0.0, priority=Priority.LOW)
+    for number in range(5):
+        yard.ask(f"r{number}", low)
+        yard.finish(f"r{number}")
+    yard.ask("h", high)
+    yard.ask("l", low)
+    yard.ask("x", yard.add("c", patience=0.0))
+    assert (yard.states(high), yard.states(low)) == (["ready"], ["draining"])
+
+
+def test_demand_fades_and_a_long_load_weighs() -> None:
+    yard = Yard(gpu(size=120))
+    old, new = yard.load("old", min_residency=0.0), yard.load("new", min_residency=0.0)
+    for number in range(4):
+        yard.ask(f"o{number}", old)
+        yard.finish(f"o{number}")
+    yard.do(ev.Learned(old, need(60), 10.0))
+    yard.do(ev.Learned(new, need(60), 10.0))
+    yard.pass_time(550.0)
+    for number in range(2):
+        yard.ask(f"n{number}", new)
+        yard.finish(f"n{number}")
+    yard.pass_time(20.0)
+    assert yard.version(old).heat_now(yard.now) < 1.1
+    assert stopped(yard.ask("x", yard.add("c", 60))) == ["old"]
+
+
+def test_the_device_whose_victims_cost_least_is_cleared() -> None:
+    yard = Yard(gpu("gpu0", 100), gpu("gpu1", 110))
+    wanted = yard.load("wanted", 100, min_residency=0.0)
+    yard.do(ev.Learned(wanted, need(100), 50.0))
+    yard.ask("r", wanted)
+    yard.finish("r")
+    first, second = yard.load("first", 50, min_residency=0.0), yard.load("second", 50, min_residency=0.0)
+    c = yard.add("c", 90)
+    assert sorted(stopped(yard.ask("x", c))) == ["first", "second"]
+    yard.released(first)
+    assert started(yard.released(second)) == ["c"]
+    assert yard.instance(c).placement == (Charge("gpu1", 90),)
+
+
+def test_a_need_in_ram_and_on_a_gpu_clears_both() -> None:
+    yard = Yard(gpu(size=100), ram(100))
+    a = yard.load("a", Need((Share("ram", 60),)), min_residency=0.0)
+    b = yard.load("b", 60, min_residency=0.0)
+    c = yard.add("c", Need((Share("accelerator", 70), Share("ram", 70))))
+    assert sorted(stopped(yard.ask("x", c))) == ["a", "b"]
+    yard.released(a)
+    assert started(yard.released(b)) == ["c"]
+
+
+def test_a_growing_version_respects_the_minimum_residency_of_the_idle() -> None:
+    yard = Yard(gpu(size=120))
+    a = yard.load("a", max_replicas=2, patience=1.0)
+    yard.ask("r1", a)
+    yard.ask("r2", a)
+    yard.load("b", min_residency=9.0)
+    yard.pass_time(5.0)
+    yard.seen("gpu0", free=0, total=120, **{"a-1": 60, "b-2": 60})
+    assert stopped(yard.log) == []
+    yard.pass_time(4.0)
+    yard.seen("gpu0", free=0, total=120, **{"a-1": 60, "b-2": 60})
+    assert stopped(yard.log) == ["b"]
+
+
+def test_a_newly_ready_model_serves_for_patience_before_the_next_head_takes_it() -> None:
+    yard = Yard()
+    a, b = yard.add("a", min_residency=0.0), yard.add("b", patience=5.0)
+    yard.ask("r1", a)
+    yard.ask("r2", b)
+    yard.pass_time(30.0)
+    yard.ready(a)
+    assert yard.states(a) == ["ready"], "it was only just loaded"
+    yard.pass_time(4.9)
+    assert yard.states(a) == ["ready"]
+    yard.pass_time(0.2)
+    assert yard.states(a) == ["draining"]
+
+
+def test_the_minimum_residency_holds_for_a_busy_victim_too() -> None:
+    yard = Yard()
+    a, b = yard.load("a", min_residency=20.0), yard.add("b", patience=1.0)
+    yard.ask("r1", a)
+    yard.ask("r2", b)
+    yard.pass_time(19.9)
+    assert yard.states(a) == ["ready"]
+    yard.pass_time(0.2)
+    assert yard.states(a) == ["draining"]
+
+
+def test_commands_carry_the_generation_after_the_one_before() -> None:
+    yard = Yard()
+    a = yard.load("a", release_cap=7.0)
+    (stop,) = of(ac.Stop, yard.do(ev.UnloadAsked(a, now=True)))
+    assert stop == ac.Stop("a-1", 2, 7.0, "unload was asked for", True)
+    yard.do(ev.Released("a-1", 1))
+    assert yard.states(a) == ["stopping"]
+    yard.do(ev.Released("a-1", 2))
+    assert yard.states(a) == []
+
+
+def test_a_retry_waits_while_somebody_may_still_serve_it() -> None:
+    yard = Yard(gpu(size=200))
+    a = yard.load("a", max_replicas=2, patience=0.0)
+    first = yard.instance(a).id
+    yard.ask("busy", a)
+    assert started(yard.ask("r", a, exclude={first}, since=0.0)) == ["a"]
+    yard.ready(a)
+    second = yard.holder("r")
+    assert second is not None
+    out = yard.ask("again", a, exclude={first, second}, since=0.0)
+    assert [refuse.code for refuse in of(ac.Refuse, out)] == ["no_alternative"]
+    yard.finish("r", OutcomeKind.DONE)
+    yard.do(ev.UnloadAsked(a, second))
+    assert of(ac.Refuse, yard.ask("later", a, exclude={first, second}, since=0.0)) == []
+
+
+def test_what_is_observed_beyond_a_shrunk_reservation_counts() -> None:
+    account = DeviceLedger(gpu(size=100))
+    account.reserve("a", Charge("gpu0", 60))
+    account.shrink("a", 20)
+    assert (account.reserved, account.excess, account.free) == (20, 0, 80)
+    account.observe("a", 25)
+    account.shrink("a", 20)
+    assert (account.reserved, account.excess) == (20, 5)
+    account.shrink("a", 10)
+    assert (account.reserved, account.excess, account.free) == (10, 15, 75)

@@ -1,0 +1,90 @@
+"""`modelyard demo` as a newcomer runs it: the whole tour with real models, then Ctrl-C; nothing is left."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from e2e.real_models import EXAMPLES
+from engines.demo_model import demo_gguf
+from launchers.process_table import with_mark_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+DEADLINE = 240.0
+END = "Ctrl-C ends it"
+
+
+def start() -> subprocess.Popen[str]:
+    """The demo on a free port; what it fetches is kept for the next run."""
+    data = demo_gguf().parent / "demo"
+    return subprocess.Popen(
+        [sys.executable, "-m", "modelyard", "demo", "--port", "0"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "XDG_DATA_HOME": str(data), "NO_COLOR": "1"},
+        start_new_session=True,
+    )
+
+
+def read_until(demo: subprocess.Popen[str], words: str) -> str:
+    """What it prints, up to the line with these words."""
+    assert demo.stdout is not None
+    killer = threading.Timer(DEADLINE, demo.kill)
+    killer.start()
+    lines = []
+    try:
+        for line in demo.stdout:
+            lines.append(line)
+            if words in line:
+                return "".join(lines)
+    finally:
+        killer.cancel()
+    raise AssertionError(f"it ended with {demo.wait()} before {words!r}: {''.join(lines)}")
+
+
+def interrupt(demo: subprocess.Popen[str]) -> None:
+    """Ctrl-C: it ends with 0, without a word of complaint, and no process of it is left."""
+    demo.send_signal(signal.SIGINT)
+    _, errors = demo.communicate(timeout=60)
+    assert (demo.returncode, errors) == (0, "")
+    assert with_mark_of(demo_gguf().parent / "demo") == []
+
+
+def test_the_tour_runs_through() -> None:
+    with start() as demo:
+        try:
+            text = read_until(demo, END)
+            interrupt(demo)
+        finally:
+            demo.kill()
+    assert "It serves smol-long, smol-fast, smol-wide." in text
+    assert "makes room for smol-wide" in text
+    assert "16 answers in" in text
+    assert "nobody turned away" in text
+    assert re.search(r"curl http://127\.0\.0\.1:\d+/generate", text)
+    words = [line for line in text.splitlines() if line.startswith("  ") and len(line.split()) >= 3]
+    assert len(words) >= 3, "three answers of real models"
+
+
+def test_ctrl_c_in_the_middle() -> None:
+    with start() as demo:
+        try:
+            read_until(demo, "smol-long")
+            interrupt(demo)
+        finally:
+            demo.kill()
+
+
+def test_it_is_the_example() -> None:
+    from modelyard.cli.serving import demo_file
+
+    assert demo_file().resolve() == (EXAMPLES / "demo.yaml").resolve()

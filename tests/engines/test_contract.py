@@ -1,0 +1,77 @@
+"""Every registered adapter fulfils the contract, on paper and as a process."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engines import contract
+from engines.contract import Case
+from modelyard.core.types import Spec
+from modelyard.engines.base import ModelFile
+from modelyard.engines.gguf import facts, read_header
+from modelyard.engines.registry import load
+from servers.live import running
+
+ENGINES = load()
+
+
+def fake_case(_: pytest.FixtureRequest) -> Case:
+    parameters: dict[str, object] = {"memory": {"ram": 1_000_000}, "apis": ["chat", "completions", "rerank"]}
+    return Case(
+        engine=ENGINES["fake"],
+        spec=Spec("public/name", "a" * 64, "fake", parameters=parameters),
+        long=Spec("public/name", "a" * 64, "fake", parameters={**parameters, "tokens_per_second": 100}),
+        bad={
+            "parameters.memory.ram": {"memory": {"ram": "1GB"}},
+            "parameters.tokens": {"tokens": 1},
+        },
+    )
+
+
+def llamacpp_case(request: pytest.FixtureRequest) -> Case:
+    path: Path = request.getfixturevalue("gguf")
+    file = ModelFile(path, path.stat().st_size, "b" * 64, facts(read_header(path)))
+    spec = Spec("public/name", "a" * 64, "llamacpp", str(path), {"context": 2048})
+    return Case(
+        engine=ENGINES["llamacpp"],
+        spec=spec,
+        long=spec,
+        bad={
+            "parameters.kv.k": {"kv": {"k": "q9"}},
+            "parameters.kv": {"kv": "q8_0"},
+            "parameters.contxt": {"contxt": 1},
+            "parameters.extra_args": {"extra_args": ["--verbose"]},
+            "parameters.draft.source": {"draft": {"max": 4}},
+            "parameters.chat_template": {"chat_template": {"name": "chatml", "file": "/x"}},
+            "parameters.lora": {"lora": [{"path": "x"}]},
+        },
+        files={"model": file},
+    )
+
+
+CASES = {"fake": fake_case, "llamacpp": llamacpp_case}
+
+
+@pytest.fixture(params=sorted(ENGINES))
+def case(request: pytest.FixtureRequest) -> Case:
+    assert request.param in CASES, f"the adapter {request.param} has no case here"
+    return CASES[request.param](request)
+
+
+@pytest.mark.parametrize("check", contract.ON_PAPER, ids=lambda check: check.__name__)
+def test_on_paper(case: Case, check: Callable[[Case], None]) -> None:
+    check(case)
+
+
+async def test_as_a_process(case: Case) -> None:
+    if case.engine.type == "llamacpp" and importlib.util.find_spec("xllamacpp") is None:
+        pytest.skip("xllamacpp is not installed")
+    async with running(lambda socket: contract.argv(case, case.long, socket)) as live:
+        await live.healthy(case.engine.health)
+        await contract.check_answers(case, live)
+        await contract.check_departure(case, live)
+        await contract.check_end(live)

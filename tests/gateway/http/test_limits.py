@@ -1,0 +1,142 @@
+"""Clients that are slow, greedy or many: each meets its bound, and the server keeps nothing of theirs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.http.lanes import Serve
+from modelyard.gateway.exchange import Stalled
+
+HELLO = b"GET /hello HTTP/1.1\r\nhost: a\r\n\r\n"
+FLOOD = b"GET /flood HTTP/1.1\r\nhost: a\r\n\r\n"
+POST = b"POST /echo HTTP/1.1\r\nhost: a\r\n"
+
+
+async def test_unfinished_head_is_408(serve: Serve) -> None:
+    bench = await serve(header_timeout=0.2)
+    async with bench.client() as client:
+        client.send(HELLO[:20])
+        assert (await client.answer()).status == 408
+        assert await client.rest() == b""
+
+
+async def test_head_that_trickles_is_408(serve: Serve) -> None:
+    bench = await serve(header_timeout=0.2)
+    async with bench.client() as client:
+
+        async def trickle() -> None:
+            for byte in HELLO * 100:
+                client.send(bytes([byte]))
+                await asyncio.sleep(0.02)
+
+        sending = asyncio.create_task(trickle())
+        assert (await client.answer()).status == 408
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+async def test_silent_connection_is_closed(serve: Serve) -> None:
+    bench = await serve(header_timeout=0.2)
+    async with bench.client() as client:
+        assert await client.rest() == b""
+
+
+async def test_idle_connection_is_closed(serve: Serve) -> None:
+    bench = await serve(keep_alive=0.2)
+    async with bench.client() as client:
+        client.send(HELLO)
+        assert (await client.answer()).status == 200
+        assert await client.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "framing", [b"content-length: 99999\r\n\r\na", b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n"]
+)
+async def test_body_without_progress_is_408(serve: Serve, framing: bytes) -> None:
+    bench = await serve(body_progress=0.2)
+    async with bench.client() as client:
+        client.send(POST + framing)
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (408, "close")
+        assert await client.rest() == b""
+    assert bench.server.buffered == 0
+
+
+@pytest.mark.parametrize(
+    "limits", [{"body_total": 0.4, "body_rate": 0}, {"body_total": 60, "body_rate": 1000}]
+)
+async def test_body_that_trickles_is_408(serve: Serve, limits: dict[str, float]) -> None:
+    bench = await serve(body_progress=0.2, **limits)
+    async with bench.client() as client:
+        client.send(POST + b"content-length: 99999\r\n\r\n")
+
+        async def trickle() -> None:
+            while True:
+                client.send(b"a")
+                await asyncio.sleep(0.02)
+
+        sending = asyncio.create_task(trickle())
+        assert (await client.answer()).status == 408
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+async def test_client_that_waits_for_100_is_not_hurried(serve: Serve) -> None:
+    bench = await serve(body_progress=0.05)
+    async with bench.client() as client:
+        head = b"POST /wait HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"
+        client.send(head)
+        await asyncio.wait_for(bench.lanes.entered.wait(), 5)
+        await asyncio.sleep(0.3)
+        bench.lanes.go.set()
+        assert (await client.answer()).body == b"waited"
+
+
+async def test_full_buffers_refuse_a_body(serve: Serve) -> None:
+    bench = await serve(buffered_bytes=1000)
+    async with bench.client() as client:
+        client.send(POST + b"content-length: 1001\r\n\r\n" + b"a" * 1001)
+        answer = await client.answer()
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert bench.server.buffered == 0
+
+
+async def test_connection_over_the_limit_is_told_so(serve: Serve) -> None:
+    bench = await serve(connections=2)
+    async with bench.client() as first, bench.client() as second:
+        for client in (first, second):
+            client.send(HELLO)
+            assert (await client.answer()).status == 200
+        async with bench.client() as third:
+            third.send(HELLO)
+            assert (await third.answer()).status == 503
+            assert await third.rest() == b""
+        first.send(HELLO)
+        assert (await first.answer()).status == 200
+    assert bench.lanes.seen == ["GET /hello"] * 3
+
+
+async def test_client_that_never_reads_is_cut(serve: Serve) -> None:
+    bench = await serve(write_stall=0.3)
+    async with bench.client() as client:
+        client.read_nothing()
+        client.send(FLOOD)
+        await asyncio.wait_for(bench.lanes.paused.wait(), 5)
+        assert bench.server.buffered < 4 << 20
+        await asyncio.wait_for(bench.lanes.left.wait(), 5)
+    assert isinstance(bench.lanes.ended_by, Stalled)
+    assert bench.server.buffered == 0
+
+
+@pytest.mark.parametrize("cap", [256 << 20, 100_000])
+async def test_slow_reader_gets_everything(serve: Serve, cap: int) -> None:
+    bench = await serve(buffered_bytes=cap, linger=0.1)
+    async with bench.client() as client:
+        client.read_nothing()
+        client.send(FLOOD)
+        await asyncio.wait_for(bench.lanes.paused.wait(), 5)
+        client.read_on()
+        assert len((await client.answer()).body) == 64 << 20
+        assert bench.lanes.resumed.is_set()

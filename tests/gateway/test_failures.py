@@ -1,0 +1,319 @@
+"""Engines that die, hang, refuse to start or to stop: what the client is told, and that nothing is lost.
+
+Each yard of these tests ends with the checks of `live_yard`: no lease, no byte, no process is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from gateway.answers import Answer
+from gateway.live_yard import SHARE, LiveYard, fake, live_yard, right_text, until
+from launchers.process_table import alive
+from modelyard.core.state import Version
+
+
+async def serves(yard: LiveYard, model: str = "a") -> None:
+    """The next request is answered as if nothing had been."""
+    answer = await yard.chat(model, "and now?")
+    assert (answer.status, answer.code) == (200, ""), answer.body
+    assert answer.text == right_text(model, "and now?", 4)
+
+
+async def kill_when_busy(yard: LiveYard, request: asyncio.Task[Answer], number: int) -> str:
+    """Send a signal to the engine once it works on a request; returns the instance's name."""
+    await until(lambda: bool(yard.leases()))
+    (lease,) = yard.state.leases.values()
+    instance = lease.instance
+    pid = yard.driver.launcher.pids(instance.id)[0]
+    assert not request.done()
+    os.kill(pid, number)
+    return instance.id
+
+
+class TestDeath:
+    async def test_before_the_first_byte_is_retried_on_a_restarted_instance(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            first = await yard.load("a")
+            request = asyncio.create_task(yard.chat("a", fake={"delay": 0.3}))
+            killed = await kill_when_busy(yard, request, signal.SIGKILL)
+            answer = await request
+            assert killed == first.id
+            assert answer.status == 200, answer.body
+            assert answer.text == right_text("a", "hi", 4)
+            assert answer.headers["x-modelyard-instance"] != killed
+
+    async def test_before_the_first_byte_is_retried_on_another_replica(self) -> None:
+        async with live_yard({"a": fake(min_replicas=2, max_replicas=2)}) as yard:
+            await until(lambda: len(yard.state.versions) and len(_only(yard).ready) == 2)
+            other = {instance.id for instance in _only(yard).ready}
+            request = asyncio.create_task(yard.chat("a", fake={"delay": 0.3}))
+            killed = await kill_when_busy(yard, request, signal.SIGKILL)
+            answer = await request
+            assert answer.status == 200, answer.body
+            assert answer.headers["x-modelyard-instance"] in other - {killed}
+
+    async def test_of_every_instance_that_is_tried_is_a_502(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            answer = await yard.chat("a", fake={"crash": True})
+            assert answer.status == 502
+            assert answer.code in ("engine_died", "engine_unreachable"), answer.code
+            assert answer.message.startswith("a-"), "it names the instance"
+            await serves(yard)
+
+    async def test_after_the_first_byte_ends_the_stream_with_an_error(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            stream = await yard.stream("a", tokens=8, fake={"crash_after_tokens": 3})
+            assert stream.status == 200
+            assert stream.code == "engine_died"
+            assert stream.errors[0]["message"].startswith("a-1 ")
+            assert not stream.done
+            assert stream.left == ""
+            assert stream.text == right_text("a", "hi", 3)
+            await serves(yard)
+
+    async def test_in_the_middle_of_an_event_sends_no_half_of_it(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            stream = await yard.stream("a", tokens=8, fake={"crash_mid_event": 3})
+            assert stream.code == "engine_died"
+            assert not stream.done
+            assert stream.left == ""
+            assert stream.text == right_text("a", "hi", 2)
+            await serves(yard)
+
+    async def test_of_the_shim_takes_the_engine_along(self) -> None:
+        async with live_yard({"a": fake(parameters={"fork_grandchild": True})}) as yard:
+            await yard.load("a")
+            engine, *others, shim = yard.pids("a")
+            assert others, "the engine forked"
+            os.kill(shim, signal.SIGKILL)
+            await until(lambda: not any(alive(pid) for pid in (engine, *others, shim)), 10.0)
+            await until(lambda: not yard.reserved(), 10.0)
+            await serves(yard)
+
+    async def test_of_an_engine_takes_what_it_forked_along(self) -> None:
+        async with live_yard({"a": fake(parameters={"fork_grandchild": True})}) as yard:
+            await yard.load("a")
+            engine, *others, shim = yard.pids("a")
+            assert others, "the engine forked"
+            os.kill(engine, signal.SIGKILL)
+            await until(lambda: not any(alive(pid) for pid in (engine, *others, shim)), 10.0)
+            await until(lambda: not yard.reserved(), 10.0)
+            await serves(yard)
+
+
+def _only(yard: LiveYard) -> Version:
+    (version,) = yard.state.versions.values()
+    return version
+
+
+class TestHang:
+    async def test_before_the_first_byte_is_retried_on_a_new_instance(self) -> None:
+        async with live_yard({"a": fake(first_byte_timeout="300ms")}) as yard:
+            first = await yard.load("a")
+            engine = yard.pids("a")[0]
+            os.kill(engine, signal.SIGSTOP)
+            stream = await yard.stream("a")
+            assert (stream.status, stream.code) == (200, "")
+            assert stream.text == right_text("a", "hi", 4)
+            assert stream.done
+            assert stream.headers["x-modelyard-instance"] != first.id
+            await until(lambda: not alive(engine))
+
+    async def test_of_every_instance_that_is_tried_is_a_504(self) -> None:
+        async with live_yard({"a": fake(first_byte_timeout="200ms")}) as yard:
+            stream = await yard.stream("a", fake={"hang": True})
+            assert (stream.status, stream.refusal.code) == (504, "first_byte_timeout")
+            assert "sent nothing for first_byte_timeout 0.2 s" in stream.refusal.message
+            await serves(yard)
+
+    async def test_of_an_answer_that_is_no_stream_ends_at_the_request_timeout(self) -> None:
+        async with live_yard({"a": fake(request_timeout="400ms")}) as yard:
+            first = await yard.load("a")
+            engine = yard.pids("a")[0]
+            answer = await yard.chat("a", fake={"hang": True})
+            assert (answer.status, answer.code) == (504, "request_deadline")
+            assert f"{first.id} did not finish within request_timeout 0.4 s" in answer.message
+            assert answer.headers["x-should-retry"] == "false"
+            await until(lambda: not alive(engine))
+            await serves(yard)
+
+    async def test_between_tokens_ends_the_stream_with_an_error(self) -> None:
+        async with live_yard({"a": fake(token_timeout="300ms")}) as yard:
+            await yard.load("a")
+            engine = yard.pids("a")[0]
+            stream = await yard.stream("a", tokens=8, fake={"hang_after_tokens": 3})
+            assert stream.code == "token_timeout"
+            assert "sent no token for token_timeout 0.3 s" in stream.errors[0]["message"]
+            assert not stream.done
+            assert stream.left == ""
+            assert stream.text == right_text("a", "hi", 3)
+            await until(lambda: not alive(engine))
+            await serves(yard)
+
+    async def test_of_requests_while_health_is_fine_condemns_the_instance(self) -> None:
+        # The second generation is the first after the warm-up.
+        model = fake(first_byte_timeout="200ms", parameters={"hang_on_request": 2})
+        async with live_yard({"a": model}) as yard:
+            await yard.load("a")
+            engine = yard.pids("a")[0]
+            stream = await yard.stream("a")
+            assert (stream.status, stream.refusal.code) == (504, "first_byte_timeout")
+            await until(lambda: not alive(engine))
+            assert any("hung" in message for message in yard.notes("failed"))
+
+
+class TestStart:
+    async def test_of_a_bad_model_is_a_503_with_its_last_words(self) -> None:
+        model = fake(parameters={"exit_code": 3, "exit_log": "error: failed to load model: bad magic"})
+        async with live_yard({"a": model}) as yard:
+            answer = await yard.chat("a")
+            assert (answer.status, answer.code) == (503, "load_failed")
+            assert "a did not start: bad_model: exit code 3" in answer.message
+            assert "error: failed to load model: bad magic" in answer.message
+            assert int(answer.headers["retry-after"]) >= 1
+            again = await yard.chat("a")
+            assert (again.status, again.code, again.message) == (503, "load_failed", answer.message)
+            assert yard.state.sequence == 1, "a model that backs off is not started for a request"
+
+    async def test_of_a_program_that_is_not_there_is_not_tried_again(self) -> None:
+        engines = {"broken": {"type": "fake", "program": "/no/such/program"}}
+        async with live_yard({"a": {**fake(), "engine": "broken"}}, engines=engines) as yard:
+            answer = await yard.chat("a")
+            assert (answer.status, answer.code) == (503, "load_failed")
+            assert "not_installed: /no/such/program cannot be executed: No such file" in answer.message
+            assert yard.state.sequence == 1
+
+    async def test_that_is_killed_from_outside_is_tried_three_times(self) -> None:
+        async with live_yard({"a": fake(parameters={"load_time": 60.0})}) as yard:
+            request = asyncio.create_task(yard.chat("a"))
+            for number in (1, 2, 3):
+                await until(lambda number=number: len(yard.driver.launcher.pids(f"a-{number}")) > 1)  # type: ignore[misc]
+                assert not request.done()
+                os.kill(yard.driver.launcher.pids(f"a-{number}")[0], signal.SIGKILL)
+            answer = await request
+            assert (answer.status, answer.code) == (503, "load_failed")
+            assert "a did not start: killed: killed by signal 9" in answer.message
+
+    async def test_that_crashes_is_tried_twice(self) -> None:
+        model = fake(parameters={"exit_code": 3, "exit_log": "error: the moon is full"})
+        async with live_yard({"a": model}) as yard:
+            answer = await yard.chat("a")
+            assert (answer.status, answer.code) == (503, "load_failed")
+            assert "crashed: exit code 3" in answer.message
+            assert "error: the moon is full" in answer.message
+            assert yard.state.sequence == 2
+
+    async def test_without_enough_memory_is_retried_once_with_more(self) -> None:
+        async with live_yard({"a": fake(parameters={"oom_at_load": True})}) as yard:
+            answer = await yard.chat("a")
+            assert (answer.status, answer.code) == (503, "load_failed")
+            assert "out_of_memory" in answer.message
+            assert yard.state.sequence == 2
+            assert f"needs {SHARE * 5 // 4} bytes" in yard.notes("need")[0]
+
+    async def test_that_needs_more_than_there_is_never_fits(self) -> None:
+        model = fake(2 * SHARE, parameters={"oom_at_load": True})
+        async with live_yard({"a": model}, memory=2 * SHARE) as yard:
+            answer = await yard.chat("a")
+            assert (answer.status, answer.code) == (503, "never_fits")
+            assert "can never fit" in answer.message
+            assert answer.headers["x-should-retry"] == "false"
+            assert "retry-after" not in answer.headers
+            assert yard.state.sequence == 1
+
+    async def test_ends_at_its_deadline(self) -> None:
+        async with live_yard({"a": fake(load_cap="300ms", parameters={"load_time": 30.0})}) as yard:
+            answer = await yard.chat("a")
+            assert (answer.status, answer.code) == (503, "load_failed")
+            assert "start_deadline: not ready within load_cap 0.3 s" in answer.message
+
+    async def test_that_never_generates_ends_at_its_deadline(self) -> None:
+        model = fake(load_cap="1s", parameters={"health_ok_but_requests_hang": True})
+        async with live_yard({"a": model}) as yard:
+            answer = await yard.chat("a")
+            assert (answer.status, answer.code) == (503, "load_failed")
+            assert "start_deadline" in answer.message
+
+    async def test_with_a_flood_of_output_is_served_and_bounded(self) -> None:
+        async with live_yard({"a": fake(parameters={"flood_output": 20_000_000})}) as yard:
+            instance = await yard.load("a")
+            log = yard.driver.launcher.log(instance.id)
+            assert log is not None
+            assert log.stat().st_size <= 4 * 1024 * 1024
+            await serves(yard)
+
+
+class TestStop:
+    async def test_of_an_engine_that_ignores_it_ends_with_a_kill(self) -> None:
+        async with live_yard({"a": fake(parameters={"ignore_sigterm": True})}) as yard:
+            await yard.load("a")
+            pids = yard.pids("a")
+            await yard.unload("a")
+            assert not any(alive(pid) for pid in pids)
+            assert yard.reserved() == 0
+
+    async def test_takes_what_the_engine_forked_along(self) -> None:
+        async with live_yard({"a": fake(parameters={"fork_grandchild": True})}) as yard:
+            await yard.load("a")
+            pids = yard.pids("a")
+            assert len(pids) == 3
+            await yard.unload("a")
+            assert not any(alive(pid) for pid in pids)
+
+    async def test_while_streaming_finishes_the_stream(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            order = {"tokens_per_second": 40}
+            async with yard.open_stream("a", tokens=20, fake=order) as (stream, more):
+                await anext(more)
+                unloading = asyncio.create_task(yard.unload("a"))
+                async for _ in more:
+                    pass
+            assert stream.done
+            assert stream.text == right_text("a", "hi", 20)
+            await unloading
+            assert yard.reserved() == 0
+
+    async def test_at_the_drain_cap_cuts_the_stream_with_an_error(self) -> None:
+        models = {"a": fake(drain_cap="200ms"), "b": fake()}
+        async with live_yard(models, memory=SHARE) as yard:
+            await yard.load("a")
+            async with yard.open_stream("a", tokens=1000, fake={"tokens_per_second": 20}) as (stream, more):
+                await anext(more)
+                other = asyncio.create_task(yard.chat("b"))
+                async for _ in more:
+                    pass
+            assert stream.code == "cut_at_drain"
+            assert "had to leave: the drain cap passed" in stream.errors[0]["message"]
+            assert not stream.done
+            assert stream.left == ""
+            assert (await other).status == 200
+
+    async def test_at_the_drain_cap_retries_what_has_not_begun(self) -> None:
+        models = {"a": fake(drain_cap="200ms"), "b": fake()}
+        async with live_yard(models, memory=SHARE) as yard:
+            first = await yard.load("a")
+            cut = asyncio.create_task(yard.chat("a", fake={"delay": 0.8}))
+            await until(lambda: yard.leases() == 1)
+            other = await yard.chat("b")
+            assert other.status == 200, other.body
+            answer = await cut
+            assert answer.status == 200, answer.body
+            assert answer.text == right_text("a", "hi", 4)
+            assert answer.headers["x-modelyard-instance"] != first.id
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_an_error_of_the_engine_is_passed_on_after_the_retries(streaming: bool) -> None:
+    async with live_yard({"a": fake()}) as yard:
+        if streaming:
+            stream = await yard.stream("a", fake={"status": 500})
+            assert stream.status == 500
+        else:
+            answer = await yard.chat("a", fake={"status": 500})
+            assert (answer.status, answer.message) == (500, "failure on order")
+        await serves(yard)

@@ -1,0 +1,57 @@
+"""What is alive on this machine, and waiting for it to change."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from modelyard.launchers.processes import Process
+
+
+async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    """Return once the condition holds. Raises TimeoutError after `timeout` seconds."""
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def alive(pid: int) -> bool:
+    """Is there a live process (no zombie) with this pid?"""
+    return Process.find(pid) is not None
+
+
+def with_mark_of(folder: Path) -> list[int]:
+    """Live processes whose command line or environment names this folder."""
+    needle = os.fsencode(folder)
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid() or not alive(int(name)):
+            continue
+        try:
+            text = Path(f"/proc/{name}/cmdline").read_bytes() + Path(f"/proc/{name}/environ").read_bytes()
+        except OSError:
+            continue
+        if needle in text:
+            found.append(int(name))
+    return found
+
+
+def zombies() -> list[int]:
+    """Dead children of this process that nobody has waited for."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[0] == "Z" and int(fields[1]) == os.getpid():
+                found.append(int(name))
+    return found
+
+
+def open_fds() -> int:
+    """How many descriptors this process has."""
+    return len(os.listdir("/proc/self/fd"))

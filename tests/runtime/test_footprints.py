@@ -1,0 +1,197 @@
+"""Footprints: the contract in memory and in a file, and what only a file can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modelyard.core.types import Need, Share, Spec
+from modelyard.engines.base import ModelFile
+from modelyard.runtime.footprints import (
+    DEMAND_HALF_LIFE,
+    FileFootprints,
+    Footprint,
+    Footprints,
+    Key,
+    MemoryFootprints,
+    key_of,
+)
+
+KEY = Key("f", "llamacpp", "p", "cuda")
+NEED = Need((Share("accelerator", 1000), Share("ram", 500, {"digest": 7})), known=False)
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "file"])
+def make(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Callable[[int], Footprints]:
+    if request.param == "memory":
+        return lambda limit: MemoryFootprints(limit=limit, clock=clock)
+    return lambda limit: FileFootprints(tmp_path / "footprints.json", limit=limit, clock=clock)
+
+
+# -- the contract ---------------------------------------------------------------------------------------
+
+
+def test_nothing_is_known_at_first(make: Callable[[int], Footprints]) -> None:
+    footprints = make(10)
+    assert footprints.get(KEY) is None
+    assert footprints.all() == {}
+    assert footprints.demand() == {}
+
+
+def test_an_observation_corrects_the_estimate(make: Callable[[int], Footprints]) -> None:
+    footprints = make(10)
+    footprint = footprints.observe(KEY, [2000, 100], need=NEED, load_seconds=4.0)
+    assert footprints.get(KEY) == footprint
+    assert footprints.all() == {KEY: footprint}
+    learned = footprint.learned(NEED)
+    assert learned.known
+    assert [share.bytes for share in learned.shares] == [2300, 115]
+    assert learned.shares[1].mapped == {"digest": 7}
+    assert footprint.load_seconds == 4.0
+
+
+def test_the_margin_shrinks_to_three_percent(make: Callable[[int], Footprints]) -> None:
+    footprints = make(10)
+    margins = [footprints.observe(KEY, [10_000, 0], need=NEED).margin for _ in range(8)]
+    assert margins == sorted(margins, reverse=True)
+    assert (margins[0], margins[-1]) == (0.15, 0.03)
+
+
+def test_a_higher_observation_counts_at_once_and_a_lower_one_slowly(
+    make: Callable[[int], Footprints],
+) -> None:
+    footprints = make(10)
+    footprints.observe(KEY, [1000, 100], need=NEED)
+    assert footprints.observe(KEY, [2000, 100], need=NEED).bytes == (2000, 100)
+    assert footprints.observe(KEY, [1000, 100], need=NEED).bytes == (1750, 100)
+
+
+def test_what_could_not_be_measured_keeps_the_estimate(make: Callable[[int], Footprints]) -> None:
+    learned = make(10).observe(KEY, [0, 100], need=NEED).learned(NEED)
+    assert [share.bytes for share in learned.shares] == [1000, 115]
+
+
+def test_an_observation_of_another_shape_changes_no_bytes(make: Callable[[int], Footprints]) -> None:
+    footprints = make(10)
+    assert footprints.observe(KEY, [5], need=NEED).learned(NEED) == NEED
+    footprints.observe(KEY, [2000, 100], need=NEED)
+    assert footprints.observe(KEY, [5], need=NEED).bytes == (2000, 100)
+
+
+def test_load_times_are_averaged_with_their_spread(make: Callable[[int], Footprints]) -> None:
+    footprints = make(10)
+    footprints.observe(KEY, [1, 1], load_seconds=10.0, first_token_seconds=1.0)
+    footprint = footprints.observe(KEY, [1, 1], load_seconds=20.0)
+    assert footprint.load_seconds == pytest.approx(13.0)
+    assert footprint.load_spread == pytest.approx(3.0)
+    assert footprint.first_token_seconds == 1.0
+
+
+def test_the_number_of_entries_is_bounded(make: Callable[[int], Footprints], clock: Clock) -> None:
+    footprints = make(3)
+    keys = [Key(str(n), "e", "p", "ram") for n in range(5)]
+    for key in keys:
+        clock.now += 1
+        footprints.observe(key, [1])
+    assert set(footprints.all()) == set(keys[2:])
+    for n in range(5):
+        footprints.record_demand(f"m{n}", n + 1)
+    assert set(footprints.demand()) == {"m2", "m3", "m4"}
+
+
+def test_demand_halves_in_a_day(make: Callable[[int], Footprints], clock: Clock) -> None:
+    footprints = make(10)
+    footprints.record_demand("a", 8)
+    clock.now += DEMAND_HALF_LIFE
+    footprints.record_demand("a", 1)
+    footprints.record_demand("b")
+    assert footprints.demand() == {"a": pytest.approx(5.0), "b": pytest.approx(1.0)}
+    footprints.close()
+    footprints.close()
+
+
+# -- the file -------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_read_back(tmp_path: Path, clock: Clock) -> None:
+    first = FileFootprints(tmp_path / "f.json", clock=clock)
+    first.observe(KEY, [2000, 100], need=NEED, load_seconds=4.0)
+    first.record_demand("a", 3)
+    second = FileFootprints(tmp_path / "f.json", clock=clock)
+    assert second.all() == first.all()
+    assert second.demand() == {"a": 3.0}
+    assert [path.name for path in tmp_path.iterdir()] == ["f.json"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"version": 2}',
+        '{"version": 1, "footprints": [{"key": {}, "footprint": {}}], "demand": {}}',
+        '{"version": 1, "footprints": [], "demand": {"a": "many"}}',
+        '{"version": 1, "footprints": [], "demand": []}',
+        '{"version": 1, "demand": {}, "footprints": [{"footprint": {"bytes": ["x"]},'
+        ' "key": {"files": "", "engine": "", "parameters": "", "device": ""}}]}',
+    ],
+)
+def test_a_broken_file_is_set_aside_whole(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "f.json"
+    path.write_text(content)
+    footprints = FileFootprints(path)
+    assert footprints.all() == {}
+    assert footprints.demand() == {}
+    assert (tmp_path / "f.json.broken").read_text() == content
+    assert "footprints.broken" in capsys.readouterr().out
+    footprints.observe(KEY, [1])
+    assert FileFootprints(path).all() == footprints.all()
+
+
+def test_a_disk_that_cannot_be_written_loses_nothing_in_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "gone"
+    footprints = FileFootprints(folder / "f.json")
+    footprint = footprints.observe(KEY, [1])
+    assert footprints.get(KEY) == footprint
+    assert "footprints.not_written" in capsys.readouterr().out
+
+
+# -- keys -----------------------------------------------------------------------------------------------
+
+
+def test_a_key_names_files_parameters_and_device() -> None:
+    spec = Spec("m", "d", "llamacpp", parameters={"context": 1024}, slots=2)
+    files = {"model": ModelFile(Path("/a"), 5, "abc")}
+    key = key_of(spec, files, "cuda")
+    assert key == key_of(Spec("other", "x", "llamacpp", parameters={"context": 1024}, slots=2), files, "cuda")
+    others = [
+        key_of(spec, files, "ram"),
+        key_of(spec, {"model": ModelFile(Path("/a"), 5, "abd")}, "cuda"),
+        key_of(Spec("m", "d", "llamacpp", parameters={"context": 2048}, slots=2), files, "cuda"),
+        key_of(Spec("m", "d", "llamacpp", parameters={"context": 1024}, slots=4), files, "cuda"),
+    ]
+    assert key not in others
+    assert len(set(others)) == 4
+
+
+def test_a_footprint_without_observations_says_nothing() -> None:
+    assert Footprint().learned(NEED) == NEED
