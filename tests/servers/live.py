@@ -75,7 +75,8 @@ async def running(
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **(environment or {})},
             )
-        transport = httpx.AsyncHTTPTransport(uds=socket)
+        # Servers close kept connections when they like: here each call has its own.
+        transport = httpx.AsyncHTTPTransport(uds=socket, limits=httpx.Limits(max_keepalive_connections=0))
         try:
             async with httpx.AsyncClient(
                 transport=transport, base_url="http://engine", timeout=DEADLINE
