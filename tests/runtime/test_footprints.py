@@ -92,13 +92,11 @@ def test_an_observation_of_another_shape_changes_no_bytes(make: Callable[[int], 
     assert footprints.observe(KEY, [5], need=NEED).bytes == (2000, 100)
 
 
-def test_load_times_are_averaged_with_their_spread(make: Callable[[int], Footprints]) -> None:
+def test_load_times_are_averaged(make: Callable[[int], Footprints]) -> None:
     footprints = make(10)
-    footprints.observe(KEY, [1, 1], load_seconds=10.0, first_token_seconds=1.0)
+    footprints.observe(KEY, [1, 1], load_seconds=10.0)
     footprint = footprints.observe(KEY, [1, 1], load_seconds=20.0)
     assert footprint.load_seconds == pytest.approx(13.0)
-    assert footprint.load_spread == pytest.approx(3.0)
-    assert footprint.first_token_seconds == 1.0
 
 
 def test_the_number_of_entries_is_bounded(make: Callable[[int], Footprints], clock: Clock) -> None:

@@ -23,7 +23,6 @@ class FilesSignal(StrEnum):
     FETCH = "fetch"
     CACHED = "cached"
     FAILED = "failed"
-    LOST = "lost"
 
 
 class InstanceState(StrEnum):
@@ -60,7 +59,6 @@ FILES: dict[tuple[FilesState, FilesSignal], FilesState] = {
     (_F.ABSENT, _FS.CACHED): _F.CACHED,
     (_F.FETCHING, _FS.CACHED): _F.CACHED,
     (_F.FETCHING, _FS.FAILED): _F.ABSENT,
-    (_F.CACHED, _FS.LOST): _F.ABSENT,
 }
 
 _I, _S = InstanceState, InstanceSignal

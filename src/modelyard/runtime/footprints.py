@@ -63,8 +63,6 @@ class Footprint:
     bytes: tuple[int, ...] = ()
     observations: int = 0
     load_seconds: float | None = None
-    load_spread: float = 0.0
-    first_token_seconds: float | None = None
     seen: float = 0.0
 
     @property
@@ -88,19 +86,13 @@ class Footprint:
         *,
         now: float,
         load_seconds: float | None = None,
-        first_token_seconds: float | None = None,
     ) -> Footprint:
         """With one observation more. A higher one counts at once, a lower one pulls down slowly."""
         previous = self.bytes if len(self.bytes) == len(sizes) else (0,) * len(sizes)
-        spread = self.load_spread
-        if load_seconds is not None and self.load_seconds is not None:
-            spread += _EWMA * (abs(load_seconds - self.load_seconds) - spread)
         return Footprint(
             bytes=tuple(_peak(old, new) for old, new in zip(previous, sizes, strict=True)),
             observations=self.observations + 1 if previous == self.bytes else 1,
             load_seconds=_average(self.load_seconds, load_seconds),
-            load_spread=spread,
-            first_token_seconds=_average(self.first_token_seconds, first_token_seconds),
             seen=now,
         )
 
@@ -139,7 +131,6 @@ class Footprints(Protocol):
         *,
         need: Need | None = None,
         load_seconds: float | None = None,
-        first_token_seconds: float | None = None,
     ) -> Footprint:
         """Keep one observation and return the new footprint. `sizes` are own bytes per share; they count
         only where there are as many as `need` has shares."""
@@ -189,7 +180,6 @@ class MemoryFootprints:
         *,
         need: Need | None = None,
         load_seconds: float | None = None,
-        first_token_seconds: float | None = None,
     ) -> Footprint:
         with self._lock:
             before = self._entries.get(key) or Footprint()
@@ -198,7 +188,6 @@ class MemoryFootprints:
                 sizes if fits else (0,) * len(before.bytes),
                 now=self._clock(),
                 load_seconds=load_seconds,
-                first_token_seconds=first_token_seconds,
             )
             self.put(key, after)
             return after
