@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
-from modelyard.engines import llama_http
 from modelyard.engines.base import Call, Command, Exit, Files, Profile
+from modelyard.engines.llama_http import LlamaHttp, post
 from modelyard.servers import fake_script
 
 _ACCELERATOR = re.compile(r"accelerator\d*")
@@ -48,13 +48,11 @@ _CAUSES = (
 )
 
 
-class FakeEngine:
+class FakeEngine(LlamaHttp):
     """See the module's text and `engines.base.Engine`."""
 
     type: ClassVar[str] = "fake"
     programs: ClassVar[tuple[str, ...]] = ()
-    unix: ClassVar[bool] = True
-    health: ClassVar[str] = "/health"
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         options = _parameters(spec, profile)
@@ -107,22 +105,10 @@ class FakeEngine:
 
     def warm_up(self, spec: Spec) -> Call:
         api = next(name for name in _WARM_UPS if name in _apis(spec))
-        return Call("POST", _PATHS[api][0], json.dumps({"model": spec.model, **_WARM_UPS[api]}).encode())
+        return post(_PATHS[api][0], {"model": spec.model, **_WARM_UPS[api]})
 
     def paths(self, spec: Spec) -> frozenset[str]:
         return frozenset({"/v1/models"}.union(*(_PATHS[api] for api in _apis(spec))))
-
-    def model_name(self, spec: Spec) -> str | None:
-        return None
-
-    def busy(self) -> Call | None:
-        return llama_http.BUSY
-
-    def count_busy(self, body: bytes) -> int:
-        return llama_http.count_busy(body)
-
-    def scrape(self, text: str) -> Mapping[str, float]:
-        return llama_http.scrape(text)
 
     def cause(self, exit: Exit, log_tail: str) -> Cause:
         if exit.signal is not None:

@@ -1,18 +1,18 @@
-"""What the answers of llama.cpp's HTTP server mean: its slots and its metrics page, in our names.
+"""llama.cpp's HTTP server, seen by adapters: how it is asked, and what its slots and its metrics page mean.
 
-Called by the adapters of engines that speak it. Pure; it never asks anything itself.
+The adapters of engines that speak it are subclasses of `LlamaHttp`. Pure; it never asks anything itself.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import ClassVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from modelyard.core.types import Spec
 from modelyard.engines.base import Call
-
-BUSY = Call("GET", "/slots")
 
 METRICS = {
     "llamacpp:prompt_tokens": "prompt_tokens_total",
@@ -27,18 +27,32 @@ METRICS = {
 """Their family name (without `_total`) to the name of our metric."""
 
 
-def count_busy(body: bytes) -> int:
-    """The number of slots that process a request, from the answer to GET /slots. Raises ValueError."""
-    slots = json.loads(body)
-    if not isinstance(slots, list) or not all(isinstance(slot, dict) for slot in slots):
-        raise ValueError("/slots: not a list of slots")
-    return sum(slot.get("is_processing") is True for slot in slots)
+class LlamaHttp:
+    """The part of `engines.base.Engine` that is the same for every server of this API."""
+
+    unix: ClassVar[bool] = True
+    health: ClassVar[str] = "/health"
+
+    def model_name(self, spec: Spec) -> str | None:
+        return None  # it is started with the public name
+
+    def busy(self) -> Call | None:
+        return Call("GET", "/slots")
+
+    def count_busy(self, body: bytes) -> int:
+        slots = json.loads(body)
+        if not isinstance(slots, list) or not all(isinstance(slot, dict) for slot in slots):
+            raise ValueError("/slots: not a list of slots")
+        return sum(slot.get("is_processing") is True for slot in slots)
+
+    def scrape(self, text: str) -> Mapping[str, float]:
+        return {
+            METRICS[family.name]: family.samples[0].value
+            for family in text_string_to_metric_families(text)
+            if family.name in METRICS and family.samples
+        }
 
 
-def scrape(text: str) -> Mapping[str, float]:
-    """The metrics page in our names; unknown metrics are dropped. Raises ValueError when it is none."""
-    return {
-        METRICS[family.name]: family.samples[0].value
-        for family in text_string_to_metric_families(text)
-        if family.name in METRICS and family.samples
-    }
+def post(path: str, body: Mapping[str, object]) -> Call:
+    """A request with a JSON body."""
+    return Call("POST", path, json.dumps(body).encode())

@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
-from modelyard.engines import llama_http, llamacpp_memory, llamacpp_options
+from modelyard.engines import llamacpp_memory, llamacpp_options
 from modelyard.engines.base import Call, Command, Exit, Files, Profile
+from modelyard.engines.llama_http import LlamaHttp, post
 from modelyard.engines.llamacpp_memory import DEFAULT_CONTEXT, MIB, Model, Plan
 
 PROGRAM = "llama-server"
@@ -54,13 +55,11 @@ _CAUSES = (
 )
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(LlamaHttp):
     """See the module's text and `engines.base.Engine`."""
 
     type: ClassVar[str] = "llamacpp"
     programs: ClassVar[tuple[str, ...]] = (PROGRAM,)
-    unix: ClassVar[bool] = True
-    health: ClassVar[str] = "/health"
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         parameters = {**profile.defaults, **spec.parameters}
@@ -108,10 +107,10 @@ class LlamaCppEngine:
         options = llamacpp_options.flatten(spec.parameters)
         body: dict[str, object] = {"model": spec.model}
         if options.get("rerank"):
-            return _post("/v1/rerank", body | {"query": "Hello", "documents": ["Hello"]})
+            return post("/v1/rerank", body | {"query": "Hello", "documents": ["Hello"]})
         if options.get("embedding"):
-            return _post("/v1/embeddings", body | {"input": "Hello"})
-        return _post("/v1/completions", body | {"prompt": "Hello", "max_tokens": 1})
+            return post("/v1/embeddings", body | {"input": "Hello"})
+        return post("/v1/completions", body | {"prompt": "Hello", "max_tokens": 1})
 
     def paths(self, spec: Spec) -> frozenset[str]:
         options = llamacpp_options.flatten(spec.parameters)
@@ -120,18 +119,6 @@ class LlamaCppEngine:
         if options.get("embedding"):
             return frozenset((*_COMMON_PATHS, "/v1/embeddings"))
         return frozenset((*_COMMON_PATHS, *_TEXT_PATHS))
-
-    def model_name(self, spec: Spec) -> str | None:
-        return None
-
-    def busy(self) -> Call | None:
-        return llama_http.BUSY
-
-    def count_busy(self, body: bytes) -> int:
-        return llama_http.count_busy(body)
-
-    def scrape(self, text: str) -> Mapping[str, float]:
-        return llama_http.scrape(text)
 
     def cause(self, exit: Exit, log_tail: str) -> Cause:
         said = next((cause for text, cause in _CAUSES if text in log_tail), None)
@@ -268,7 +255,3 @@ def _wheel(
     if "mmproj" in files:
         parameters["mmproj.path"] = str(files["mmproj"].path)
     return parameters
-
-
-def _post(path: str, body: Mapping[str, object]) -> Call:
-    return Call("POST", path, json.dumps(body).encode())
