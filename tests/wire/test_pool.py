@@ -466,18 +466,17 @@ async def test_what_the_sink_raises_ends_the_call() -> None:
 
 async def test_paused_call_stops_the_engine_from_writing() -> None:
     total = 64 << 20
-    written = 0
-    finished = asyncio.Event()
+    written: list[int] = []  # by connection
 
     async def answering(peer: Peer) -> None:
-        nonlocal written
+        number = len(written)
+        written.append(0)
         await peer.request()
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total)
         block = b"x" * 65536
-        while written < total:
+        while written[number] < total:
             await peer.send(block)
-            written += len(block)
-        finished.set()
+            written[number] += len(block)
         await peer.request()
         await peer.send(OK)
 
@@ -486,26 +485,22 @@ async def test_paused_call_stops_the_engine_from_writing() -> None:
 
         def on_body(self, data: bytes) -> None:
             self.size += len(data)
-            self.first.set()
 
     async with engine(answering) as peer:
         pool = Pool(peer.address)
-        sink = Counting()
+        sink, other = Counting(), Counting()
         call = post(sink)
         call.pause()
         task = asyncio.create_task(pool.run(call))
-        # What the kernel and the engine buffer is far below the whole: it stands still.
-        seen = -1
-        while seen != written or written == 0:
-            seen = written
-            await asyncio.sleep(0.2)
-        assert sink.size == 0
-        assert written < total // 2
+        await until(lambda: bool(written and written[0]))
+        await pool.run(post(other))  # begins later and ends first
+        assert (other.size, sink.size) == (total, 0)
+        assert written[0] < total // 2  # what the kernel and the engine buffer is far below the whole
         call.resume()
         await task
         assert sink.size == total
         await pool.run(post(sink))
-        assert peer.accepted == 1
+        assert peer.accepted == 2
         pool.close()
 
 
