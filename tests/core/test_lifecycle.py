@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from core.yard import Yard, need, spec
 from modelyard.core import events as ev
-from modelyard.core import lifecycle
 from modelyard.core.lifecycle import (
     FILES,
     INSTANCE,
@@ -22,33 +22,31 @@ from modelyard.core.lifecycle import (
 )
 from modelyard.core.types import Cause, OutcomeKind, Policy
 
+PAIRS = [
+    *(("files", FILES, next_files, state, signal) for state in FilesState for signal in FilesSignal),
+    *(
+        ("instance", INSTANCE, next_instance, state, signal)
+        for state in InstanceState
+        for signal in InstanceSignal
+    ),
+]
 
-@pytest.mark.parametrize("state", FilesState)
-@pytest.mark.parametrize("signal", FilesSignal)
-def test_files_take_a_legal_signal_and_raise_on_an_illegal_one(
-    state: FilesState, signal: FilesSignal
+
+@pytest.mark.parametrize(
+    ("what", "table", "step", "state", "signal"),
+    PAIRS,
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_legal_signal_is_taken_and_an_illegal_one_raises(
+    what: str, table: dict[Any, Any], step: Callable[[Any, Any], Any], state: Any, signal: Any
 ) -> None:
-    before = dict(FILES)
-    if (state, signal) in FILES:
-        assert next_files(state, signal) is FILES[state, signal]
+    before = dict(table)
+    if (state, signal) in table:
+        assert step(state, signal) is table[state, signal]
     else:
-        with pytest.raises(IllegalTransition, match=f"files: {signal} in {state}"):
-            next_files(state, signal)
-    assert before == lifecycle.FILES
-
-
-@pytest.mark.parametrize("state", InstanceState)
-@pytest.mark.parametrize("signal", InstanceSignal)
-def test_an_instance_takes_a_legal_signal_and_raises_on_an_illegal_one(
-    state: InstanceState, signal: InstanceSignal
-) -> None:
-    before = dict(INSTANCE)
-    if (state, signal) in INSTANCE:
-        assert next_instance(state, signal) is INSTANCE[state, signal]
-    else:
-        with pytest.raises(IllegalTransition, match=f"instance: {signal} in {state}"):
-            next_instance(state, signal)
-    assert before == lifecycle.INSTANCE
+        with pytest.raises(IllegalTransition, match=f"{what}: {signal} in {state}"):
+            step(state, signal)
+    assert table == before
 
 
 def test_gone_is_the_end_and_only_released_leads_there() -> None:
