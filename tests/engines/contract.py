@@ -145,9 +145,6 @@ async def check_answers(case: Case, live: Live) -> None:
     for path in {"/v1/embeddings", "/v1/rerank"} - paths:
         refused = await live.client.post(path, json={"input": "a", "query": "a", "documents": ["a"]})
         assert refused.status_code == 501, path
-    metrics = case.engine.scrape((await live.client.get("/metrics")).text)
-    assert metrics["generated_tokens_total"] >= 9
-    assert metrics["requests_running"] == 0
     assert await busy(case, live) == 0
 
 

@@ -124,10 +124,6 @@ class Engine(Protocol):
         """The number of requests being processed, from the answer to `busy`. Raises ValueError."""
         ...
 
-    def scrape(self, text: str) -> Mapping[str, float]:
-        """The engine's metrics page in our names (docs/reference/metrics.md); unknown ones are dropped."""
-        ...
-
     def cause(self, exit: Exit, log_tail: str) -> Cause:
         """Why the process ended, from its exit and the last lines of its log."""
         ...
