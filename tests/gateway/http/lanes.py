@@ -55,6 +55,11 @@ class Lanes:
         await self.go.wait()
         exchange.respond(200, TEXT, b"waited")
 
+    async def late_echo(self, exchange: Exchange) -> None:
+        self.entered.set()
+        await self.go.wait()
+        exchange.respond(200, TEXT, await exchange.body())
+
     async def flood(self, exchange: Exchange) -> None:
         exchange.on_pause(self.paused.set)
         exchange.on_resume(self.resumed.set)

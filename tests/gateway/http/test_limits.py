@@ -86,14 +86,16 @@ async def test_body_that_trickles_is_408(serve: Serve, limits: dict[str, float])
 async def test_client_that_waits_for_100_is_not_hurried(serve: Serve) -> None:
     bench = await serve(body_progress=0.05)
     async with bench.client() as client:
-        head = b"POST /wait HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"
+        head = b"POST /late_echo HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"
         client.send(head)
         await asyncio.wait_for(bench.lanes.entered.wait(), 5)
         async with bench.client() as later:  # its turn to be hurried comes after that of the first
             later.send(POST + b"content-length: 3\r\n\r\n")
             assert (await later.answer()).status == 408
         bench.lanes.go.set()
-        assert (await client.answer()).body == b"waited"
+        assert (await client.answer()).status == 100
+        client.send(b"now")
+        assert (await client.answer()).body == b"now"
 
 
 async def test_full_buffers_refuse_a_body(serve: Serve) -> None:
