@@ -161,7 +161,7 @@ async def measure(what: Callable[[], Awaitable[int]]) -> float:
 
 
 async def main(path: str, profile: bool) -> None:
-    pool = Pool(Address(path=path), max_requests=1 << 60)
+    pool = Pool(Address(path=path))
     while not Path(path).exists():
         await asyncio.sleep(0.01)
     await answers(pool, 500)

@@ -356,9 +356,17 @@ async def test_expired_connection_is_not_used() -> None:
         pool.close()
 
 
-async def test_connection_is_left_after_its_number_of_requests() -> None:
-    async with engine(always(OK)) as peer:
-        pool = Pool(peer.address, max_requests=3)
+async def test_connection_is_left_when_the_engine_says_so() -> None:
+    """As llama.cpp does with every hundredth answer of a connection."""
+    last = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+
+    async def answering(peer: Peer) -> None:
+        for answer in (OK, OK, last):
+            await peer.request()
+            await peer.send(answer)
+
+    async with engine(answering) as peer:
+        pool = Pool(peer.address)
         for _ in range(9):
             await pool.run(post(Collect()))
         assert (peer.accepted, pool.open) == (3, 0)

@@ -36,7 +36,7 @@ class Connection(asyncio.Protocol):
     """One connection: idle, or busy with one call.
 
     The pool gets `on_idle` when an answer is whole and the connection can serve again, `on_gone` once when
-    it cannot; both run before the caller of the exchange wakes. `released` and `requests` are the pool's;
+    it cannot; both run before the caller of the exchange wakes. `released` is the pool's;
     `gone` is True from the moment it can serve nobody any more.
     """
 
@@ -52,7 +52,6 @@ class Connection(asyncio.Protocol):
         self.peer = peer
         self.transport: asyncio.Transport
         self.released = 0.0
-        self.requests = 0
         self._max_head = max_head
         self._on_idle = on_idle
         self._on_gone = on_gone
@@ -94,7 +93,6 @@ class Connection(asyncio.Protocol):
         call.transport = self.transport
         self._on_body = call.sink.on_body
         self._phase = _HEAD
-        self.requests += 1
         transport = self.transport
         if call.paused:
             transport.pause_reading()

@@ -20,9 +20,8 @@ __all__ = ["Pool"]
 class Pool:
     """Keep-alive connections to one engine, the last used first.
 
-    `connect_timeout` and `idle_limit` are in seconds, `max_head` in bytes. The defaults of `idle_limit` and
-    `max_requests` stay below what llama.cpp allows (5 s, 100 requests), so that we close first.
-    All of it runs on one event loop.
+    `connect_timeout` and `idle_limit` are in seconds, `max_head` in bytes. The default of `idle_limit` stays
+    below what llama.cpp and uvicorn allow (5 s), so that we close first. All of it runs on one event loop.
     """
 
     def __init__(
@@ -31,8 +30,7 @@ class Pool:
         *,
         connect_timeout: float = 5.0,
         idle_limit: float = 4.0,
-        max_idle: int = 64,
-        max_requests: int = 90,
+        max_idle: int = 256,
         max_head: int = 65536,
     ) -> None:
         self.address = address
@@ -40,7 +38,6 @@ class Pool:
         self._connect_timeout = connect_timeout
         self._idle_limit = idle_limit
         self._max_idle = max_idle
-        self._max_requests = max_requests
         self._max_head = max_head
         self._loop: asyncio.AbstractEventLoop
         self._all: set[Connection] = set()
@@ -166,7 +163,6 @@ class Pool:
     def _on_idle(self, connection: Connection) -> None:
         if (
             self._closed
-            or connection.requests >= self._max_requests
             or len(self._idle) >= self._max_idle
             or connection.transport.is_closing()
         ):
