@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"os"
@@ -88,12 +89,54 @@ func main() {
 		if err != nil {
 			return
 		}
-		go serve(connection)
+		go serve(blocking(connection))
 	}
 }
 
+// socket reads and writes with blocking calls, as the threads of llama.cpp's server do. (A socket in Go's poller
+// wakes it whenever the peer has read from a Unix socket, and the reader pays for that.)
+type socket int
+
+// blocking takes the connection out of Go's poller.
+func blocking(connection net.Conn) socket {
+	defer connection.Close()
+	raw, err := connection.(syscall.Conn).SyscallConn()
+	if err != nil {
+		log.Fatal(err)
+	}
+	copied := -1
+	if failed := raw.Control(func(fd uintptr) { copied, err = syscall.Dup(int(fd)) }); failed != nil || err != nil {
+		log.Fatal(failed, err)
+	}
+	if err := syscall.SetNonblock(copied, false); err != nil {
+		log.Fatal(err)
+	}
+	return socket(copied)
+}
+
+func (s socket) Read(into []byte) (int, error) {
+	n, err := syscall.Read(int(s), into)
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
+	return max(n, 0), err
+}
+
+func (s socket) Write(data []byte) (int, error) {
+	for done := 0; done < len(data); {
+		n, err := syscall.Write(int(s), data[done:])
+		if err != nil {
+			return done, err
+		}
+		done += n
+	}
+	return len(data), nil
+}
+
+func (s socket) Close() error { return syscall.Close(int(s)) }
+
 // serve answers one connection's requests in order. Requests have a Content-Length or no body.
-func serve(connection net.Conn) {
+func serve(connection socket) {
 	defer connection.Close()
 	buffer := make([]byte, 0, 64<<10)
 	for {
@@ -119,7 +162,7 @@ func serve(connection net.Conn) {
 }
 
 // read returns one whole request and the bytes after it; buffer holds what was read before.
-func read(connection net.Conn, buffer []byte) (request, rest []byte, err error) {
+func read(connection socket, buffer []byte) (request, rest []byte, err error) {
 	for {
 		if end := bytes.Index(buffer, []byte("\r\n\r\n")); end >= 0 {
 			if size := end + 4 + length(buffer[:end+2]); len(buffer) >= size {
@@ -163,7 +206,7 @@ func tokens(request []byte) int {
 }
 
 // stream writes count events, one per pace, each with a write of its own.
-func stream(connection net.Conn, count int) error {
+func stream(connection socket, count int) error {
 	if _, err := connection.Write(head); err != nil {
 		return err
 	}
