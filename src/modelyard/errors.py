@@ -22,7 +22,7 @@ the class back. An error says what is wrong, where, and what to do, in one or tw
     ├── EngineError                 an attempt on an instance failed
     │   ├── EngineDied 502   ├── EngineUnreachable 502   ├── EngineProtocol 502
     │   ├── FirstByteTimeout 504   ├── TokenTimeout 504   ├── RequestDeadline 504
-    │   └── CutAtDrain 503
+    │   ├── CutAtDrain 503   └── Unloaded 503 (no retry)
     ├── StoreError                  files: SourceNotFound, DownloadFailed, ChecksumMismatch, DiskFull
     └── ServerUnreachable           our own client and command line got no answer of a server
 """
@@ -338,6 +338,14 @@ class CutAtDrain(EngineError):
 
     status = 503
     code = "cut_at_drain"
+
+
+class Unloaded(EngineError):
+    """The answer was running when an operator unloaded its model at once; asking again would load it again."""
+
+    status = 503
+    code = "unloaded"
+    retryable = False
 
 
 # -- files ----------------------------------------------------------------------------------------------

@@ -54,7 +54,8 @@ def test_the_order_of_the_rest_stays_when_most_of_a_long_queue_leaves() -> None:
 def test_those_who_left_behind_a_waiting_head_take_no_more_than_a_bounded_place(size: int) -> None:
     queue = Queue()
     waiting = [
-        Waiting(f"r{number}", "a", Priority.NORMAL, float(number), 1e3, frozenset()) for number in range(size)
+        Waiting(f"r{number}", "a", Priority.NORMAL, float(number), float(number), 1e3, frozenset())
+        for number in range(size)
     ]
     for one in waiting:
         queue.put(one)

@@ -137,6 +137,46 @@ def test_an_unknown_version_is_refused() -> None:
     assert refused(yard.ask("r", "ghost@1")) == {"r": "model_removed"}
 
 
+# -- retries
+
+
+def test_a_retry_waits_for_what_its_budget_has_left_from_its_own_arrival() -> None:
+    yard = Yard()
+    a = yard.load("a", max_wait=10.0)
+    yard.ask("long", a)
+    yard.pass_time(50.0)
+    yard.finish("long", OutcomeKind.DIED)
+    only = yard.instance(a).id
+    assert refused(yard.ask("long", a, exclude={only}, since=0.0, max_wait=4.0)) == {}
+    assert refused(yard.pass_time(3.9)) == {}
+    out = yard.pass_time(0.2)
+    assert refused(out) == {"long": "broken_promise"}
+    assert of(ac.Refuse, out)[0].message == "a was not ready within 4 s"
+
+
+def test_a_retry_without_any_budget_takes_a_free_slot_or_is_refused_at_the_next_tick() -> None:
+    yard = Yard()
+    a = yard.load("a", slots=2)
+    yard.ask("r1", a)
+    assert granted(yard.ask("free", a, since=0.0, max_wait=0.0)) == ["free"]
+    assert granted(yard.ask("full", a, since=0.0, max_wait=0.0)) == []
+    assert refused(yard.pass_time(0.0)) == {"full": "broken_promise"}
+
+
+def test_the_wait_of_a_retry_is_counted_without_its_attempts() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    yard.ask("other", a)
+    yard.pass_time(30.0)
+    yard.ask("again", a, since=0.0)
+    yard.pass_time(2.0)
+    (grant,) = of(ac.Grant, yard.finish("other"))
+    assert (grant.request, grant.waited) == ("again", 2.0)
+    yard.finish("again")
+    (grant,) = of(ac.Grant, yard.ask("third", a, since=0.0))
+    assert grant.waited == 0.0
+
+
 # -- leaving
 
 
@@ -250,3 +290,14 @@ def test_an_unload_drains_or_cuts_one_or_all() -> None:
     out = yard.do(ev.UnloadAsked(a, now=True))
     assert {cut.request for cut in of(ac.Cut, out)} == {"r1", "r2"}
     assert yard.states(a) == ["stopping", "stopping"]
+    assert {cut.code for cut in of(ac.Cut, out)} == {"unloaded"}, "not cut_at_drain: that is tried again"
+
+
+def test_an_unload_at_once_of_what_drains_already_says_so_to_what_it_cuts() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    yard.ask("r", a)
+    yard.do(ev.UnloadAsked(a))
+    (cut,) = of(ac.Cut, yard.do(ev.UnloadAsked(a, now=True)))
+    assert (cut.request, cut.code) == ("r", "unloaded")
+    assert cut.message == "a-1 had to leave: unload was asked for"

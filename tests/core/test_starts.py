@@ -6,6 +6,8 @@ import pytest
 
 from core.yard import Yard, of, started, stopped
 from modelyard.core import actions as ac
+from modelyard.core import events as ev
+from modelyard.core.types import Cause
 
 
 @pytest.mark.parametrize(
@@ -60,3 +62,17 @@ def test_once_it_starts_a_version_is_blocked_by_nobody(replicas: int) -> None:
     assert (yard.version(b).blocked_by, yard.version(b).passed) == ("", 0)
     (refuse,) = of(ac.Refuse, yard.pass_time(20.0))
     assert refuse.message == "b was not ready within 20 s"
+
+
+def test_a_failed_start_says_how_long_it_took_and_a_crash_later_does_not() -> None:
+    yard = Yard()
+    a = yard.add("a")
+    yard.ask("r", a)
+    yard.pass_time(3.0)
+    yard.failed(a)
+    yard.released(a)
+    yard.pass_time(1.0)
+    yard.ready(a)
+    yard.do(ev.Exited(yard.instance(a).id, 1, Cause.CRASHED))
+    failed = [dict(note.fields) for note in of(ac.Note, yard.log) if note.kind == "failed"]
+    assert [fields.get("seconds") for fields in failed] == [3.0, None]

@@ -15,7 +15,7 @@ from modelyard.core.types import Placement
 @record
 class Grant:
     """`request` holds one slot of this instance from now until Finished. `waited` and `loading` are seconds:
-    the whole wait, and the part of it in which the instance was being started."""
+    the wait since its (latest) Arrived, and the part of it in which the instance was being started."""
 
     request: str
     instance: str

@@ -151,7 +151,7 @@ def admit(state: State, sums: Sums, waiting: Waiting, now: float) -> Verdict:
         message = f"{len(state.waiting)} requests wait for all models already (server.queue_bound)"
         return Verdict("queue_full", message, _soon(version.service_seconds))
     estimate, bound = waits(state, sums, version, waiting.priority)
-    max_wait = waiting.deadline - waiting.since
+    max_wait = waiting.deadline - waiting.queued_at
     if version.files is FilesState.CACHED and estimate > max_wait and policy.when_full is WhenFull.EVICT:
         message = f"{model} would be ready in about {estimate:.1f} s, after the max_wait of {max_wait:g} s"
         return Verdict("wait_too_long", message, _soon(estimate - max_wait))

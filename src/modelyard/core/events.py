@@ -19,8 +19,9 @@ from modelyard.core.types import Cause, Device, Need, OutcomeKind, Policy, Prior
 class Arrived:
     """A request wants a slot of `version`.
 
-    `exclude` names instances that failed this request already; `since` is when it first arrived (a retry
-    keeps its place and its deadline). `load` False: refuse when nothing is ready or on its way. None for
+    `max_wait` is how long it may queue from now on, in seconds: for a retry, what its waits before have left
+    of it. `exclude` names instances that failed this request already; `since` is given by a retry: when it
+    first arrived, to keep its place. `load` False: refuse when nothing is ready or on its way. None for
     `priority` and `max_wait` means the policy's.
     """
 

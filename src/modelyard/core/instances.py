@@ -118,8 +118,17 @@ def idle_out(step: Step, instance: Instance) -> None:
         leave(step, instance, f"idle for its keep-alive of {version.policy.keep_alive:g} s")
 
 
-def leave(step: Step, instance: Instance, reason: str, *, now: bool = False, leaving_for: str = "") -> None:
-    """Let it go: no new leases; what runs finishes within the drain cap, or is cut when `now`."""
+def leave(
+    step: Step,
+    instance: Instance,
+    reason: str,
+    *,
+    now: bool = False,
+    leaving_for: str = "",
+    cut: str = "cut_at_drain",
+) -> None:
+    """Let it go: no new leases; what runs finishes within the drain cap, or is cut when `now`, with the error
+    code `cut`."""
     version = instance.version
     if instance.state is Is.READY:
         instance.state = next_instance(instance.state, Signal.DRAIN)
@@ -133,18 +142,20 @@ def leave(step: Step, instance: Instance, reason: str, *, now: bool = False, lea
         if instance.leases and not now:
             step.state.timers.set(("drain", instance.id), step.now + version.policy.drain)
             return
-        stop(step, instance, reason, now=now)
+        stop(step, instance, reason, now=now, cut=cut)
     elif instance.state in (Is.STARTING, Is.WARMING) or (instance.state is Is.DRAINING and now):
         instance.leaving_for = instance.leaving_for or leaving_for
-        stop(step, instance, reason, now=now)
+        stop(step, instance, reason, now=now, cut=cut)
 
 
-def stop(step: Step, instance: Instance, reason: str, *, now: bool = False) -> None:
+def stop(
+    step: Step, instance: Instance, reason: str, *, now: bool = False, cut: str = "cut_at_drain"
+) -> None:
     """Stop the process; what still runs on it is cut."""
     instance.state = next_instance(instance.state, Signal.STOP)
     instance.generation += 1
     _cancel_timers(step, instance)
-    _cut(step, instance, "cut_at_drain", f"{instance.id} had to leave: {reason}")
+    _cut(step, instance, cut, f"{instance.id} had to leave: {reason}")
     cap = instance.version.policy.release_cap
     step.out.append(Stop(instance.id, instance.generation, cap, reason, now))
     step.look_at(instance.version)
@@ -166,7 +177,8 @@ def fail(
     reason = f"{cause.value}: {detail}" if detail else cause.value
     cap = version.policy.release_cap
     step.out.append(Release(instance.id, instance.generation, cap, reason))
-    step.note("failed", instance.id, reason, model=version.spec.model, cause=cause.value)
+    took = {"seconds": step.now - instance.started_at} if starting else {}
+    step.note("failed", instance.id, reason, model=version.spec.model, cause=cause.value, **took)
     step.refresh(version)
     step.look_at(version)
     if starting and cause is Cause.OUT_OF_MEMORY and not version.oom_retried:

@@ -34,7 +34,7 @@ def arrive(step: Step, event: Arrived) -> None:
     if not version.queue.count:
         instance = pick(version, event.exclude)
         if instance is not None:
-            _grant(step, event.request, instance, now if event.since is None else event.since)
+            _grant(step, event.request, instance, now)
             return
     _queue(step, version, event)
 
@@ -53,7 +53,7 @@ def _queue(step: Step, version: Version, event: Arrived) -> None:
     priority = policy.priority if event.priority is None else event.priority
     max_wait = policy.max_wait if event.max_wait is None else event.max_wait
     since = now if event.since is None else event.since
-    waiting = Waiting(event.request, version.key, priority, since, since + max_wait, event.exclude)
+    waiting = Waiting(event.request, version.key, priority, since, now, now + max_wait, event.exclude)
     waiting.retried = event.since is not None
     state.arrivals += 1
     waiting.order = state.arrivals
@@ -87,7 +87,7 @@ def expire(step: Step, request: str) -> None:
         return
     version = step.state.versions[waiting.version]
     blocked = f"; it waits for {version.blocked_by}" if version.blocked_by else ""
-    message = f"{version.spec.model} was not ready within {waiting.deadline - waiting.since:g} s{blocked}"
+    message = f"{version.spec.model} was not ready within {waiting.deadline - waiting.queued_at:g} s{blocked}"
     step.refuse(waiting, "broken_promise", message, max(1.0, version.usual_load()))
 
 
@@ -99,19 +99,19 @@ def serve(step: Step, version: Version) -> None:
         del state.waiting[waiting.request]
         state.timers.cancel(("request", waiting.request))
         version.queue.served(waiting)
-        _grant(step, waiting.request, instance, waiting.since)
+        _grant(step, waiting.request, instance, waiting.queued_at)
         state.replan |= version.key in state.watched
         step.refresh(version)
 
 
-def _grant(step: Step, request: str, instance: Instance, since: float) -> None:
+def _grant(step: Step, request: str, instance: Instance, queued_at: float) -> None:
     now = step.now
     lease = Lease(request, instance, instance.generation, now)
     instance.leases[request] = lease
     instance.idle_since = inf
     step.state.leases[request] = lease
-    waited = now - since
-    loading = max(0.0, instance.ready_at - max(since, instance.started_at)) if waited > 0.0 else 0.0
+    waited = now - queued_at
+    loading = max(0.0, instance.ready_at - max(queued_at, instance.started_at))
     step.out.append(Grant(request, instance.id, instance.generation, waited, loading))
 
 

@@ -335,7 +335,7 @@ class Scheduler:
         step.answer_ask(version, None, "model_not_running", f"{version.spec.model} was unloaded")
         for instance in list(version.instances.values()):
             if event.instance in (None, instance.id):
-                instances.leave(step, instance, "unload was asked for", now=event.now)
+                instances.leave(step, instance, "unload was asked for", now=event.now, cut="unloaded")
 
     def _handle_shutdown_asked(self, step: Step, event: ev.ShutdownAsked) -> None:
         self.state.shutting_down = True

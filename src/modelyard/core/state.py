@@ -50,12 +50,14 @@ NOTHING = Ahead()
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request in a queue. `bound` is the stated worst case from its arrival, in seconds."""
+    """A request in a queue. `since` is its age, and its place; `queued_at` is when this wait began, which is
+    later for a retry. `bound` is the stated worst case from its arrival, in seconds."""
 
     request: str
     version: str
     priority: Priority
     since: float
+    queued_at: float
     deadline: float
     exclude: frozenset[str]
     order: int = 0  # of its arrival, among those of the same moment
