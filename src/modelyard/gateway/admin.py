@@ -7,25 +7,28 @@ a request is checked. Orders go to the driver; nothing is decided here.
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from modelyard.core.events import LoadAsked
-from modelyard.errors import InstanceNotFound, UnsupportedMediaType
+from modelyard.errors import (
+    InstanceNotFound,
+    ModelNotFound,
+    NotRunning,
+    TooManyConnections,
+    UnsupportedMediaType,
+)
 from modelyard.gateway import follow, views
 from modelyard.gateway.names import Names
+from modelyard.gateway.reference import STARTING, refusals
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
 
 STOP_ALLOWANCE = 10.0  # seconds for TERM, KILL and the shim, on top of drain and release caps
 MOST_LINES = 10_000
 _EVENT_STREAM = {"cache-control": "no-store", "x-accel-buffering": "no"}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": views.ErrorView},
-    "5XX": {"model": views.ErrorView},
-}
 
 ModelName = Annotated[str, Path(description="A model's name or alias; it may hold `/`, `:` and `@`.")]
 Lines = Annotated[int, Query(ge=1, le=MOST_LINES)]
@@ -45,7 +48,7 @@ async def needs_json(request: Request) -> None:
 
 def admin_router(driver: Driver, names: Names, snapshot: Snapshot) -> APIRouter:
     """The routes under /admin."""
-    router = APIRouter(prefix="/admin", dependencies=[Depends(needs_json)], responses=_ERRORS)
+    router = APIRouter(prefix="/admin", dependencies=[Depends(needs_json)])
     followers = follow.Followers()
     _add_reading(router, driver, snapshot)
     _add_instances(router, driver, snapshot, followers)
@@ -86,14 +89,19 @@ def _add_instances(
         """Every instance that holds memory."""
         return snapshot.instances()
 
-    @router.get("/instances/{instance}", tags=["instances"])
+    @router.get("/instances/{instance}", tags=["instances"], responses=refusals(InstanceNotFound))
     async def instance(instance: str) -> views.InstanceDetails:
         """One instance, with its processes and where its output lies."""
         found = snapshot.find(instance)
         pids = await asyncio.to_thread(driver.launcher.pids, instance)
         return snapshot.details(found, pids, str(driver.launcher.log(instance) or ""))
 
-    @router.get("/instances/{instance}/logs", tags=["instances"], response_class=PlainTextResponse)
+    @router.get(
+        "/instances/{instance}/logs",
+        tags=["instances"],
+        response_class=PlainTextResponse,
+        responses=refusals(InstanceNotFound, TooManyConnections),
+    )
     async def logs(
         instance: str, lines: Lines = 100, follow_: Annotated[bool, Query(alias="follow")] = False
     ) -> Response:
@@ -110,7 +118,12 @@ def _add_instances(
         text = await asyncio.to_thread(driver.launcher.tail, instance, lines)
         return PlainTextResponse(f"{text}\n" if text else "")
 
-    @router.post("/instances/{instance}/drain", tags=["instances"], status_code=202)
+    @router.post(
+        "/instances/{instance}/drain",
+        tags=["instances"],
+        status_code=202,
+        responses=refusals(InstanceNotFound),
+    )
     async def drain(instance: str) -> views.InstanceView:
         """Give it no more requests, let what runs finish, then stop it. Does not wait."""
         found = snapshot.find(instance)
@@ -123,7 +136,10 @@ def _add_events(router: APIRouter, driver: Driver, snapshot: Snapshot, followers
         "/events",
         tags=["status"],
         response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {"schema": views.EventView.model_json_schema()}}}},
+        responses={
+            200: {"content": {"text/event-stream": {"schema": views.EventView.model_json_schema()}}},
+            **refusals(TooManyConnections),
+        },
     )
     async def events(last: Annotated[int, Query(ge=0, le=512)] = 50) -> StreamingResponse:
         """The last events, then each new one, as server-sent events until the client leaves."""
@@ -136,7 +152,14 @@ def _add_events(router: APIRouter, driver: Driver, snapshot: Snapshot, followers
 
 
 def _add_orders(router: APIRouter, driver: Driver, names: Names) -> None:
-    @router.post("/models/{name:path}/load", tags=["models"])
+    @router.post(
+        "/models/{name:path}/load",
+        tags=["models"],
+        responses={
+            202: {"model": views.Loading, "description": "The load goes on (`wait: false`)."},
+            **refusals(*STARTING, NotRunning, UnsupportedMediaType),
+        },
+    )
     async def load(
         response: Response, name: ModelName, order: Annotated[views.LoadOrder | None, Body()] = None
     ) -> views.Loading:
@@ -157,11 +180,18 @@ def _add_orders(router: APIRouter, driver: Driver, names: Names) -> None:
             seconds=asyncio.get_running_loop().time() - began,
         )
 
-    @router.post("/models/{name:path}/unload", tags=["models"])
+    @router.post(
+        "/models/{name:path}/unload",
+        tags=["models"],
+        responses={
+            202: {"model": views.Unloading, "description": "It has not gone yet."},
+            **refusals(ModelNotFound, UnsupportedMediaType),
+        },
+    )
     async def unload(
         response: Response, name: ModelName, order: Annotated[views.UnloadOrder | None, Body()] = None
     ) -> views.Unloading:
-        """Let every instance of the model finish what it runs, and stop it. 202: it has not gone yet."""
+        """Let every instance of the model finish what it runs, and stop it."""
         order = order or views.UnloadOrder()
         entry = names.resolve(name)
         key, policy = entry.spec.version, entry.policy

@@ -40,6 +40,13 @@ class Caller:
 ANYBODY = Caller("", frozenset(Scope), Priority.HIGH)
 
 
+def scope_of(path: str) -> Scope | None:
+    """The scope that a path needs, None when any key will do. (Those of OPEN_PATHS need no key.)"""
+    if path == "/metrics":
+        return None
+    return Scope.ADMIN if path.startswith("/admin") else Scope.INFERENCE
+
+
 class Gate:
     """`local` says that the server listens on loopback only: then the Host header must name it (or one of
     `hosts`), so that a foreign page cannot reach it through a name of its own (DNS rebinding)."""
@@ -71,11 +78,8 @@ class Gate:
                 return
         path = exchange.path
         if self._callers and path not in OPEN_PATHS:
-            scope = Scope.ADMIN if path.startswith("/admin") else Scope.INFERENCE
-            caller = self.caller(exchange.headers)
-            if path == "/metrics":
-                return
-            if scope not in caller.scopes:
+            caller, scope = self.caller(exchange.headers), scope_of(path)
+            if scope is not None and scope not in caller.scopes:
                 raise Forbidden(f"The key {caller.name!r} has no scope {scope.value!r}, which {path} needs.")
 
     def caller(self, headers: Headers) -> Caller:

@@ -1,4 +1,4 @@
-"""What every client may read: health, metrics, the status page, and OpenAI's list of models.
+"""What every client may read: health, metrics, the pages, and OpenAI's list of models.
 
 Mounted by `gateway/app.py`. Changes nothing.
 """
@@ -13,12 +13,14 @@ from fastapi import APIRouter, Path, Response
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from modelyard.errors import ModelNotFound
 from modelyard.gateway import views
 from modelyard.gateway.names import Names
+from modelyard.gateway.reference import refusals
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.telemetry.metrics import Metrics
 
-# The page brings its own style and script; whatever it holds, it can only talk to this server.
+# A page brings its own style and script; whatever it holds, it can only talk to this server.
 _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -26,8 +28,12 @@ _PAGE_POLICY = (
 
 
 @cache
-def _page() -> str:
-    return files("modelyard.ui").joinpath("index.html").read_text(encoding="utf-8")
+def _text(name: str) -> str:
+    return files("modelyard.ui").joinpath(name).read_text(encoding="utf-8")
+
+
+def _page(name: str) -> HTMLResponse:
+    return HTMLResponse(_text(name), headers={"content-security-policy": _PAGE_POLICY})
 
 
 def listing_router(names: Names, snapshot: Snapshot, metrics: Metrics) -> APIRouter:
@@ -35,8 +41,12 @@ def listing_router(names: Names, snapshot: Snapshot, metrics: Metrics) -> APIRou
     router = APIRouter()
 
     @router.get("/", include_in_schema=False)
-    async def page() -> HTMLResponse:
-        return HTMLResponse(_page(), headers={"content-security-policy": _PAGE_POLICY})
+    async def status_page() -> HTMLResponse:
+        return _page("index.html")
+
+    @router.get("/docs", include_in_schema=False)
+    async def reference_page() -> HTMLResponse:
+        return _page("docs.html")
 
     @router.get("/health", tags=["health"])
     async def health() -> views.Health:
@@ -55,12 +65,12 @@ def listing_router(names: Names, snapshot: Snapshot, metrics: Metrics) -> APIRou
         """Prometheus metrics."""
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE_LATEST})
 
-    @router.get("/v1/models", tags=["models"])
+    @router.get("/v1/models", tags=["inference"])
     async def models() -> views.ModelList:
         """The models, in OpenAI's shape."""
         return views.ModelList(data=[snapshot.listed(entry) for entry in names.all()])
 
-    @router.get("/v1/models/{name:path}", tags=["models"], responses={404: {"model": views.ErrorView}})
+    @router.get("/v1/models/{name:path}", tags=["inference"], responses=refusals(ModelNotFound))
     async def model(
         name: Annotated[str, Path(description="A model's name or alias; it may hold `/`, `:` and `@`.")],
     ) -> views.ListedModel:

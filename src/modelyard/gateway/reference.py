@@ -1,0 +1,248 @@
+"""The reference of every endpoint: one OpenAPI document of the application's routes and of the lanes.
+
+Used by `gateway/app.py` (`/openapi.json`, which the page at `/docs` shows) and by the generator of
+docs/reference/http.md. It describes and serves nothing: the lanes' functions are never called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, FastAPI, Header
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelyard import __version__, errors
+from modelyard.errors import BY_CODE, ModelyardError
+from modelyard.gateway import views
+from modelyard.gateway.auth import OPEN_PATHS, scope_of
+from modelyard.gateway.inference import GENERATE
+
+DESCRIPTION = """One address in front of many language models on few GPUs.
+
+Errors have one shape and a stable `code`; those of the server itself come on every path: see `default`."""
+
+Responses = dict[int | str, dict[str, Any]]
+
+EVERYWHERE: tuple[type[ModelyardError], ...] = (
+    errors.InvalidRequest,
+    errors.Unauthorized,
+    errors.Forbidden,
+    errors.HostNotAllowed,
+    errors.OriginNotAllowed,
+    errors.NotFound,
+    errors.MethodNotAllowed,
+    errors.RequestTimeout,
+    errors.BodyTooLarge,
+    errors.HeaderTooLarge,
+    errors.InternalError,
+    errors.TooManyConnections,
+)
+"""What any request may be refused with, whatever its path."""
+
+
+def _kinds(*kinds: type[ModelyardError]) -> tuple[type[ModelyardError], ...]:
+    return tuple(error for error in BY_CODE.values() if issubclass(error, kinds))
+
+
+STARTING: tuple[type[ModelyardError], ...] = (
+    *(errors.ModelNotFound, errors.ModelRemoved, errors.LoadFailed, errors.NeverFits, errors.NoMemory),
+    *(errors.BrokenPromise, errors.ShuttingDown),
+    *_kinds(errors.StoreError),
+)
+"""What stands in the way of a model that has to be in memory."""
+SERVING: tuple[type[ModelyardError], ...] = (
+    *(errors.ContextOverflow, errors.NotSupported, errors.NoAlternative),
+    *_kinds(errors.Busy, errors.EngineError),
+    *STARTING,
+)
+"""What a request for an answer may be refused with."""
+
+
+def refusals(*refused: type[ModelyardError]) -> Responses:
+    """The `responses` of a route that may raise these: by status, with each code and its meaning."""
+    found: Responses = {}
+    for error in sorted(refused, key=lambda one: (one.status, one.code)):
+        answer = found.setdefault(error.status, {"model": views.ErrorView, "description": "", "x-codes": []})
+        answer["description"] += f"`{error.code}`: {' '.join((error.__doc__ or '').split())}\n"
+        answer["x-codes"].append(error.code)
+    return found
+
+
+# -- what the lanes take --------------------------------------------------------------------------------
+
+
+class Asked(BaseModel):
+    """The fields that Modelyard reads; every other one goes to the engine as it was sent."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = Field(
+        default=None,
+        description="A model's name or alias, or `name@digest`; may be left out where there is one.",
+    )
+
+
+class Streaming(Asked):
+    stream: bool = Field(default=False, description="Answer with server-sent events, `[DONE]` at the end.")
+
+
+class Chat(Streaming):
+    messages: list[dict[str, Any]]
+
+
+class Completion(Streaming):
+    prompt: str | list[Any]
+
+
+class Embedding(Asked):
+    input: str | list[Any]
+
+
+class Rerank(Asked):
+    query: str
+    documents: list[str]
+
+
+class ResponseAsked(Streaming):
+    input: str | list[Any]
+
+
+class Tokenize(Asked):
+    content: str
+
+
+class Detokenize(Asked):
+    tokens: list[int]
+
+
+class Generate(Streaming):
+    prompt: str
+    max_tokens: int = Field(default=256, ge=1)
+    load: bool = Field(default=True, description="false: 409 rather than load a model that is not running.")
+
+
+class Usage(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Generated(BaseModel):
+    """What was generated; as a stream, each event holds the next piece of `text`."""
+
+    text: str
+    model: str
+    usage: Usage | None = None
+
+
+class EngineAnswer(BaseModel):
+    """The engine's own answer, in the shape of its API."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+Priority = Annotated[
+    Literal["low", "normal", "high"] | None,
+    Header(alias="X-Priority", description="The request's class, up to the key's `max_priority`."),
+]
+_HEADERS = {
+    "x-modelyard-version": "The version that answered.",
+    "x-modelyard-instance": "The instance that answered.",
+    "x-modelyard-queue-ms": "How long the request waited, loading included.",
+    "x-modelyard-load-ms": "How much of that was loading.",
+}
+
+
+def _lane(*more: type[ModelyardError], streams: bool = False) -> dict[str, Any]:
+    """What a lane's route says beside its own text."""
+    answer: dict[str, Any] = {
+        "description": "The answer; an engine's own refusal comes with its own status.",
+        "headers": {
+            name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()
+        },
+    }
+    if streams:
+        answer["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {"tags": ["inference"], "responses": {200: answer, **refusals(*SERVING, *more)}}
+
+
+def lanes() -> APIRouter:
+    """A route for each path of `inference.KINDS` and for `/generate`, to be described."""
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions", response_model=EngineAnswer, **_lane(streams=True))
+    async def chat(body: Chat, priority: Priority = None) -> None:
+        """The next message of a conversation."""
+
+    @router.post("/v1/completions", response_model=EngineAnswer, **_lane(streams=True))
+    async def completion(body: Completion, priority: Priority = None) -> None:
+        """How a text goes on."""
+
+    @router.post("/v1/responses", response_model=EngineAnswer, **_lane(streams=True))
+    async def responses(body: ResponseAsked, priority: Priority = None) -> None:
+        """An answer in the shape of OpenAI's Responses API."""
+
+    @router.post("/v1/embeddings", response_model=EngineAnswer, **_lane())
+    async def embedding(body: Embedding, priority: Priority = None) -> None:
+        """Vectors of texts."""
+
+    @router.post("/v1/rerank", response_model=EngineAnswer, **_lane())
+    async def rerank(body: Rerank, priority: Priority = None) -> None:
+        """How well each document answers a query."""
+
+    @router.post("/tokenize", response_model=EngineAnswer, **_lane())
+    async def tokenize(body: Tokenize, priority: Priority = None) -> None:
+        """The tokens of a text."""
+
+    @router.post("/detokenize", response_model=EngineAnswer, **_lane())
+    async def detokenize(body: Detokenize, priority: Priority = None) -> None:
+        """The text of tokens."""
+
+    @router.post(GENERATE, response_model=Generated, **_lane(errors.NotRunning, streams=True))
+    async def generate(body: Generate, priority: Priority = None) -> None:
+        """The shortest way to some text."""
+
+    return router
+
+
+# -- the document ---------------------------------------------------------------------------------------
+
+
+def document(routers: Iterable[APIRouter], *, keys: bool) -> dict[str, Any]:
+    """The OpenAPI document of these routers and the lanes. `keys`: say which scope each path needs (the
+    entries of `security`; an empty one takes any key)."""
+    app = FastAPI(
+        title="Modelyard",
+        version=__version__,
+        description=DESCRIPTION,
+        responses={
+            "default": {
+                "model": views.ErrorView,
+                "description": f"Any other error: {', '.join(f'`{error.code}`' for error in EVERYWHERE)}.",
+            }
+        },
+    )
+    for router in (lanes(), *routers):
+        app.include_router(router)
+    found = app.openapi()
+    for path, operations in found["paths"].items():
+        for operation in operations.values():
+            if keys:
+                operation["security"] = _security(path)
+    if keys:
+        found["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        }
+    return found
+
+
+def _security(path: str) -> list[dict[str, list[str]]]:
+    if path in OPEN_PATHS:
+        return []
+    scope = scope_of(path)
+    scopes = [scope.value] if scope is not None else []
+    return [{"bearer": scopes}, {"x-api-key": scopes}]
