@@ -23,7 +23,7 @@ the class back. An error says what is wrong, where, and what to do, in one or tw
     │   ├── EngineDied 502   ├── EngineUnreachable 502   ├── EngineProtocol 502
     │   ├── FirstByteTimeout 504   ├── TokenTimeout 504   ├── RequestDeadline 504
     │   ├── CutAtDrain 503   └── Unloaded 503 (no retry)
-    ├── StoreError                  files: SourceNotFound, DownloadFailed, ChecksumMismatch, DiskFull
+    ├── StoreError                  files: SourceNotFound, DownloadFailed, ChecksumMismatch, BadGguf, DiskFull
     └── ServerUnreachable           our own client and command line got no answer of a server
 """
 
@@ -341,7 +341,7 @@ class CutAtDrain(EngineError):
 
 
 class Unloaded(EngineError):
-    """The answer was running when an operator unloaded its model at once; asking again would load it again."""
+    """The answer was running when an operator unloaded its model at once; a retry would load it again."""
 
     status = 503
     code = "unloaded"
@@ -373,6 +373,12 @@ class ChecksumMismatch(StoreError):
     """A file is not the one that was asked for; it was set aside and is not used."""
 
     code = "checksum_mismatch"
+
+
+class BadGguf(StoreError):
+    """The file is not a GGUF file that can be read; the message says where it goes wrong."""
+
+    code = "bad_gguf"
 
 
 class DiskFull(StoreError):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from engines.gguf_file import gguf as written
 from engines.gguf_file import text
-from modelyard.engines.gguf import BadGguf, facts, parse_header, read_header
+from modelyard.engines.gguf import facts, parse_header, read_header
+from modelyard.errors import BadGguf
 
 FIELDS = {
     "general.architecture": "llama",

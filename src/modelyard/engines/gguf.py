@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
-from modelyard.errors import StoreError
+from modelyard.errors import BadGguf
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -70,12 +70,6 @@ TYPES: Mapping[int, tuple[str, int, int]] = {
 BYTES_PER_ELEMENT: Mapping[str, float] = {name: size / block for name, block, size in TYPES.values()}
 
 Value = int | float | bool | str
-
-
-class BadGguf(StoreError):
-    """The file is not a GGUF file that can be read; the message says where it goes wrong."""
-
-    code = "bad_gguf"
 
 
 @dataclass(frozen=True, slots=True)
