@@ -6,12 +6,13 @@ OpenAI's shape, also those of the framework: unknown routes, wrong methods, malf
 
 from __future__ import annotations
 
-from fastapi import Depends, FastAPI, Request, Response
+from functools import cache
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
-from modelyard import __version__
 from modelyard.config import Config
 from modelyard.errors import (
     InternalError,
@@ -21,6 +22,7 @@ from modelyard.errors import (
     NotFound,
     RequestError,
 )
+from modelyard.gateway import reference
 from modelyard.gateway.admin import admin_router
 from modelyard.gateway.listing import listing_router
 from modelyard.gateway.names import Names
@@ -29,26 +31,20 @@ from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
 from modelyard.telemetry.metrics import Metrics
 
-_DESCRIPTION = """One address in front of many language models on few GPUs.
-
-Requests for answers (`/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/rerank`) follow
-OpenAI's API; the server streams them past this application, so they are not listed here."""
-
 
 def build_app(driver: Driver, names: Names, config: Config, metrics: Metrics) -> FastAPI:
     """The control surface over one driver. Must be called on the driver's event loop."""
-    app = FastAPI(
-        title="Modelyard",
-        version=__version__,
-        description=_DESCRIPTION,
-        redoc_url=None,
-        redirect_slashes=False,
-        # The server checks keys before this application is reached; this only tells the reference page.
-        dependencies=[Depends(HTTPBearer(auto_error=False))] if config.keys else [],
-    )
+    app = FastAPI(docs_url=None, redoc_url=None, redirect_slashes=False)
     snapshot = Snapshot(driver, names)
-    app.include_router(listing_router(names, snapshot, metrics))
-    app.include_router(admin_router(driver, names, snapshot))
+    routers = (listing_router(names, snapshot, metrics), admin_router(driver, names, snapshot))
+    for router in routers:
+        app.include_router(router)
+
+    @cache
+    def described() -> dict[str, Any]:
+        return reference.document(routers, keys=bool(config.keys))
+
+    app.openapi = described  # type: ignore[method-assign]  # the framework's way to a document of one's own
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(Exception, _on_error)

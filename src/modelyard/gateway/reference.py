@@ -20,7 +20,7 @@ from modelyard.gateway.inference import GENERATE
 
 DESCRIPTION = """One address in front of many language models on few GPUs.
 
-Errors have one shape and a stable `code`; those of the server itself come on every path: see `default`."""
+Every error has the shape `ErrorView` and a stable `code`; `default` names those that any path may send."""
 
 Responses = dict[int | str, dict[str, Any]]
 

@@ -1,0 +1,86 @@
+"""The reference of every endpoint, and the pages: they say what is so, and need nobody but this server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from gateway.live_yard import fake, live_yard
+from modelyard.errors import BY_CODE
+from modelyard.gateway.inference import GENERATE, KINDS
+from modelyard.gateway.reference import EVERYWHERE, lanes
+
+KEYS = [
+    {"name": "user", "key": "u" * 20, "scopes": ["inference"]},
+    {"name": "operator", "key": "o" * 20, "scopes": ["admin"]},
+]
+ELSEWHERE = re.compile(r"https?:|wss?:|@import|[\"'(]//", re.IGNORECASE)
+
+
+def operations(reference: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Method, path and description of everything that there is."""
+    for path, found in reference["paths"].items():
+        for method, operation in found.items():
+            yield method.upper(), path, operation
+
+
+async def reference_of(**settings: Any) -> dict[str, Any]:
+    async with live_yard({"a": fake()}, **settings) as yard:
+        found: dict[str, Any] = (await yard.http.get("/openapi.json")).json()
+        return found
+
+
+def test_every_lane_is_described() -> None:
+    assert {getattr(route, "path", "") for route in lanes().routes} == {*KINDS, GENERATE}
+
+
+async def test_every_error_that_a_server_sends_is_named() -> None:
+    named = {error.code for error in EVERYWHERE}
+    for _, _, operation in operations(await reference_of()):
+        assert "422" not in operation["responses"], "nothing answers so"
+        for answer in operation["responses"].values():
+            named.update(answer.get("x-codes", ()))
+    assert named == set(BY_CODE) - {"config_error", "server_unreachable"}
+
+
+async def test_keys_are_asked_for_as_described() -> None:
+    async with live_yard({"a": fake()}, keys=KEYS) as yard:
+        reference = (await yard.http.get("/openapi.json")).json()
+        for method, path, operation in operations(reference):
+            if path == "/admin/events":
+                continue  # it does not end; its path is like that of the others
+            where = path.replace("{name}", "nobody").replace("{instance}", "nothing")
+            scopes = {scope for way in operation["security"] for names in way.values() for scope in names}
+            answer = await yard.http.request(method, where)
+            assert (answer.status_code == 401) == bool(operation["security"]), path
+            for key in KEYS:
+                headers = {"authorization": f"Bearer {key['key']}"}
+                answer = await yard.http.request(method, where, headers=headers)
+                assert (answer.status_code == 403) == bool(scopes - set(key["scopes"])), (path, key)
+
+
+async def test_no_keys_are_described_where_none_are_asked_for() -> None:
+    reference = await reference_of()
+    assert "securitySchemes" not in reference["components"]
+    assert not any("security" in operation for _, _, operation in operations(reference))
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_a_page_names_no_foreign_host(path: str) -> None:
+    async with live_yard({"a": fake()}) as yard:
+        page = await yard.http.get(path)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert ELSEWHERE.findall(page.text) == []
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert "connect-src 'self'" in policy
+    assert ELSEWHERE.findall(policy) == []
+
+
+def test_every_page_is_looked_at() -> None:
+    pages = {page.name for page in files("modelyard.ui").iterdir() if not page.name.startswith("__")}
+    assert pages == {"index.html", "docs.html"}
