@@ -33,9 +33,11 @@ from modelyard.telemetry.metrics import Metrics
 
 
 def build_app(driver: Driver, names: Names, config: Config, metrics: Metrics) -> FastAPI:
-    """The control surface over one driver. Must be called on the driver's event loop."""
+    """The control surface over one driver, whose gauges `metrics` shows from now on. Must be called on the
+    driver's event loop."""
     app = FastAPI(docs_url=None, redoc_url=None, redirect_slashes=False)
     snapshot = Snapshot(driver, names)
+    metrics.snapshot = snapshot.gauges
     routers = (listing_router(names, snapshot, metrics), admin_router(driver, names, snapshot))
     for router in routers:
         app.include_router(router)

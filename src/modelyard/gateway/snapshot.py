@@ -1,13 +1,14 @@
-"""The scheduling state as the control surface shows it: reads between two events, changes nothing.
+"""The scheduling state as the control surface and metrics show it: read between two events, never changed.
 
-Called by `gateway/admin.py` and `gateway/listing.py`. Everything here is quick and synchronous; what has to
-look into /proc or a file is done by the caller in a thread and handed in.
+Called by `gateway/admin.py`, `gateway/listing.py` and each scrape of the metrics. All of it is quick and
+synchronous; what has to look into /proc or a file is done by the caller in a thread and handed in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
 from math import isfinite
 
@@ -21,6 +22,7 @@ from modelyard.gateway import views
 from modelyard.gateway.names import Names
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
+from modelyard.telemetry.metrics import Snapshot as Gauges
 
 _CAPABILITIES = {
     "/v1/chat/completions": "chat",
@@ -86,6 +88,21 @@ class Snapshot:
             events=self.events(STATUS_EVENTS),
         )
 
+    def gauges(self) -> Gauges:
+        """The same as numbers, for metrics."""
+        states: Counter[tuple[str, str]] = Counter()
+        leases: Counter[str] = Counter()
+        for instance in self.instances():
+            states[instance.model, instance.state.value] += 1
+            leases[instance.model] += len(instance.leases)
+        queued = {queue.model: sum(queue.waiting.values()) for queue in self.queues()}
+        sizes = {
+            (device.id, kind): getattr(device, kind)
+            for device in self.devices({})
+            for kind in ("budget", "reserved", "observed", "foreign", "free")
+        }
+        return Gauges(states, queued, leases, sizes)
+
     # -- models -------------------------------------------------------------------------------------------
 
     def listed(self, entry: Entry) -> views.ListedModel:
@@ -120,7 +137,7 @@ class Snapshot:
         derived = {_CAPABILITIES[path] for path in entry.paths if path in _CAPABILITIES}
         return views.ModelDetails(
             version=spec.version,
-            state=_model_state(version),
+            state=_model_state(version, entry),
             engine=entry.engine.type,
             capabilities=sorted(spec.capabilities or derived),
             context=context if isinstance(context, int) and context > 0 else None,
@@ -132,7 +149,7 @@ class Snapshot:
     def _error(self, version: Version) -> str:
         if version.never is not None:
             return version.never.reason
-        return version.last_error[1]
+        return version.last_error[1] or _unusable(self._driver.entries.get(version.key))
 
     def _retry_in(self, version: Version) -> float | None:
         left = version.backoff_until - self._loop.time()
@@ -278,7 +295,12 @@ class Snapshot:
         )
 
 
-def _model_state(version: Version | None) -> views.ModelState:
+def _unusable(entry: Entry | None) -> str:
+    """Why the files in the cache cannot be used, until a fetch has found them well."""
+    return entry.problem if entry is not None and entry.files is None else ""
+
+
+def _model_state(version: Version | None, entry: Entry) -> views.ModelState:
     if version is None:
         return views.ModelState.IDLE
     states = {instance.state for instance in version.instances.values()}
@@ -288,6 +310,6 @@ def _model_state(version: Version | None) -> views.ModelState:
         return views.ModelState.LOADING
     if version.files is FilesState.FETCHING:
         return views.ModelState.FETCHING
-    if version.never is not None or version.last_error[0]:
+    if version.never is not None or version.last_error[0] or _unusable(entry):
         return views.ModelState.FAILED
     return views.ModelState.IDLE

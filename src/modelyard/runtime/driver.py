@@ -104,7 +104,13 @@ class Driver:
 
     async def open(self) -> list[str]:
         """Reap leftovers, announce the devices, look at them, and watch them from now on."""
-        reaped = await self.launcher.open()
+        opening = asyncio.ensure_future(self.launcher.open())
+        try:
+            reaped = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # A thread takes the folder: only what has been taken can be given back by `close`.
+            await asyncio.gather(opening, return_exceptions=True)
+            raise
         for device in self.devices.all:
             self.post(ev.DeviceAdded(device))
         await self.observer.look()
@@ -113,15 +119,16 @@ class Driver:
 
     async def add(self, entry: Entry) -> None:
         """Make a version known; its files are used if they are in the cache and can be read. (If they cannot,
-        its first request is told why, and the other models serve.)"""
-        self.entries[entry.spec.version] = entry
+        the control surface and its first request are told why, and the other models serve.)"""
         try:
             entry.files = await self.files.cached(entry)
         except StoreError as error:
+            entry.problem = error.message
             log.error("files.unusable", model=entry.spec.model, reason=error.message)
         need = None
         if entry.files is not None:
             need = self.observer.corrected(entry, entry.engine.need(entry.spec, entry.files))
+        self.entries[entry.spec.version] = entry
         self.post(ev.Added(entry.spec, entry.policy, need))
 
     def remove(self, version: str) -> None:
@@ -153,10 +160,12 @@ class Driver:
             await asyncio.gather(self._watch, return_exceptions=True)
         if self._alarm is not None:
             self._alarm.cancel()
-        await self.commands.close()
-        await self.launcher.close()
-        await asyncio.to_thread(self.footprints.close)
-        await asyncio.to_thread(self.devices.close)
+        try:
+            await self.commands.close()
+            await self.launcher.close()
+        finally:
+            await asyncio.to_thread(self.footprints.close)
+            await asyncio.to_thread(self.devices.close)
 
     async def _all_gone(self) -> None:
         while self.scheduler.state.instances:
@@ -196,12 +205,20 @@ class Driver:
             self.timing.seconds += perf_counter() - started
         for action in actions:
             self._execute[type(action)](action)
+        if isinstance(event, ev.Removed | ev.Released):
+            self._forget_removed()
         if self._check is not None:
             try:
                 self._check(self.scheduler)
             except AssertionError as error:
                 self.check_failures += 1
                 log.error("invariant.broken", event=repr(event), error=str(error))
+
+    def _forget_removed(self) -> None:
+        """A version that was removed goes with its last instance."""
+        for version in self.entries.keys() - self.scheduler.state.versions.keys():
+            del self.entries[version]
+            self.progress.pop(version, None)
 
     def _fail_ticket(self, event: ev.Event) -> None:
         """A bug struck while this request arrived: it is told, not left waiting."""
@@ -308,7 +325,8 @@ class Driver:
         self.commands.probe(action)
 
     def _on_progress(self, progress: Progress) -> None:
-        self.progress[progress.version] = progress
+        if progress.version in self.entries:  # else it was removed while it was fetched
+            self.progress[progress.version] = progress
 
     # -- operator -----------------------------------------------------------------------------------------
 

@@ -12,14 +12,15 @@ from modelyard.engines.base import Engine, Files, Profile
 
 @dataclass(slots=True)
 class Entry:
-    """A version as the driver runs it. `files` is None until they lie in the cache; `paths` are the API paths
-    that its engine answers."""
+    """A version as the driver runs it. `files` is None until they lie in the cache; `problem` says why those
+    that lie there cannot be used; `paths` are the API paths that its engine answers."""
 
     spec: Spec
     policy: Policy
     engine: Engine
     profile: Profile
     files: Files | None = None
+    problem: str = ""
     paths: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -39,7 +40,8 @@ class FileProvider(Protocol):
     """Gets the files of a version into the cache."""
 
     async def cached(self, entry: Entry) -> Files | None:
-        """The files if they all lie in the cache; no network."""
+        """The files if they all lie in the cache; no network. Raises StoreError for one that cannot be
+        used."""
         ...
 
     async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from modelyard.engines.base import Files, ModelFile
+from modelyard.errors import DownloadFailed, StoreError
 from modelyard.runtime.entries import Entry, Progress
 from modelyard.store import Store, StoredFile
 
@@ -22,7 +23,7 @@ class StoreFiles:
             stored = self._store.cached(source)
             if stored is None:
                 return None
-            files[role] = await self._describe(stored)
+            files[role] = await self._describe(source, stored)
         return files
 
     async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
@@ -33,8 +34,20 @@ class StoreFiles:
             stored = await self._store.fetch(
                 source, progress=lambda step: progress(Progress(version, step.done, step.total))
             )
-            files[role] = await self._describe(stored)
+            files[role] = await self._describe(source, stored)
         return files
 
-    async def _describe(self, stored: StoredFile) -> ModelFile:
-        return ModelFile(stored.path, stored.size, stored.digest, await self._store.header(stored))
+    async def _describe(self, source: str, stored: StoredFile) -> ModelFile:
+        try:
+            header = await self._store.header(stored)
+        except StoreError as error:
+            raise type(error)(f"{error.message}. {_remedy(source)}") from error
+        except OSError as error:
+            raise DownloadFailed(f"{stored.path} cannot be read: {error.strerror}") from error
+        return ModelFile(stored.path, stored.size, stored.digest, header)
+
+
+def _remedy(source: str) -> str:
+    if "://" in source and not source.startswith("file://"):
+        return "Delete that file and ask again: it is then fetched anew"
+    return "Put a whole file in its place and ask again"
