@@ -16,12 +16,13 @@ def test_bytes_observed_beyond_the_reservation_lower_what_is_free() -> None:
     assert yard.state.ledger.devices["gpu0"].free == 25
 
 
-def test_bytes_observed_at_a_failure_count_until_they_are_released() -> None:
+def test_bytes_observed_while_it_starts_count_until_they_are_released() -> None:
     yard = Yard()
     a = yard.add("a", 60)
     yard.ask("r", a)
     starting, account = yard.instance(a), yard.state.ledger.devices["gpu0"]
-    yard.do(ev.Failed(starting.id, 1, Cause.CRASHED, "", {"gpu0": 80}))
+    yard.do(ev.Observed(starting.id, {"gpu0": 80}))
+    yard.failed(a)
     assert account.free == 20
     yard.released(a)
     assert account.free == 100

@@ -6,7 +6,7 @@ from __future__ import annotations
 from core.yard import Yard, of, started, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
-from modelyard.core.types import Cause, WhenFull
+from modelyard.core.types import Cause, Policy, WhenFull
 
 
 def load(yard: Yard, key: str, *, evict: bool = True) -> list[ac.Loaded]:
@@ -90,15 +90,28 @@ def test_after_two_failed_starts_an_ask_hears_the_error_until_the_back_off_is_ov
 # -- a second ask
 
 
-def test_a_second_ask_does_not_prolong_the_first() -> None:
+LATE = "a was not ready within 30 s"
+
+
+def test_the_last_who_asks_is_given_the_whole_of_its_wait() -> None:
     yard = Yard()
     a = yard.add("a", max_wait=30.0)
     load(yard, a)
     yard.pass_time(10.0)
     assert load(yard, a) == []
-    assert of(ac.Loaded, yard.pass_time(19.5)) == []
-    late = ac.Loaded(a, None, "broken_promise", "a was not ready within 30 s")
-    assert of(ac.Loaded, yard.pass_time(0.5)) == [late]
+    assert of(ac.Loaded, yard.pass_time(29.5)) == []
+    assert of(ac.Loaded, yard.pass_time(0.5)) == [ac.Loaded(a, None, "broken_promise", LATE)]
+    assert yard.scheduler.next_deadline() == 120.0, "the load cap of what is starting, and nothing else"
+
+
+def test_an_ask_under_a_shorter_wait_takes_nothing_from_the_one_before() -> None:
+    yard = Yard()
+    a = yard.add("a", max_wait=30.0)
+    load(yard, a)
+    yard.do(ev.PolicyChanged(a, Policy(max_wait=5.0)))
+    assert load(yard, a) == []
+    assert of(ac.Loaded, yard.pass_time(29.5)) == []
+    assert len(of(ac.Loaded, yard.pass_time(0.5))) == 1
 
 
 def test_an_ask_that_may_evict_still_does_after_one_that_may_not() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from core.yard import Yard, gpu, granted, need, of, refused, started
+from core.yard import Yard, gpu, granted, need, of, ram, refused, started
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
-from modelyard.core.types import Cause, OutcomeKind
+from modelyard.core.types import Cause, Charge, Need, OutcomeKind, Share
 
 # -- failed attempts
 
@@ -129,6 +129,26 @@ def test_a_start_that_ran_out_of_memory_is_retried_once_with_more() -> None:
     assert refused(yard.failed(a, Cause.OUT_OF_MEMORY)) == {"r": "load_failed"}
     yard.released(a)
     assert started(yard.pass_time(1000.0)) == []
+
+
+def test_the_start_after_out_of_memory_gets_more_than_the_first_was_seen_to_hold() -> None:
+    yard = Yard()
+    a = yard.add("a", 40)
+    yard.ask("r", a)
+    yard.seen("gpu0", free=40, **{yard.instance(a).id: 60})
+    yard.failed(a, Cause.OUT_OF_MEMORY)
+    assert yard.version(a).need == need(66), "a tenth more than the 60 it had, where a quarter is less"
+    yard.released(a)
+    assert yard.instance(a).placement == (Charge("gpu0", 66),)
+
+
+def test_what_all_shares_held_counts_when_a_start_ran_out_of_memory() -> None:
+    yard = Yard(gpu(size=100), ram(100))
+    a = yard.add("a", Need((Share("accelerator", 30), Share("ram", 10, {"file": 20}))))
+    yard.ask("r", a)
+    yard.do(ev.Observed(yard.instance(a).id, {"gpu0": 45, "ram": 15}))
+    yard.failed(a, Cause.OUT_OF_MEMORY)
+    assert yard.version(a).need == Need((Share("accelerator", 49), Share("ram", 16, {"file": 20})))
 
 
 def test_a_passing_failure_is_retried_and_then_told() -> None:

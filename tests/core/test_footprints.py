@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.yard import Yard, gpu, need, ram, refused, started, stopped
 from modelyard.core import events as ev
-from modelyard.core.types import Need, Share
+from modelyard.core.types import Need, Share, WhenFull
 
 # -- files mapped by several
 
@@ -56,21 +56,76 @@ def test_two_starts_in_one_pass_do_not_share_the_bytes_of_their_files() -> None:
 # -- unknown footprints
 
 
-def test_an_unknown_footprint_starts_alone_takes_what_is_free_and_shrinks_to_what_it_used() -> None:
+UNKNOWN = need(20, known=False)
+
+
+def test_an_unknown_footprint_takes_what_is_free_and_shrinks_to_what_it_used() -> None:
     yard = Yard(gpu(size=100), gpu("gpu1", 300))
-    new = yard.add("new", need(20, known=False))
-    other = yard.add("other", 30)
+    new = yard.add("new", UNKNOWN)
     assert started(yard.ask("n", new)) == ["new"]
     assert yard.instance(new).placement[0].device == "gpu1", "the emptiest device"
     assert yard.state.ledger.devices["gpu1"].free == 0
-    assert started(yard.ask("o", other)) == []
-    assert started(yard.ready(new, gpu1=45)) == ["other"]
+    yard.ready(new, gpu1=45)
     assert yard.state.ledger.devices["gpu1"].reserved == 45
 
 
-def test_an_unknown_footprint_waits_until_nothing_else_starts() -> None:
-    yard = Yard(gpu(size=100), gpu("gpu1", 100))
-    known, new = yard.add("known", 30), yard.add("new", need(20, known=False))
+def test_nothing_starts_where_a_footprint_is_learned() -> None:
+    yard = Yard()
+    new, known = yard.add("new", UNKNOWN), yard.add("known", 30)
+    yard.ask("n", new)
+    assert started(yard.ask("k", known)) == []
+    assert started(yard.ready(new, gpu0=45)) == ["known"]
+
+
+def test_not_even_a_start_that_costs_nothing() -> None:
+    yard = Yard(ram(150))
+    yard.load("resident", mapped(10, weights=100))
+    yard.ask("n", yard.add("new", Need((Share("ram", 20),), known=False)))
+    shares = yard.add("shares", mapped(0, weights=100))
+    assert started(yard.ask("s", shares)) == []
+
+
+def test_an_unknown_footprint_waits_until_nothing_else_starts_on_its_device() -> None:
+    yard = Yard()
+    known, new = yard.add("known", 30), yard.add("new", UNKNOWN)
     yard.ask("k", known)
     assert started(yard.ask("n", new)) == []
     assert started(yard.ready(known)) == ["new"]
+
+
+def test_footprints_are_learned_on_two_devices_at_once() -> None:
+    yard = Yard(gpu("gpu0", 100), gpu("gpu1", 90), gpu("gpu2", 80))
+    first, second, third = (yard.add(name, UNKNOWN) for name in ("first", "second", "third"))
+    assert started(yard.ask("1", first)) == ["first"]
+    assert started(yard.ask("2", second)) == ["second"]
+    placed = [yard.instance(key).placement[0].device for key in (first, second)]
+    assert placed == ["gpu0", "gpu1"]
+    assert started(yard.ask("k", yard.add("known", 60))) == ["known"], "gpu2 learns nothing"
+    assert started(yard.ask("3", third)) == [], "something starts on each of them"
+    assert started(yard.ready(first, gpu0=70)) == ["third"]
+
+
+def test_who_waits_for_a_footprint_to_be_learned_is_not_refused_and_puts_nobody_out() -> None:
+    yard = Yard(gpu("gpu0", 100), gpu("gpu1", 90))
+    yard.load("idle", 80, min_residency=0.0)
+    new = yard.add("new", UNKNOWN)
+    assert started(yard.ask("n", new)) == ["new"]
+    assert yard.instance(new).placement[0].device == "gpu0"
+    out = yard.ask("w", yard.add("waits", 50))
+    out += yard.ask("f", yard.add("fails", 40, when_full=WhenFull.FAIL))
+    assert (started(out), stopped(out), refused(out)) == ([], [], {})
+    assert started(yard.ready(new, gpu0=10)) == ["waits", "fails"]
+
+
+def test_a_version_kept_off_the_device_that_learns_puts_others_out_as_ever() -> None:
+    yard = Yard(gpu("gpu0", 100), gpu("gpu1", 90))
+    yard.load("idle", 80, min_residency=0.0)
+    yard.ask("n", yard.add("new", UNKNOWN))
+    assert stopped(yard.ask("w", yard.add("waits", 50, devices=("gpu1",)))) == ["idle"]
+
+
+def test_a_home_model_does_not_come_back_where_a_footprint_is_learned() -> None:
+    yard = Yard(gpu(size=100))
+    yard.ask("n", yard.add("new", UNKNOWN))
+    yard.add("home", 0, home=True)
+    assert started(yard.pass_time(30.0)) == []

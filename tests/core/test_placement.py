@@ -58,7 +58,7 @@ def test_two_starts_in_one_pass_happen_when_both_fit() -> None:
     assert started(yard.seen("gpu0", free=120, total=120)) == ["a", "b"]
 
 
-def test_an_unknown_footprint_does_not_start_with_another_in_one_pass() -> None:
+def test_an_unknown_footprint_starts_beside_another_in_one_pass_on_a_device_of_its_own() -> None:
     yard = Yard(gpu(size=100), gpu("gpu1", 100))
     known, new = yard.add("known", 30), yard.add("new", need(20, known=False))
     yard.seen("gpu0", free=0)
@@ -66,8 +66,8 @@ def test_an_unknown_footprint_does_not_start_with_another_in_one_pass() -> None:
     yard.ask("k", known)
     yard.ask("n", new)
     yard.state.ledger.devices["gpu1"].seen(100, 100, {})
-    assert started(yard.seen("gpu0", free=100)) == ["known"]
-    assert started(yard.ready(known)) == ["new"]
+    assert started(yard.seen("gpu0", free=100)) == ["known", "new"]
+    assert [yard.instance(key).placement[0].device for key in (known, new)] == ["gpu0", "gpu1"]
 
 
 def test_a_replica_above_the_minimum_may_be_a_victim_and_the_minimum_may_not() -> None:

@@ -154,7 +154,7 @@ class Outside(RuleBasedStateMachine):
         if isinstance(command, ac.Start) and answer == "ready":
             self.say(ev.Ready(name, generation, own))
         elif isinstance(command, ac.Start):
-            self.say(ev.Failed(name, generation, cause, "as told", own))
+            self.say(ev.Failed(name, generation, cause, "as told"))
         elif isinstance(command, ac.Probe):
             self.say(ev.Probed(name, generation, alive=answer != "failed"))
         else:

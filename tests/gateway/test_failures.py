@@ -15,6 +15,7 @@ from gateway.answers import Answer
 from gateway.live_yard import SHARE, LiveYard, fake, live_yard, right_text, until
 from launchers.process_table import alive
 from modelyard.core.state import Version
+from modelyard.runtime.commands import TERM_GRACE
 
 
 async def serves(yard: LiveYard, model: str = "a") -> None:
@@ -254,6 +255,15 @@ class TestStop:
             await yard.load("a")
             pids = yard.pids("a")
             await yard.unload("a")
+            assert not any(alive(pid) for pid in pids)
+            assert yard.reserved() == 0
+
+    async def test_now_kills_at_once(self) -> None:
+        async with live_yard({"a": fake(parameters={"ignore_sigterm": True})}) as yard:
+            await yard.load("a")
+            pids = yard.pids("a")
+            async with asyncio.timeout(TERM_GRACE / 2):
+                await yard.unload("a", now=True)
             assert not any(alive(pid) for pid in pids)
             assert yard.reserved() == 0
 

@@ -122,6 +122,16 @@ async def test_a_load_under_evict_waits_when_nobody_can_leave() -> None:
         assert (await asyncio.wait_for(request, RECHECK + 5.0)).status == 200
 
 
+async def test_a_release_looks_at_the_devices_again() -> None:
+    """Long before the next re-check."""
+    async with live_yard({"a": fake()}, memory=TWO, recheck="1h") as yard:
+        await yard.load("a")
+        async with foreigner(yard, MB):
+            assert foreign(yard) == 0, "nobody looked"
+            await yard.unload("a")
+            await until(lambda: foreign(yard) == MB)
+
+
 async def test_a_load_that_may_not_wait_is_told_who_holds_the_memory() -> None:
     async with live_yard({"a": fake(when_full="fail")}, memory=SHARE) as yard, foreigner(yard, MB):
         await yard.driver.observer.look()

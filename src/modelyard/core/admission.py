@@ -161,8 +161,7 @@ def admit(state: State, sums: Sums, waiting: Waiting, now: float) -> Verdict:
 def never_message(version: Version) -> str:
     never = version.never
     assert never is not None
-    need = version.need.bytes if version.need else never.need
-    return f"{version.spec.model} needs {need} bytes and can never fit: {never.reason}"
+    return f"{version.spec.model} needs {never.need} bytes and can never fit: {never.reason}"
 
 
 def _soon(seconds: float) -> float:

@@ -5,8 +5,9 @@
 The rule, for each version in line, oldest first within its class:
 
 1. It fits in free memory: start it.
-2. Its files are not here, it is backing off, or its memory is in foreign or pinned hands: pass it over. It
-   delays nobody.
+2. Its files are not here, it is backing off, a device that it may use is learning a footprint (or, when its
+   own is unknown, starts something), or its memory is in foreign or pinned hands: pass it over. It delays
+   nobody.
 3. Memory that is on its way back will do: it owns that memory, and waits.
 4. Else it owns the memory of the victims that cost least. An idle victim goes once it had its minimum
    residency. A busy one stays open to everyone until the head has waited its patience, and until whoever
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from math import inf
 
 from modelyard.core.lifecycle import FilesState, InstanceState
-from modelyard.core.placement import place
+from modelyard.core.placement import candidates, place
 from modelyard.core.state import FLOOR, Instance, State, Version
 from modelyard.core.types import NoFit, Placement, WhenFull
 from modelyard.core.victims import Room, Wish, choose, may_leave_at
@@ -116,13 +117,13 @@ def _consider(room: Room, wish: Wish, moves: list[Move]) -> bool:
     if version.never is not None:
         moves.append(Deny(version, "never_fits", ""))
         return False
-    if not room.may_start(version):
-        return False
-    placement = place(need, spec, devices, room.now, room.gone)
+    placement = room.place_now(need, spec)
     if not isinstance(placement, NoFit):
         room.take(version, placement)
         moves.append(Begin(version, placement, _why_start(version)))
         return True
+    if any(not room.closed(need).isdisjoint(candidates(share, spec, devices)) for share in need.shares):
+        return False
     if version.asked_since is not None and not version.ask_evicts and not version.queue.count:
         moves.append(Deny(version, "no_memory", f"{placement.reason} for {spec.model}"))
         return False
@@ -178,9 +179,9 @@ def _bring_home(state: State, room: Room, now: float, moves: list[Move]) -> None
             continue
         if version.files is FilesState.ABSENT:
             moves.append(Get(version))
-        if version.need is None or version.files is not FilesState.CACHED or not room.may_start(version):
+        if version.need is None or version.files is not FilesState.CACHED:
             continue
-        placement = place(version.need, version.spec, room.devices, room.now, room.gone)
+        placement = room.place_now(version.need, version.spec)
         if not isinstance(placement, NoFit):
             room.take(version, placement)
             moves.append(Begin(version, placement, "a home model comes back"))
@@ -190,7 +191,7 @@ def _why_start(version: Version) -> str:
     count = version.queue.count
     if count:
         return f"{count} request{'s' if count > 1 else ''} waiting"
-    return "asked to load" if version.asked_since is not None else "kept loaded (min_replicas)"
+    return "asked to load"
 
 
 def _why_leave(victim: Instance, wish: Wish) -> str:

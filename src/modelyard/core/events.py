@@ -73,13 +73,12 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Terminal for Start: it will not become ready. `observed` are the bytes it had when it failed."""
+    """Terminal for Start: it will not become ready."""
 
     instance: str
     generation: int
     cause: Cause
     detail: str = ""
-    observed: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ from modelyard.core.lifecycle import InstanceSignal, InstanceState, next_instanc
 from modelyard.core.placement import never_fits
 from modelyard.core.state import FLOOR, Instance, Version
 from modelyard.core.step import Step
-from modelyard.core.types import Cause, Need, Placement, Share
+from modelyard.core.types import Cause, Need, Placement
 
 PERMANENT = frozenset({Cause.BAD_MODEL, Cause.BAD_ARGUMENTS, Cause.NOT_INSTALLED})
 FOREIGN = frozenset({Cause.KILLED, Cause.LAUNCH})
 BACKOFF_FIRST = 0.5
 BACKOFF_MOST = 60.0
-OOM_GROWTH = 1.25
+OOM_GROWTH = 1.25  # of what it was thought to need
+OOM_BEYOND = 1.1  # of what it was seen to hold before it died
 TRIES = 2  # starts that may fail in a row before whoever waits is told
 TRIES_IF_FOREIGN = 3  # the same when it was not the model's own doing
 
@@ -107,10 +108,7 @@ def _expiry(instance: Instance) -> float:
 
 def idle_out(step: Step, instance: Instance) -> None:
     """Its keep-alive may be over: leave, unless it was used since or is one of the minimum replicas."""
-    version = instance.version
-    if instance.state is not Is.READY or instance.leases:
-        return
-    expiry = _expiry(instance)
+    version, expiry = instance.version, _expiry(instance)
     if expiry > step.now:
         if expiry < inf:
             step.state.timers.set(("idle", instance.id), expiry)
@@ -161,13 +159,10 @@ def stop(
     step.look_at(instance.version)
 
 
-def fail(
-    step: Step, instance: Instance, cause: Cause, detail: str, observed: Mapping[str, int] | None = None
-) -> None:
+def fail(step: Step, instance: Instance, cause: Cause, detail: str) -> None:
     """It failed to start, crashed, or was condemned: release what it holds, back off, tell who waits."""
     version = instance.version
     starting = instance.state in (Is.STARTING, Is.WARMING)
-    step.state.ledger.observe(instance.id, observed or {})
     instance.state = next_instance(instance.state, Signal.FAILED)
     instance.generation += 1
     _cancel_timers(step, instance)
@@ -185,7 +180,7 @@ def fail(
         version.oom_retried = True
         version.failures += 1
         version.failed_starts += 1
-        _raise_need(step, version, observed or {})
+        _raise_need(step, instance)
         return
     back_off(
         step,
@@ -204,7 +199,7 @@ def back_off(
     code: str,
     message: str,
     *,
-    permanent: bool = False,
+    permanent: bool,
     starting: bool = True,
     foreign: bool = False,
 ) -> None:
@@ -230,12 +225,15 @@ def back_off(
         step.deny(version, code, message, delay)
 
 
-def _raise_need(step: Step, version: Version, observed: Mapping[str, int]) -> None:
-    """It ran out of memory: it needs more than was thought; the next start is made with that."""
+def _raise_need(step: Step, instance: Instance) -> None:
+    """It ran out of memory: it needs more than was thought, and than it was seen to hold; the next start is
+    made with that."""
+    version, accounts = instance.version, step.state.ledger.devices
     assert version.need is not None
-    floor = sum(observed.values()) / max(1, version.need.bytes)
-    factor = max(OOM_GROWTH, floor * 1.1)
-    shares = tuple(Share(share.on, int(share.bytes * factor), share.mapped) for share in version.need.shares)
+    held = sum(accounts[charge.device].holds(instance.id)[1] for charge in instance.placement)
+    thought = sum(share.bytes for share in version.need.shares)
+    factor = max(OOM_GROWTH, OOM_BEYOND * held / max(1, thought))
+    shares = tuple(replace(share, bytes=int(share.bytes * factor)) for share in version.need.shares)
     need = replace(version.need, shares=shares)
     set_need(step, version, need)
     step.note("need", version.key, f"ran out of memory: needs {need.bytes} bytes", bytes=need.bytes)

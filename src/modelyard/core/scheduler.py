@@ -201,7 +201,7 @@ class Scheduler:
     def _handle_failed(self, step: Step, event: ev.Failed) -> None:
         instance = self._current(event)
         if instance is not None and instance.state in (InstanceState.STARTING, InstanceState.WARMING):
-            instances.fail(step, instance, event.cause, event.detail, event.observed)
+            instances.fail(step, instance, event.cause, event.detail)
 
     def _handle_exited(self, step: Step, event: ev.Exited) -> None:
         instance = self._current(event)
@@ -303,7 +303,7 @@ class Scheduler:
     def _forget(self, step: Step, version: Version) -> None:
         if version.key in self.state.line:
             self._leave_line(step, version)
-        for kind in ("backoff", "grow", "ask", "keep"):
+        for kind in ("backoff", "grow", "keep"):
             self.state.timers.cancel((kind, version.key))
         del self.state.versions[version.key]
         recap(self.state, self.sums)
@@ -316,8 +316,10 @@ class Scheduler:
         if version.asked_since is None:
             step.ask(version, evict=event.evict)
         version.ask_evicts |= event.evict
-        if self.state.timers.when(("ask", version.key)) is None:
-            self.state.timers.set(("ask", version.key), step.now + version.policy.max_wait)
+        # All who ask get one answer: the last of them is promised its whole wait.
+        pending, deadline = self.state.timers.when(("ask", version.key)), step.now + version.policy.max_wait
+        if pending is None or pending < deadline:
+            self.state.timers.set(("ask", version.key), deadline)
         if version.ready:
             step.answer_ask(version, version.ready[0].id)
         elif version.never is not None:

@@ -12,7 +12,7 @@ from math import inf
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.placement import candidates, place
 from modelyard.core.state import LEAVING, Instance, LineKey, State, Version
-from modelyard.core.types import NoFit, Placement, Priority
+from modelyard.core.types import Need, NoFit, Placement, Priority, Spec
 
 Cost = tuple[int, int, float]
 
@@ -46,15 +46,15 @@ class Room:
         self.free = {device: account.free for device, account in self.devices.items()}
         self.gone: set[str] = set()  # leaving, or owned by somebody in line
         self.movable: list[Instance] = []
-        self.starting = 0
-        self.learning = 0  # of these, those whose footprint nobody knows
+        self.starting: set[str] = set()  # devices on which something starts
+        self.learning: set[str] = set()  # of these, where a footprint is learned
         leaving: list[Instance] = []
         for instance in state.instances.values():
             if instance.state in LEAVING:
                 leaving.append(instance)
                 continue
             if instance.state is not InstanceState.READY:
-                self._count_start(instance.version)
+                self._starts(instance.version, instance.placement)
             if not is_fixed(instance):
                 self.movable.append(instance)
         self.later = dict(self.free)
@@ -88,20 +88,28 @@ class Room:
 
     def take(self, version: Version, placement: Placement) -> None:
         """Give `placement` to `version` now."""
-        self._count_start(version)
+        self._starts(version, placement)
         for charge in placement:
             cost = self.devices[charge.device].cost(charge, self.gone)
             self.free[charge.device] -= cost
             self.later[charge.device] -= cost
 
-    def may_start(self, version: Version) -> bool:
-        """An unknown footprint is learned while nothing else starts."""
-        known = version.need is not None and version.need.known
-        return not (self.learning if known else self.starting)
+    def closed(self, need: Need) -> set[str]:
+        """Where `need` may not start now: a footprint is learned while nothing else starts on its devices."""
+        return self.learning if need.known else self.starting
 
-    def _count_start(self, version: Version) -> None:
-        self.starting += 1
-        self.learning += version.need is not None and not version.need.known
+    def place_now(self, need: Need, spec: Spec) -> Placement | NoFit:
+        """Where an instance may start at once."""
+        closed = self.closed(need)
+        return place(
+            need, spec, self.devices, lambda device: -1 if device in closed else self.now(device), self.gone
+        )
+
+    def _starts(self, version: Version, placement: Placement) -> None:
+        devices = {charge.device for charge in placement}
+        self.starting |= devices
+        if version.need is not None and not version.need.known:
+            self.learning |= devices
 
     def ranked(self) -> list[tuple[Cost, Instance]]:
         """Whoever may be put out at all, cheapest first."""

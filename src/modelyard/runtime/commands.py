@@ -81,7 +81,7 @@ class Commands:
         resident = self.residents.get(action.instance)
         if resident is not None:
             resident.generation = action.generation
-        grace = 0.0 if isinstance(action, ac.Release) else TERM_GRACE
+        grace = 0.0 if isinstance(action, ac.Release) or action.now else TERM_GRACE
         ending = self._spawn(self._stop(action, instance, resident, grace))
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
@@ -126,7 +126,7 @@ class Commands:
         try:
             observed = await self._bring_up(action, resident)
         except _StartFailed as failure:
-            self._post(ev.Failed(instance, generation, failure.cause, failure.detail, failure.observed))
+            self._post(ev.Failed(instance, generation, failure.cause, failure.detail))
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -219,6 +219,7 @@ class Commands:
         self._post(ev.Released(action.instance, action.generation, missing))
         if served and resident is not None:
             await self._observer.keep(resident.entry, instance, own)
+        await self._observer.look()
 
     async def _fetch(self, entry: Entry) -> None:
         version = entry.spec.version
@@ -252,11 +253,10 @@ class Commands:
 
 
 class _StartFailed(Exception):
-    def __init__(self, cause: Cause, detail: str, observed: Mapping[str, int] | None = None) -> None:
+    def __init__(self, cause: Cause, detail: str) -> None:
         super().__init__(detail)
         self.cause = cause
         self.detail = detail
-        self.observed = observed or {}
 
 
 def _warm_up_cause(error: Exception) -> Cause:
