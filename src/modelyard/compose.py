@@ -10,15 +10,16 @@ import gc
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import structlog
 import uvloop
 
 from modelyard.config import Config, ConfigErrors, Model, Problem
-from modelyard.config.listen import is_loopback
+from modelyard.config.listen import cannot_listen, is_loopback
 from modelyard.core import invariants
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.types import Address, DeviceKind, Spec
@@ -39,7 +40,6 @@ from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.files import StoreFiles
 from modelyard.runtime.footprints import FileFootprints
-from modelyard.runtime.views import snapshot
 from modelyard.store import Store
 from modelyard.store.local import absent
 from modelyard.telemetry.metrics import Metrics
@@ -49,6 +49,7 @@ log = structlog.get_logger(__name__)
 GC_THRESHOLDS = (10_000, 20, 50)  # requests leave no cycles behind, so there is little to find
 LAST_WORDS = 1.0  # seconds in which an answer that was cut at the end of the grace is told why
 DEMAND_EVERY = 60.0  # seconds between two records of what was asked for
+TASKS_END = 5.0  # seconds in which preloading and recording have to end
 
 
 class Yard:
@@ -64,69 +65,102 @@ class Yard:
         self.metrics = metrics
         self.server = server
         self.reaped: list[str] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._preloading: asyncio.Task[None] | None = None
+        self._recording: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
+        self._counted: dict[str, int] = {}  # by model: the requests that were recorded as demand
+        self._adding = asyncio.Lock()
 
     async def start(self) -> Address:
         """Reap leftovers, look at the devices, listen, and preload. Returns where it listens. Raises
-        ConfigErrors for a model that can never fit, OSError when it cannot listen."""
+        ConfigErrors for models that can never fit, and when it cannot listen."""
         self.reaped = await self.driver.open()
         for entry in self.names.all():
             await self.driver.add(entry)
-        self._check_placements()
-        setting = self.config.server
-        where = (
-            Address(path=str(setting.unix)) if setting.unix else Address(host=setting.host, port=setting.port)
-        )
-        await self.server.start(where)
-        self._tasks = [
-            asyncio.create_task(self._preload()),
-            asyncio.create_task(self._record_demand()),
-        ]
+        self._check_placements(self.config, self.names.all())
+        await self._listen()
+        self._preloading = _spawn("preload", self._preload())
+        self._recording = _spawn("record_demand", self._record_demand())
         return self.server.address
 
+    async def _listen(self) -> None:
+        setting = self.config.server
+        try:
+            if setting.unix:
+                await self.server.start(Address(path=str(setting.unix)))
+            else:
+                await self.server.start(Address(host=setting.host, port=setting.port))
+        except OSError as error:
+            raise self.config.failure([cannot_listen(setting, error)]) from error
+
     async def add_model(self, config: Config, model: Model) -> None:
-        """Serve one more model from now on; `config` is the one it was read from. Raises ConfigErrors."""
-        entry = _entry(config, model, self.driver.devices, self.store)
-        await self.driver.add(entry)
-        self.names.add(entry, model.aliases)
+        """Serve one more model from now on; `config` is the one it was read from. Raises ConfigErrors, also
+        for a name that is taken and for a model that can never fit; then nothing has changed."""
+        async with self._adding:
+            taken = {
+                name
+                for entry in self.names.all()
+                for name in (entry.spec.model, *self.names.aliases_of(entry))
+            }
+            clash = next((name for name in (model.spec.model, *model.aliases) if name in taken), None)
+            if clash is not None:
+                message = f"'{clash}' is a name of a model that is served; remove that first"
+                raise ConfigErrors([Problem(model.path, message)])
+            entry = _entry(config, model, self.driver.devices, self.store)
+            await self.driver.add(entry)
+            try:
+                self._check_placements(config, [entry])
+            except ConfigErrors:
+                self.driver.remove(entry.spec.version)
+                raise
+            self.names.add(entry, model.aliases)
 
     def remove_model(self, name: str) -> None:
         """Stop serving a model: who waits is refused, what runs finishes. Raises ModelNotFound."""
         entry = self.names.remove(name)
         self.driver.remove(entry.spec.version)
 
-    def _check_placements(self) -> None:
+    def _check_placements(self, config: Config, entries: Iterable[Entry]) -> None:
         """Raise ConfigErrors for models that no device can ever hold, as far as their files are here."""
+        versions = self.driver.scheduler.state.versions
         problems = [
-            (
-                f"models.{version.spec.model}",
-                f"needs {version.never.need} bytes and can never fit: {version.never.reason}",
-            )
-            for version in self.driver.scheduler.state.versions.values()
-            if version.never is not None
+            (f"models.{entry.spec.model}", f"needs {never.need} bytes and can never fit: {never.reason}")
+            for entry in entries
+            if (never := versions[entry.spec.version].never) is not None
         ]
         if problems:
-            raise self.config.failure(problems)
+            raise config.failure(problems)
 
     async def stop(self, grace: float) -> None:
         """Let what runs finish for `grace` seconds, then stop everything."""
-        await self._cancel_tasks()
-        # The driver's cut comes first: then whoever is cut off is told so, instead of losing the connection.
-        await asyncio.gather(self.server.stop(grace + LAST_WORDS), self.driver.shut_down(grace))
-        await self.close()
+        if self._preloading is not None:
+            self._preloading.cancel()
+        try:
+            async with asyncio.TaskGroup() as both:
+                # The driver's cut comes first: then whoever is cut off is told so, instead of losing the
+                # connection.
+                both.create_task(self.server.stop(grace + LAST_WORDS))
+                both.create_task(self.driver.shut_down(grace))
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         """Stop everything now. Idempotent."""
-        await self._cancel_tasks()
-        await self.server.close_now()
-        await self.driver.close()
-        await asyncio.to_thread(self.store.close)
+        async with AsyncExitStack() as undo:  # what fails does not keep the others from it
+            undo.push_async_callback(asyncio.to_thread, self.store.close)
+            undo.push_async_callback(self.driver.close)
+            undo.push_async_callback(self.server.close_now)
+            await self._end_tasks()
 
-    async def _cancel_tasks(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+    async def _end_tasks(self) -> None:
+        """End what runs beside the requests; the demand is recorded once more. What failed has been said."""
+        if self._preloading is None or self._recording is None:
+            return
+        self._ending.set()
+        self._preloading.cancel()
+        _, late = await asyncio.wait({self._preloading, self._recording}, timeout=TASKS_END)
+        for task in late:
+            log.error("task.late", task=task.get_name())
 
     async def _preload(self) -> None:
         """Load what the configuration names, in order, as long as it fits in free memory."""
@@ -145,53 +179,77 @@ class Yard:
                 log.warning("preload.skipped", model=entry.spec.model, reason=error.message)
 
     async def _record_demand(self) -> None:
-        """Keep what is asked for, so that the next start can preload it."""
-        counted: dict[str, int] = {}
-        try:
-            while True:
-                await asyncio.sleep(DEMAND_EVERY)
-                await asyncio.to_thread(self._add_demand, self._asked(), counted)
-        finally:
-            self._add_demand(self._asked(), counted)
+        """Keep what is asked for, so that the next start can preload it; for the last time at the end."""
+        while not self._ending.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DEMAND_EVERY):
+                    await self._ending.wait()
+            if asked := self._asked_since():
+                await asyncio.to_thread(self.driver.footprints.record_demand, asked)
 
-    def _asked(self) -> dict[str, int]:
+    def _asked_since(self) -> dict[str, int]:
+        """Requests that ended since the last call, by model."""
         models = [entry.spec.model for entry in self.names.all()]
-        return {model: sum(self.metrics.traffic(model).ended.values()) for model in models}
+        totals = {model: sum(self.metrics.traffic(model).ended.values()) for model in models}
+        more = {model: total - self._counted.get(model, 0) for model, total in totals.items()}
+        self._counted.update(totals)
+        return {model: count for model, count in more.items() if count}
 
-    def _add_demand(self, asked: Mapping[str, int], counted: dict[str, int]) -> None:
-        for model, total in asked.items():
-            more = total - counted.get(model, 0)
-            if more > 0:
-                self.driver.footprints.record_demand(model, more)
-                counted[model] = total
+
+def _spawn(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task whose failure is said when it happens."""
+
+    def on_end(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task.failed", task=name, exc_info=error)
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(on_end)
+    return task
 
 
 async def build(config: Config, *, check_invariants: bool = False) -> Yard:
     """Make a yard. Raises ConfigErrors for what cannot be run on this machine; nothing is started yet."""
     data = config.server.data_dir
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as undo:
+        with _data_folder(config):
+            data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            store = Store(data / "store")
+            undo.callback(store.close)
+            footprints = FileFootprints(data / "footprints.json")
         devices = Devices.discover(config.devices, os.environ)
         undo.callback(devices.close)
-        store = Store(data / "store")
-        undo.callback(store.close)
         names = _names(config, devices, store)
         driver = Driver(
             Scheduler(queue_bound=config.server.queue_bound),
             LocalLauncher(data),
             devices,
             StoreFiles(store),
-            FileFootprints(data / "footprints.json"),
+            footprints,
             recheck=config.recheck,
             check=invariants.check if check_invariants else None,
         )
         metrics = Metrics()
-        metrics.snapshot = lambda: snapshot(driver)
         driver.on_note = metrics.count
         driver.timing = metrics.scheduler
         yard = Yard(config, driver, store, names, metrics, _server(config, driver, names, metrics))
         undo.pop_all()
     return yard
+
+
+@contextmanager
+def _data_folder(config: Config) -> Iterator[None]:
+    """Turns what the data folder refuses into ConfigErrors that name it."""
+    try:
+        yield
+    except OSError as error:
+        data = config.server.data_dir
+        where = f"{error.filename}: " if error.filename not in (None, str(data)) else ""
+        message = (
+            f"the folder {data} cannot be used ({where}{error.strerror or error}); "
+            "name one that this user can write, or make it so"
+        )
+        raise config.failure([("server.data_dir", message)]) from error
 
 
 def _server(config: Config, driver: Driver, names: Names, metrics: Metrics) -> Server:
@@ -328,12 +386,14 @@ def _settle_garbage_collector() -> None:
 
 
 async def _drain(yard: Yard, enough: asyncio.Event) -> None:
-    """Stop in order, until `enough` is said."""
-    draining = asyncio.ensure_future(yard.stop(yard.config.server.drain_grace))
-    cut = asyncio.ensure_future(enough.wait())
+    """Stop in order, until `enough` is said. Raises what went wrong with that."""
+    draining = asyncio.create_task(yard.stop(yard.config.server.drain_grace))
+    cut = asyncio.create_task(enough.wait())
     try:
         await asyncio.wait({draining, cut}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         draining.cancel()
         cut.cancel()
-        await asyncio.gather(draining, cut, return_exceptions=True)
+        await asyncio.wait({draining, cut})
+    if not draining.cancelled():
+        draining.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,9 +16,10 @@ import pytest
 import yaml
 
 from modelyard import __version__
+from modelyard.cli import serving
 from modelyard.client import Client
-from modelyard.config import json_schema
-from modelyard.errors import ServerUnreachable
+from modelyard.config import json_schema, load
+from modelyard.errors import ModelNotFound, ServerUnreachable
 
 DEADLINE = 30.0
 PARAMETERS = {"memory": {"accelerator": 4_000_000}, "tokens_per_second": 500}
@@ -220,15 +222,25 @@ def test_pull_of_a_model_without_files(tmp_path: Path) -> None:
     assert "There is no model 'nothing'" in result.stderr
 
 
+def test_pull_gives_back_what_it_took(tmp_path: Path) -> None:
+    def pools() -> list[str]:
+        links = (Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd"))
+        return [str(link.readlink()) for link in links if link.exists() and "-pools-" in str(link.readlink())]
+
+    loaded = load(config_file(tmp_path))
+    assert asyncio.run(serving._pull(loaded, "one", lambda step: None)) == (0, 0)
+    assert pools() == []
+    with pytest.raises(ModelNotFound):
+        asyncio.run(serving._pull(loaded, "nothing", lambda step: None))
+    assert pools() == []
+
+
 def test_schema_and_version() -> None:
     assert json.loads(run("schema").stdout) == json_schema()
     assert run("version").stdout == f"{__version__}\n"
 
 
 def test_the_demos_configuration_is_found_and_right() -> None:
-    from modelyard.cli.serving import demo_file
-    from modelyard.config import load
-
-    config = load(demo_file())
+    config = load(serving.demo_file())
     assert len(config.models) == 3
     assert config.server.port == 8080

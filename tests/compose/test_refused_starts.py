@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 
 from engines.gguf_file import gguf
@@ -134,12 +135,16 @@ def test_text_that_is_no_yaml() -> None:
         refused(folder, "models: {a: [", "modelyard.yaml:")
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "modelyard", "serve", "-c", str(tmp_path / "none.yaml")]
+@pytest.mark.parametrize("name", ["none.yaml", "folder", "loop", "binary"])
+def test_a_configuration_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    words = [sys.executable, "-m", "modelyard", "serve", "-c", str(tmp_path / name)]
     result = subprocess.run(words, check=False, capture_output=True, text=True, timeout=DEADLINE)
     assert result.returncode == 1
     assert result.stderr.startswith("modelyard: ")
-    assert str(tmp_path / "none.yaml") in result.stderr
+    assert str(tmp_path / name) in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -189,6 +194,43 @@ def test_a_port_that_is_taken() -> None:
             }
         )
         refused(folder, text, f"127.0.0.1:{port} is in use: choose another with --port")
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ({"data_dir": "file"}, "server.data_dir: the folder {0}/file cannot be used (File exists); "),
+        ({"data_dir": "file/data"}, "server.data_dir: the folder {0}/file/data cannot be used (Not a dir"),
+        ({"data_dir": "used"}, "{0}/used cannot be used ({0}/used/store/blobs"),
+        ({"data_dir": "/sys/modelyard"}, "server.data_dir: the folder /sys/modelyard cannot be used ("),
+        (
+            {"unix": "none/yard.sock"},
+            "server.unix: {0}/none/yard.sock cannot be made: make the folder {0}/none",
+        ),
+        ({"unix": "file"}, "server.unix: {0}/file is there and is no socket: remove it"),
+        ({"unix": "long/" + 90 * "x"}, "server.unix: is longer than the 107 bytes"),
+        ({"host": "nobody.invalid"}, "the host nobody.invalid is not known: choose another with --host"),
+        ({"host": "192.0.2.1"}, "192.0.2.1:0 is no address of this machine: choose another with --host"),
+    ],
+)
+def test_a_folder_or_an_address_that_cannot_be_used(server: dict[str, str], said: str) -> None:
+    with short_folder() as folder:
+        (folder / "file").write_text("mine")
+        (folder / "used").mkdir()
+        (folder / "used" / "store").write_text("mine")
+        setting = {"data_dir": "data", "allow_unauthenticated": True, **server}
+        if "unix" not in server:
+            setting["port"] = 0
+        text = yaml.safe_dump({"server": setting, "models": {"x": {"engine": "fake"}}})
+        refused(folder, text, said.format(folder))
+        assert (folder / "file").read_text() == (folder / "used" / "store").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_data_folder_that_may_not_be_written() -> None:
+    with short_folder() as folder:
+        (folder / "data").mkdir(mode=0o500)
+        refused(folder, sections(folder, {"x": fake()}), f"the folder {folder}/data cannot be used (")
 
 
 async def test_a_data_folder_that_is_taken_names_who_has_it() -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
+from compose.test_refused_starts import GGUF
 from gateway.live_yard import (
     MB,
     SHARE,
@@ -26,6 +30,8 @@ from gateway.live_yard import (
 from modelyard import compose, config
 from modelyard.config.problems import ConfigErrors
 from modelyard.errors import ConfigError, ModelNotFound
+from modelyard.runtime.entries import Progress
+from modelyard.runtime.footprints import MemoryFootprints
 
 
 def read(**models: Any) -> config.Config:
@@ -54,8 +60,8 @@ class TestPreload:
         """What does not fit beside those before it is left for the first request."""
         async with live_yard({name: fake() for name in "abc"}, preload=["a", "b", "c"]) as yard:
             await loaded(yard, "a", "b")
-            (preloading, _) = yard.yard._tasks
-            await asyncio.wait_for(asyncio.shield(preloading), 20)
+            assert yard.yard._preloading is not None
+            await asyncio.wait_for(asyncio.shield(yard.yard._preloading), 20)
             assert yard.state.sequence == 2
             assert not yard.notes("leave")
             assert (await yard.chat("c")).status == 200
@@ -78,6 +84,105 @@ class TestPreload:
                 await loaded(yard, "b", "c")
                 assert [instance.id for instance in yard.state.instances.values()] == ["c-1", "b-2"]
                 assert yard.ready("a") is None
+
+
+class SlowDisk(MemoryFootprints):
+    """Footprints that are recorded only when `written` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writing, self.written = threading.Event(), threading.Event()
+
+    def record_demand(self, asked: Mapping[str, int]) -> None:
+        self.writing.set()
+        assert self.written.wait(20)
+        super().record_demand(asked)
+
+
+class TestWhatRunsBeside:
+    async def test_demand_is_counted_once_when_the_end_comes_during_a_record(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(compose, "DEMAND_EVERY", 0.01)
+        async with live_yard({"a": fake()}) as yard:
+            disk = yard.driver.footprints = SlowDisk()
+            assert (await yard.chat("a")).status == 200
+            await until(disk.writing.is_set)
+            closing = asyncio.create_task(yard.yard.close())
+            await until(yard.yard._ending.is_set)
+            disk.written.set()
+            await closing
+            assert disk.demand() == {"a": pytest.approx(1.0)}
+
+    async def test_demand_of_the_answers_that_run_at_the_end_is_counted(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            footprints = yard.driver.footprints
+            async with yard.open_stream("a", tokens=12, fake={"tokens_per_second": 20}) as (_, more):
+                await anext(more)
+                stopping = asyncio.create_task(yard.yard.stop(20))
+                async for _ in more:
+                    pass
+            await stopping
+            assert footprints.demand() == {"a": pytest.approx(1.0)}
+
+    async def test_what_fails_there_is_said(self) -> None:
+        class NoDemand(MemoryFootprints):
+            def demand(self) -> Mapping[str, float]:
+                raise OSError("no demand")
+
+        with short_folder() as folder:
+            yard = await compose.build(config.load(None, sections(folder, {"a": fake()})))
+            yard.driver.footprints = NoDemand()
+            try:
+                with capture_logs() as logs:
+                    await yard.start()
+                    await until(lambda: [entry["task"] for entry in logs if entry["event"] == "task.failed"])
+            finally:
+                await yard.close()
+            (entry,) = (entry for entry in logs if entry["event"] == "task.failed")
+            assert (entry["task"], str(entry["exc_info"])) == ("preload", "no demand")
+
+    async def test_a_stop_that_fails_is_no_good_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            launcher = yard.driver.launcher
+            close = launcher.close
+
+            async def fail() -> None:
+                await close()
+                raise OSError("the folder is gone")
+
+            monkeypatch.setattr(launcher, "close", fail)
+            with pytest.raises(OSError, match="the folder is gone"):
+                await compose._drain(yard.yard, asyncio.Event())
+
+
+class TestFiles:
+    async def test_that_are_damaged_are_shown_and_told_to_who_asks(self) -> None:
+        """Also when they were found by an earlier server and nobody has asked yet."""
+        with short_folder() as folder:
+            path = folder / "half.gguf"
+            path.write_bytes(b"GGUF" + bytes(2))
+            models = {"m": {"engine": "llamacpp", "source": str(path), "devices": ["ram"]}, "a": fake()}
+            server = {"data_dir": str(folder / "data")}
+            said = f"{path}: the file ends within its version; fetch it again. Put a whole file in its place"
+            for life in range(2):
+                async with live_yard(models, server=server) as yard:
+                    shown = await model_view(yard, "m")
+                    if life:
+                        assert (shown["details"]["state"], shown["error"][: len(said)]) == ("failed", said)
+                    else:
+                        assert (shown["details"]["state"], shown["error"]) == ("idle", "")
+                    answer = await yard.chat("m")
+                    assert (answer.status, answer.code) == (503, "bad_gguf")
+                    assert said in answer.message
+                    assert said in (await model_view(yard, "m"))["error"]
+                    assert (await yard.chat("a")).status == 200
+
+
+async def model_view(yard: LiveYard, model: str) -> dict[str, Any]:
+    """What the control surface says of a model."""
+    models = (await yard.http.get("/admin/models")).json()
+    return next(one for one in models if one["id"] == model)
 
 
 class TestModels:
@@ -121,6 +226,52 @@ class TestModels:
             answer = await waiting
             assert (answer.status, answer.code) == (404, "model_removed")
             await until(lambda: not yard.state.instances)
+
+    async def test_that_go_are_forgotten_with_their_last_instance(self) -> None:
+        async with live_yard({"a": fake(), "b": fake()}) as yard:
+            driver = yard.driver
+            await yard.load("a")
+            gone, idle = (yard.yard.names.resolve(name).spec.version for name in "ab")
+            driver._on_progress(Progress(gone, 1, 2))
+            yard.yard.remove_model("a")
+            assert gone in driver.entries, "its instance is still there"
+            await until(lambda: not yard.state.instances)
+            assert set(driver.entries) == {idle}
+            yard.yard.remove_model("b")
+            driver._on_progress(Progress(idle, 1, 2))
+            assert (driver.entries, driver.progress) == ({}, {})
+
+    async def test_come_once_when_two_ask_at_a_time(self, tmp_path: Path) -> None:
+        """Its file is in the cache, so its header is read before it is there."""
+        source = str(tmp_path / "small.gguf")
+        Path(source).write_bytes(GGUF)
+        model = {"engine": "llamacpp", "source": source, "devices": ["ram"]}
+        async with live_yard({"a": fake()}) as yard:
+            await yard.yard.store.fetch(source)
+            orders = [read(b=model), read(b=model), read(c={**model, "aliases": ["b"]})]
+            added = await asyncio.gather(
+                *(yard.yard.add_model(order, order.models[0]) for order in orders), return_exceptions=True
+            )
+            assert [type(one) for one in added] == [type(None), ConfigErrors, ConfigErrors]
+            for one, name in zip(added[1:], "bc", strict=True):
+                assert (
+                    str(one) == f"models.{name}: 'b' is a name of a model that is served; remove that first"
+                )
+            assert [entry.spec.model for entry in yard.yard.names.all()] == ["a", "b"]
+
+    async def test_that_can_never_fit_do_not_come(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            more = read(b=fake(11 * MB, min_replicas=1))
+            with pytest.raises(ConfigErrors) as caught:
+                await yard.yard.add_model(more, more.models[0])
+            (problem,) = caught.value.problems
+            assert problem.path == "models.b"
+            assert problem.message.startswith("needs 11000000 bytes and can never fit: the budget of gpu0")
+            assert (await yard.chat("b")).code == "model_not_found"
+            assert len(yard.state.versions) == len(yard.driver.entries) == 1
+            smaller = read(b=fake())
+            await yard.yard.add_model(smaller, smaller.models[0])
+            assert (await yard.chat("b")).status == 200
 
     async def test_come_back_changed(self) -> None:
         async with live_yard({"a": fake()}) as yard:

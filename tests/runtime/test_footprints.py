@@ -107,16 +107,15 @@ def test_the_number_of_entries_is_bounded(make: Callable[[int], Footprints], clo
         footprints.observe(key, [1])
     assert set(footprints.all()) == set(keys[2:])
     for n in range(5):
-        footprints.record_demand(f"m{n}", n + 1)
+        footprints.record_demand({f"m{n}": n + 1})
     assert set(footprints.demand()) == {"m2", "m3", "m4"}
 
 
 def test_demand_halves_in_a_day(make: Callable[[int], Footprints], clock: Clock) -> None:
     footprints = make(10)
-    footprints.record_demand("a", 8)
+    footprints.record_demand({"a": 8})
     clock.now += DEMAND_HALF_LIFE
-    footprints.record_demand("a", 1)
-    footprints.record_demand("b")
+    footprints.record_demand({"a": 1, "b": 1})
     assert footprints.demand() == {"a": pytest.approx(5.0), "b": pytest.approx(1.0)}
     footprints.close()
     footprints.close()
@@ -128,7 +127,7 @@ def test_demand_halves_in_a_day(make: Callable[[int], Footprints], clock: Clock)
 def test_a_file_is_read_back(tmp_path: Path, clock: Clock) -> None:
     first = FileFootprints(tmp_path / "f.json", clock=clock)
     first.observe(KEY, [2000, 100], need=NEED, load_seconds=4.0)
-    first.record_demand("a", 3)
+    first.record_demand({"a": 3})
     second = FileFootprints(tmp_path / "f.json", clock=clock)
     assert second.all() == first.all()
     assert second.demand() == {"a": 3.0}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -85,19 +84,7 @@ def _listening(config: Config, host: str | None, port: int | None) -> Config:
 def _run(config: Config, on_ready: Callable[[Yard], None] | None = None) -> int:
     from modelyard import compose  # noqa: PLC0415 - half a second that `ps` does not need
 
-    try:
-        return compose.serve(config, on_ready=on_ready)
-    except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
-            raise
-        server = config.server
-        where = f"{server.unix}" if server.unix else f"{server.host}:{server.port}"
-        reason = {
-            errno.EADDRINUSE: "is in use: choose another with --port (0 takes a free one)",
-            errno.EADDRNOTAVAIL: "is no address of this machine: choose another with --host",
-            errno.EACCES: "may not be used by this user: choose another with --port",
-        }[error.errno]
-        raise ConfigError("", f"{where} {reason}") from error
+    return compose.serve(config, on_ready=on_ready)
 
 
 def _url(yard: Yard) -> str:
@@ -129,8 +116,11 @@ async def _pull(config: Config, model: str, show: Callable[[FetchProgress], None
     from modelyard import compose  # noqa: PLC0415 - see `_run`
 
     yard = await compose.build(config)
-    entry = yard.names.resolve(model)
-    fetched = await yard.driver.files.fetch(entry, show)
+    try:
+        entry = yard.names.resolve(model)
+        fetched = await yard.driver.files.fetch(entry, show)
+    finally:
+        await yard.close()
     return len(fetched), sum(file.size for file in fetched.values())
 
 

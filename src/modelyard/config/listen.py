@@ -1,10 +1,12 @@
 """The `server:` section: where to listen, whether that is safe, and where data lies.
 
-Used by `build` alone.
+Used by `build`; by compose and the command line for the address alone.
 """
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -80,3 +82,24 @@ def _data_dir(
     if not data_home.startswith("/"):  # the XDG rules: a relative one is ignored
         data_home = absolute("~/.local/share", "")
     return Path(data_home) / "modelyard"
+
+
+def cannot_listen(setting: ServerSetting, error: OSError) -> tuple[str, str]:
+    """Path and message of why the address cannot be listened on."""
+    if setting.unix:
+        reason = {
+            errno.EADDRINUSE: "is there and is no socket: remove it, or name another path",
+            errno.ENOENT: f"cannot be made: make the folder {setting.unix.parent}, or name another path",
+        }.get(error.errno or 0, f"cannot be made ({error.strerror or error}): name another path")
+        return "server.unix", f"{setting.unix} {reason}"
+    if isinstance(error, socket.gaierror):
+        return "", f"the host {setting.host} is not known: choose another with --host"
+    reason = {
+        errno.EADDRINUSE: "is in use: choose another with --port (0 takes a free one)",
+        errno.EADDRNOTAVAIL: "is no address of this machine: choose another with --host",
+        errno.EACCES: "may not be used by this user: choose another with --port",
+    }.get(
+        error.errno or 0,
+        f"cannot be listened on ({error.strerror or error}): choose another with --host or --port",
+    )
+    return "", f"{setting.host}:{setting.port} {reason}"

@@ -136,8 +136,8 @@ class Footprints(Protocol):
         only where there are as many as `need` has shares."""
         ...
 
-    def record_demand(self, model: str, n: int = 1) -> None:
-        """`model` was asked for `n` times more."""
+    def record_demand(self, asked: Mapping[str, int]) -> None:
+        """Each of these models was asked for so many times more."""
         ...
 
     def demand(self) -> Mapping[str, float]:
@@ -192,10 +192,11 @@ class MemoryFootprints:
             self.put(key, after)
             return after
 
-    def record_demand(self, model: str, n: int = 1) -> None:
+    def record_demand(self, asked: Mapping[str, int]) -> None:
         with self._lock:
             now = self._clock()
-            self._demand[model] = (self._decayed(model, now) + n, now)
+            for model, count in asked.items():
+                self._demand[model] = (self._decayed(model, now) + count, now)
             while len(self._demand) > self._limit:
                 del self._demand[min(self._demand, key=lambda one: self._decayed(one, now))]
             self._changed()
