@@ -68,8 +68,13 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; every call raises ServerUnreachable from then on. Idempotent."""
         self._http.close()
+
+    def _open(self) -> httpx.Client:
+        if self._http.is_closed:
+            raise ServerUnreachable("this client was closed; make a new one")
+        return self._http
 
     # -- text ---------------------------------------------------------------------------------------------
 
@@ -135,7 +140,7 @@ class Client:
     def follow_logs(self, instance: str, *, lines: int = 100) -> Iterator[str]:
         """The last lines of its output, then what it writes, until it is gone. May be silent for long."""
         path = f"/admin/instances/{_path(instance)}/logs?lines={lines}&follow=true"
-        with _translated(self.url), self._http.stream("GET", path, timeout=None) as response:
+        with _translated(self.url), self._open().stream("GET", path, timeout=None) as response:
             _check(response, self.url)
             yield from response.iter_text()
 
@@ -148,7 +153,7 @@ class Client:
     def call(self, method: str, path: str, body: Json | None = None) -> Any:
         """One request; the JSON of its answer."""
         with _translated(self.url):
-            response = self._http.request(method, path, json=body)
+            response = self._open().request(method, path, json=body)
         _check(response, self.url)
         try:
             return response.json()
@@ -162,7 +167,7 @@ class Client:
         limit = self._http.timeout if timeout is None else httpx.Timeout(timeout, connect=CONNECT_TIMEOUT)
         with (
             _translated(self.url),
-            self._http.stream(method, path, json=body, timeout=limit) as response,
+            self._open().stream(method, path, json=body, timeout=limit) as response,
         ):
             _check(response, self.url)
             for line in response.iter_lines():
@@ -182,7 +187,7 @@ class Client:
 
     def _text(self, path: str) -> str:
         with _translated(self.url):
-            response = self._http.get(path)
+            response = self._open().get(path)
         _check(response, self.url)
         return response.text
 

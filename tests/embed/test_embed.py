@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import modelyard
-from modelyard import Client, Modelyard
-from modelyard.errors import ConfigError, ModelNotFound, ShuttingDown
+from modelyard import Client, Modelyard, embed
+from modelyard.errors import ConfigError, ModelNotFound, ServerUnreachable, ShuttingDown
 
 
 @pytest.fixture
@@ -111,6 +111,35 @@ def test_a_start_that_fails_leaves_nothing() -> None:
     with pytest.raises(ConfigError, match=r"models\.x"):
         Modelyard({"models": {"x": {"engine": "fake", "parameters": {"nonsense": 1}}}})
     assert threading.active_count() == before
+
+
+def test_a_start_that_is_late_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    config = {"server": {"data_dir": str(tmp_path / "data")}}
+    with monkeypatch.context() as hurried:
+        hurried.setattr(embed, "START_DEADLINE", 0.0)
+        with pytest.raises(ServerUnreachable, match="did not start within 0 s"):
+            Modelyard(config)
+    assert threading.active_count() == before
+    with Modelyard(config) as yard:
+        assert yard.models() == []
+
+
+def test_a_model_that_can_never_fit(tmp_path: Path) -> None:
+    device = {"kind": "declared", "memory": 10_000_000, "reserve": 0}
+    with Modelyard({"server": {"data_dir": str(tmp_path)}, "devices": {"gpu0": device}}) as yard:
+        with pytest.raises(
+            ConfigError, match=r"models\.x: needs 11000000 bytes and can never fit: the budget"
+        ):
+            yard.add_model("x", engine="fake", parameters={"memory": {"accelerator": 11_000_000}})
+        assert yard.models() == []
+
+
+def test_a_client_that_is_closed(yard: Modelyard) -> None:
+    client = Client(yard.url)
+    client.close()
+    with pytest.raises(ServerUnreachable, match="this client was closed"):
+        client.models()
 
 
 def test_the_package_knows_its_names() -> None:
