@@ -92,7 +92,9 @@ class ServerSection(Section):
     unix: Text | None = Field(
         default=None, description="Listen on this Unix socket instead of host and port."
     )
-    data_dir: Text | None = Field(default=None, description="Cache, logs and state.")
+    data_dir: Text | None = Field(
+        default=None, description="Cache, logs and state; default: ~/.local/share/modelyard."
+    )
     heartbeat_after: Duration | None = Field(
         default=None, description="Wait before a stream gets its first comment."
     )
@@ -111,7 +113,9 @@ class ServerSection(Section):
 class EngineSection(Section):
     type: Word = Field(description="The engine: llamacpp, fake, ...")
     program: Text | None = Field(default=None, description="What to run instead of what is found on PATH.")
-    environment: dict[VariableName, VariableValue] = Field(default_factory=dict)
+    environment: dict[VariableName, VariableValue] = Field(
+        default_factory=dict, description="Variables of its processes."
+    )
     devices: Names = Field(default_factory=list, description="Devices its models may use.")
     defaults: FreeForm = Field(default_factory=dict, description="Parameters of all its models.")
 
@@ -119,14 +123,18 @@ class EngineSection(Section):
 class PolicySection(Section):
     """What may change without a restart."""
 
-    priority: PriorityName | None = None
-    when_full: Literal["evict", "wait", "fail"] | None = None
+    priority: PriorityName | None = Field(default=None, description="The class of its requests.")
+    when_full: Literal["evict", "wait", "fail"] | None = Field(
+        default=None, description="Put others out, wait until someone leaves, or refuse."
+    )
     keep_alive: KeepAlive | None = Field(default=None, description="How long an idle instance stays.")
     pin: Flag | None = Field(default=None, description="Never put out for another model.")
     home: Flag | None = Field(default=None, description="Come back when there is room.")
     preload: Flag | None = Field(default=None, description="Load at start.")
-    min_replicas: Count | None = None
-    max_replicas: PositiveCount | None = None
+    min_replicas: Count | None = Field(default=None, description="Instances that are always there.")
+    max_replicas: PositiveCount | None = Field(
+        default=None, description="Instances under load, in free or idle memory."
+    )
     patience: Duration | None = Field(default=None, description="Wait before ready instances are drained.")
     min_residency: Duration | None = Field(default=None, description="Shortest stay once loaded.")
     drain_cap: Duration | None = Field(default=None, description="Longest drain; default is request_timeout.")
@@ -134,8 +142,12 @@ class PolicySection(Section):
     load_cap: PositiveDuration | None = Field(default=None, description="Longest start.")
     max_wait: PositiveDuration | None = Field(default=None, description="Longest wait in the queue.")
     request_timeout: PositiveDuration | None = Field(default=None, description="Longest request.")
-    first_byte_timeout: PositiveDuration | None = None
-    token_timeout: PositiveDuration | None = None
+    first_byte_timeout: PositiveDuration | None = Field(
+        default=None, description="Longest silence of an engine before its answer begins."
+    )
+    token_timeout: PositiveDuration | None = Field(
+        default=None, description="Longest silence of an engine within a stream."
+    )
     queue_bound: PositiveCount | None = Field(default=None, description="Requests waiting for this model.")
     overcommit: Count | None = Field(default=None, description="Requests granted beyond the slots.")
 
@@ -145,7 +157,7 @@ class ModelSection(PolicySection):
     engine: Name = Field(description="An engine profile, or an engine's type.")
     slots: PositiveCount = Field(default=1, description="Requests that one instance runs at once.")
     devices: Names = Field(default_factory=list, description="Devices it may use; default: any.")
-    capabilities: Words = Field(default_factory=list)
+    capabilities: Words = Field(default_factory=list, description="Told to clients besides what it serves.")
     aliases: Names = Field(default_factory=list, description="Other names of this model.")
     parameters: FreeForm = Field(default_factory=dict, description="Settings of the engine.")
 
@@ -153,7 +165,9 @@ class ModelSection(PolicySection):
 class DeviceSection(Section):
     memory: PositiveSize | None = Field(default=None, description="Budget of all instances on it.")
     reserve: Size | None = Field(default=None, description="What stays free whoever else uses it.")
-    kind: Literal["auto", "declared"] = "auto"
+    kind: Literal["auto", "declared"] = Field(
+        default="auto", description="Whether it is found by itself, or taken as it is said to be."
+    )
 
 
 class MemorySection(Section):
@@ -161,11 +175,13 @@ class MemorySection(Section):
 
 
 class KeySection(Section):
-    name: Name
+    name: Name = Field(description="For logs and limits.")
     key: SecretStr | None = Field(default=None, description="The secret, e.g. ${MY_KEY}.")
     hash: SecretStr | None = Field(default=None, description="Its sha256 in hex, instead of `key`.")
-    scopes: Annotated[list[Literal["inference", "admin"]], BeforeValidator(_as_list), Field(min_length=1)]
-    max_priority: PriorityName = "normal"
+    scopes: Annotated[list[Literal["inference", "admin"]], BeforeValidator(_as_list)] = Field(
+        min_length=1, description="What it opens: the APIs of models, the control surface."
+    )
+    max_priority: PriorityName = Field(default="normal", description="The most that X-Priority may ask for.")
 
 
 class Root(Section):
