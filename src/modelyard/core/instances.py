@@ -108,10 +108,9 @@ def _expiry(instance: Instance) -> float:
 
 def idle_out(step: Step, instance: Instance) -> None:
     """Its keep-alive may be over: leave, unless it was used since or is one of the minimum replicas."""
-    version, expiry = instance.version, _expiry(instance)
-    if expiry > step.now:
-        if expiry < inf:
-            step.state.timers.set(("idle", instance.id), expiry)
+    version = instance.version
+    if _expiry(instance) > step.now:
+        _set_expiry(step, instance)
     elif len(version.live()) > version.policy.min_replicas:
         leave(step, instance, f"idle for its keep-alive of {version.policy.keep_alive:g} s")
 
@@ -232,7 +231,7 @@ def _raise_need(step: Step, instance: Instance) -> None:
     assert version.need is not None
     held = sum(accounts[charge.device].holds(instance.id)[1] for charge in instance.placement)
     thought = sum(share.bytes for share in version.need.shares)
-    factor = max(OOM_GROWTH, OOM_BEYOND * held / max(1, thought))
+    factor = max(OOM_GROWTH, OOM_BEYOND * held / (thought or 1))
     shares = tuple(replace(share, bytes=int(share.bytes * factor)) for share in version.need.shares)
     need = replace(version.need, shares=shares)
     set_need(step, version, need)

@@ -14,7 +14,8 @@ from modelyard.core.placement import candidates, place
 from modelyard.core.state import LEAVING, Instance, LineKey, State, Version
 from modelyard.core.types import Need, NoFit, Placement, Priority, Spec
 
-Cost = tuple[int, int, float]
+Cost = tuple[int, float]
+IDLE = -1  # before every class
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +102,8 @@ class Room:
     def place_now(self, need: Need, spec: Spec) -> Placement | NoFit:
         """Where an instance may start at once."""
         closed = self.closed(need)
-        return place(
-            need, spec, self.devices, lambda device: -1 if device in closed else self.now(device), self.gone
-        )
+        devices = {device: account for device, account in self.devices.items() if device not in closed}
+        return place(need, spec, devices, self.now, self.gone)
 
     def _starts(self, version: Version, placement: Placement) -> None:
         devices = {charge.device for charge in placement}
@@ -114,8 +114,9 @@ class Room:
     def ranked(self) -> list[tuple[Cost, Instance]]:
         """Whoever may be put out at all, cheapest first."""
         if self._ranked is None:
+            # Names are unique: instances themselves are never compared.
             entries = [(_cost(instance, self._now), instance.id, instance) for instance in self.movable]
-            self._ranked = [(cost, instance) for cost, _, instance in sorted(entries, key=_by_cost)]
+            self._ranked = [(cost, instance) for cost, _, instance in sorted(entries)]
         return self._ranked
 
 
@@ -130,13 +131,11 @@ def choose(room: Room, wish: Wish) -> tuple[list[Instance], Placement] | None:
     ranked = [
         entry for entry in room.ranked() if entry[1].id not in room.gone and _may_be_victim(entry[1], wish)
     ]
-    if not ranked:
-        return None
     spread = [share for share in need.shares if share.on == "accelerator"]
     groups: list[set[str]] = [set(room.devices)]
     if len(spread) == 1:
-        fixed = {share.on for share in need.shares if share.on != "accelerator"}
-        groups = [{device, *fixed} for device in candidates(spread[0], spec, room.devices)]
+        named = {share.on for share in need.shares}
+        groups = [{device, *named} for device in candidates(spread[0], spec, room.devices)]
     best: tuple[list[Cost], list[Instance], Placement] | None = None
     for devices in groups:
         found = _choose_on(room, wish.version, devices, ranked)
@@ -155,10 +154,9 @@ def _choose_on(
     def fit(chosen: list[tuple[Cost, Instance]]) -> Placement | NoFit:
         victims = [victim for _, victim in chosen]
         left, gone = room.without(victims), room.gone.union(victim.id for victim in victims)
-        return place(need, spec, room.devices, lambda device: left[device] if device in devices else -1, gone)
+        return place(need, spec, room.devices, left.__getitem__, gone)
 
     chosen: list[tuple[Cost, Instance]] = []
-    placement: Placement | NoFit = NoFit("")
     for entry in ranked:
         if not any(charge.device in devices for charge in entry[1].placement):
             continue
@@ -166,7 +164,7 @@ def _choose_on(
         placement = fit(chosen)
         if not isinstance(placement, NoFit):
             break
-    if isinstance(placement, NoFit):
+    else:
         return None
     for entry in reversed(chosen[:-1]):
         rest = [other for other in chosen if other is not entry]
@@ -217,13 +215,10 @@ def may_leave_at(instance: Instance, wish: Wish) -> float:
     return max(resident, wish.blocked_since + patience, instance.ready_at + patience)
 
 
-def _by_cost(entry: tuple[Cost, str, Instance]) -> tuple[Cost, str]:
-    return entry[:2]
-
-
 def _cost(instance: Instance, now: float) -> Cost:
-    """What losing it would cost, to be compared: busy, the class it serves, seconds of load x demand."""
+    """What losing it would cost, to be compared: first the class that it is busy for, then seconds of load x
+    demand."""
     version = instance.version
-    busy = 1 if instance.leases or version.queue.count or version.asked_since is not None else 0
+    busy = instance.leases or version.queue.count or version.asked_since is not None
     demand = version.heat_now(now) + version.queue.count
-    return busy, int(version.class_in_use()) if busy else 0, version.usual_load() * demand
+    return int(version.class_in_use()) if busy else IDLE, version.usual_load() * demand
