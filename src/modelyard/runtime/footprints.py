@@ -58,7 +58,7 @@ def _digest(value: object) -> str:
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """What was observed of one key. `bytes` are by position of the need's shares, 0 where nothing could be
-    measured; seconds are moving averages, None while unknown; `seen` is the time of the last observation."""
+    measured; `load_seconds` is a moving average, None while unknown; `seen` is when it was observed last."""
 
     bytes: tuple[int, ...] = ()
     observations: int = 0
@@ -116,10 +116,6 @@ class Footprints(Protocol):
         """What is known of this key. Never blocks on the disk."""
         ...
 
-    def put(self, key: Key, footprint: Footprint) -> None:
-        """Keep this footprint; the ones not seen for longest go when there are too many."""
-        ...
-
     def all(self) -> Mapping[Key, Footprint]:
         """Everything that is known."""
         ...
@@ -133,7 +129,8 @@ class Footprints(Protocol):
         load_seconds: float | None = None,
     ) -> Footprint:
         """Keep one observation and return the new footprint. `sizes` are own bytes per share; they count
-        only where there are as many as `need` has shares."""
+        only where there are as many as `need` has shares. The footprints not seen for longest go when there
+        are too many."""
         ...
 
     def record_demand(self, asked: Mapping[str, int]) -> None:
@@ -162,13 +159,6 @@ class MemoryFootprints:
     def get(self, key: Key) -> Footprint | None:
         return self._entries.get(key)
 
-    def put(self, key: Key, footprint: Footprint) -> None:
-        with self._lock:
-            self._entries[key] = footprint
-            while len(self._entries) > self._limit:
-                del self._entries[min(self._entries, key=lambda one: self._entries[one].seen)]
-            self._changed()
-
     def all(self) -> Mapping[Key, Footprint]:
         with self._lock:
             return dict(self._entries)
@@ -189,7 +179,10 @@ class MemoryFootprints:
                 now=self._clock(),
                 load_seconds=load_seconds,
             )
-            self.put(key, after)
+            self._entries[key] = after
+            while len(self._entries) > self._limit:
+                del self._entries[min(self._entries, key=lambda one: self._entries[one].seen)]
+            self._changed()
             return after
 
     def record_demand(self, asked: Mapping[str, int]) -> None:

@@ -48,10 +48,6 @@ class Lease:
         self._release: Callable[[Lease, OutcomeKind], None] | None = release
         self._on_cut: Callable[[ModelyardError], None] | None = None
 
-    @property
-    def released(self) -> bool:
-        return self._release is None
-
     def release(self, outcome: OutcomeKind) -> None:
         """Give the slot back and say how the attempt ended. Only the first call counts."""
         release, self._release, self._on_cut = self._release, None, None
