@@ -139,20 +139,19 @@ def leave(
         if instance.leases and not now:
             step.state.timers.set(("drain", instance.id), step.now + version.policy.drain)
             return
-        stop(step, instance, reason, now=now, cut=cut)
-    elif instance.state in (Is.STARTING, Is.WARMING) or (instance.state is Is.DRAINING and now):
-        instance.leaving_for = instance.leaving_for or leaving_for
-        stop(step, instance, reason, now=now, cut=cut)
+    elif instance.state in (Is.STARTING, Is.WARMING):
+        instance.leaving_for = leaving_for
+    elif instance.state is not Is.DRAINING or not now:
+        return
+    _cut(step, instance, cut, f"{instance.id} had to leave: {reason}")
+    stop(step, instance, reason, now=now)
 
 
-def stop(
-    step: Step, instance: Instance, reason: str, *, now: bool = False, cut: str = "cut_at_drain"
-) -> None:
-    """Stop the process; what still runs on it is cut."""
+def stop(step: Step, instance: Instance, reason: str, *, now: bool = False) -> None:
+    """Stop the process, on which nothing runs any more."""
     instance.state = next_instance(instance.state, Signal.STOP)
     instance.generation += 1
     _cancel_timers(step, instance)
-    _cut(step, instance, cut, f"{instance.id} had to leave: {reason}")
     cap = instance.version.policy.release_cap
     step.out.append(Stop(instance.id, instance.generation, cap, reason, now))
     step.look_at(instance.version)
@@ -199,8 +198,8 @@ def back_off(
     message: str,
     *,
     permanent: bool,
-    starting: bool = True,
-    foreign: bool = False,
+    starting: bool,
+    foreign: bool,
 ) -> None:
     """Do not try again for a while: at once after a first crash, soon after a first failed start, later and
     later after more. Whoever waits keeps waiting; once TRIES starts in a row have failed, it is told. Starts

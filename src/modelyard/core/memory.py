@@ -22,15 +22,14 @@ class DeviceLedger:
     foreign:  what the device says is used by nobody of ours.
     """
 
-    __slots__ = ("_mapped", "_observed", "_own", "device", "excess", "foreign", "reserved")
+    __slots__ = ("_held", "_mapped", "device", "excess", "foreign", "reserved")
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self.foreign = 0
         self.reserved = 0
         self.excess = 0
-        self._own: dict[str, int] = {}
-        self._observed: dict[str, int] = {}
+        self._held: dict[str, tuple[int, int]] = {}  # own bytes of each instance, reserved and observed
         self._mapped: dict[str, tuple[int, set[str]]] = {}
 
     @property
@@ -42,18 +41,18 @@ class DeviceLedger:
     @property
     def observed(self) -> int:
         """Own bytes of all instances as last measured."""
-        return sum(self._observed.values())
+        return sum(observed for _, observed in self._held.values())
 
     def own(self, instance: str) -> int:
         """Own bytes that `instance` holds here, by agreement or as observed, whichever is more."""
-        return max(self._own.get(instance, 0), self._observed.get(instance, 0))
+        return max(self.holds(instance))
 
     def holds(self, instance: str) -> tuple[int, int]:
         """(reserved, observed) own bytes of `instance` here."""
-        return self._own.get(instance, 0), self._observed.get(instance, 0)
+        return self._held.get(instance, (0, 0))
 
     def holders(self) -> list[str]:
-        return list(self._own)
+        return list(self._held)
 
     def cost(self, share: Share | Charge, gone: Collection[str] = NOBODY) -> int:
         """Bytes that taking `share` here would add once the instances `gone` have left: a file that somebody
@@ -75,21 +74,19 @@ class DeviceLedger:
     def reserve(self, instance: str, charge: Charge) -> None:
         """Book `charge`. Raises ValueError when it would pass the budget, or is booked already."""
         new = {digest: size for digest, size in charge.mapped.items() if digest not in self._mapped}
-        if instance in self._own:
+        if instance in self._held:
             raise ValueError(f"{instance} holds memory on {self.device.id} already")
         if self.reserved + charge.bytes + sum(new.values()) > self.device.budget:
             raise ValueError(f"{instance} would pass the budget of {self.device.id}")
-        self._own[instance] = charge.bytes
-        self.reserved += charge.bytes + sum(new.values())
+        self._book(instance, charge.bytes, 0)
+        self.reserved += sum(new.values())
         for digest, size in charge.mapped.items():
             self._mapped.setdefault(digest, (size, set()))[1].add(instance)
 
     def free_up(self, instance: str) -> None:
         """Forget `instance`: its own bytes, and each file that nobody else maps. Idempotent."""
-        self.reserved -= self._own.get(instance, 0)
-        self._set_observed(instance, 0)
-        self._own.pop(instance, None)
-        self._observed.pop(instance, None)
+        self._book(instance, 0, 0)
+        del self._held[instance]
         for digest, (size, users) in list(self._mapped.items()):
             users.discard(instance)
             if not users:
@@ -98,17 +95,15 @@ class DeviceLedger:
 
     def observe(self, instance: str, own: int) -> None:
         """Its own bytes were measured. Ignored for an instance that holds nothing here."""
-        if instance in self._own:
-            self._set_observed(instance, own)
+        if instance in self._held:
+            self._book(instance, self._held[instance][0], own)
 
     def shrink(self, instance: str, own: int) -> None:
         """Lower a reservation that was a guess to `own` bytes; it never grows here. Ignored for an instance
         that holds nothing here."""
-        held = self._own.get(instance, 0)
-        if own < held:
-            self._set_observed(instance, self._observed.get(instance, 0), held=own)
-            self._own[instance] = own
-            self.reserved -= held - own
+        reserved, observed = self.holds(instance)
+        if own < reserved:
+            self._book(instance, own, observed)
 
     def seen(self, total: int, free: int, ours: Mapping[str, int]) -> None:
         """Take the device's own truth: what is used and not ours is foreign."""
@@ -116,11 +111,12 @@ class DeviceLedger:
             self.observe(instance, own)
         self.foreign = max(0, total - free - sum(ours.values()))
 
-    def _set_observed(self, instance: str, own: int, held: int | None = None) -> None:
-        before = self._own.get(instance, 0)
-        self.excess -= max(0, self._observed.get(instance, 0) - before)
-        self.excess += max(0, own - (before if held is None else held))
-        self._observed[instance] = own
+    def _book(self, instance: str, reserved: int, observed: int) -> None:
+        """Have `instance` hold these own bytes, whatever it held before."""
+        before, seen = self.holds(instance)
+        self.reserved += reserved - before
+        self.excess += max(0, observed - reserved) - max(0, seen - before)
+        self._held[instance] = reserved, observed
 
 
 class Ledger:

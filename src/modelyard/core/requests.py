@@ -47,7 +47,7 @@ def _queue(step: Step, version: Version, event: Arrived) -> None:
             Refuse(event.request, "model_not_running", f"{model} is not running, and load is false")
         )
         return
-    if event.exclude and not has_alternative(version, event.exclude):
+    if not has_alternative(version, event.exclude):
         step.out.append(Refuse(event.request, "no_alternative", f"{model} has no other instance to try"))
         return
     priority = policy.priority if event.priority is None else event.priority
@@ -135,7 +135,7 @@ def finish(step: Step, event: Finished) -> None:
     if instance.state is InstanceState.READY:
         if version.queue.count:
             step.look_at(version)
-        if not instance.leases and (not version.queue.count or next_pair(version) is None):
+        if not instance.leases and next_pair(version) is None:
             instances.rest(step, instance)
     elif instance.state is InstanceState.DRAINING and not instance.leases:
         instances.stop(step, instance, "drained")
@@ -148,7 +148,7 @@ def _strike(step: Step, lease: Lease, outcome: OutcomeKind) -> None:
     if instance.state is not InstanceState.READY:
         return
     instance.strikes += 1
-    hung = outcome is OutcomeKind.HUNG and instance.last_success < lease.granted_at
+    hung = outcome is OutcomeKind.HUNG and instance.last_success <= lease.granted_at
     if hung or instance.strikes >= STRIKES:
         detail = f"{instance.strikes} failed attempts in a row, the last one {outcome.value}"
         instances.fail(step, instance, Cause.HUNG if hung else Cause.CRASHED, detail)
@@ -162,6 +162,6 @@ def clear(step: Step, instance: Instance) -> None:
     instance.suspect = False
     version = instance.version
     for waiting in list(version.queue):
-        if waiting.exclude and not has_alternative(version, waiting.exclude):
+        if not has_alternative(version, waiting.exclude):
             step.refuse(waiting, "no_alternative", f"{version.spec.model} has no other instance to try")
     step.look_at(version)

@@ -238,7 +238,9 @@ class Scheduler:
         if version is not None and version.files is FilesState.FETCHING:
             version.files = next_files(version.files, FilesSignal.FAILED)
             message = f"{version.spec.model}: {event.detail}"
-            instances.back_off(step, version, event.code, message, permanent=True)
+            instances.back_off(
+                step, version, event.code, message, permanent=True, starting=False, foreign=False
+            )
             step.note("failed", version.key, message, cause=event.code)
 
     def _handle_learned(self, step: Step, event: ev.Learned) -> None:
