@@ -6,9 +6,10 @@ OpenAI's shape, also those of the framework: unknown routes, wrong methods, malf
 
 from __future__ import annotations
 
+import asyncio
 from functools import cache
-from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -35,7 +36,7 @@ from modelyard.telemetry.metrics import Metrics
 def build_app(driver: Driver, names: Names, config: Config, metrics: Metrics) -> FastAPI:
     """The control surface over one driver, whose gauges `metrics` shows from now on. Must be called on the
     driver's event loop."""
-    app = FastAPI(docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
     snapshot = Snapshot(driver, names)
     metrics.snapshot = snapshot.gauges
     routers = (listing_router(names, snapshot, metrics), admin_router(driver, names, snapshot))
@@ -43,10 +44,13 @@ def build_app(driver: Driver, names: Names, config: Config, metrics: Metrics) ->
         app.include_router(router)
 
     @cache
-    def described() -> dict[str, Any]:
-        return reference.document(routers, keys=bool(config.keys))
+    def described() -> bytes:
+        return orjson.dumps(reference.document(routers, keys=bool(config.keys)))
 
-    app.openapi = described  # type: ignore[method-assign]  # the framework's way to a document of one's own
+    @app.get("/openapi.json")
+    async def openapi_document() -> Response:
+        return Response(await asyncio.to_thread(described), media_type="application/json")
+
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(Exception, _on_error)
