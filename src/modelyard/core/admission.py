@@ -141,9 +141,8 @@ def admit(state: State, sums: Sums, waiting: Waiting, now: float) -> Verdict:
     model, policy, count = version.spec.model, version.policy, version.queue.count
     if version.never is not None and not version.ready:
         return Verdict("never_fits", never_message(version))
-    if now < version.backoff_until and version.last_error[0] and not version.live():
-        code, message = version.last_error
-        return Verdict(code, message, version.backoff_until - now)
+    if (error := version.error_now(now)) is not None:
+        return Verdict(*error, version.backoff_until - now)
     if count >= policy.queue_bound:
         message = f"{count} requests wait for {model} already (its queue_bound is {policy.queue_bound})"
         return Verdict("queue_full", message, _soon(version.service_seconds))

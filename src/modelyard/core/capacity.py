@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+from modelyard.core.admission import never_message
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.placement import candidates, place
 from modelyard.core.state import FLOOR, Instance, State, Version
@@ -115,7 +116,7 @@ def _consider(room: Room, wish: Wish, moves: list[Move]) -> bool:
     need, spec, policy = version.need, version.spec, version.policy
     assert need is not None
     if version.never is not None:
-        moves.append(Deny(version, "never_fits", ""))
+        moves.append(Deny(version, "never_fits", never_message(version)))
         return False
     placement = room.place_now(need, spec)
     if not isinstance(placement, NoFit):

@@ -106,7 +106,7 @@ def serve(step: Step, version: Version) -> None:
 
 def _grant(step: Step, request: str, instance: Instance, queued_at: float) -> None:
     now = step.now
-    lease = Lease(request, instance, instance.generation, now)
+    lease = Lease(instance, instance.generation, now)
     instance.leases[request] = lease
     instance.idle_since = inf
     step.state.leases[request] = lease

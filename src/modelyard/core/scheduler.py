@@ -17,7 +17,7 @@ from typing import Any
 from modelyard.core import capacity, instances, requests
 from modelyard.core import events as ev
 from modelyard.core.actions import Action, Fetch, Loaded
-from modelyard.core.admission import Sums, recap
+from modelyard.core.admission import Sums, never_message, recap
 from modelyard.core.capacity import Begin, Blocked, Deny, Get, Leave, LookAgain, Move, Watch
 from modelyard.core.lifecycle import (
     FilesSignal,
@@ -319,17 +319,16 @@ class Scheduler:
             step.ask(version, evict=event.evict)
         version.ask_evicts |= event.evict
         # All who ask get one answer: the last of them is promised its whole wait.
-        pending, deadline = self.state.timers.when(("ask", version.key)), step.now + version.policy.max_wait
-        if pending is None or pending < deadline:
-            self.state.timers.set(("ask", version.key), deadline)
+        key, deadline = ("ask", version.key), step.now + version.policy.max_wait
+        self.state.timers.set(key, max(deadline, self.state.timers.when(key) or deadline))
         if version.ready:
             step.answer_ask(version, version.ready[0].id)
         elif version.never is not None:
-            step.deny(version, "never_fits", "")
+            step.deny(version, "never_fits", never_message(version))
         elif self.state.shutting_down:
             step.deny(version, "shutting_down", "the server is shutting down")
-        elif step.now < version.backoff_until and version.last_error[0] and not version.live():
-            step.answer_ask(version, None, *version.last_error)
+        elif (error := version.error_now(step.now)) is not None:
+            step.answer_ask(version, None, *error)
         step.look_at(version)
 
     def _handle_unload_asked(self, step: Step, event: ev.UnloadAsked) -> None:

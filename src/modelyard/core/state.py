@@ -68,7 +68,6 @@ class Waiting:
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    request: str
     instance: Instance
     generation: int
     granted_at: float
@@ -137,7 +136,7 @@ class Queue:
         lane = self._lanes[waiting.priority]
         while lane and lane[0].gone:
             lane.popleft()
-        if len(lane) > 32 and len(lane) > 4 * self.counts[waiting.priority]:
+        if len(lane) > 32 + 4 * self.counts[waiting.priority]:
             kept = [other for other in lane if not other.gone]
             lane.clear()
             lane.extend(kept)
@@ -252,6 +251,11 @@ class Version:
     def live(self) -> list[Instance]:
         """Instances that serve or will: starting, warming, ready."""
         return [instance for instance in self.instances.values() if instance.state in LIVE]
+
+    def error_now(self, now: float) -> tuple[str, str] | None:
+        """Why it cannot be had (code, message): it backs off after a failure that was told."""
+        backs_off = now < self.backoff_until and not self.live()
+        return self.last_error if backs_off and self.last_error[0] else None
 
     def usual_load(self) -> float:
         """Expected load time in seconds: learned, else one second and one more per GB."""

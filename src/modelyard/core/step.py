@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from modelyard.core.actions import Action, Loaded, Note, Refuse
-from modelyard.core.admission import Sums, never_message, refresh
+from modelyard.core.admission import Sums, refresh
 from modelyard.core.state import State, Version, Waiting
 
 
@@ -46,8 +46,6 @@ class Step:
 
     def deny(self, version: Version, code: str, message: str, retry_after: float | None = None) -> None:
         """Refuse everyone who waits for this version, and whoever asked to load it."""
-        if code == "never_fits":
-            message = never_message(version)
         for waiting in list(version.queue):
             self.refuse(waiting, code, message, retry_after)
         self.answer_ask(version, None, code, message)
