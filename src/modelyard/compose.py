@@ -344,17 +344,15 @@ def _limits(config: Config) -> Limits:
     )
 
 
-def serve(
-    config: Config, *, on_ready: Callable[[Yard], None] | None = None, check_invariants: bool = False
-) -> int:
+def serve(config: Config, *, on_ready: Callable[[Yard], None] | None = None) -> int:
     """Run until SIGINT or SIGTERM: the first drains for `server.drain_grace`, the second stops at once.
 
     Returns the exit code. Raises ConfigErrors before anything is started.
     """
-    return uvloop.run(_serve(config, on_ready, check_invariants))
+    return uvloop.run(_serve(config, on_ready))
 
 
-async def _serve(config: Config, on_ready: Callable[[Yard], None] | None, check_invariants: bool) -> int:
+async def _serve(config: Config, on_ready: Callable[[Yard], None] | None) -> int:
     loop = asyncio.get_running_loop()
     first, second = asyncio.Event(), asyncio.Event()
 
@@ -363,7 +361,7 @@ async def _serve(config: Config, on_ready: Callable[[Yard], None] | None, check_
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    yard = await build(config, check_invariants=check_invariants)
+    yard = await build(config)
     try:
         address = await yard.start()
         _settle_garbage_collector()
