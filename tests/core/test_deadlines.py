@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from core.yard import FOREVER, Yard, gpu, refused, started, stopped
 from modelyard.core import events as ev
+from modelyard.core.types import Policy
 
 
 def test_a_cancelled_request_leaves_no_deadline() -> None:
@@ -68,3 +69,11 @@ def test_a_request_that_expires_as_a_victim_may_go_does_not_keep_it() -> None:
     assert refused(out) == {"late": "broken_promise"}
     assert stopped(out) == ["a"]
     assert started(yard.released(a)) == ["b"]
+
+
+def test_a_new_policy_that_keeps_an_instance_for_ever_leaves_no_deadline() -> None:
+    yard = Yard()
+    a = yard.load("a", keep_alive=50.0)
+    yard.do(ev.PolicyChanged(a, Policy(keep_alive=FOREVER)))
+    yard.pass_time(50.0)
+    assert yard.scheduler.next_deadline() is None

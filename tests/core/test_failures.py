@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from core.yard import Yard, gpu, granted, need, of, ram, refused, started
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
@@ -114,7 +116,140 @@ def test_a_hang_without_any_success_since_condemns_at_once() -> None:
     assert yard.instance(a).state.value == "releasing"
 
 
+def test_a_hang_on_a_slot_that_a_success_handed_over_condemns_at_once() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    yard.ask("works", a)
+    yard.ask("hangs", a)
+    yard.pass_time(1.0)
+    assert granted(yard.finish("works")) == ["hangs"]
+    yard.pass_time(1.0)
+    yard.finish("hangs", OutcomeKind.HUNG)
+    assert yard.states(a) == ["releasing"]
+
+
+def test_an_instance_that_leaves_is_no_alternative_to_the_one_that_failed() -> None:
+    yard = Yard(gpu(size=200))
+    a = yard.load("a")
+    leaving = yard.instance(a).id
+    yard.ask("runs", a)
+    yard.do(ev.UnloadAsked(a))
+    yard.ask("next", a)
+    yard.ready(a)
+    failed = yard.holder("next")
+    assert failed not in (None, leaving)
+    assert refused(yard.ask("again", a, exclude={str(failed)}, since=0.0)) == {"again": "no_alternative"}
+
+
 # -- failed starts
+
+
+def fail_starts(yard: Yard, key: str, causes: list[Cause]) -> tuple[float, bool]:
+    """Starts fail, one after the other: the last one's back-off, and whether who waits was told."""
+    delay, told = 0.0, False
+    for cause in causes:
+        told = bool(refused(yard.failed(key, cause)))
+        delay = yard.version(key).backoff_until - yard.now
+        yard.released(key)
+        if not told:
+            yard.pass_time(max(0.0, delay))
+    return delay, told
+
+
+CRASHED, KILLED, OOM = Cause.CRASHED, Cause.KILLED, Cause.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("causes", "delay", "told"),
+    [
+        ([CRASHED], 0.5, False),
+        ([CRASHED, CRASHED], 1.0, True),
+        ([KILLED, KILLED], 1.0, False),
+        ([KILLED, KILLED, KILLED], 2.0, True),
+        ([Cause.LAUNCH, Cause.LAUNCH], 1.0, False),
+        ([OOM, KILLED], 1.0, False),
+        ([OOM, CRASHED], 1.0, True),
+        ([CRASHED, OOM, KILLED], 2.0, True),
+        ([Cause.BAD_MODEL], 5.0, True),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_who_waits_is_told_after_two_failed_starts_or_three_from_outside(
+    causes: list[Cause], delay: float, told: bool
+) -> None:
+    yard = Yard()
+    a = yard.add("a", 40, max_wait=1000.0)
+    yard.ask("r", a)
+    assert fail_starts(yard, a, causes) == (delay, told)
+
+
+def serve_once(yard: Yard, key: str) -> None:
+    """Becomes ready, answers whoever waits for it, and is unloaded."""
+    for request in granted(yard.ready(key)):
+        yard.finish(request)
+    yard.do(ev.UnloadAsked(key))
+    yard.released(key)
+
+
+@pytest.mark.parametrize("causes", [[CRASHED], [KILLED, KILLED]], ids=["its-own", "foreign"])
+def test_an_instance_that_became_ready_ends_the_count_of_failed_starts(causes: list[Cause]) -> None:
+    yard = Yard()
+    a = yard.add("a", max_wait=1000.0)
+    for request in ("r1", "r2"):
+        yard.ask(request, a)
+        _, told = fail_starts(yard, a, causes)
+        assert not told
+        serve_once(yard, a)
+
+
+@pytest.mark.parametrize("causes", [[CRASHED], [KILLED, KILLED]], ids=["its-own", "foreign"])
+def test_a_crash_of_what_served_is_no_failed_start(causes: list[Cause]) -> None:
+    yard = Yard()
+    a = yard.load("a", max_wait=1000.0)
+    yard.ask("r", a)
+    yard.do(ev.Exited(yard.instance(a).id, 1, causes[0]))
+    yard.finish("r", OutcomeKind.DIED)
+    yard.released(a)
+    yard.ask("again", a)
+    assert not fail_starts(yard, a, causes)[1]
+
+
+def test_files_that_could_not_be_fetched_are_no_failed_start() -> None:
+    yard = Yard()
+    a = yard.add("a", cached=False)
+    yard.ask("r", a)
+    yard.do(ev.FetchFailed(a, "disk_full", "no space"))
+    yard.pass_time(5.0)
+    yard.ask("again", a)
+    yard.do(ev.Cached(a, need(60)))
+    assert not fail_starts(yard, a, [CRASHED])[1]
+
+
+def test_after_a_start_that_worked_the_next_that_runs_out_of_memory_is_retried_too() -> None:
+    yard = Yard()
+    a = yard.add("a", 40, max_wait=1000.0)
+    for request, bytes_needed in (("r1", 50), ("r2", 62)):
+        yard.ask(request, a)
+        yard.failed(a, OOM)
+        yard.released(a)
+        assert yard.instance(a).placement == (Charge("gpu0", bytes_needed),)
+        serve_once(yard, a)
+
+
+def test_the_error_of_failed_starts_is_forgotten_when_one_works() -> None:
+    yard = Yard()
+    a = yard.add("a")
+    yard.ask("r", a)
+    assert fail_starts(yard, a, [CRASHED, CRASHED]) == (1.0, True)
+    yard.pass_time(1.0)
+    yard.ask("again", a)
+    yard.ready(a)
+    assert yard.version(a).last_error == ("", "")
+    yard.do(ev.Exited(yard.instance(a).id, 1, CRASHED))
+    yard.finish("again", OutcomeKind.DIED)
+    yard.released(a)
+    assert yard.version(a).backoff_until > yard.now
+    assert refused(yard.ask("later", a)) == {}, "it waits for the next start"
 
 
 def test_a_start_that_ran_out_of_memory_is_retried_once_with_more() -> None:

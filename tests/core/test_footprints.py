@@ -129,3 +129,11 @@ def test_a_home_model_does_not_come_back_where_a_footprint_is_learned() -> None:
     yard.ask("n", yard.add("new", UNKNOWN))
     yard.add("home", 0, home=True)
     assert started(yard.pass_time(30.0)) == []
+
+
+def test_a_known_footprint_keeps_its_reservation_though_less_was_used() -> None:
+    yard = Yard()
+    a = yard.add("a", 60)
+    yard.ask("r", a)
+    yard.ready(a, gpu0=45)
+    assert yard.state.ledger.devices["gpu0"].reserved == 60

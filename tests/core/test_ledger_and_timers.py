@@ -59,6 +59,25 @@ def test_shrinking_never_grows_and_turns_what_is_used_beyond_it_into_excess() ->
     assert (account.reserved, account.excess) == (40, 10)
 
 
+def test_what_is_observed_beyond_a_shrunk_reservation_counts() -> None:
+    account = DeviceLedger(gpu(size=100))
+    account.reserve("a", Charge("gpu0", 60))
+    account.shrink("a", 20)
+    assert (account.reserved, account.excess, account.free) == (20, 0, 80)
+    account.observe("a", 25)
+    account.shrink("a", 20)
+    assert (account.reserved, account.excess) == (20, 5)
+    account.shrink("a", 10)
+    assert (account.reserved, account.excess, account.free) == (10, 15, 75)
+
+
+def test_a_reservation_can_shrink_to_nothing() -> None:
+    account = DeviceLedger(gpu(size=100))
+    account.reserve("a", Charge("gpu0", 60))
+    account.shrink("a", 0)
+    assert (account.reserved, account.excess, account.free) == (0, 0, 100)
+
+
 def test_what_leaves_takes_the_files_along_that_nobody_else_maps() -> None:
     account = DeviceLedger(ram(500))
     account.reserve("a", Charge("ram", 10, {"one": 100, "two": 50}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from core.yard import Yard, gpu, of
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
@@ -62,3 +64,25 @@ def test_a_victim_that_is_not_ready_and_not_wanted_is_told_so() -> None:
     assert stop.reason == (
         "makes room for b (which waited 0.0 s for it); not ready yet, and nobody waits for it"
     )
+
+
+@pytest.mark.parametrize("starting", [False, True], ids=["ready", "starting"])
+def test_a_victim_knows_for_whom_it_leaves(starting: bool) -> None:
+    yard = Yard()
+    if starting:
+        a = yard.add("a")
+        yard.ask("gone", a)
+        yard.do(ev.Cancelled("gone"))
+    else:
+        a = yard.load("a", min_residency=0.0)
+    b = yard.add("b")
+    yard.ask("r", b)
+    assert yard.states(a) == ["stopping"]
+    assert yard.instance(a).leaving_for == b
+
+
+def test_who_leaves_for_nobody_says_so() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    yard.do(ev.UnloadAsked(a))
+    assert yard.instance(a).leaving_for == ""

@@ -67,6 +67,29 @@ def test_keep_alive_zero_leaves_with_the_last_request_and_forever_stays() -> Non
     assert yard.states(b) == ["ready"]
 
 
+def test_a_model_with_a_slot_still_in_use_does_not_idle_out() -> None:
+    yard = Yard()
+    a = yard.load("a", slots=2, keep_alive=10.0)
+    yard.ask("short", a)
+    yard.ask("long", a)
+    yard.finish("short")
+    assert stopped(yard.pass_time(30.0)) == []
+    yard.finish("long")
+    assert stopped(yard.pass_time(10.0)) == ["a"]
+
+
+def test_an_idle_instance_leaves_after_its_keep_alive_though_somebody_waits_for_another_one() -> None:
+    yard = Yard()
+    a = yard.load("a", max_replicas=2, keep_alive=5.0)
+    yard.ask("runs", a)
+    yard.ask("again", a, exclude={yard.instance(a).id}, since=0.0)
+    yard.finish("runs")
+    assert stopped(yard.pass_time(4.9)) == []
+    assert stopped(yard.pass_time(0.2)) == ["a"]
+    assert started(yard.released(a)) == ["a"]
+    assert granted(yard.ready(a)) == ["again"]
+
+
 def test_an_unused_preload_stays_for_its_minimum_residency_whatever_its_keep_alive() -> None:
     yard = Yard()
     yard.load("a", keep_alive=0.0, min_residency=4.0)

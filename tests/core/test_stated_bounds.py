@@ -113,3 +113,19 @@ def test_a_full_queue_tells_when_to_come_again() -> None:
     out = yard.ask("late", a)
     assert refused(out) == {"late": "queue_full"}
     assert of(ac.Refuse, out)[0].retry_after == 4.0
+
+
+def test_an_answer_moves_the_learned_service_time_by_a_tenth() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    yard.pass_time(100.0)
+    usual = yard.version(a).service_seconds
+    yard.ask("r", a)
+    yard.pass_time(3.0)
+    yard.finish("r")
+    assert yard.version(a).service_seconds == pytest.approx(0.9 * usual + 0.1 * 3.0)
+
+
+def test_what_can_never_fit_is_told_so_however_short_the_wait() -> None:
+    yard = Yard()
+    assert refused(yard.ask("r", yard.add("big", 101), max_wait=0.1)) == {"r": "never_fits"}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from core.yard import Yard, gpu, need, of, ram, started, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
-from modelyard.core.memory import DeviceLedger
 from modelyard.core.types import Charge, Need, OutcomeKind, Priority, Share
 
 
@@ -140,13 +143,113 @@ def test_a_retry_waits_while_somebody_may_still_serve_it() -> None:
     assert of(ac.Refuse, yard.ask("later", a, exclude={first, second}, since=0.0)) == []
 
 
-def test_what_is_observed_beyond_a_shrunk_reservation_counts() -> None:
-    account = DeviceLedger(gpu(size=100))
-    account.reserve("a", Charge("gpu0", 60))
-    account.shrink("a", 20)
-    assert (account.reserved, account.excess, account.free) == (20, 0, 80)
-    account.observe("a", 25)
-    account.shrink("a", 20)
-    assert (account.reserved, account.excess) == (20, 5)
-    account.shrink("a", 10)
-    assert (account.reserved, account.excess, account.free) == (10, 15, 75)
+# -- which of several
+
+
+def resident(yard: Yard, model: str, size: int, *, cost: float, **policy: Any) -> str:
+    """A ready model, idle and free to go, that was asked for once and takes `cost` seconds to load."""
+    key = yard.load(model, size, min_residency=0.0, **policy)
+    yard.do(ev.Learned(key, need(size), cost))
+    yard.ask(f"used {model}", key)
+    yard.finish(f"used {model}")
+    return key
+
+
+def test_whoever_is_not_needed_in_the_end_stays_and_not_only_the_cheapest() -> None:
+    yard = Yard(gpu(size=100))
+    resident(yard, "cheap", 30, cost=1.0)
+    resident(yard, "small", 10, cost=2.0)
+    resident(yard, "large", 60, cost=3.0)
+    assert sorted(stopped(yard.ask("x", yard.add("c", 90)))) == ["cheap", "large"]
+
+
+def test_the_device_whose_dearest_victim_costs_less_is_cleared() -> None:
+    yard = Yard(gpu("gpu0", 100), gpu("gpu1", 100))
+    resident(yard, "dear", 50, cost=5.0)
+    resident(yard, "cheap", 50, cost=1.0)
+    resident(yard, "middle1", 50, cost=4.0)
+    resident(yard, "middle2", 50, cost=4.0)
+    assert sorted(stopped(yard.ask("x", yard.add("c", 100)))) == ["middle1", "middle2"]
+
+
+def test_victims_of_the_same_cost_go_in_the_order_of_their_names() -> None:
+    yard = Yard(gpu(size=100))
+    for model in ("first", "second"):
+        resident(yard, model, 50, cost=1.0)
+    assert stopped(yard.ask("x", yard.add("c", 50))) == ["first"]
+
+
+def test_the_class_of_an_idle_victim_does_not_matter() -> None:
+    yard = Yard(gpu(size=120))
+    resident(yard, "high", 60, cost=1.0, priority=Priority.HIGH)
+    resident(yard, "low", 60, cost=2.0, priority=Priority.LOW)
+    assert stopped(yard.ask("x", yard.add("c"))) == ["high"]
+
+
+@pytest.mark.parametrize("wanted_by", ["a request", "an operator"])
+def test_a_start_that_somebody_waits_for_goes_after_an_idle_model_however_dear(wanted_by: str) -> None:
+    yard = Yard(gpu(size=120))
+    resident(yard, "idle", 60, cost=100.0)
+    wanted = yard.add("wanted")
+    if wanted_by == "a request":
+        yard.ask("r", wanted)
+    else:
+        yard.do(ev.LoadAsked(wanted))
+    assert stopped(yard.ask("x", yard.add("c"))) == ["idle"]
+
+
+def test_of_two_busy_victims_those_who_wait_add_to_the_demand() -> None:
+    yard = Yard(gpu(size=120))
+    queued, alone = resident(yard, "queued", 60, cost=10.0), resident(yard, "alone", 60, cost=10.0)
+    for number in range(4):
+        yard.ask(f"q{number}", queued)
+    for number in range(4):
+        yard.ask(f"a{number}", alone)
+        if number < 3:
+            yard.finish(f"a{number}")
+    assert yard.version(queued).heat_now(yard.now) == yard.version(alone).heat_now(yard.now)
+    yard.ask("x", yard.add("c", patience=0.0))
+    assert (yard.states(queued), yard.states(alone)) == (["ready"], ["draining"])
+
+
+# -- what is owned, and what is not
+
+
+def test_who_waits_with_a_higher_class_keeps_the_memory_from_a_lower_one() -> None:
+    yard = Yard(gpu(size=100))
+    low = yard.load("low", 60, min_residency=0.0, priority=Priority.LOW)
+    yard.ask("runs", low)
+    yard.ask("waits", low, priority=Priority.HIGH)
+    blocked, small = yard.add("blocked", 80), yard.add("small", 30)
+    yard.ask("b", blocked)
+    assert started(yard.ask("s", small)) == ["small"], "nothing is kept for who cannot have it"
+
+
+def test_growth_that_has_to_wait_keeps_nothing_from_others() -> None:
+    yard = Yard(gpu(size=150))
+    a = yard.load("a", 70, max_replicas=2, patience=1.0)
+    yard.load("idle", 60, min_residency=9.0)
+    yard.ask("r1", a)
+    yard.ask("r2", a)
+    yard.pass_time(2.0)
+    assert started(yard.ask("x", yard.add("small", 20))) == ["small"]
+
+
+def in_ram(own: int, **files: int) -> Need:
+    return Need((Share("ram", own, files),))
+
+
+def test_what_the_head_owns_holds_the_files_that_leave_with_its_victim() -> None:
+    yard = Yard(ram(130))
+    busy = yard.load("busy", in_ram(10, weights=100), min_residency=0.0)
+    yard.ask("runs", busy)
+    yard.ask("h", yard.add("head", in_ram(30, weights=100)))
+    assert started(yard.ask("s", yard.add("small", in_ram(10)))) == [], "the head needs all 130"
+
+
+def test_victims_go_until_the_files_that_leave_with_them_fit_again() -> None:
+    yard = Yard(ram(150))
+    yard.load("a", in_ram(15, weights=100), min_residency=0.0)
+    yard.load("b", in_ram(20), min_residency=0.0)
+    out = yard.ask("x", yard.add("c", in_ram(40, weights=100)))
+    assert sorted(stopped(out)) == ["a", "b"], "without a alone 130 are free, and c needs 140"
