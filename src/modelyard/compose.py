@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -87,6 +88,9 @@ class Yard:
         setting = self.config.server
         try:
             if setting.unix:
+                if await _answers(setting.unix):  # else what lies there was left behind, and is replaced
+                    message = f"{setting.unix} is in use by another server: stop that, or name another path"
+                    raise self.config.failure([("server.unix", message)])
                 await self.server.start(Address(path=str(setting.unix)))
             else:
                 await self.server.start(Address(host=setting.host, port=setting.port))
@@ -235,6 +239,16 @@ async def build(config: Config, *, check_invariants: bool = False) -> Yard:
         yard = Yard(config, driver, store, names, metrics, _server(config, driver, names, metrics))
         undo.pop_all()
     return yard
+
+
+async def _answers(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket."""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 @contextmanager

@@ -226,6 +226,19 @@ def test_a_folder_or_an_address_that_cannot_be_used(server: dict[str, str], said
         assert (folder / "file").read_text() == (folder / "used" / "store").read_text() == "mine"
 
 
+def test_a_socket_that_another_server_listens_on() -> None:
+    with short_folder() as folder, socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(str(folder / "taken.sock"))
+        taken.listen()
+        server = {"unix": str(folder / "taken.sock")}
+        refused(
+            folder,
+            sections(folder, {"x": fake()}, server=server),
+            f"server.unix: {folder}/taken.sock is in use by another server: stop that, or name another path",
+        )
+        assert (folder / "taken.sock").is_socket()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_data_folder_that_may_not_be_written() -> None:
     with short_folder() as folder:

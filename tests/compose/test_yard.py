@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from gateway.live_yard import (
 )
 from modelyard import compose, config
 from modelyard.config.problems import ConfigErrors
+from modelyard.engines.base import Files
 from modelyard.errors import ConfigError, ModelNotFound
-from modelyard.runtime.entries import Progress
+from modelyard.runtime.entries import Entry, Progress
 from modelyard.runtime.footprints import MemoryFootprints
 
 
@@ -240,6 +241,38 @@ class TestModels:
             yard.yard.remove_model("b")
             driver._on_progress(Progress(idle, 1, 2))
             assert (driver.entries, driver.progress) == ({}, {})
+
+    async def test_that_go_while_their_files_are_fetched_end_the_fetch(self, tmp_path: Path) -> None:
+        class Endless:
+            """A download that never ends by itself."""
+
+            def __init__(self) -> None:
+                self.began, self.ended = asyncio.Event(), asyncio.Event()
+
+            async def cached(self, entry: Entry) -> Files | None:
+                return None
+
+            async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
+                progress(Progress(entry.spec.version, 1, 2))
+                self.began.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.ended.set()
+                return {}
+
+        source = tmp_path / "model.gguf"
+        source.write_bytes(GGUF)
+        model = {"engine": "llamacpp", "source": str(source), "devices": ["ram"]}
+        async with live_yard({"a": fake(), "m": model}) as yard:
+            endless = yard.driver.commands._files = Endless()
+            waiting = asyncio.create_task(yard.chat("m"))
+            await asyncio.wait_for(endless.began.wait(), 20)
+            assert len(yard.driver.progress) == 1
+            yard.yard.remove_model("m")
+            assert (await waiting).code == "model_removed"
+            await asyncio.wait_for(endless.ended.wait(), 20)
+            assert yard.driver.progress == {}
 
     async def test_come_once_when_two_ask_at_a_time(self, tmp_path: Path) -> None:
         """Its file is in the cache, so its header is read before it is there."""

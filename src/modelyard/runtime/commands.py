@@ -66,6 +66,7 @@ class Commands:
         self._post = post
         self._on_progress = on_progress
         self._tasks: set[asyncio.Task[None]] = set()
+        self._fetches: dict[str, asyncio.Task[None]] = {}  # by version
         self._endings: set[asyncio.Task[None]] = set()  # stops: they keep a footprint after all is gone
         self.residents: dict[str, Resident] = {}
         launcher.on_exit = self._on_exit
@@ -87,7 +88,12 @@ class Commands:
         ending.add_done_callback(self._endings.discard)
 
     def fetch(self, entry: Entry) -> None:
-        self._spawn(self._fetch(entry))
+        self._fetches[entry.spec.version] = self._spawn(self._fetch(entry))
+
+    def forget(self, version: str) -> None:
+        """It was removed: end its fetch, if there is one; nothing is posted of it."""
+        if (fetch := self._fetches.pop(version, None)) is not None:
+            fetch.cancel()
 
     def probe(self, action: ac.Probe) -> None:
         self._spawn(self._probe(action))

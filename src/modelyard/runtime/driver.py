@@ -219,6 +219,7 @@ class Driver:
         for version in self.entries.keys() - self.scheduler.state.versions.keys():
             del self.entries[version]
             self.progress.pop(version, None)
+            self.commands.forget(version)
 
     def _fail_ticket(self, event: ev.Event) -> None:
         """A bug struck while this request arrived: it is told, not left waiting."""
