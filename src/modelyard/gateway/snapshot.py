@@ -222,8 +222,8 @@ class Snapshot:
             generation=instance.generation,
             slots=instance.version.capacity,
             leases=[
-                views.LeaseView(request=lease.request, held=self._ago(lease.granted_at) or 0.0)
-                for lease in instance.leases.values()
+                views.LeaseView(request=request, held=self._ago(lease.granted_at) or 0.0)
+                for request, lease in instance.leases.items()
             ],
             memory=[self._holding(instance, charge.device) for charge in instance.placement],
             started_at=self._wall(instance.started_at),
