@@ -66,7 +66,8 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """TERM, then KILL, then wait until the devices have the memory back, at most `release_cap` seconds."""
+    """TERM, then KILL (`now`: KILL at once), then wait until the devices have the memory back, at most
+    `release_cap` seconds."""
 
     instance: str
     generation: int
