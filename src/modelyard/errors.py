@@ -306,7 +306,7 @@ class EngineUnreachable(EngineError):
 
 
 class EngineProtocol(EngineError):
-    """The engine broke HTTP or SSE framing."""
+    """The engine broke HTTP or SSE framing, or answered with something else than was asked for."""
 
     code = "engine_protocol_error"
 

@@ -12,6 +12,7 @@ import orjson
 from modelyard.errors import InvalidRequest
 from modelyard.gateway.serve import Demand
 from modelyard.runtime.entries import Entry
+from modelyard.wire.errors import ProtocolError
 from modelyard.wire.json_head import Head
 
 OURS = frozenset({"model", "prompt", "stream", "max_tokens", "load"})
@@ -41,10 +42,10 @@ def demand_of(entry: Entry, head: Head) -> Demand:
     model = entry.spec.model
 
     def whole(answer: bytes) -> bytes:
-        return _reshape(orjson.loads(answer), model)
+        return _reshape(_object_of(answer), model)
 
     def events(data: bytes) -> bytes:
-        return b"".join(_reshape_event(event, model) for event in data.split(b"\n\n") if event.strip())
+        return _reshape_events(data, model)
 
     return Demand(
         entry,
@@ -58,21 +59,45 @@ def demand_of(entry: Entry, head: Head) -> Demand:
     )
 
 
+def _object_of(text: bytes) -> dict[str, object]:
+    """A JSON object of the engine. Raises ProtocolError for anything else."""
+    try:
+        value = orjson.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ProtocolError(f"it answered with {text[:80]!r}, which is no JSON object")
+    return value
+
+
 def _reshape(answer: dict[str, object], model: str) -> bytes:
     choices = answer.get("choices")
-    text = choices[0].get("text", "") if isinstance(choices, list) and choices else ""
-    short: dict[str, object] = {"text": text, "model": model}
+    choice = choices[0] if isinstance(choices, list) and choices else {}
+    short: dict[str, object] = {"text": choice.get("text", "") if isinstance(choice, dict) else ""}
+    short["model"] = model
     if answer.get("usage"):
         short["usage"] = answer["usage"]
     return orjson.dumps(short)
 
 
-def _reshape_event(event: bytes, model: str) -> bytes:
-    """One event in our shape; comments and `[DONE]` as they are."""
-    data = event.strip()
-    if not data.startswith(b"data:") or data.endswith(b"[DONE]"):
-        return data + b"\n\n"
-    answer = orjson.loads(data[5:])
-    if "error" in answer:
-        return data + b"\n\n"
-    return b"data: " + _reshape(answer, model) + b"\n\n"
+def _reshape_events(data: bytes, model: str) -> bytes:
+    """Whole events in our shape, with LF for whatever ended their lines."""
+    events: list[bytes] = []
+    lines: list[bytes] = []
+    for line in data.splitlines():
+        if line:
+            lines.append(line)
+        elif lines:
+            events.append(_reshape_event(lines, model))
+            lines = []
+    return b"".join(events)
+
+
+def _reshape_event(lines: list[bytes], model: str) -> bytes:
+    """One event in our shape; comments, errors and `[DONE]` as they are."""
+    data = b"\n".join(line[5:].strip() for line in lines if line.startswith(b"data:"))
+    if data and data != b"[DONE]":
+        answer = _object_of(data)
+        if "error" not in answer:
+            lines = [b"data: " + _reshape(answer, model)]
+    return b"\n".join(lines) + b"\n\n"

@@ -3,7 +3,7 @@
 Called by the serve loop, which decides what to make of a Result. On the way back nothing is parsed: an
 answer that is not a stream is held until it is whole (then a broken engine can still be replaced), a stream
 passes in whole SSE events. Everything runs in the event loop's read callbacks; there is one timer per
-attempt and no task per chunk.
+attempt and no task per chunk. What ends an attempt from outside comes through its request's `Interrupt`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from modelyard.core.types import OutcomeKind, Policy
 from modelyard.errors import (
-    CutAtDrain,
     EngineDied,
     EngineProtocol,
     EngineUnreachable,
@@ -24,27 +23,33 @@ from modelyard.errors import (
     TokenTimeout,
 )
 from modelyard.gateway.exchange import HIGH_WATER, Exchange
+from modelyard.gateway.interrupt import Interrupt, Interrupted, cut_outcome
 from modelyard.runtime.lease import Lease
 from modelyard.wire.connection import Call
 from modelyard.wire.errors import Broken, ConnectFailed, ProtocolError, WireError
-from modelyard.wire.sse import Framer
+from modelyard.wire.sse import TAIL, Framer
 
 HeaderPairs = list[tuple[bytes, bytes]]
 REQUEST_HEADERS = ((b"content-type", b"application/json"), (b"accept", b"*/*"))
 SSE = b"text/event-stream"
 HELD_BACK = frozenset({b"server", b"date", b"content-length", b"access-control-allow-origin"})
 SLICE = 1.0  # seconds between two looks at the deadlines, at most
+RESHAPED_MOST = 64 * 1024 * 1024
+"""Bytes of one answer that are held where its whole is to be reshaped; a larger one is an error."""
+
+Reshape = Callable[[bytes], bytes]
+"""From the engine's form to the API's. Raises wire's ProtocolError for what it cannot read."""
 
 
 @dataclass(slots=True)
 class Result:
     """How an attempt ended. `error` is None when the engine's answer is whole: it was passed on already when
-    `started`, else it is held here as status, headers and body. `events`: it is a stream of SSE events."""
+    `started`, else it is held here as status, headers and (reshaped) body. `tail` is the end of what was
+    passed on."""
 
     outcome: OutcomeKind
     error: ModelyardError | None = None
     started: bool = False
-    events: bool = False
     status: int = 0
     headers: HeaderPairs = field(default_factory=list)
     body: bytes = b""
@@ -56,29 +61,31 @@ class Result:
 
 class Attempt:
     """Sink of one call. `stream` says that the client asked for one; whether the answer is one, its content
-    type says. `heads` are our headers, added to the engine's; `reshape` is applied to whole events."""
+    type says. `heads` are our headers, added to the engine's; `reshape` is applied to a whole 2xx body,
+    `reshape_events` to whole events."""
 
     __slots__ = (
         "_call",
         "_clock",
-        "_done",
         "_exchange",
         "_first_byte_at",
         "_framer",
         "_headers",
         "_heads",
         "_held",
+        "_interrupt",
         "_lease",
+        "_passing",
         "_paused",
         "_policy",
         "_progress_at",
         "_reshape",
+        "_reshape_events",
         "_size",
         "_started_at",
         "_status",
-        "_stop",
         "_stream",
-        "_task",
+        "_tail",
         "_timer",
         "bytes",
         "chunks",
@@ -89,62 +96,59 @@ class Attempt:
         exchange: Exchange,
         lease: Lease,
         policy: Policy,
+        interrupt: Interrupt,
         *,
         stream: bool,
         heads: HeaderPairs,
-        reshape: Callable[[bytes], bytes] | None = None,
+        reshape: Reshape | None = None,
+        reshape_events: Reshape | None = None,
     ) -> None:
         self._exchange = exchange
         self._lease = lease
         self._policy = policy
+        self._interrupt = interrupt
         self._stream = stream
         self._heads = heads
         self._reshape = reshape
+        self._reshape_events = reshape_events
         self._call: Call | None = None
         self._status = 0
         self._headers: HeaderPairs = []
         self._held: list[bytes] = []
         self._size = 0
+        self._passing = False  # what was held was too large to hold, and the rest is passed on as it comes
+        self._tail = b""  # of that
         self._framer: Framer | None = None
-        self._stop: tuple[OutcomeKind, ModelyardError | None] | None = None
-        self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._first_byte_at = 0.0
-        self._done = False
         self._paused = False
         self.chunks = 0
         self.bytes = 0
 
     async def run(self, method: bytes, target: bytes, body: bytes) -> Result:
         """Send the request and pass the answer on. Never raises but for a cancelled task of the caller."""
+        if self._lease.cut is not None:
+            return self._result(cut_outcome(self._lease.cut), self._lease.cut)
         loop = asyncio.get_running_loop()
         self._clock = loop.time
-        self._task = asyncio.current_task()
         self._started_at = self._progress_at = loop.time()
         self._call = Call(method, target, REQUEST_HEADERS, body, self)
         if self._paused:
             self._call.pause()
         self._timer = loop.call_later(min(SLICE, self._policy.first_byte_timeout), self._look)
-        self._lease.on_cut(self._on_cut)
+        self._lease.on_cut(self._interrupt.cut)
         try:
-            await self._lease.endpoint.pool.run(self._call)
-            self._done = True
+            with self._interrupt:
+                await self._lease.endpoint.pool.run(self._call)
+            whole = self._whole()
         except WireError as error:
-            return self._failed(*_explain(error, self._lease.instance))
-        except asyncio.CancelledError:
-            if self._stop is None:
-                raise
-            assert self._task is not None
-            self._task.uncancel()
-            return self._failed(*self._stop)
+            return self._result(*_explain(error, self._lease.instance))
+        except Interrupted as end:
+            return self._result(end.outcome, end.error)
         finally:
             self._timer.cancel()
             self._call = None  # it refers to us: bodies would stay until a garbage collection
-        return self._finished()
-
-    def depart(self) -> None:
-        """The client left: close the connection to the engine, so that it stops generating."""
-        self._abort(OutcomeKind.CANCELLED, None)
+        return self._result(OutcomeKind.DONE, body=whole)
 
     def pause(self) -> None:
         """The client reads too slowly: stop reading from the engine."""
@@ -176,80 +180,73 @@ class Attempt:
             return
         events = framer.feed(data)
         if events and framer.events_seen:
+            if self._reshape_events is not None:
+                events = self._reshape_events(events)
             self.chunks += 1
             self.bytes += len(events)
             if not self._first_byte_at:
                 self._first_byte_at = self._progress_at
                 if not self._exchange.started:
                     self._exchange.start(self._status, self.answer_headers())
-            self._exchange.write(events if self._reshape is None else self._reshape(events))
+            self._exchange.write(events)
 
     def _hold(self, data: bytes) -> None:
         """Keep an answer until it is whole; one that is too large to keep is passed on as it comes."""
         if not self._first_byte_at:
             self._first_byte_at = self._progress_at
-        if self._size > HIGH_WATER:
+        if self._passing:
+            self._tail = (data if len(data) >= TAIL else self._tail + data)[-TAIL:]
             self._exchange.write(data)
             return
         self._held.append(data)
         self._size += len(data)
         if self._size > HIGH_WATER:
-            if self._exchange.started:  # with heartbeats: what was promised is a stream of events
-                raise ProtocolError("the engine answered a stream with something else")
-            self._exchange.start(self._status, self.answer_headers())
-            self._exchange.write(b"".join(self._held))
-            self._held.clear()
+            self._outgrow()
+
+    def _outgrow(self) -> None:
+        """What is held is large: hold on only if it has to be reshaped."""
+        if self._reshape is not None and self._status < 300:
+            if self._size > RESHAPED_MOST:
+                raise ProtocolError(f"its answer is longer than {RESHAPED_MOST} bytes")
+            return
+        if self._exchange.started:  # with heartbeats: what was promised is a stream of events
+            raise ProtocolError("it answered a stream with something else")
+        self._exchange.start(self._status, self.answer_headers())
+        whole = b"".join(self._held)
+        self._held.clear()
+        self._passing, self._tail = True, whole[-TAIL:]
+        self._exchange.write(whole)
 
     def answer_headers(self) -> HeaderPairs:
         return [pair for pair in self._headers if pair[0] not in HELD_BACK] + self._heads
 
     # -- its end --------------------------------------------------------------------------------------------
 
-    def _finished(self) -> Result:
-        framer = self._framer
-        if framer is not None:
-            if framer.pending:
-                error = EngineProtocol(f"{self._lease.instance} ended its answer in the middle of an event")
-                return self._failed(OutcomeKind.PROTOCOL, error)
-            return self._result(OutcomeKind.DONE, tail=framer.tail)
-        return self._result(OutcomeKind.DONE, body=b"".join(self._held))
-
-    def _failed(self, outcome: OutcomeKind, error: ModelyardError | None) -> Result:
-        if self._lease.cut is not None:
-            outcome, error = _cut_outcome(self._lease.cut), self._lease.cut
-        return self._result(outcome, error=error)
+    def _whole(self) -> bytes:
+        """What is held of an answer that has ended, reshaped. Raises ProtocolError."""
+        if self._framer is not None and self._framer.pending:
+            raise ProtocolError("it ended its answer in the middle of an event")
+        body = b"".join(self._held)
+        if self._reshape is None or self._framer is not None or self._status >= 300:
+            return body
+        return self._reshape(body)
 
     def _result(
-        self,
-        outcome: OutcomeKind,
-        *,
-        error: ModelyardError | None = None,
-        body: bytes = b"",
-        tail: bytes = b"",
+        self, outcome: OutcomeKind, error: ModelyardError | None = None, *, body: bytes = b""
     ) -> Result:
-        events = self._framer is not None
+        framer = self._framer
         return Result(
             outcome,
             error,
-            started=self.chunks > 0 if events else self._size > HIGH_WATER,
-            events=events,
+            started=self.chunks > 0 or self._passing,
             status=self._status,
             headers=self.answer_headers(),
             body=body,
-            tail=tail,
+            tail=self._tail if framer is None else framer.tail,
             chunks=self.chunks,
             bytes=self.bytes,
             first_byte_at=self._first_byte_at,
         )
-
-    def _abort(self, outcome: OutcomeKind, error: ModelyardError | None) -> None:
-        """End the attempt from outside; its `run` returns this outcome."""
-        if self._stop is None and not self._done and self._task is not None:
-            self._stop = (outcome, error)
-            self._task.cancel()
-
-    def _on_cut(self, error: ModelyardError) -> None:
-        self._abort(_cut_outcome(error), error)
 
     def _look(self) -> None:
         """Is a deadline over? Looks again before the next one."""
@@ -258,26 +255,24 @@ class Attempt:
         if now - self._started_at >= policy.request_timeout:
             message = f"{instance} did not finish within request_timeout {policy.request_timeout:g} s"
             silent = not self._first_byte_at  # one that answers is slow, not hung
-            self._abort(OutcomeKind.HUNG if silent else OutcomeKind.CANCELLED, RequestDeadline(message))
+            self._interrupt.end(
+                OutcomeKind.HUNG if silent else OutcomeKind.CANCELLED, RequestDeadline(message)
+            )
             return
         left = policy.request_timeout - (now - self._started_at)
         if self._stream and not self._paused:
             quiet = now - self._progress_at
             if not self._first_byte_at and quiet >= policy.first_byte_timeout:
                 message = f"{instance} sent nothing for first_byte_timeout {policy.first_byte_timeout:g} s"
-                self._abort(OutcomeKind.HUNG, FirstByteTimeout(message))
+                self._interrupt.end(OutcomeKind.HUNG, FirstByteTimeout(message))
                 return
             if self._first_byte_at and quiet >= policy.token_timeout:
                 message = f"{instance} sent no token for token_timeout {policy.token_timeout:g} s"
-                self._abort(OutcomeKind.HUNG, TokenTimeout(message))
+                self._interrupt.end(OutcomeKind.HUNG, TokenTimeout(message))
                 return
             allowed = policy.token_timeout if self._first_byte_at else policy.first_byte_timeout
             left = min(left, allowed - quiet)
         self._timer = loop.call_later(max(0.001, min(SLICE, left)), self._look)
-
-
-def _cut_outcome(error: ModelyardError) -> OutcomeKind:
-    return OutcomeKind.CUT if isinstance(error, CutAtDrain) else OutcomeKind.DIED
 
 
 def _explain(error: WireError, instance: str) -> tuple[OutcomeKind, ModelyardError]:
@@ -285,6 +280,6 @@ def _explain(error: WireError, instance: str) -> tuple[OutcomeKind, ModelyardErr
     if isinstance(error, ConnectFailed):
         return OutcomeKind.UNREACHABLE, EngineUnreachable(f"{instance} could not be reached: {error}")
     if isinstance(error, ProtocolError):
-        return OutcomeKind.PROTOCOL, EngineProtocol(f"{instance} broke HTTP: {error}")
+        return OutcomeKind.PROTOCOL, EngineProtocol(f"{instance} broke the protocol: {error}")
     assert isinstance(error, Broken)
     return OutcomeKind.DIED, EngineDied(f"{instance} closed its connection before its answer was whole")

@@ -2,13 +2,13 @@
 
 An inference handler parses its request into a `Demand` and calls `Service.serve`; everything after that is
 the same for every API. A request is retried as long as no byte of an answer has reached the client, never on
-an instance that failed it, and at most ATTEMPTS times. Whatever happens, its lease is released exactly once.
+an instance that failed it, and at most ATTEMPTS times; all its waits together last `max_wait` at most.
+Whatever happens, its lease is released exactly once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import orjson
@@ -19,13 +19,15 @@ from modelyard.errors import (
     BrokenPromise,
     ContextOverflow,
     EngineProtocol,
+    InternalError,
     LoadFailed,
     ModelyardError,
     NoAlternative,
 )
 from modelyard.gateway.exchange import Disconnected, Exchange
+from modelyard.gateway.interrupt import Interrupt, Interrupted
 from modelyard.gateway.openai import error_body, error_event
-from modelyard.gateway.relay import SSE, Attempt, HeaderPairs, Result
+from modelyard.gateway.relay import SSE, Attempt, HeaderPairs, Reshape, Result
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.lease import Lease, Ticket
@@ -35,7 +37,8 @@ from modelyard.wire.sse import last_usage
 ATTEMPTS = 3
 HEARTBEAT_EVERY = 10.0
 HEARTBEAT = b": waiting for the model\n\n"
-_NOWHERE = (NoAlternative, LoadFailed)  # refusals of a retry: no instance is left, and none can be started
+# Refusals of a retry: no instance is left, none can be started, or none was free in time.
+_NOWHERE = (NoAlternative, LoadFailed, BrokenPromise)
 AT_ONCE = [(b"x-modelyard-queue-ms", b"0"), (b"x-modelyard-load-ms", b"0")]
 SSE_HEADERS = [(b"content-type", SSE), (b"cache-control", b"no-cache")]
 
@@ -53,23 +56,8 @@ class Demand:
     priority: Priority | None = None
     load: bool = True
     exclude: frozenset[str] = field(default_factory=frozenset)
-    reshape: Callable[[bytes], bytes] | None = None
-    reshape_events: Callable[[bytes], bytes] | None = None
-
-
-class Departure:
-    """Tells whoever works for the request now that its client has left."""
-
-    __slots__ = ("gone", "tell")
-
-    def __init__(self) -> None:
-        self.gone = False
-        self.tell: Callable[[], None] | None = None
-
-    def __call__(self) -> None:
-        self.gone = True
-        if self.tell is not None:
-            self.tell()
+    reshape: Reshape | None = None
+    reshape_events: Reshape | None = None
 
 
 class Service:
@@ -83,40 +71,52 @@ class Service:
 
     async def serve(self, exchange: Exchange, demand: Demand) -> None:
         """Answer the request; every outcome ends as an answer, an error event, or a client that left."""
-        departure = Departure()
-        exchange.on_close(departure)
+        interrupt = Interrupt()
+        exchange.on_close(interrupt.depart)
         traffic = self._metrics.traffic(demand.entry.spec.model)
-        outcome = "cancelled"
+        outcome = InternalError.code  # of whatever else is raised
         try:
-            outcome = await self._serve(exchange, demand, departure, traffic)
+            outcome = await self._serve(exchange, demand, interrupt, traffic)
         except ModelyardError as error:
             outcome = error.code
             self._tell(exchange, demand, error)
         except Disconnected:
-            pass
+            outcome = "cancelled"
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
         finally:
             traffic.end(demand.kind, outcome)
 
-    async def _serve(self, exchange: Exchange, demand: Demand, departure: Departure, traffic: Traffic) -> str:
+    async def _serve(self, exchange: Exchange, demand: Demand, interrupt: Interrupt, traffic: Traffic) -> str:
         """The loop. Returns the outcome for the metrics; raises the error that the client is to be told."""
         request = self._driver.new_request()
         started = asyncio.get_running_loop().time()
         since: float | None = None
+        waited = 0.0
         last: Result | None = None
-        for number in range(ATTEMPTS):
+        if interrupt.departed:
+            raise Disconnected
+        for _ in range(ATTEMPTS):
             try:
-                lease = await self._acquire(exchange, demand, request, departure, since)
+                lease = await self._acquire(exchange, demand, request, interrupt, since, waited)
             except ModelyardError as error:
-                if last is not None and isinstance(error, _NOWHERE):
+                if last is None:
+                    self._count_refusal(demand, error)
+                elif isinstance(error, _NOWHERE):
                     break  # how its attempt failed says more than that there is nobody else to ask
-                self._count_refusal(demand, error)
                 raise
-            if number == 0:
-                traffic.wait.observe(lease.waited)
+            waited += lease.waited
+            if last is None:
+                traffic.wait.observe(waited)
             else:
                 self._metrics.retries.add(demand.entry.spec.model)
-            last = await self._attempt(exchange, demand, lease, departure)
+            last = await self._attempt(exchange, demand, lease, interrupt, _headers_of(lease, waited))
             self._count(traffic, last, started)
+            if last.outcome is OutcomeKind.CANCELLED and last.error is not None:
+                return last.error.code  # the client was told already
+            if interrupt.departed:
+                raise Disconnected
             if last.started or not _worth_a_retry(last):
                 break
             if last.outcome is OutcomeKind.CUT:
@@ -128,35 +128,41 @@ class Service:
         assert last is not None
         if last.error is not None:
             raise last.error
-        return self._answer(exchange, demand, last)
+        return self._answer(exchange, last)
 
     # -- a lease ------------------------------------------------------------------------------------------
 
     async def _acquire(
-        self, exchange: Exchange, demand: Demand, request: str, departure: Departure, since: float | None
+        self,
+        exchange: Exchange,
+        demand: Demand,
+        request: str,
+        interrupt: Interrupt,
+        since: float | None,
+        waited: float,
     ) -> Lease:
-        """A slot for this request. Raises what it was refused with, or Disconnected."""
+        """A slot for this request, which waited for `waited` seconds before. Raises what it was refused
+        with, or Disconnected."""
         ticket = self._driver.arrive(
             Arrived(
                 request,
                 demand.entry.spec.version,
                 demand.priority,
-                exclude=demand.exclude,
-                since=since,
-                load=demand.load,
+                None if since is None else max(0.0, demand.entry.policy.max_wait - waited),
+                demand.exclude,
+                since,
+                demand.load,
             )
         )
         if ticket.lease is not None:
             return ticket.lease
         if ticket.error is not None:
             raise ticket.error
-        return await self._wait(exchange, demand, ticket, departure)
+        return await self._wait(exchange, demand, ticket, interrupt)
 
-    async def _wait(self, exchange: Exchange, demand: Demand, ticket: Ticket, departure: Departure) -> Lease:
+    async def _wait(self, exchange: Exchange, demand: Demand, ticket: Ticket, interrupt: Interrupt) -> Lease:
         """Wait for the lease; keep a streaming client's connection alive, give up when the client leaves."""
         loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None
         beat: asyncio.TimerHandle | None = None
 
         def heartbeat() -> None:
@@ -168,41 +174,31 @@ class Service:
 
         if demand.stream:
             beat = loop.call_later(self._heartbeat_after, heartbeat)
-        departure.tell = _canceller(task)
-        if departure.gone:
-            self._driver.abandon(ticket)
-            raise Disconnected
         try:
-            return await self._driver.wait(ticket)
-        except asyncio.CancelledError:
-            if departure.gone:
-                task.uncancel()
-                raise Disconnected from None
-            raise
+            with interrupt:
+                return await self._driver.wait(ticket)
+        except Interrupted:
+            raise Disconnected from None
         finally:
-            departure.tell = None
             if beat is not None:
                 beat.cancel()
 
     # -- an attempt ---------------------------------------------------------------------------------------
 
     async def _attempt(
-        self, exchange: Exchange, demand: Demand, lease: Lease, departure: Departure
+        self, exchange: Exchange, demand: Demand, lease: Lease, interrupt: Interrupt, heads: HeaderPairs
     ) -> Result:
         """One attempt, with its lease released whatever happens."""
-        entry = demand.entry
         attempt = Attempt(
             exchange,
             lease,
-            entry.policy,
+            demand.entry.policy,
+            interrupt,
             stream=demand.stream,
-            heads=_headers_of(lease),
-            reshape=demand.reshape_events,
+            heads=heads,
+            reshape=demand.reshape,
+            reshape_events=demand.reshape_events,
         )
-        departure.tell = attempt.depart
-        if departure.gone:
-            lease.release(OutcomeKind.CANCELLED)
-            raise Disconnected
         exchange.on_pause(attempt.pause)
         exchange.on_resume(attempt.resume)
         outcome = OutcomeKind.CANCELLED
@@ -210,12 +206,11 @@ class Service:
             result = await attempt.run(b"POST", demand.path, demand.body)
             outcome = result.outcome
             if outcome is OutcomeKind.CANCELLED:
+                if result.error is not None:  # its time is over: it need not wait for the engine to notice
+                    self._tell(exchange, demand, result.error)
                 await self._quiesce(lease)
         finally:
-            departure.tell = None
             lease.release(outcome)
-        if departure.gone:
-            raise Disconnected
         return result
 
     async def _quiesce(self, lease: Lease) -> None:
@@ -228,7 +223,7 @@ class Service:
 
     # -- the answer ---------------------------------------------------------------------------------------
 
-    def _answer(self, exchange: Exchange, demand: Demand, result: Result) -> str:
+    def _answer(self, exchange: Exchange, result: Result) -> str:
         """Finish with the engine's own answer, whatever its status."""
         if result.started:
             exchange.end()
@@ -237,10 +232,7 @@ class Service:
             raise ContextOverflow(_engine_message(result.body), param="messages")
         if exchange.started:
             raise EngineProtocol(f"the engine answered with {result.status}: {_engine_message(result.body)}")
-        body = result.body
-        if demand.reshape is not None and result.status < 300:
-            body = demand.reshape(body)
-        exchange.respond(result.status, result.headers, body)
+        exchange.respond(result.status, result.headers, result.body)
         return "ok" if result.status < 400 else f"engine_{result.status}"
 
     def _tell(self, exchange: Exchange, demand: Demand, error: ModelyardError) -> None:
@@ -273,13 +265,13 @@ class Service:
             self._metrics.rejections.add(model, error.code)
 
 
-def _headers_of(lease: Lease) -> HeaderPairs:
-    """What an answer says of how it came about."""
-    if not lease.waited:
+def _headers_of(lease: Lease, waited: float) -> HeaderPairs:
+    """What an answer says of how it came about; `waited`: seconds in queues, before all attempts."""
+    if not waited:
         return [*lease.endpoint.headers, *AT_ONCE]
     return [
         *lease.endpoint.headers,
-        (b"x-modelyard-queue-ms", b"%d" % (lease.waited * 1000.0)),
+        (b"x-modelyard-queue-ms", b"%d" % (waited * 1000.0)),
         (b"x-modelyard-load-ms", b"%d" % (lease.loading * 1000.0)),
     ]
 
@@ -289,13 +281,6 @@ def _worth_a_retry(result: Result) -> bool:
     if result.error is None:
         return result.status >= 500
     return result.error.retryable
-
-
-def _canceller(task: asyncio.Task[object]) -> Callable[[], None]:
-    def cancel() -> None:
-        task.cancel()
-
-    return cancel
 
 
 def _engine_message(body: bytes) -> str:
