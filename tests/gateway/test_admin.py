@@ -10,7 +10,8 @@ import httpx2  # what openai's client is made of
 import openai
 import pytest
 
-from gateway.live_yard import MB, LiveYard, fake, live_yard, until
+from gateway.live_yard import MB, SHARE, TWO, LiveYard, fake, live_yard, until
+from gateway.test_inference import metrics_of
 
 MODELS = {
     "small": fake(slots=2, aliases=["tiny"], parameters={"context": 2048}),
@@ -269,3 +270,31 @@ async def test_wrong_parameters(yard: LiveYard, path: str, place: str) -> None:
     found = await error(yard, "GET", path, 400)
     assert (found["code"], found["param"]) == ("invalid_request", place)
     assert place in found["message"]
+
+
+async def test_the_metrics_show_the_same_state(yard: LiveYard) -> None:
+    """Two run on `small`, one more waits for a slot of it; `embedder` was never asked for."""
+    slow = {"tokens_per_second": 20}
+    async with (
+        yard.open_stream("small", tokens=40, fake=slow) as (_, first),
+        yard.open_stream("small", tokens=40, fake=slow) as (_, second),
+    ):
+        await anext(first)
+        await anext(second)
+        waiting = asyncio.create_task(yard.chat("small"))
+        await until(lambda: yard.waiting() == 1)
+        found = await metrics_of(yard)
+    assert (await waiting).status == 200
+    assert found["modelyard_instances", ("small", "ready")] == 1
+    assert found["modelyard_leases", ("small",)] == 2
+    assert {name: found["modelyard_queued_requests", (name,)] for name in MODELS} == {
+        "small": 1,
+        "org/large:1": 0,
+        "embedder": 0,
+    }
+    account = {
+        kind: value for (name, labels), value in found.items() for kind in labels[1:] if "gpu0" in labels
+    }
+    assert account["budget"] == TWO
+    assert account["reserved"] == SHARE
+    assert account["free"] == TWO - SHARE - account["foreign"]
