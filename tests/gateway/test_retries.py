@@ -74,9 +74,10 @@ class TestBudget:
             await until(lambda: yard.busy("a"))
             kill(yard, first)
             answer = await request
-            assert (answer.status, answer.code) == (502, "engine_died")
+            assert answer.status == 502
+            assert answer.code in ("engine_died", "engine_unreachable"), answer.code
             assert first in answer.message
-            await not_counted_as_refused(yard, "engine_died")
+            await not_counted_as_refused(yard, answer.code)
 
     async def test_is_one_for_all_waits(self) -> None:
         async with live_yard({"a": fake()}) as yard:
