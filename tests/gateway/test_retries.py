@@ -129,6 +129,17 @@ class TestUnloadAtOnce:
             assert answer.headers["x-should-retry"] == "false"
             assert yard.state.sequence == 1
 
+    async def test_in_the_tick_of_the_grant_ends_the_request(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            instance = await yard.load("a")
+            free = await hold(yard)
+            request = asyncio.create_task(yard.chat("a", fake=SLOW))
+            await queued(yard)
+            free()
+            yard.driver.unload(instance.version.key, now=True)
+            answer = await request
+            assert (answer.status, answer.code) == (503, "unloaded")
+
     async def test_ends_a_stream_with_its_error(self) -> None:
         async with live_yard({"a": fake()}) as yard:
             await yard.load("a")
