@@ -48,7 +48,8 @@ def test_no_alternative_is_said_when_the_only_instance_failed_the_request() -> N
     yard = Yard()
     a = yard.load("a")
     only = yard.instance(a).id
-    assert refused(yard.ask("r", a, exclude={only})) == {"r": "no_alternative"}
+    message = "a has no other instance to try"
+    assert yard.ask("r", a, exclude={only}) == [ac.Refuse("r", "no_alternative", message)]
 
 
 def test_a_failed_attempt_makes_its_instance_suspect_until_a_probe_answers() -> None:

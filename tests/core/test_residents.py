@@ -35,7 +35,8 @@ def test_what_can_never_fit_is_refused_at_arrival_and_when_that_is_learned() -> 
     assert "101 bytes" in of(ac.Refuse, out)[0].message
     later = yard.add("later", cached=False)
     yard.ask("s", later)
-    assert refused(yard.do(ev.Cached(later, need(101)))) == {"s": "never_fits"}
+    message = "later needs 101 bytes and can never fit: the budget of gpu0 is 100 bytes in all"
+    assert of(ac.Refuse, yard.do(ev.Cached(later, need(101)))) == [ac.Refuse("s", "never_fits", message)]
     yard.do(ev.DeviceAdded(gpu("gpu1", 200)))
     assert started(yard.ask("t", big)) == ["big"]
 
