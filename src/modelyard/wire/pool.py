@@ -161,11 +161,7 @@ class Pool:
         return Connection(self._peer, self._max_head, self._on_idle, self._on_gone)
 
     def _on_idle(self, connection: Connection) -> None:
-        if (
-            self._closed
-            or len(self._idle) >= self._max_idle
-            or connection.transport.is_closing()
-        ):
+        if self._closed or len(self._idle) >= self._max_idle or connection.transport.is_closing():
             connection.close()
             return
         connection.released = self._loop.time()
