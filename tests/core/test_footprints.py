@@ -78,11 +78,11 @@ def test_nothing_starts_where_a_footprint_is_learned() -> None:
 
 
 def test_not_even_a_start_that_costs_nothing() -> None:
-    yard = Yard(ram(150))
-    yard.load("resident", mapped(10, weights=100))
-    yard.ask("n", yard.add("new", Need((Share("ram", 20),), known=False)))
-    shares = yard.add("shares", mapped(0, weights=100))
-    assert started(yard.ask("s", shares)) == []
+    yard = Yard(gpu("gpu0", 100), gpu("gpu1", 100))
+    nothing = yard.add("nothing", 0)
+    for number in range(2):
+        yard.ask(f"n{number}", yard.add(f"new{number}", UNKNOWN))
+    assert started(yard.ask("s", nothing)) == []
 
 
 def test_an_unknown_footprint_waits_until_nothing_else_starts_on_its_device() -> None:
@@ -91,6 +91,15 @@ def test_an_unknown_footprint_waits_until_nothing_else_starts_on_its_device() ->
     yard.ask("k", known)
     assert started(yard.ask("n", new)) == []
     assert started(yard.ready(known)) == ["new"]
+
+
+def test_an_unknown_footprint_waits_for_the_starts_on_every_device() -> None:
+    yard = Yard(gpu("gpu0", 60), gpu("gpu1", 60))
+    for number in range(2):
+        yard.ask(f"k{number}", yard.add(f"known{number}", 40))
+    new = yard.add("new", UNKNOWN)
+    assert started(yard.ask("n", new)) == [], "each has its 20 left"
+    assert started(yard.ready("known0@000000000000")) == ["new"]
 
 
 def test_footprints_are_learned_on_two_devices_at_once() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from core.yard import FOREVER, Yard, gpu, granted, need, of, refused, started, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
@@ -219,15 +221,18 @@ def test_the_low_class_gets_every_eighth_turn_of_a_slot() -> None:
     assert order == [f"high{n}" for n in range(7)] + ["low", "high7"]
 
 
-def test_a_version_that_was_passed_over_too_often_goes_first() -> None:
+@pytest.mark.parametrize("said_by", ["policy", "request"])
+@pytest.mark.parametrize("lower", [Priority.LOW, Priority.NORMAL])
+def test_a_version_that_was_passed_over_too_often_goes_first(said_by: str, lower: Priority) -> None:
     yard = Yard()
-    low = yard.add("low", 100, priority=Priority.LOW, min_residency=0.0)
-    highs = [yard.add(f"high{n}", 100, priority=Priority.HIGH, min_residency=0.0) for n in range(12)]
+    of_policy = Priority.HIGH if said_by == "policy" else lower
+    low = yard.add("low", 100, priority=lower, min_residency=0.0)
+    highs = [yard.add(f"high{n}", 100, priority=of_policy, min_residency=0.0) for n in range(12)]
     yard.ask("l", low)
     yard.do(ev.Cancelled("l"))
     yard.do(ev.UnloadAsked(low))
     for n, key in enumerate(highs):
-        yard.ask(f"h{n}", key)
+        yard.ask(f"h{n}", key, priority=Priority.HIGH)
     yard.released(low)
     yard.ask("l", low)
     order = []

@@ -9,7 +9,8 @@ import pytest
 from core.yard import Yard, gpu, need, of, ram, started, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
-from modelyard.core.types import Charge, Need, OutcomeKind, Priority, Share
+from modelyard.core.capacity import LOOKAHEAD
+from modelyard.core.types import Charge, Need, OutcomeKind, Priority, Share, WhenFull
 
 
 def test_an_idle_victim_goes_before_a_busy_one_however_dear_it_is() -> None:
@@ -253,3 +254,58 @@ def test_victims_go_until_the_files_that_leave_with_them_fit_again() -> None:
     yard.load("b", in_ram(20), min_residency=0.0)
     out = yard.ask("x", yard.add("c", in_ram(40, weights=100)))
     assert sorted(stopped(out)) == ["a", "b"], "without a alone 130 are free, and c needs 140"
+
+
+def test_files_kept_by_a_start_beside_who_leaves_are_not_taken_from_the_head() -> None:
+    yard = Yard(ram(150))
+    leaving = yard.load("leaving", in_ram(10, weights=100))
+    yard.do(ev.UnloadAsked(leaving))
+    head = yard.add("head", in_ram(60))
+    yard.ask("h", head)
+    assert started(yard.ask("s", yard.add("same", in_ram(10, weights=100)))) == []
+    assert started(yard.released(leaving)) == ["head"]
+
+
+def test_memory_on_its_way_back_is_counted_without_the_files_that_are_mapped_again() -> None:
+    yard = Yard(ram(150))
+    leaving = yard.load("leaving", in_ram(10, weights=100))
+    yard.load("idle", in_ram(30), min_residency=0.0)
+    yard.do(ev.UnloadAsked(leaving))
+    out = yard.ask("x", yard.add("c", in_ram(30, weights=100)))
+    assert stopped(out) == ["idle"], "120 come back, and c needs 130"
+
+
+# -- how many may own memory at a time
+
+
+def crowd(yard: Yard, **policy: Any) -> None:
+    """As many versions in line as may own memory at a time, in the order of their numbers."""
+    for number in range(LOOKAHEAD):
+        yard.ask(f"r{number}", yard.add(f"m{number}", **policy), max_wait=1e3)
+
+
+def test_no_more_versions_own_memory_at_a_time_than_the_line_is_looked_ahead() -> None:
+    yard = Yard(*(gpu(f"gpu{number}", 60) for number in range(LOOKAHEAD + 1)))
+    for number in range(LOOKAHEAD + 1):
+        yard.load(f"idle{number}", min_residency=100.0)
+    crowd(yard)
+    late = yard.add("late")
+    yard.ask("late", late)
+    assert all(yard.version(f"m{number}@000000000000").blocked_by for number in range(LOOKAHEAD))
+    assert yard.version(late).blocked_by == ""
+    yard.do(ev.Cancelled("r3"))
+    assert yard.version(late).blocked_by, "now it is one of them"
+
+
+@pytest.mark.parametrize("why", ["they wait for who leaves by itself", "a footprint is learned"])
+def test_those_who_can_own_nothing_do_not_count(why: str) -> None:
+    yard = Yard(gpu("gpu0", 60), gpu("gpu1", 60))
+    if why == "a footprint is learned":
+        yard.ask("n", yard.add("new", need(20, known=False), devices=("gpu0",)))
+        yard.load("idle", min_residency=0.0)
+        crowd(yard, devices=("gpu0",))
+    else:
+        yard.load("pinned", pin=True)
+        yard.load("idle", min_residency=0.0)
+        crowd(yard, when_full=WhenFull.WAIT)
+    assert stopped(yard.ask("x", yard.add("x", devices=("gpu1",)))) == ["idle"]

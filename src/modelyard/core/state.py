@@ -208,7 +208,7 @@ class Line:
 
     def first_below(self, priority: int) -> str | None:
         """The first version in line whose class is lower than `priority`."""
-        position = bisect_left(self._order, ((-priority + 1, -inf, 0), ""))
+        position = bisect_left(self._order, 1 - priority, key=lambda entry: entry[0][0])
         return self._order[position][1] if position < len(self._order) else None
 
 

@@ -188,9 +188,7 @@ def _may_be_victim(instance: Instance, wish: Wish) -> bool:
 def is_fixed(instance: Instance) -> bool:
     """Pinned, or one of the version's minimum replicas: never a victim."""
     policy = instance.version.policy
-    if policy.pin:
-        return True
-    return policy.min_replicas > 0 and len(instance.version.live()) <= policy.min_replicas
+    return policy.pin or len(instance.version.live()) <= policy.min_replicas
 
 
 def may_leave_at(instance: Instance, wish: Wish) -> float:
