@@ -123,17 +123,32 @@ def test_an_unknown_need_takes_all_that_is_free_and_leaves_room_for_its_files() 
     assert isinstance(place(wanted, spec("a"), devices, lambda _: 39), NoFit)
 
 
+def test_an_unknown_need_takes_what_is_free_once_though_two_shares_lie_there() -> None:
+    devices = {"ram": DeviceLedger(ram(100)), **accounts(80)}
+    two = Need((Share("ram", 10), Share("ram", 20), Share("accelerator", 5)), known=False)
+    placed = place(two, spec("a"), devices, lambda device: devices[device].free)
+    assert placed == (Charge("ram", 100), Charge("gpu0", 80))
+
+
+def test_an_unknown_need_of_nothing_is_placed_where_something_is_free() -> None:
+    devices = accounts(100)
+    nothing = need(0, known=False)
+    assert isinstance(place(nothing, spec("a"), devices, lambda _: 0), NoFit)
+    assert place(nothing, spec("a"), devices, lambda _: 1) == (Charge("gpu0", 1),)
+
+
 def test_never_fits_says_why() -> None:
     devices = accounts(100, 60)
     assert never_fits(need(100), spec("a"), devices) is None
-    no = never_fits(need(101), spec("a"), devices)
-    assert no is not None
-    assert no.never
-    assert (no.need, no.budget) == (101, 160)
-    assert no.reason == "the budget of gpu0, gpu1 is 160 bytes in all"
-    missing = never_fits(need(1, on="ram"), spec("a"), devices)
-    assert missing is not None
-    assert missing.reason == "there is no device ram that it may use"
+    assert never_fits(need(101), spec("a"), devices) == NoFit(
+        "the budget of gpu0, gpu1 is 160 bytes in all", need=101
+    )
+    assert never_fits(need(1, on="ram"), spec("a"), devices) == NoFit(
+        "there is no device ram that it may use", need=1
+    )
+    assert never_fits(need(1), spec("a", devices=("gpu7",)), devices) == NoFit(
+        "there is no accelerator (a GPU) that it may use", need=1
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 20), st.booleans()), max_size=200))

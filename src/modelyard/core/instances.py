@@ -10,7 +10,7 @@ from math import inf
 from modelyard.core.actions import Cut, Release, Start, Stop
 from modelyard.core.lifecycle import InstanceSignal, InstanceState, next_instance
 from modelyard.core.placement import never_fits
-from modelyard.core.state import FLOOR, Instance, Version
+from modelyard.core.state import Instance, Version
 from modelyard.core.step import Step
 from modelyard.core.types import Cause, Need, Placement
 
@@ -53,8 +53,7 @@ def _count_passed(step: Step, version: Version) -> None:
     if low is not None and low != version.key:
         passed = step.state.versions[low]
         passed.passed += 1
-        if passed.passed >= FLOOR - 1:
-            step.look_at(passed)
+        step.look_at(passed)
 
 
 def ready(step: Step, instance: Instance, observed: Mapping[str, int]) -> None:

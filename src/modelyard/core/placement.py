@@ -31,21 +31,21 @@ def place(
     charges: list[Charge] = []
     for share in sorted(need.shares, key=_fixed_first):
         spread = share.on == "accelerator"
-        best: tuple[int, str, int, int] | None = None
+        options: list[tuple[int, str, int]] = []
         for device in candidates(share, spec, devices):
             if spread and device in taken:
                 continue
             left = room(device) - taken.get(device, 0)
             cost = devices[device].cost(share, gone)
-            rank = left if need.known else -left
-            if cost <= left and (need.known or left > 0) and (best is None or (rank, device) < best[:2]):
-                best = (rank, device, left, cost)
-        if best is None:
-            return NoFit(f"no device has {share.bytes} bytes free for {share.on}", need=need.bytes)
-        _, device, left, cost = best
-        spare = 0 if need.known else left - cost
-        taken[device] = taken.get(device, 0) + cost + spare
-        charges.append(Charge(device, share.bytes + spare, dict(share.mapped)))
+            if cost <= left and (need.known or left > 0):
+                options.append((left if need.known else -left, device, cost))
+        if not options:
+            return NoFit(f"no device has {share.bytes} bytes free for {share.on}", need.bytes)
+        _, device, cost = min(options)
+        taken[device] = taken.get(device, 0) + cost
+        charges.append(Charge(device, share.bytes, dict(share.mapped)))
+    if not need.known:
+        charges += [Charge(device, room(device) - used) for device, used in taken.items()]
     return _merge(charges)
 
 
@@ -54,7 +54,7 @@ def never_fits(need: Need, spec: Spec, devices: Mapping[str, DeviceLedger]) -> N
     missing = [share.on for share in need.shares if not candidates(share, spec, devices)]
     if missing:
         wanted = "accelerator (a GPU)" if missing[0] == "accelerator" else f"device {missing[0]}"
-        return NoFit(f"there is no {wanted} that it may use", never=True, need=need.bytes)
+        return NoFit(f"there is no {wanted} that it may use", need.bytes)
     empty = {device: DeviceLedger(account.device) for device, account in devices.items()}
     placement = place(need, spec, empty, lambda device: devices[device].device.budget)
     if not isinstance(placement, NoFit):
@@ -62,9 +62,7 @@ def never_fits(need: Need, spec: Spec, devices: Mapping[str, DeviceLedger]) -> N
     usable = {device for share in need.shares for device in candidates(share, spec, devices)}
     budget = sum(devices[device].device.budget for device in usable)
     names = ", ".join(sorted(usable))
-    return NoFit(
-        f"the budget of {names} is {budget} bytes in all", never=True, need=need.bytes, budget=budget
-    )
+    return NoFit(f"the budget of {names} is {budget} bytes in all", need.bytes)
 
 
 def candidates(share: Share, spec: Spec, devices: Mapping[str, DeviceLedger]) -> list[str]:

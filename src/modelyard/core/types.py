@@ -90,12 +90,10 @@ Placement = tuple[Charge, ...]
 
 @dataclass(frozen=True, slots=True)
 class NoFit:
-    """Why there is no placement. `never` means: not even on empty devices."""
+    """Why there is no placement for a need of so many bytes."""
 
     reason: str
-    never: bool = False
-    need: int = 0
-    budget: int = 0
+    need: int
 
 
 @dataclass(frozen=True, slots=True)
