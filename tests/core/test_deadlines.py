@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.yard import FOREVER, Yard, gpu, refused, started, stopped
+from core.yard import FOREVER, Yard, gpu, granted, refused, started, stopped
 from modelyard.core import events as ev
 from modelyard.core.types import Policy
 
@@ -15,6 +15,25 @@ def test_a_cancelled_request_leaves_no_deadline() -> None:
     assert yard.scheduler.next_deadline() is not None
     yard.do(ev.Cancelled("waits"))
     assert yard.scheduler.next_deadline() is None
+
+
+def test_a_granted_request_leaves_no_deadline() -> None:
+    yard = Yard()
+    a = yard.load("a", pin=True)
+    yard.ask("running", a)
+    yard.ask("waits", a)
+    assert granted(yard.finish("running")) == ["waits"]
+    assert yard.scheduler.next_deadline() is None
+
+
+def test_the_earliest_of_several_moments_to_look_again_is_kept() -> None:
+    yard = Yard(gpu("gpu0", 60), gpu("gpu1", 60))
+    yard.load("soon", min_residency=4.0)
+    yard.load("late", min_residency=9.0)
+    for device, model in (("gpu0", "x"), ("gpu1", "y")):
+        yard.ask(model, yard.add(model, devices=(device,)))
+    assert stopped(yard.pass_time(4.0)) == ["soon"]
+    assert stopped(yard.pass_time(5.0)) == ["late"]
 
 
 def test_an_answered_ask_leaves_no_deadline() -> None:

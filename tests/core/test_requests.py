@@ -7,7 +7,7 @@ import pytest
 from core.yard import Yard, gpu, granted, need, of, refused, started, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
-from modelyard.core.types import OutcomeKind, Priority, WhenFull
+from modelyard.core.types import OutcomeKind, Policy, Priority, WhenFull
 
 # -- admission
 
@@ -24,6 +24,22 @@ def test_the_queue_of_a_version_is_bounded() -> None:
     assert refuse.retry_after == 1.0
     yard.do(ev.Cancelled("r1"))
     assert refused(yard.ask("r4", a)) == {}
+
+
+def test_a_lower_bound_of_the_queue_puts_nobody_out_who_waits_already() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    for request in ("running", "r1", "r2", "r3"):
+        yard.ask(request, a)
+    assert refused(yard.do(ev.PolicyChanged(a, Policy(queue_bound=1)))) == {}
+    assert refused(yard.ask("r4", a)) == {"r4": "queue_full"}
+
+
+def test_a_slot_more_than_the_engine_has_is_granted_for_each_overcommitted_one() -> None:
+    yard = Yard()
+    a = yard.load("a", slots=2, overcommit=1)
+    granted_at_once = [bool(granted(yard.ask(f"r{number}", a))) for number in range(4)]
+    assert granted_at_once == [True, True, True, False]
 
 
 def test_all_queues_together_are_bounded() -> None:
@@ -128,6 +144,13 @@ def test_a_broken_promise_is_named_at_the_deadline() -> None:
     assert refused(out) == {"r": "broken_promise"}
     assert of(ac.Refuse, out)[0].message == "b was not ready within 7 s; it waits for the memory of a-1"
     assert b not in yard.state.line
+
+
+def test_who_gave_up_on_files_that_did_not_come_may_ask_again_after_a_second() -> None:
+    yard = Yard()
+    yard.ask("r", yard.add("a", cached=False), max_wait=5.0)
+    (refuse,) = of(ac.Refuse, yard.pass_time(5.0))
+    assert (refuse.code, refuse.retry_after) == ("broken_promise", 1.0)
 
 
 def test_load_false_takes_what_runs_and_refuses_what_does_not() -> None:

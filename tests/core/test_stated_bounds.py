@@ -50,6 +50,16 @@ def test_a_ready_version_ahead_of_another_costs_its_turns() -> None:
     assert estimate == 2 * yard.version(a).service_seconds
 
 
+def test_a_higher_class_counts_as_ahead_in_another_version_too_and_a_lower_one_does_not() -> None:
+    yard = Yard(gpu(size=200))
+    a, b = yard.load("a", 100, **CAPS), yard.load("b", 100, **CAPS)
+    yard.ask("runs", a)
+    for priority, count in ((Priority.HIGH, 2), (Priority.NORMAL, 1), (Priority.LOW, 4)):
+        for number in range(count):
+            yard.ask(f"{priority.name}{number}", a, priority=priority)
+    assert wait(yard, b)[1] == 3 * RUN
+
+
 def test_an_asked_for_version_ahead_costs_a_swap() -> None:
     yard = Yard()
     yard.load("a", 100, pin=True, **CAPS)
