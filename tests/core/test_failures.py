@@ -322,6 +322,16 @@ def test_files_that_cannot_be_fetched_are_told_with_their_code() -> None:
     assert of(ac.Fetch, yard.ask("s", a)) == [ac.Fetch(a)]
 
 
+def test_files_of_a_model_that_is_kept_loaded_are_fetched_again_when_its_back_off_is_over() -> None:
+    yard = Yard()
+    a = yard.add("a", cached=False, min_replicas=1)
+    assert of(ac.Fetch, yard.log) == [ac.Fetch(a)]
+    yard.do(ev.FetchFailed(a, "disk_full", "no space"))
+    assert of(ac.Fetch, yard.pass_time(4.9)) == []
+    yard.now = yard.version(a).backoff_until
+    assert of(ac.Fetch, yard.do(ev.Tick())) == [ac.Fetch(a)]
+
+
 def test_a_start_that_takes_too_long_fails() -> None:
     yard = Yard()
     a = yard.add("a", load_cap=20.0)

@@ -7,7 +7,7 @@ import pytest
 from core.yard import FOREVER, Yard, gpu, granted, need, of, refused, started, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
-from modelyard.core.types import Cause, Priority, WhenFull
+from modelyard.core.types import Cause, Policy, Priority, WhenFull
 
 # -- when full
 
@@ -109,6 +109,14 @@ def test_a_new_policy_counts_at_once() -> None:
     assert stopped(yard.pass_time(0.0)) == ["a"]
 
 
+def test_a_model_that_is_no_longer_pinned_goes_at_once_for_who_waits() -> None:
+    yard = Yard()
+    a = yard.load("a", pin=True)
+    yard.pass_time(10.0)
+    yard.ask("r", yard.add("b"))
+    assert stopped(yard.do(ev.PolicyChanged(a, Policy()))) == ["a"]
+
+
 def test_a_home_model_comes_back_when_the_burst_is_over() -> None:
     yard = Yard()
     home = yard.add("home", home=True, min_residency=0.0)
@@ -140,10 +148,12 @@ def test_a_second_replica_starts_after_patience_in_free_memory() -> None:
     assert granted(yard.ready(a)) == ["r2"]
 
 
-def test_growth_takes_idle_memory_but_puts_nobody_busy_out() -> None:
+@pytest.mark.parametrize("minimum", [0, 1])
+def test_growth_takes_idle_memory_but_puts_nobody_busy_out(minimum: int) -> None:
     yard = Yard(gpu(size=120))
     b = yard.load("b")
-    a = yard.load("a", max_replicas=2, patience=1.0, request_timeout=50.0)
+    a = yard.load("a")
+    yard.do(ev.PolicyChanged(a, Policy(min_replicas=minimum, max_replicas=2, patience=1.0)))
     yard.pass_time(10.0)
     yard.ask("busy", b)
     yard.ask("r1", a)
