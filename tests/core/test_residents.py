@@ -43,6 +43,20 @@ def test_what_can_never_fit_is_refused_at_arrival_and_when_that_is_learned() -> 
     assert started(yard.ask("t", big)) == ["big"]
 
 
+def test_a_new_device_that_is_too_small_changes_nothing_for_what_can_never_fit() -> None:
+    yard = Yard(gpu(size=50))
+    big = yard.add("big", 60)
+    yard.do(ev.DeviceAdded(gpu("gpu1", 55)))
+    assert refused(yard.ask("r", big)) == {"r": "never_fits"}
+
+
+def test_who_waits_for_room_starts_at_once_on_a_new_device() -> None:
+    yard = Yard()
+    yard.load("pinned", pin=True)
+    yard.ask("r", yard.add("b"))
+    assert started(yard.do(ev.DeviceAdded(gpu("gpu1", 100)))) == ["b"]
+
+
 # -- keep-alive, homes
 
 
@@ -133,6 +147,45 @@ def test_a_home_model_comes_back_when_the_burst_is_over() -> None:
     assert started(yard.pass_time(6.0)) == ["home"]
     yard.ready(home)
     assert stopped(yard.pass_time(1e5)) == [], "home models do not idle out"
+
+
+HOME = 5.0  # seconds without a line, and home models come back
+
+
+def test_the_home_model_that_was_asked_for_most_comes_back_first() -> None:
+    yard = Yard()
+    for model, count in (("cold", 1), ("hot", 2)):
+        home = yard.load(model, home=True)
+        for number in range(count):
+            yard.ask(f"{model}{number}", home)
+            yard.finish(f"{model}{number}")
+        yard.do(ev.UnloadAsked(home))
+        yard.released(home)
+    out = yard.pass_time(HOME)
+    assert started(out) == ["hot"]
+    assert of(ac.Start, out)[0].reason == "a home model comes back"
+
+
+def test_a_home_model_that_failed_comes_back_after_its_back_off_and_keeps_no_other_away() -> None:
+    yard = Yard(gpu(size=120))
+    first = yard.add("first", home=True)
+    assert started(yard.pass_time(HOME)) == ["first"]
+    yard.failed(first)
+    yard.released(first)
+    yard.add("second", home=True)
+    assert started(yard.log)[-1] == "second"
+    assert started(yard.pass_time(0.4)) == []
+    assert started(yard.pass_time(0.2)) == ["first"]
+
+
+def test_a_home_model_without_files_has_them_fetched_and_keeps_no_other_away() -> None:
+    yard = Yard()
+    bare = yard.add("bare", home=True, cached=False)
+    yard.add("other", 40, home=True)
+    out = yard.pass_time(HOME)
+    assert of(ac.Fetch, out) == [ac.Fetch(bare)]
+    assert started(out) == ["other"]
+    assert started(yard.do(ev.Cached(bare, need(60)))) == ["bare"]
 
 
 # -- replicas

@@ -176,12 +176,12 @@ def _bring_home(state: State, room: Room, now: float, moves: list[Move]) -> None
         return
     for version in sorted(absent, key=lambda version: -version.heat_now(now)):
         if now < version.backoff_until:
-            moves.append(LookAgain(version.backoff_until))
-            continue
+            continue  # its end is a deadline of its own
         if version.files is FilesState.ABSENT:
             moves.append(Get(version))
-        if version.need is None or version.files is not FilesState.CACHED:
+        if version.files is not FilesState.CACHED:
             continue
+        assert version.need is not None
         placement = room.place_now(version.need, version.spec)
         if not isinstance(placement, NoFit):
             room.take(version, placement)
