@@ -176,3 +176,21 @@ def test_cancelled_timers_do_not_pile_up() -> None:
         timers.set(("request", str(number)), 300.0)
         timers.cancel(("request", str(number)))
     assert len(timers._heap) <= 100
+
+
+def test_a_deadline_that_is_moved_later_takes_one_place() -> None:
+    timers = Timers()
+    for when in (1.0, 1.0, 2.0, 5.0):
+        timers.set(("idle", "a"), when)
+    assert len(timers._heap) == 1
+    assert timers.pop_due(4.9) == []
+    assert timers.pop_due(5.0) == [("idle", "a")]
+
+
+def test_moving_many_deadlines_earlier_keeps_them_all() -> None:
+    timers = Timers()
+    for when in (30.0, 20.0, 10.0):
+        for number in range(100):
+            timers.set(("request", str(number)), when + number / 1000)
+            assert len(timers._heap) <= 64 + 4 * len(timers)
+    assert timers.pop_due(10.05) == [("request", str(number)) for number in range(51)]

@@ -29,7 +29,7 @@ class Timers:
         self._when[key] = when
         if before is None or when < before:
             heappush(self._heap, (when, key))
-            if len(self._heap) > 64 and len(self._heap) > 4 * len(self._when):
+            if len(self._heap) > 64 + 4 * len(self._when):
                 self._heap = [(due, name) for name, due in self._when.items()]
                 heapify(self._heap)  # cancelled entries would stay until they surface
 
