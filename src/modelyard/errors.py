@@ -23,7 +23,8 @@ the class back. An error says what is wrong, where, and what to do, in one or tw
     │   ├── EngineDied 502   ├── EngineUnreachable 502   ├── EngineProtocol 502
     │   ├── FirstByteTimeout 504   ├── TokenTimeout 504   ├── RequestDeadline 504
     │   ├── CutAtDrain 503   └── Unloaded 503 (no retry)
-    ├── StoreError                  files: SourceNotFound, DownloadFailed, ChecksumMismatch, BadGguf, DiskFull
+    ├── StoreError                  files: SourceNotFound, SourceForbidden, SourceOffline, DownloadFailed,
+    │                               ChecksumMismatch, BadGguf, DiskFull
     └── ServerUnreachable           our own client and command line got no answer of a server
 """
 
@@ -360,6 +361,18 @@ class SourceNotFound(StoreError):
     """The source of a file does not exist, or has no such file."""
 
     code = "source_not_found"
+
+
+class SourceForbidden(StoreError):
+    """The source of a file gives it only to those who may have it: a licence to accept, or a token to set."""
+
+    code = "source_forbidden"
+
+
+class SourceOffline(StoreError):
+    """A file is not on this machine, and `HF_HUB_OFFLINE` forbids to fetch it."""
+
+    code = "source_offline"
 
 
 class DownloadFailed(StoreError):

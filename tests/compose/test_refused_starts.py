@@ -96,6 +96,7 @@ def test_models_that_this_machine_cannot_run_are_all_named() -> None:
         "z": {"engine": "llamacpp"},
         "v": {"engine": "llamacpp", "source": "/no/such/file.gguf"},
         "w": {"engine": "llamacpp", "source": "ftp://host/file.gguf"},
+        "u": {"engine": "llamacpp", "source": "hf://repo/file.gguf"},
         "good": fake(),
     }
     with short_folder() as folder:
@@ -107,6 +108,7 @@ def test_models_that_this_machine_cannot_run_are_all_named() -> None:
             "models.z.source: is missing: name a GGUF file",
             "models.v.source: /no/such/file.gguf does not exist or is not a file",
             "models.w.source: has the unknown scheme ftp://",
+            "models.u.source: is not hf://ORG/REPO[@REVISION]/path/in/repo",
             "modelyard.yaml:",
         )
 

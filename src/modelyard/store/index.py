@@ -12,13 +12,14 @@ from hashlib import sha256
 from pathlib import Path
 
 from modelyard.store.disk import Disk
-from modelyard.store.source import StoredFile
+from modelyard.store.source import Exact, StoredFile
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A source's file. `modified` (ns) and `inode` tell whether a file of the user is still the one that was
-    read; both are 0 for a blob, which never changes."""
+    read; both are 0 for a blob, which never changes. `exact` is the source text that it was resolved to,
+    where that is another one: the same bytes are fetched again when the file is lost."""
 
     source: str
     path: str
@@ -26,6 +27,7 @@ class Entry:
     digest: str
     modified: int = 0
     inode: int = 0
+    exact: str = ""
 
     def file(self) -> StoredFile | None:
         """The file, when it is still there and unchanged. One stat."""
@@ -59,6 +61,11 @@ class Index:
             return None
         self._entries[source] = fresh
         return fresh.file()
+
+    def exact(self, source: str) -> Exact | None:
+        """What a source that may move was resolved to when it was first fetched. No IO: after `find`."""
+        entry = self._entries.get(source)
+        return Exact(entry.exact, entry.digest) if entry is not None and entry.exact else None
 
     def add(self, entry: Entry) -> None:
         self._disk.write(self._path(entry.source), json.dumps(asdict(entry), indent=1).encode())

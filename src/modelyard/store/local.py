@@ -7,10 +7,10 @@ from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 from modelyard.errors import SourceNotFound
-from modelyard.store.source import Watch
+from modelyard.store.source import Source, Watch
 
 
-class LocalFiles:
+class LocalFiles(Source):
     """See `source.Source`. The empty scheme stands for a plain path."""
 
     schemes: ClassVar[tuple[str, ...]] = ("", "file")

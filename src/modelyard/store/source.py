@@ -1,7 +1,7 @@
 """The contract of a source: how a `scheme://…` text becomes a file on disk.
 
-Implemented by `local`, `pypi` and later schemes; called by `cache` in a thread of its own. A source knows
-nothing of the cache. It looks at its `Watch` at every chunk, so that it can be stopped at any time.
+Implemented by `local`, `pypi`, `hub` and later schemes; called by `cache` in a thread of its own. A source
+knows nothing of the cache. It looks at its `Watch` at every chunk, so that it can be stopped at any time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import errno
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -42,6 +43,15 @@ class StoredFile:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """The bytes that a source stands for: a source text that never moves, and their sha256 (hex) where it is
+    told before they are here."""
+
+    source: str
+    sha256: str | None = None
+
+
 class Stopped(Exception):
     """The caller does not want the file any more."""
 
@@ -57,10 +67,28 @@ class Watch:
         self._report = report
         self._next_report = 0.0
         self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._on_stop: Callable[[], None] | None = None
 
     def stop(self) -> None:
         """Make the next `check` raise. Called from any thread."""
         self._stopped.set()
+        with self._lock:
+            if self._on_stop is not None:
+                self._on_stop()
+
+    @contextmanager
+    def on_stop(self, act: Callable[[], None]) -> Iterator[None]:
+        """While inside, a stop also calls `act`, from the thread that stops: it ends a wait that cannot look
+        here. `act` returns at once and raises nothing."""
+        with self._lock:
+            self._on_stop = act
+        try:
+            self.check()
+            yield
+        finally:
+            with self._lock:
+                self._on_stop = None
 
     def check(self) -> None:
         """Raises Stopped when nobody wants the file, DownloadFailed when the deadline has passed."""
@@ -90,7 +118,7 @@ class Watch:
 
 
 class Source(Protocol):
-    """One or more schemes. Stateless; `fetch` runs in a thread."""
+    """One or more schemes. Stateless; `resolve` and `fetch` run in a thread."""
 
     schemes: ClassVar[tuple[str, ...]]
 
@@ -98,9 +126,15 @@ class Source(Protocol):
         """What is wrong with the text of a source; None when it can be tried. No IO."""
         ...
 
+    def resolve(self, source: str, watch: Watch) -> Exact:
+        """What the source stands for now; the store keeps it, so that it stands for the same ever after.
+        Raises what `fetch` raises. A source that never moves is itself."""
+        return Exact(source)
+
     def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
-        """The file. One below `folder` (fresh, on the cache's disk) is taken into the cache; any other is
-        used where it lies and never changed. Raises StoreError, OSError and what `watch` raises."""
+        """The file of a source that was resolved. One below `folder` (fresh, on the cache's disk) is taken
+        into the cache; any other is used where it lies and never changed. Raises StoreError, OSError and
+        what `watch` raises."""
         ...
 
 

@@ -1,0 +1,309 @@
+"""What `hub` asks of the Hugging Face Hub: a file's commit and digest, its bytes, and the user's own cache.
+
+Imported by `hub` in the threads of the store, never at start-up. Metadata, errors, cache and the HTTP session
+(with the user's proxies and certificates) are huggingface_hub's; the transfer is ours, so that it can be
+stopped, resumed, and bounded in its waits. Signed addresses and tokens never get into a message.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from importlib.metadata import version
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import httpx2
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, parse_ratelimit_headers
+
+from modelyard.errors import (
+    DownloadFailed,
+    SourceForbidden,
+    SourceNotFound,
+    SourceOffline,
+    StoreError,
+)
+from modelyard.store.hub import HubFile, HubSettings
+from modelyard.store.source import HEADROOM, Exact, Watch
+
+# What a server may have us wait in all (Retry-After), in seconds.
+LONGEST_WAIT = 120.0
+# Asked for at once: the hub's CDN gives no more than 50 GB in one answer.
+PART = 32 * 2**30
+
+T = TypeVar("T")
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PRINTABLE = re.compile(r"[!-~]+")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
+_NAME, _VERSION = "modelyard", version("modelyard")
+
+# Its user agent would tell more than who asks, and look up names for it on the network.
+constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
+class HubClient:
+    """The hub for one fetch. All methods raise StoreError, OSError, and what `watch` raises."""
+
+    def __init__(self, settings: HubSettings, watch: Watch, pauses: Sequence[float]) -> None:
+        self._settings = settings
+        self._watch = watch
+        self._patience = Patience(watch, pauses)
+        if settings.token is not None and not _PRINTABLE.fullmatch(settings.token):
+            raise SourceForbidden(f"{watch.source}: HF_TOKEN has characters that no token has; set it anew")
+        self._shown = _CREDENTIALS.sub("****@", settings.endpoint)
+
+    def resolve(self, file: HubFile) -> Exact:
+        """The file at its commit, with the digest that the hub tells of a large file."""
+        known = self._cached(file)
+        if known is not None and (file.is_settled or self._settings.offline):
+            return _as_cached(file, known)
+        if known is not None:
+            self._patience = Patience(self._watch, ())
+        try:
+            found = self._insist(file, lambda: self._metadata(file))
+        except DownloadFailed:
+            # The hub cannot be asked: what the user's cache has for this revision is the best that is known.
+            if known is None:
+                raise
+            return _as_cached(file, known)
+        return found
+
+    def fetch(self, file: HubFile, folder: Path) -> Path:
+        """The file of a resolved source: where it lies in the user's cache, else fetched into `folder`."""
+        if path := self._cached(file):
+            return path
+        self._refuse_offline(file)
+        target = folder / "download"
+        with target.open("wb") as out:
+            total: int | None = None
+            while total is None or out.tell() < total:
+                total = self._insist(file, lambda: self._part(file, out))
+        return target
+
+    # -- asking -----------------------------------------------------------------------------------------
+
+    def _insist(self, file: HubFile, ask: Callable[[], T]) -> T:
+        """What `ask` returns, tried again after failures that may pass by themselves."""
+        self._refuse_offline(file)
+        while True:
+            try:
+                return ask()
+            except OfflineModeIsEnabled:
+                raise self._offline(file) from None
+            except (HfHubHTTPError, httpx2.HTTPError, httpx2.InvalidURL) as error:
+                self._watch.check()
+                failure = self._failure(file, error)
+            except DownloadFailed as error:
+                failure = error
+            if not isinstance(failure, DownloadFailed):
+                raise failure
+            self._patience.bear(failure)
+
+    def _metadata(self, file: HubFile) -> Exact:
+        self._watch.check()
+        found = get_hf_file_metadata(
+            self._url(file),
+            token=self._token,
+            endpoint=self._settings.endpoint,
+            library_name=_NAME,
+            library_version=_VERSION,
+        )
+        commit = file.at(found.commit_hash or "")
+        if not commit.is_settled:
+            raise SourceNotFound(
+                f"{file}: {self._shown} does not answer as a hub does (no X-Repo-Commit); check HF_ENDPOINT, "
+                "and what stands between"
+            )
+        is_digest = found.etag is not None and _SHA256.fullmatch(found.etag)
+        return Exact(str(commit), found.etag if is_digest else None)
+
+    def _part(self, file: HubFile, out: BinaryIO) -> int:
+        """Fetch on from where `out` ends, as far as one answer goes. Returns the size of the whole file."""
+        start = out.tell()
+        headers = build_hf_headers(token=self._token, library_name=_NAME, library_version=_VERSION)
+        headers |= {"Accept-Encoding": "identity", "Range": f"bytes={start}-{start + PART - 1}"}
+        limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        # The session takes the token off when it is led to another host.
+        with get_session().stream("GET", self._url(file), headers=headers, timeout=limit) as response:
+            if response.is_error:
+                response.close()  # its text is of no use, and has no bound
+            hf_raise_for_status(response)
+            with self._watch.on_stop(lambda: _shut_down(response)):
+                begin, total = self._extent(file, response, start)
+                if begin != start:
+                    out.seek(0)
+                    out.truncate()
+                self._watch.room(Path(out.name).parent, total - begin + HEADROOM)
+                for chunk in response.iter_raw():
+                    if out.tell() + len(chunk) > total:
+                        raise DownloadFailed(f"{file}: {self._shown} sent more than it said; try again")
+                    out.write(chunk)
+                    self._patience.reached(out.tell())
+                    self._watch.progress(out.tell(), total)
+        if out.tell() == start < total:
+            raise DownloadFailed(f"{file}: {self._shown} sent nothing; try again")
+        return total
+
+    def _extent(self, file: HubFile, response: httpx2.Response, start: int) -> tuple[int, int]:
+        """Where the answer begins, and the size of the whole file."""
+        size = response.headers.get("Content-Length", "")
+        if response.status_code == httpx2.codes.OK and size.isdigit():
+            return 0, int(size)
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if match is None or int(match[1]) != start:
+            raise DownloadFailed(
+                f"{file}: {self._shown} does not say which bytes it sends; check HF_ENDPOINT, "
+                "and what stands between"
+            )
+        return start, int(match[2])
+
+    def _url(self, file: HubFile) -> str:
+        return hf_hub_url(file.repo, file.path, revision=file.revision, endpoint=self._settings.endpoint)
+
+    @property
+    def _token(self) -> str | bool:
+        # False: none, and none is looked for.
+        return self._settings.token or False
+
+    # -- the user's own cache ---------------------------------------------------------------------------
+
+    def _cached(self, file: HubFile) -> Path | None:
+        path = try_to_load_from_cache(
+            file.repo, file.path, cache_dir=self._settings.cache, revision=file.revision
+        )
+        return Path(path) if isinstance(path, str) else None
+
+    def _refuse_offline(self, file: HubFile) -> None:
+        if self._settings.offline:
+            raise self._offline(file)
+
+    def _offline(self, file: HubFile) -> SourceOffline:
+        return SourceOffline(
+            f"{file}: is not in {self._settings.cache}, and HF_HUB_OFFLINE forbids to fetch it; unset that, "
+            "or put the file on this machine and name its path"
+        )
+
+    # -- what went wrong --------------------------------------------------------------------------------
+
+    def _failure(self, file: HubFile, error: Exception) -> StoreError:
+        if not isinstance(error, HfHubHTTPError):
+            cause = _CREDENTIALS.sub("****@", str(error)) or type(error).__name__
+            return DownloadFailed(
+                f"{file}: the connection to {self._shown} failed ({cause}); check it and try again"
+            )
+        status, page = error.response.status_code, f"{self._shown}/{file.repo}"
+        match error:
+            case GatedRepoError():
+                return SourceForbidden(
+                    f"{file}: the repository is gated; accept its licence at {page} and set HF_TOKEN to a "
+                    f"token of the account that did ({self._token_is})"
+                )
+            case RevisionNotFoundError():
+                return SourceNotFound(
+                    f"{file}: {file.repo} has no revision {file.revision}; name one that {page} has"
+                )
+            case RemoteEntryNotFoundError():
+                return SourceNotFound(f"{file}: {file.repo} has no file {file.path}{self._near(file)}")
+            case DisabledRepoError():
+                return SourceForbidden(f"{file}: the repository was disabled by {self._shown}; use another")
+            case RepositoryNotFoundError():
+                return SourceNotFound(
+                    f"{file}: {self._shown} has no repository {file.repo}, or it is private; check its name, "
+                    f"and set HF_TOKEN for a private one ({self._token_is})"
+                )
+        if status in {401, 403}:
+            return SourceForbidden(
+                f"{file}: {self._shown} refuses it with status {status}; set HF_TOKEN to a token that may "
+                f"read {page} ({self._token_is})"
+            )
+        if status == 404:
+            return SourceNotFound(f"{file}: {self._shown} has no such file; check the source and HF_ENDPOINT")
+        if status == 429:
+            return self._too_many(file, error.response)
+        return DownloadFailed(f"{file}: {self._shown} answered with status {status}; try again later")
+
+    def _too_many(self, file: HubFile, response: httpx2.Response) -> DownloadFailed:
+        told = response.headers.get("Retry-After", "")
+        window = parse_ratelimit_headers(response.headers)
+        after = float(told) if told.isdigit() else float(window.reset_in_seconds) if window else None
+        when = "later" if after is None else f"in {after:.0f} s"
+        return DownloadFailed(
+            f"{file}: {self._shown} limits how often it is asked (429); try again {when}, or set HF_TOKEN "
+            f"for a limit of your own ({self._token_is})",
+            retry_after=after,
+        )
+
+    @property
+    def _token_is(self) -> str:
+        return "one is set" if self._settings.token else "none is set"
+
+    def _near(self, file: HubFile) -> str:
+        """The repository's files with similar names, for a message; empty when they cannot be had."""
+        with suppress(HfHubHTTPError, httpx2.HTTPError, httpx2.InvalidURL, ValueError, TypeError, KeyError):
+            api = HfApi(self._settings.endpoint, self._token, library_name=_NAME, library_version=_VERSION)
+            limit = constants.HF_HUB_ETAG_TIMEOUT
+            found = api.model_info(file.repo, revision=file.revision, timeout=limit).siblings or ()
+            names = [sibling.rfilename for sibling in found]
+            if close := get_close_matches(file.path, names, n=3, cutoff=0.4):
+                return f"; it has {', '.join(close)}"
+        return f"; {self._shown}/{file.repo}/tree/{file.revision} lists its files"
+
+
+class Patience:
+    """How long failures are borne that may pass by themselves: the `pauses` in turn, begun anew after
+    progress, and what a server asks for up to LONGEST_WAIT seconds in all."""
+
+    def __init__(self, watch: Watch, pauses: Sequence[float]) -> None:
+        self._watch = watch
+        self._pauses = pauses
+        self._tries = 0
+        self._furthest = 0
+        self._left = LONGEST_WAIT
+
+    def reached(self, position: int) -> None:
+        """So many bytes are here. (A server that begins at the start each time makes no progress.)"""
+        if position > self._furthest:
+            self._furthest, self._tries = position, 0
+
+    def bear(self, failure: DownloadFailed) -> None:
+        """Wait before another try. Raises `failure` when there should be none."""
+        if self._tries >= len(self._pauses):
+            raise failure
+        pause = self._pauses[self._tries]
+        if failure.retry_after is not None:
+            pause = failure.retry_after
+            if pause > self._left:
+                raise failure
+            self._left -= pause
+        self._tries += 1
+        self._watch.pause(pause)
+
+
+def _as_cached(file: HubFile, path: Path) -> Exact:
+    """A file of the user's cache: `snapshots/COMMIT/PATH`, a link to a blob that is named by its etag."""
+    commit = path.parents[file.path.count("/")].name
+    blob = path.readlink().name if path.is_symlink() else ""
+    return Exact(str(file.at(commit)), blob if _SHA256.fullmatch(blob) else None)
+
+
+def _shut_down(response: httpx2.Response) -> None:
+    """End the connection under a read that is waiting in another thread."""
+    with suppress(KeyError, AttributeError, OSError):
+        connection = response.extensions["network_stream"].get_extra_info("socket")
+        # Not SSLSocket's own: it would take the TLS state away from under the reader.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
