@@ -46,6 +46,7 @@ class Verdict:
     message: str = ""
     retry_after: float | None = None
     bound: float = 0.0
+    estimate: float = 0.0
 
 
 @dataclass(slots=True)
@@ -154,7 +155,7 @@ def admit(state: State, sums: Sums, waiting: Waiting, now: float) -> Verdict:
     if version.files is FilesState.CACHED and estimate > max_wait and policy.when_full is WhenFull.EVICT:
         message = f"{model} would be ready in about {estimate:.1f} s, after the max_wait of {max_wait:g} s"
         return Verdict("wait_too_long", message, _soon(estimate - max_wait))
-    return Verdict(bound=bound)
+    return Verdict(bound=bound, estimate=estimate)
 
 
 def never_message(version: Version) -> str:

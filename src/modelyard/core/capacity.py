@@ -21,6 +21,7 @@ whether it is busy and the class that it serves.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
 
@@ -28,10 +29,11 @@ from modelyard.core.admission import never_message
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.placement import candidates, place
 from modelyard.core.state import FLOOR, Instance, State, Version
-from modelyard.core.types import NoFit, Placement, WhenFull
-from modelyard.core.victims import Room, Wish, choose, may_leave_at
+from modelyard.core.types import NoFit, Placement, Priority, WhenFull
+from modelyard.core.victims import IDLE, Cost, Room, Wish, choose, may_leave_at
 
 LOOKAHEAD = 16  # versions in line that may own memory at a time; the others wait for their turn
+SPARED = 3  # of those who stay, how many a swap names
 HOME_AFTER = 5.0  # seconds without a line before home models come back
 
 
@@ -44,9 +46,13 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
+    """`cost` is what losing it costs, `spared` names who would have cost more; both are for people."""
+
     instance: Instance
     for_version: Version
     reason: str
+    cost: Cost = (IDLE, 0.0)
+    spared: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +160,12 @@ def _make_room(room: Room, wish: Wish, moves: list[Move]) -> None:
     moves.append(Blocked(wish.version, f"the memory of {names}"))
     at = max(may_leave_at(victim, wish) for victim in victims)
     if at <= wish.now:
-        moves.extend(Leave(victim, wish.version, _why_leave(victim, wish)) for victim in victims)
+        costs = {instance.id: cost for cost, instance in room.ranked()}
+        spared = _spared(room, victims)
+        moves.extend(
+            Leave(victim, wish.version, _why_leave(victim, wish), costs[victim.id], spared)
+            for victim in victims
+        )
     elif at < inf:
         moves.append(LookAgain(at))
     else:
@@ -204,6 +215,17 @@ def _why_leave(victim: Instance, wish: Wish) -> str:
     else:
         state = "not ready yet, and nobody waits for it"
     return f"makes room for {wish.version.spec.model} (which waited {waited:.1f} s for it); {state}"
+
+
+def _spared(room: Room, victims: Collection[Instance]) -> str:
+    """The next cheapest who stay, with what their loss would cost."""
+    others = [(cost, instance.id) for cost, instance in room.ranked() if instance not in victims]
+    return ", ".join(f"{name} ({standing(cost)}, {cost[1]:.2f})" for cost, name in others[:SPARED])
+
+
+def standing(cost: Cost) -> str:
+    """What comes first in a cost: whether it is busy, and for which class."""
+    return "idle" if cost[0] == IDLE else f"busy for {Priority(cost[0]).name.lower()}"
 
 
 def passed_over_too_often(version: Version) -> bool:

@@ -23,6 +23,8 @@ OOM_BEYOND = 1.1  # of what it was seen to hold before it died
 TRIES = 2  # starts that may fail in a row before whoever waits is told
 TRIES_IF_FOREIGN = 3  # the same when it was not the model's own doing
 
+NO_SCORE: Mapping[str, str | float] = {}
+
 Signal, Is = InstanceSignal, InstanceState
 
 
@@ -122,9 +124,10 @@ def leave(
     now: bool = False,
     leaving_for: str = "",
     cut: str = "cut_at_drain",
+    score: Mapping[str, str | float] = NO_SCORE,
 ) -> None:
     """Let it go: no new leases; what runs finishes within the drain cap, or is cut when `now`, with the error
-    code `cut`."""
+    code `cut`. `score` is told with it: why this one and no other."""
     version = instance.version
     if instance.state is Is.READY:
         instance.state = next_instance(instance.state, Signal.DRAIN)
@@ -134,7 +137,8 @@ def leave(
         step.look_at(version)
         winner = step.state.versions.get(leaving_for)
         who = {"for": winner.spec.model} if winner is not None else {}
-        step.note("leave", instance.id, reason, model=version.spec.model, running=len(instance.leases), **who)
+        running = len(instance.leases)
+        step.note("leave", instance.id, reason, model=version.spec.model, running=running, **who, **score)
         if instance.leases and not now:
             step.state.timers.set(("drain", instance.id), step.now + version.policy.drain)
             return

@@ -61,7 +61,7 @@ def _queue(step: Step, version: Version, event: Arrived) -> None:
     if verdict.code and (not waiting.retried or verdict.code not in ADMITTED_BEFORE):
         step.out.append(Refuse(event.request, verdict.code, verdict.message, verdict.retry_after))
         return
-    waiting.bound = verdict.bound
+    waiting.bound, waiting.estimate = verdict.bound, verdict.estimate
     state.waiting[event.request] = waiting
     version.queue.put(waiting)
     state.timers.set(("request", event.request), waiting.deadline)

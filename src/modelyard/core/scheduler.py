@@ -161,8 +161,14 @@ class Scheduler:
         match move:
             case Begin(version, placement, reason):
                 instances.begin(step, version, placement, reason)
-            case Leave(instance, version, reason):
-                instances.leave(step, instance, reason, leaving_for=version.key)
+            case Leave(instance, version, reason, cost, spared):
+                score: dict[str, str | float] = {
+                    "cost": round(cost[1], 3),
+                    "standing": capacity.standing(cost),
+                }
+                if spared:
+                    score["spared"] = spared
+                instances.leave(step, instance, reason, leaving_for=version.key, score=score)
             case Deny(version, code, message):
                 step.deny(version, code, message)
                 version.ask_after = step.now + ASK_AGAIN
@@ -173,6 +179,8 @@ class Scheduler:
             case Blocked(version, by):
                 if version.blocked_since is None:
                     version.blocked_since = step.now
+                if version.blocked_by != by:
+                    step.note("blocked", version.key, by, model=version.spec.model)
                 version.blocked_by = by
             case Watch(version):
                 self.state.watched.add(version.key)

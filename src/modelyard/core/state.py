@@ -63,6 +63,7 @@ class Waiting:
     order: int = 0  # of its arrival, among those of the same moment
     retried: bool = False  # it was admitted before: no bound refuses it
     bound: float = inf
+    estimate: float = 0.0  # of its wait, at its arrival
     gone: bool = False  # cancelled, refused or granted; skipped when it surfaces
 
 
