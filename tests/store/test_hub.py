@@ -42,7 +42,8 @@ def started() -> None:
 
 
 @pytest.fixture
-def hub(started: None) -> Iterator[Hub]:
+def hub(started: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with hub_server() as hub:
         hub.add(FILE, CONTENT)
         yield hub
@@ -148,6 +149,17 @@ async def test_a_commit_that_is_gone_is_not_replaced_by_another(
             await store.fetch(SOURCE)
 
 
+async def test_a_lost_file_comes_again_as_it_was_or_not_at_all(
+    root: Path, hub: Hub, environ: dict[str, str]
+) -> None:
+    async with store_of(root, environ) as store:
+        (await store.fetch(SOURCE)).path.unlink()
+        hub.add(FILE, b"other bytes under the same commit")
+        with pytest.raises(ChecksumMismatch, match=DIGEST):
+            await store.fetch(SOURCE)
+        assert store.cached(SOURCE) is None
+
+
 @pytest.mark.parametrize("revision", ["v1", "a%2Fbranch", "refs/pr/7", OTHER_COMMIT])
 async def test_a_revision_is_named(root: Path, hub: Hub, environ: dict[str, str], revision: str) -> None:
     hub.repos[REPO].revisions |= dict.fromkeys(("v1", "a/branch", "refs/pr/7"), OTHER_COMMIT)
@@ -201,15 +213,19 @@ assert "hf_xet" not in sys.modules
 # -- the user's own cache --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def users(hub: Hub, environ: dict[str, str]) -> Path:
+def keep(hub: Hub, environ: Mapping[str, str], path: str) -> Path:
     """The file as huggingface_hub itself keeps it."""
     from huggingface_hub import hf_hub_download
 
     cache = Path(environ["HF_HOME"]) / "hub"
-    path = hf_hub_download(REPO, FILE, cache_dir=cache, endpoint=hub.url, token=False)
+    kept = hf_hub_download(REPO, path, cache_dir=cache, endpoint=hub.url, token=False)
     hub.asked.clear()
-    return Path(path)
+    return Path(kept)
+
+
+@pytest.fixture
+def users(hub: Hub, environ: dict[str, str]) -> Path:
+    return keep(hub, environ, FILE)
 
 
 async def test_a_file_of_the_users_cache_is_used_where_it_lies(
@@ -234,13 +250,19 @@ async def test_an_old_file_of_the_users_cache_is_not_taken_for_the_new_one(
 
 
 @pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
+@pytest.mark.parametrize("path", [FILE, f"sub/folder/{FILE}"])
 async def test_offline_the_users_cache_is_enough(
-    root: Path, hub: Hub, environ: dict[str, str], users: Path, revision: str
+    root: Path, hub: Hub, environ: dict[str, str], revision: str, path: str
 ) -> None:
+    hub.add(path, CONTENT)
+    kept = keep(hub, environ, path)
+    source = f"hf://{REPO}{revision}/{path}"
     async with store_of(root, {**environ, "HF_HUB_OFFLINE": "1"}) as store:
-        file = await store.fetch(f"hf://{REPO}{revision}/{FILE}")
-        assert (file.path, file.digest) == (users, DIGEST)
+        file = await store.fetch(source)
+        assert (file.path, file.digest) == (kept, DIGEST)
     assert hub.asked == []
+    record = json.loads((root / "sources" / f"{key_of(source)}.json").read_text())
+    assert record["exact"] == ("" if revision else f"hf://{REPO}@{COMMIT}/{path}")
 
 
 async def test_a_hub_that_is_down_is_no_reason_to_refuse_what_is_here(
@@ -345,6 +367,13 @@ async def test_a_hub_that_is_down(root: Path, hub: Hub, environ: dict[str, str])
     hub.refusals.extend([(503, {})] * (1 + len(PAUSES)))
     await refused(root, environ, DownloadFailed, "answered with status 503; try again later")
     assert len(hub.asked) == 1 + len(PAUSES)
+
+
+async def test_the_text_of_a_refusal_is_not_waited_for(root: Path, hub: Hub, environ: dict[str, str]) -> None:
+    """It is promised, and never comes."""
+    hub.cdn_refusals.append((503, {"Content-Length": "1000"}))
+    async with store_of(root, environ) as store, asyncio.timeout(5):
+        assert (await store.fetch(SOURCE)).digest == DIGEST
 
 
 async def test_nobody_at_the_endpoint(root: Path, environ: dict[str, str]) -> None:
