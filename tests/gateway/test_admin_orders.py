@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.live_yard import MB, LiveYard, fake, live_yard, until
+from gateway.live_yard import MB, SHARE, LiveYard, fake, live_yard, until
 from gateway.test_admin import error
 
 MODELS = {
@@ -53,6 +53,23 @@ async def test_load_without_waiting(yard: LiveYard) -> None:
     answer = await order(yard, "small/load", {"wait": False}, 202)
     assert answer["instance"] is None
     await until(lambda: yard.ready("small") is not None)
+
+
+async def test_load_without_waiting_tells_what_is_decided_at_once(yard: LiveYard) -> None:
+    ready = await yard.load("small")
+    assert (await order(yard, "small/load", {"wait": False}))["instance"] == ready.id
+    await error(yard, "POST", "/admin/models/broken/load", 503)
+    found = await error(yard, "POST", "/admin/models/broken/load", 503, json={"wait": False})
+    assert found["code"] == "load_failed"
+    assert "failed to load model" in found["message"]
+
+
+async def test_load_without_waiting_of_what_never_fits() -> None:
+    model = fake(2 * SHARE, parameters={"oom_at_load": True})
+    async with live_yard({"a": model}, memory=2 * SHARE) as yard:
+        for wait in (True, False):
+            found = await error(yard, "POST", "/admin/models/a/load", 503, json={"wait": wait})
+            assert found["code"] == "never_fits"
 
 
 async def test_load_puts_others_out_unless_told_not_to(yard: LiveYard) -> None:

@@ -12,7 +12,6 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
-from modelyard.core.events import LoadAsked
 from modelyard.errors import (
     InstanceNotFound,
     ModelNotFound,
@@ -167,12 +166,8 @@ def _add_orders(router: APIRouter, driver: Driver, names: Names) -> None:
         order = order or views.LoadOrder()
         entry = names.resolve(name)
         began = asyncio.get_running_loop().time()
-        instance = None
-        if order.wait:
-            instance = await driver.load(entry.spec.version, evict=order.evict)
-        else:
-            driver.post(LoadAsked(entry.spec.version, order.evict))
-            response.status_code = 202
+        instance = await driver.load(entry.spec.version, evict=order.evict, wait=order.wait)
+        response.status_code = 200 if instance is not None else 202
         return views.Loading(
             model=entry.spec.model,
             version=entry.spec.version,

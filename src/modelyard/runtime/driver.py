@@ -331,14 +331,18 @@ class Driver:
 
     # -- operator -----------------------------------------------------------------------------------------
 
-    async def load(self, version: str, *, evict: bool = True) -> str:
-        """Have an instance of this version ready; returns its name. Raises what stood in the way."""
+    async def load(self, version: str, *, evict: bool = True, wait: bool = True) -> str | None:
+        """Have an instance of this version ready; returns its name. Raises what stood in the way. Without
+        `wait`: None where that was not decided at once, and the load goes on."""
         entry = self.entries.get(version)
         if entry is None:
             raise ModelNotFound(f"there is no version {version}")
         asked: asyncio.Future[str] = self._loop.create_future()
         self._asks.setdefault(version, []).append(asked)
         self.post(ev.LoadAsked(version, evict))
+        if not wait and not asked.done():
+            self._asks[version].remove(asked)
+            return None
         try:
             async with asyncio.timeout(entry.policy.max_wait + 1.0):
                 return await asked
