@@ -111,6 +111,16 @@ async def test_models_in_openais_shape(yard: LiveYard) -> None:
     assert embedder["modelyard"]["capabilities"] == ["embedding"]
 
 
+async def test_configured_capabilities_are_told_besides_what_is_served() -> None:
+    model = fake(capabilities=["vision", "chat"], parameters={"apis": ["chat", "completions"]})
+    async with live_yard({"a": model}) as yard:
+        assert (await get(yard, "/v1/models/a"))["modelyard"]["capabilities"] == [
+            "chat",
+            "completion",
+            "vision",
+        ]
+
+
 @pytest.mark.parametrize("name", ["org/large:1", "org%2Flarge%3A1", "org%2flarge:1"])
 async def test_a_name_with_a_slash_and_a_colon(yard: LiveYard, name: str) -> None:
     assert (await get(yard, f"/v1/models/{name}"))["id"] == "org/large:1"

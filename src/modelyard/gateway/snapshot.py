@@ -139,7 +139,7 @@ class Snapshot:
             version=spec.version,
             state=_model_state(version, entry),
             engine=entry.engine.type,
-            capabilities=sorted(spec.capabilities or derived),
+            capabilities=sorted(spec.capabilities | derived),
             context=context if isinstance(context, int) and context > 0 else None,
             slots=spec.slots,
             instances=len(version.ready) if version is not None else 0,
