@@ -27,13 +27,13 @@ from modelyard.core.types import Address, DeviceKind, Spec
 from modelyard.engines import registry
 from modelyard.engines.base import Engine, Profile
 from modelyard.errors import ModelyardError
+from modelyard.gateway.api import render
 from modelyard.gateway.app import build_app
 from modelyard.gateway.auth import Gate
 from modelyard.gateway.http.limits import Limits
 from modelyard.gateway.http.server import Server
 from modelyard.gateway.inference import Inference
 from modelyard.gateway.names import Names
-from modelyard.gateway.openai import render
 from modelyard.gateway.serve import Service
 from modelyard.launchers.local import LocalLauncher
 from modelyard.runtime.devices import Devices

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.live_yard import fake, live_yard
 from modelyard.errors import BY_CODE
-from modelyard.gateway.inference import GENERATE, KINDS
+from modelyard.gateway.inference import KINDS, TRANSLATED
 from modelyard.gateway.reference import EVERYWHERE, lanes
 
 KEYS = [
@@ -35,7 +35,7 @@ async def reference_of(**settings: Any) -> dict[str, Any]:
 
 
 def test_every_lane_is_described() -> None:
-    assert {getattr(route, "path", "") for route in lanes().routes} == {*KINDS, GENERATE}
+    assert {getattr(route, "path", "") for route in lanes().routes} == {*KINDS, *TRANSLATED}
 
 
 async def test_every_error_that_a_server_sends_is_named() -> None:

@@ -78,12 +78,14 @@ class Engine(Protocol):
 
     `type` is the name in YAML; `programs` are looked up on PATH for it; `unix` says whether it can listen on
     a Unix socket; `health` is the path that answers 200 when it can serve (503 while loading is progress).
+    `chat_fields` are the fields of its chat completions beyond OpenAI's that it honours.
     """
 
     type: ClassVar[str]
     programs: ClassVar[tuple[str, ...]]
     unix: ClassVar[bool]
     health: ClassVar[str]
+    chat_fields: ClassVar[frozenset[str]]
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         """What is wrong with a spec: (path below the model, message) each. Empty when it can be run."""

@@ -18,6 +18,13 @@ class LlamaHttp:
 
     unix: ClassVar[bool] = True
     health: ClassVar[str] = "/health"
+    chat_fields: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n", "n_keep"),
+            *("mirostat", "mirostat_tau", "mirostat_eta"),
+            *("chat_template_kwargs", "thinking_budget_tokens"),
+        }
+    )
 
     def model_name(self, spec: Spec) -> str | None:
         return None  # it is started with the public name

@@ -31,6 +31,7 @@ _TEXT_PATHS = (
     "/v1/responses",
     "/v1/messages",
     "/v1/messages/count_tokens",
+    "/v1/chat/completions/input_tokens",
     "/infill",
 )
 _COMMON_PATHS = ("/v1/models", "/tokenize", "/detokenize", "/apply-template")

@@ -1,7 +1,7 @@
 """The application behind everything that is not an inference POST: health, metrics, models, /admin, the page.
 
 Built by compose and handed to the server, which has decided before who may come in. All errors leave in
-OpenAI's shape, also those of the framework: unknown routes, wrong methods, malformed bodies.
+the shape of the API that was called, also those of the framework: unknown routes, wrong methods, bad bodies.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from modelyard.errors import (
 )
 from modelyard.gateway import reference
 from modelyard.gateway.admin import admin_router
+from modelyard.gateway.api import api_of
+from modelyard.gateway.exchange import Headers
 from modelyard.gateway.listing import listing_router
 from modelyard.gateway.names import Names
-from modelyard.gateway.openai import error_body
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
 from modelyard.telemetry.metrics import Metrics
@@ -57,8 +58,8 @@ def build_app(driver: Driver, names: Names, config: Config, metrics: Metrics) ->
     return app
 
 
-def _answer(error: ModelyardError) -> Response:
-    status, headers, body = error_body(error)
+def _answer(request: Request, error: ModelyardError) -> Response:
+    status, headers, body = api_of(request.url.path, Headers(request.headers.raw)).error(error)
     return Response(
         body, status, {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
     )
@@ -69,13 +70,13 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     here = f"{request.method} {request.url.path}"
     if error.status_code == NotFound.status:
-        return _answer(NotFound(f"There is no {here}; /docs lists what there is."))
+        return _answer(request, NotFound(f"There is no {here}; /docs lists what there is."))
     if error.status_code == MethodNotAllowed.status:
         allowed = (error.headers or {}).get("Allow", "")
         message = f"{here} is not possible; this path takes {allowed or 'other methods'}."
-        return _answer(MethodNotAllowed(message, allowed=allowed))
+        return _answer(request, MethodNotAllowed(message, allowed=allowed))
     kind = InvalidRequest if error.status_code < InternalError.status else InternalError
-    return _answer(kind(f"{here}: {error.detail}"))
+    return _answer(request, kind(f"{here}: {error.detail}"))
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -88,12 +89,12 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     invalid: RequestError = InvalidRequest(
         f"{request.method} {request.url.path}: {listed}.", param=problems[0][0] if problems else None
     )
-    return _answer(invalid)
+    return _answer(request, invalid)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
     """Our own errors, and bugs. The framework raises them on after the answer: the server logs the bugs. (A
     handler of its own for ModelyardError would hide from the server what stopped a body; see the bridge.)"""
     if isinstance(error, ModelyardError):
-        return _answer(error)
-    return _answer(InternalError("The server failed on this request; its log says why."))
+        return _answer(request, error)
+    return _answer(request, InternalError("The server failed on this request; its log says why."))

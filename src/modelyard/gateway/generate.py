@@ -55,7 +55,7 @@ def demand_of(entry: Entry, head: Head) -> Demand:
         head.stream,
         load=load,
         reshape=whole,
-        reshape_events=events,
+        reshape_events=lambda: events,
     )
 
 

@@ -1,12 +1,14 @@
 """The inference lanes: which handler serves a path, and how a request becomes a demand.
 
-Used by the server (`handler_for`); hands over to `serve.Service`. The paths are those of OpenAI's API and
-llama.cpp's tokenizer endpoints; they differ in nothing but their engine support, so one handler serves all.
+Used by the server (`handler_for`); hands over to `serve.Service`. The paths of OpenAI's API and llama.cpp's
+tokenizer endpoints differ in nothing but their engine support, so one handler serves all; the other APIs are
+translated to the engine's chat, each by its own module.
 """
 
 from __future__ import annotations
 
 from modelyard.errors import InvalidRequest, MethodNotAllowed, NotSupported
+from modelyard.gateway import anthropic
 from modelyard.gateway.auth import Gate, priority_of
 from modelyard.gateway.exchange import Exchange, Handler
 from modelyard.gateway.generate import demand_of
@@ -25,6 +27,9 @@ KINDS = {  # by path: what it is called in metrics
     "/detokenize": "detokenize",
 }
 GENERATE = "/generate"
+MESSAGES = "/v1/messages"
+COUNT_TOKENS = "/v1/messages/count_tokens"
+TRANSLATED = (GENERATE, MESSAGES, COUNT_TOKENS)
 
 
 class Inference:
@@ -32,14 +37,16 @@ class Inference:
         self._service = service
         self._names = names
         self._gate = gate
+        self._translated: dict[str, Handler] = {
+            GENERATE: self._generate,
+            MESSAGES: self._messages,
+            COUNT_TOKENS: self._count_tokens,
+        }
 
     def handler_for(self, method: str, path: str) -> Handler | None:
         """The handler of an inference path, None for any other. Raises MethodNotAllowed."""
-        if path in KINDS:
-            handler = self._pass_on
-        elif path == GENERATE:
-            handler = self._generate
-        else:
+        handler = self._pass_on if path in KINDS else self._translated.get(path)
+        if handler is None:
             return None
         if method != "POST":
             raise MethodNotAllowed(f"{path} takes POST, not {method}.", allowed="POST")
@@ -64,7 +71,19 @@ class Inference:
         head = parse(await exchange.body())
         entry = self._entry_of(head)
         _require(entry, "/v1/completions")
-        demand = demand_of(entry, head)
+        await self._serve(exchange, demand_of(entry, head))
+
+    async def _messages(self, exchange: Exchange) -> None:
+        head = parse(await exchange.body())
+        entry = self._entry_of(head)
+        _require(entry, anthropic.CHAT)
+        await self._serve(exchange, anthropic.demand_of(entry, head))
+
+    async def _count_tokens(self, exchange: Exchange) -> None:
+        head = parse(await exchange.body())
+        await self._serve(exchange, anthropic.count_demand_of(self._entry_of(head), head))
+
+    async def _serve(self, exchange: Exchange, demand: Demand) -> None:
         demand.priority = priority_of(exchange.headers, self._gate.caller(exchange.headers))
         await self._service.serve(exchange, demand)
 

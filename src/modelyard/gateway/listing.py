@@ -1,4 +1,4 @@
-"""What every client may read: health, metrics, the pages, and OpenAI's list of models.
+"""What every client may read: health, metrics, the pages, and the list of models.
 
 Mounted by `gateway/app.py`. Changes nothing.
 """
@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Header, Path, Response
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -25,6 +25,8 @@ _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+
+Version = Annotated[str | None, Header(description="Sent by Anthropic's clients; no version differs.")]
 
 
 @cache
@@ -66,15 +68,21 @@ def listing_router(names: Names, snapshot: Snapshot, metrics: Metrics) -> APIRou
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     @router.get("/v1/models", tags=["inference"])
-    async def models() -> views.ModelList:
-        """The models, in OpenAI's shape."""
-        return views.ModelList(data=[snapshot.listed(entry) for entry in names.all()])
+    async def models(anthropic_version: Version = None) -> views.ModelList | views.AnthropicModelList:
+        """The models, in OpenAI's shape, or in Anthropic's for its clients."""
+        if anthropic_version is None:
+            return views.ModelList(data=[snapshot.listed(entry) for entry in names.all()])
+        listed = [snapshot.listed_for_anthropic(entry) for entry in names.all()]
+        ends = (listed[0].id, listed[-1].id) if listed else (None, None)
+        return views.AnthropicModelList(data=listed, first_id=ends[0], last_id=ends[1])
 
     @router.get("/v1/models/{name:path}", tags=["inference"], responses=refusals(ModelNotFound))
     async def model(
         name: Annotated[str, Path(description="A model's name or alias; it may hold `/`, `:` and `@`.")],
-    ) -> views.ListedModel:
-        """One model, in OpenAI's shape."""
-        return snapshot.listed(names.resolve(name))
+        anthropic_version: Version = None,
+    ) -> views.ListedModel | views.AnthropicModel:
+        """One model, in the same shapes."""
+        entry = names.resolve(name)
+        return snapshot.listed(entry) if anthropic_version is None else snapshot.listed_for_anthropic(entry)
 
     return router

@@ -1,7 +1,4 @@
-"""OpenAI's shapes: an error as an answer, and as an event of a stream that has begun.
-
-Called by the server (before a handler runs), by the serve loop, and by the control surface.
-"""
+"""OpenAI's shapes: an error as an answer, and as an event of a stream that has begun. Called by `api`."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ from math import ceil
 import orjson
 
 from modelyard.errors import MethodNotAllowed, ModelyardError, Unauthorized
-from modelyard.gateway.exchange import Exchange
 
 JSON = (b"content-type", b"application/json")
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
@@ -21,9 +17,9 @@ def error_object(error: ModelyardError) -> dict[str, object]:
     return {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
 
 
-def error_body(error: ModelyardError) -> Answer:
-    """Status, headers and body. `x-should-retry` is said where OpenAI's client would decide otherwise: it
-    retries every 5xx, 408, 409 and 429."""
+def error_headers(error: ModelyardError) -> list[tuple[bytes, bytes]]:
+    """The headers of an error, the same for every API. `x-should-retry` is said where the clients of OpenAI
+    and Anthropic would decide otherwise: they retry every 5xx, 408, 409 and 429."""
     headers = [JSON]
     if error.retry_after is not None and error.retryable:
         headers.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after))))
@@ -33,12 +29,12 @@ def error_body(error: ModelyardError) -> Answer:
         headers.append((b"allow", error.allowed.encode()))
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))
-    return error.status, headers, orjson.dumps({"error": error_object(error)})
+    return headers
 
 
-def render(exchange: Exchange, error: ModelyardError) -> Answer:
-    """The server's `render_error`: one shape for every path of this API."""
-    return error_body(error)
+def error_body(error: ModelyardError) -> Answer:
+    """Status, headers and body."""
+    return error.status, error_headers(error), orjson.dumps({"error": error_object(error)})
 
 
 def error_event(error: ModelyardError) -> bytes:

@@ -16,11 +16,12 @@ from modelyard import __version__, errors
 from modelyard.errors import BY_CODE, ModelyardError
 from modelyard.gateway import views
 from modelyard.gateway.auth import OPEN_PATHS, scope_of
-from modelyard.gateway.inference import GENERATE
+from modelyard.gateway.inference import COUNT_TOKENS, GENERATE, MESSAGES
 
 DESCRIPTION = """One address in front of many language models on few GPUs.
 
-Every error has the shape `ErrorView` and a stable `code`; `default` names those that any path may send."""
+Every error has the shape `ErrorView` and a stable `code`; `default` names those that any path may send. Under
+`/v1/messages` errors have Anthropic's shape (`{"type": "error", "error": {"type", "message"}}`)."""
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -122,6 +123,35 @@ class Generate(Streaming):
     load: bool = Field(default=True, description="false: 409 rather than load a model that is not running.")
 
 
+class Message(Asked):
+    """A request of Anthropic's Messages API. Each field is honoured, or refused by its name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    messages: list[dict[str, Any]]
+    system: str | list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
+    thinking: dict[str, Any] | None = Field(default=None, description="Where the chat template knows it.")
+    output_config: dict[str, Any] | None = Field(default=None, description="`format`; `effort` is ignored.")
+    context_management: dict[str, Any] | None = Field(default=None, description="To keep all thinking only.")
+    metadata: dict[str, Any] | None = Field(default=None, description="Ignored.")
+    service_tier: str | None = Field(default=None, description="Ignored.")
+    stop_sequences: list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+
+
+class MessageAsked(Message):
+    max_tokens: int = Field(ge=1)
+    stream: bool = Field(default=False, description="Answer with the events of Anthropic's API.")
+
+
+class Counted(BaseModel):
+    input_tokens: int
+
+
 class Usage(BaseModel):
     model_config = ConfigDict(extra="allow")
 
@@ -170,7 +200,7 @@ def _lane(*more: type[ModelyardError], streams: bool = False) -> dict[str, Any]:
 
 
 def lanes() -> APIRouter:
-    """A route for each path of `inference.KINDS` and for `/generate`, to be described."""
+    """A route for each path of `inference.KINDS` and `inference.TRANSLATED`, to be described."""
     router = APIRouter()
 
     @router.post("/v1/chat/completions", response_model=EngineAnswer, **_lane(streams=True))
@@ -204,6 +234,14 @@ def lanes() -> APIRouter:
     @router.post(GENERATE, response_model=Generated, **_lane(errors.NotRunning, streams=True))
     async def generate(body: Generate, priority: Priority = None) -> None:
         """The shortest way to some text."""
+
+    @router.post(MESSAGES, response_model=EngineAnswer, **_lane(streams=True))
+    async def messages(body: MessageAsked, priority: Priority = None) -> None:
+        """The next message of a conversation, in the shape of Anthropic's API."""
+
+    @router.post(COUNT_TOKENS, response_model=Counted, **_lane())
+    async def count_tokens(body: Message, priority: Priority = None) -> None:
+        """The tokens that such a message takes, counted by the model's engine."""
 
     return router
 

@@ -22,6 +22,7 @@ from modelyard.errors import (
     RequestDeadline,
     TokenTimeout,
 )
+from modelyard.gateway.api import SSE
 from modelyard.gateway.exchange import HIGH_WATER, Exchange
 from modelyard.gateway.interrupt import Interrupt, Interrupted, cut_outcome
 from modelyard.runtime.lease import Lease
@@ -31,14 +32,14 @@ from modelyard.wire.sse import TAIL, Framer
 
 HeaderPairs = list[tuple[bytes, bytes]]
 REQUEST_HEADERS = ((b"content-type", b"application/json"), (b"accept", b"*/*"))
-SSE = b"text/event-stream"
 HELD_BACK = frozenset({b"server", b"date", b"content-length", b"access-control-allow-origin"})
 SLICE = 1.0  # seconds between two looks at the deadlines, at most
 RESHAPED_MOST = 64 * 1024 * 1024
 """Bytes of one answer that are held where its whole is to be reshaped; a larger one is an error."""
 
 Reshape = Callable[[bytes], bytes]
-"""From the engine's form to the API's. Raises wire's ProtocolError for what it cannot read."""
+"""From the engine's form to the API's; one of events is called with nothing at their end. Raises wire's
+ProtocolError for what it cannot read, an EngineError for an answer that the API cannot say."""
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class Result:
 class Attempt:
     """Sink of one call. `stream` says that the client asked for one; whether the answer is one, its content
     type says. `heads` are our headers, added to the engine's; `reshape` is applied to a whole 2xx body,
-    `reshape_events` to whole events."""
+    `reshape_events` to whole events, which then have the content type `media`."""
 
     __slots__ = (
         "_call",
@@ -75,6 +76,7 @@ class Attempt:
         "_held",
         "_interrupt",
         "_lease",
+        "_media",
         "_passing",
         "_paused",
         "_policy",
@@ -102,6 +104,7 @@ class Attempt:
         heads: HeaderPairs,
         reshape: Reshape | None = None,
         reshape_events: Reshape | None = None,
+        media: bytes = SSE,
     ) -> None:
         self._exchange = exchange
         self._lease = lease
@@ -111,6 +114,7 @@ class Attempt:
         self._heads = heads
         self._reshape = reshape
         self._reshape_events = reshape_events
+        self._media = media
         self._call: Call | None = None
         self._status = 0
         self._headers: HeaderPairs = []
@@ -143,6 +147,8 @@ class Attempt:
             whole = self._whole()
         except WireError as error:
             return self._result(*_explain(error, self._lease.instance))
+        except ModelyardError as error:  # whole and in order, and yet nothing that the API can say
+            return self._result(OutcomeKind.DONE, error)
         except Interrupted as end:
             return self._result(end.outcome, end.error)
         finally:
@@ -218,7 +224,10 @@ class Attempt:
         self._exchange.write(whole)
 
     def answer_headers(self) -> HeaderPairs:
-        return [pair for pair in self._headers if pair[0] not in HELD_BACK] + self._heads
+        headers = [pair for pair in self._headers if pair[0] not in HELD_BACK] + self._heads
+        if self._framer is None or self._media == SSE:
+            return headers
+        return [(name, self._media if name == b"content-type" else value) for name, value in headers]
 
     # -- its end --------------------------------------------------------------------------------------------
 
@@ -226,9 +235,12 @@ class Attempt:
         """What is held of an answer that has ended, reshaped. Raises ProtocolError."""
         if self._framer is not None and self._framer.pending:
             raise ProtocolError("it ended its answer in the middle of an event")
+        if self._framer is not None and self._framer.events_seen and self._reshape_events is not None:
+            self._exchange.write(self._reshape_events(b""))
         body = b"".join(self._held)
         if self._reshape is None or self._framer is not None or self._status >= 300:
             return body
+        self._tail = body[-TAIL:]  # the counts are read from what the engine said
         return self._reshape(body)
 
     def _result(

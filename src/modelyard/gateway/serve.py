@@ -9,6 +9,7 @@ Whatever happens, its lease is released exactly once.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import orjson
@@ -24,10 +25,11 @@ from modelyard.errors import (
     ModelyardError,
     NoAlternative,
 )
+from modelyard.gateway.api import OPENAI, Api
 from modelyard.gateway.exchange import Disconnected, Exchange
 from modelyard.gateway.interrupt import Interrupt, Interrupted
-from modelyard.gateway.openai import error_body, error_event
-from modelyard.gateway.relay import SSE, Attempt, HeaderPairs, Reshape, Result
+from modelyard.gateway.openai import JSON
+from modelyard.gateway.relay import Attempt, HeaderPairs, Reshape, Result
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.lease import Lease, Ticket
@@ -36,17 +38,16 @@ from modelyard.wire.sse import last_usage
 
 ATTEMPTS = 3
 HEARTBEAT_EVERY = 10.0
-HEARTBEAT = b": waiting for the model\n\n"
 # Refusals of a retry: no instance is left, none can be started, or none was free in time.
 _NOWHERE = (NoAlternative, LoadFailed, BrokenPromise)
 AT_ONCE = [(b"x-modelyard-queue-ms", b"0"), (b"x-modelyard-load-ms", b"0")]
-SSE_HEADERS = [(b"content-type", SSE), (b"cache-control", b"no-cache")]
 
 
 @dataclass(slots=True)
 class Demand:
     """What one request wants of one version. `kind` names it in metrics; `path` is the engine's. `reshape`
-    turns the engine's whole 2xx body into the API's, `reshape_events` whole events; None: leave them."""
+    turns the engine's whole 2xx body into the API's; `reshape_events` makes what does so with whole events,
+    one for each attempt. None: leave them."""
 
     entry: Entry
     kind: str
@@ -57,7 +58,8 @@ class Demand:
     load: bool = True
     exclude: frozenset[str] = field(default_factory=frozenset)
     reshape: Reshape | None = None
-    reshape_events: Reshape | None = None
+    reshape_events: Callable[[], Reshape] | None = None
+    api: Api = OPENAI
 
 
 class Service:
@@ -128,7 +130,7 @@ class Service:
         assert last is not None
         if last.error is not None:
             raise last.error
-        return self._answer(exchange, last)
+        return self._answer(exchange, demand, last)
 
     # -- a lease ------------------------------------------------------------------------------------------
 
@@ -168,8 +170,8 @@ class Service:
         def heartbeat() -> None:
             nonlocal beat
             if not exchange.started:
-                exchange.start(200, SSE_HEADERS)
-            exchange.write(HEARTBEAT)
+                exchange.start(200, [(b"content-type", demand.api.media), (b"cache-control", b"no-cache")])
+            exchange.write(demand.api.heartbeat)
             beat = loop.call_later(HEARTBEAT_EVERY, heartbeat)
 
         if demand.stream:
@@ -197,7 +199,8 @@ class Service:
             stream=demand.stream,
             heads=heads,
             reshape=demand.reshape,
-            reshape_events=demand.reshape_events,
+            reshape_events=demand.reshape_events and demand.reshape_events(),
+            media=demand.api.media,
         )
         exchange.on_pause(attempt.pause)
         exchange.on_resume(attempt.resume)
@@ -223,7 +226,7 @@ class Service:
 
     # -- the answer ---------------------------------------------------------------------------------------
 
-    def _answer(self, exchange: Exchange, result: Result) -> str:
+    def _answer(self, exchange: Exchange, demand: Demand, result: Result) -> str:
         """Finish with the engine's own answer, whatever its status."""
         if result.started:
             exchange.end()
@@ -232,17 +235,24 @@ class Service:
             raise ContextOverflow(_engine_message(result.body), param="messages")
         if exchange.started:
             raise EngineProtocol(f"the engine answered with {result.status}: {_engine_message(result.body)}")
-        exchange.respond(result.status, result.headers, result.body)
+        body = None
+        if result.status >= 400:
+            body = demand.api.refusal(result.status, _engine_message(result.body))
+        if body is None:
+            exchange.respond(result.status, result.headers, result.body)
+        else:
+            headers = [pair for pair in result.headers if pair[0] != b"content-type"]
+            exchange.respond(result.status, [*headers, JSON], body)
         return "ok" if result.status < 400 else f"engine_{result.status}"
 
     def _tell(self, exchange: Exchange, demand: Demand, error: ModelyardError) -> None:
         """The request failed: as an answer, or as the last event of a stream that has begun."""
         if not exchange.started:
-            exchange.respond(*error_body(error))
+            exchange.respond(*demand.api.error(error))
         elif exchange.closed:
             return
         elif demand.stream:
-            exchange.write(error_event(error))
+            exchange.write(demand.api.error_event(error))
             exchange.end()
         else:
             exchange.abort()

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from math import isfinite
 
 from modelyard import __version__
@@ -107,6 +108,10 @@ class Snapshot:
 
     def listed(self, entry: Entry) -> views.ListedModel:
         return views.ListedModel(id=entry.spec.model, created=self.created, modelyard=self._details(entry))
+
+    def listed_for_anthropic(self, entry: Entry) -> views.AnthropicModel:
+        created = datetime.fromtimestamp(self.created, UTC).isoformat().replace("+00:00", "Z")
+        return views.AnthropicModel(id=entry.spec.model, display_name=entry.spec.model, created_at=created)
 
     def models(self) -> list[views.ModelView]:
         return [self.model(entry) for entry in self._names.all()]

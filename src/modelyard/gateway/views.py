@@ -78,6 +78,24 @@ class ModelList(View):
     data: list[ListedModel]
 
 
+class AnthropicModel(View):
+    """A model as Anthropic's API lists it."""
+
+    type: Literal["model"] = "model"
+    id: str
+    display_name: str
+    created_at: str = Field(description="RFC 3339.")
+
+
+class AnthropicModelList(View):
+    """All of them at once."""
+
+    data: list[AnthropicModel]
+    has_more: bool = False
+    first_id: str | None
+    last_id: str | None
+
+
 class QueueView(View):
     """Who waits for a model."""
 

@@ -106,15 +106,19 @@ class Api:
             raise ApiError(400, "exceed_context_size_error", message, n_prompt_tokens=counted, n_ctx=context)
         asked = order.tokens or _limit(body)
         room = context - counted if context else _MAX_TOKENS
+        calls = self._script.tool_calls if chat and _may_call(body) else ()
+        usual = _MAX_TOKENS if calls else self._script.default_tokens
         generation = Generation(
             model=self._model,
             prompt=prompt,
             prompt_tokens=counted,
-            limit=min(self._script.default_tokens if asked is None else asked, room),
-            cut=asked is not None or self._script.default_tokens > room,
+            limit=min(usual if asked is None else asked, room),
+            cut=asked is not None or usual > room,
             chat=chat,
             usage=_wants_usage(body),
             script=_overruled(self._script, order),
+            thinking=self._script.thinking_tokens if chat and _may_think(body) else 0,
+            calls=calls,
         )
         async with self._slot(exchange):
             await self._misbehave(order)
@@ -280,6 +284,18 @@ def _chat_prompt(body: Mapping[str, object]) -> str:
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
         raise ApiError(400, "invalid_request_error", '"messages" must be a non-empty array of objects')
     return fake_text.chat_prompt(messages)
+
+
+def _may_call(body: Mapping[str, object]) -> bool:
+    """Tools are offered, and the last word is not one's result."""
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) else {}
+    return bool(body.get("tools")) and body.get("tool_choice") != "none" and last.get("role") != "tool"
+
+
+def _may_think(body: Mapping[str, object]) -> bool:
+    words = body.get("chat_template_kwargs")
+    return not isinstance(words, dict) or words.get("enable_thinking") is not False
 
 
 def _limit(body: Mapping[str, object]) -> int | None:

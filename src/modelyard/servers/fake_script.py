@@ -34,6 +34,10 @@ class Script:
     keep_alive: float = 5.0
     keep_alive_requests: int = 100
     seed: int = 0
+    thinking_tokens: int = 0
+    """Tokens of reasoning before the answer of a chat, unless its template is told not to think."""
+    tool_calls: tuple[Mapping[str, object], ...] = ()
+    """What a chat that offers tools is answered with, until it holds a tool's result: `name`, `arguments`."""
     # failures at load
     exit_code: int = -1
     """Exit with this code at the end of the load time; -1 for not at all."""
@@ -106,6 +110,8 @@ def parser() -> argparse.ArgumentParser:
             result.add_argument(flag, action="store_true", default=None)
         elif option.name == "memory":
             result.add_argument(flag, action="append", metavar="DEVICE=BYTES")
+        elif option.name == "tool_calls":
+            result.add_argument(flag, type=json.loads, metavar="JSON")
         elif option.name == "apis":
             result.add_argument(flag, type=lambda text: [name for name in text.split(",") if name])
         else:
@@ -153,12 +159,20 @@ def _problems(options: Mapping[str, object], like: Script | Order) -> list[tuple
             found.append((name, f"is not an option of the fake engine; there are {known}"))
         elif name == "memory":
             found += memory_problems("memory", value)
+        elif name == "tool_calls":
+            if not isinstance(value, list | tuple) or not all(_is_call(call) for call in value):
+                found.append((name, "must be a list of {name: TEXT, arguments: OBJECT}"))
         elif name == "apis":
             if not isinstance(value, list | tuple) or any(api not in APIS for api in value):
                 found.append((name, f"must be a list of {', '.join(APIS)}"))
         else:
             found += [(name, message) for message in _scalar_problem(name, value, getattr(like, name))]
     return found
+
+
+def _is_call(value: object) -> bool:
+    right = isinstance(value, Mapping) and set(value) == {"name", "arguments"}
+    return right and isinstance(value["name"], str) and isinstance(value["arguments"], Mapping)  # type: ignore[index]
 
 
 def memory_problems(path: str, value: object) -> list[tuple[str, str]]:

@@ -1,0 +1,215 @@
+"""An engine's chat answer as Anthropic's message: whole, or event by event.
+
+Called by the relay through the Demand that `anthropic` makes. A stream ends with `message_stop` only when the
+engine said that its answer was whole; a tool call that was cut off is never closed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import orjson
+
+from modelyard.errors import EngineProtocol
+from modelyard.gateway import chunks
+from modelyard.gateway.api import ANTHROPIC
+from modelyard.gateway.chunks import Call, Usage
+from modelyard.wire.errors import ProtocolError
+
+THOUGHTS = ("reasoning_content", "reasoning")  # llama.cpp's name, and that of newer vLLM
+_REASONS = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "function_call": "tool_use",
+    "content_filter": "refusal",
+}
+
+
+def whole(answer: bytes, model: str, *, hide_thinking: bool) -> bytes:
+    """The message. Raises ProtocolError, or EngineProtocol for a tool call that is none."""
+    value = chunks.object_of(answer)
+    choice = chunks.choice_of(value)
+    said = chunks.part_of(choice, "message")
+    content: list[dict[str, Any]] = []
+    if (thought := chunks.text_of(said, *THOUGHTS)) and not hide_thinking:
+        content.append({"type": "thinking", "thinking": thought, "signature": ""})
+    if text := chunks.text_of(said, "content"):
+        content.append({"type": "text", "text": text})
+    calls = chunks.whole_calls(said)
+    for call in calls:
+        try:
+            given = call.value()
+        except EngineProtocol:
+            if choice.get("finish_reason") == "length":
+                continue  # `max_tokens` cut it: there is no call, and the reason is said
+            raise
+        content.append({"type": "tool_use", "id": _call_id(call), "name": call.name, "input": given})
+    message = _message(model)
+    message["content"] = content
+    message |= _stop(choice, bool(calls))
+    message["usage"] = _usage(chunks.usage_of(value) or Usage())
+    return orjson.dumps(message)
+
+
+def tokens(answer: bytes) -> bytes:
+    """The answer to count_tokens, from an engine's count or from its tokens."""
+    value = chunks.object_of(answer)
+    found = value.get("tokens")
+    count = len(found) if isinstance(found, list) else value.get("input_tokens")
+    if not isinstance(count, int):
+        raise ProtocolError("it counted no tokens")
+    return orjson.dumps({"input_tokens": count})
+
+
+class Events:
+    """One stream: whole events of the engine in, whole events of Anthropic's out."""
+
+    def __init__(self, model: str, *, hide_thinking: bool) -> None:
+        self._model = model
+        self._hide_thinking = hide_thinking
+        self._begun = False
+        self._ended = False
+        self._index = -1  # of the last block
+        self._open = ""  # the type of the block that is open
+        self._call: Call | None = None  # the one that is open
+        self._called = False
+        self._final: dict[str, Any] | None = None  # the choice that ended it
+        self._usage = Usage()
+        self._out: list[bytes] = []
+
+    def feed(self, data: bytes) -> bytes:
+        """Nothing means the end: raises ProtocolError when the answer is not whole then."""
+        try:
+            for payload in chunks.payloads(data):
+                if self._ended:
+                    break
+                if payload == chunks.DONE:
+                    self._end()
+                else:
+                    self._take(chunks.object_of(payload))
+            if not data and not self._ended:
+                self._end()
+        except EngineProtocol as error:
+            self._fail(error.message)
+        out = b"".join(self._out)
+        self._out.clear()
+        return out
+
+    def _take(self, value: dict[str, Any]) -> None:
+        if (error := chunks.error_of(value)) is not None:
+            self._fail(error)
+            return
+        if not self._begun:
+            self._begin()
+        self._usage = chunks.usage_of(value) or self._usage
+        choice = chunks.choice_of(value)
+        delta = chunks.part_of(choice, "delta")
+        if (thought := chunks.text_of(delta, *THOUGHTS)) and not self._hide_thinking:
+            self._write_piece("thinking", thought)
+        if text := chunks.text_of(delta, "content"):
+            self._write_piece("text", text)
+        for index, piece in chunks.calls_of(delta):
+            self._write_call(index, piece)
+        if choice.get("finish_reason"):
+            self._final = choice
+
+    def _begin(self) -> None:
+        self._begun = True
+        self._event("message_start", message=_message(self._model))
+        self._event("ping")
+
+    def _write_piece(self, kind: str, text: str) -> None:
+        if self._open != kind:
+            empty = {"type": kind, kind: ""}
+            self._start(kind, empty if kind == "text" else {**empty, "signature": ""})
+        self._delta({"type": f"{kind}_delta", kind: text})
+
+    def _write_call(self, index: int, piece: dict[str, Any]) -> None:
+        call = self._call
+        if call is None or call.index != index:
+            if call is not None and index < call.index:
+                raise ProtocolError("it went back to a tool call that was over")
+            call = Call(index)
+            arguments = call.add(piece)
+            block = {"type": "tool_use", "id": _call_id(call), "name": call.name, "input": {}}
+            self._start("tool_use", block)
+            self._call, self._called = call, True
+        else:
+            arguments = call.add(piece)
+        if arguments:
+            self._delta({"type": "input_json_delta", "partial_json": arguments})
+
+    def _start(self, kind: str, block: dict[str, Any]) -> None:
+        self._stop_block()
+        self._index += 1
+        self._open = kind
+        self._event("content_block_start", index=self._index, content_block=block)
+
+    def _delta(self, delta: dict[str, Any]) -> None:
+        self._event("content_block_delta", index=self._index, delta=delta)
+
+    def _stop_block(self) -> None:
+        if not self._open:
+            return
+        call, self._call, self._open = self._call, None, ""
+        cut = self._final is not None and self._final.get("finish_reason") == "length"
+        if call is not None and not cut:
+            call.value()
+        self._event("content_block_stop", index=self._index)
+
+    def _end(self) -> None:
+        """Its answer is whole, if the engine said why it ended."""
+        if self._final is None:
+            raise ProtocolError("it ended its stream before its answer was whole")
+        self._stop_block()
+        stop = _stop(self._final, self._called)
+        self._event("message_delta", delta=stop, usage=_usage(self._usage))
+        self._event("message_stop")
+        self._ended = True
+
+    def _fail(self, message: str) -> None:
+        self._out.append(ANTHROPIC.error_event(EngineProtocol(message)))
+        self._ended = True
+
+    def _event(self, kind: str, **fields: object) -> None:
+        data = orjson.dumps({"type": kind, **fields})
+        self._out.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), data))
+
+
+def _message(model: str) -> dict[str, Any]:
+    """A message that has only begun."""
+    return {
+        "id": f"msg_{os.urandom(12).hex()}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": _usage(Usage()),
+    }
+
+
+def _call_id(call: Call) -> str:
+    return call.id or f"toolu_{os.urandom(12).hex()}"
+
+
+def _stop(choice: dict[str, Any], called: bool) -> dict[str, Any]:
+    """Why it ended. Which stop sequence did it, only some engines say."""
+    finish = choice.get("finish_reason")
+    sequence = choice.get("stop_reason")
+    if finish == "stop" and isinstance(sequence, str):
+        return {"stop_reason": "stop_sequence", "stop_sequence": sequence}
+    reason = "tool_use" if called and finish == "stop" else _REASONS.get(str(finish), "end_turn")
+    return {"stop_reason": reason, "stop_sequence": None}
+
+
+def _usage(usage: Usage) -> dict[str, int]:
+    return {
+        "input_tokens": usage.prompt - usage.cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached,
+        "output_tokens": usage.completion,
+    }
