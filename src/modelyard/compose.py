@@ -41,6 +41,7 @@ from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.files import StoreFiles
 from modelyard.runtime.footprints import FileFootprints
+from modelyard.runtime.journal import Journal
 from modelyard.store import Store
 from modelyard.store.local import absent
 from modelyard.telemetry.metrics import Metrics
@@ -231,6 +232,7 @@ async def build(config: Config, *, check_invariants: bool = False) -> Yard:
             StoreFiles(store),
             footprints,
             recheck=config.recheck,
+            journal=Journal(data / "journal", config.journal) if config.journal else None,
             check=invariants.check if check_invariants else None,
         )
         metrics = Metrics()

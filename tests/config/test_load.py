@@ -330,6 +330,18 @@ def test_values_are_frozen() -> None:
     assert replace(config, recheck=1.0).recheck == 1.0
 
 
+@pytest.mark.parametrize(
+    ("section", "size"),
+    [
+        ("", 64 * 2**20),
+        ("journal: {bytes: 2MiB}", 2 * 2**20),
+        ("journal: {enabled: false, bytes: 2MiB}", 0),
+    ],
+)
+def test_the_journal_s_size(section: str, size: int) -> None:
+    assert text(f"models: {{a: {{engine: fake}}}}\n{section}").journal == size
+
+
 # -- schema and examples ---------------------------------------------------------------------------------
 
 
@@ -343,6 +355,7 @@ def test_the_schema_names_every_section_and_forbids_others() -> None:
         "defaults",
         "devices",
         "memory",
+        "journal",
         "preload",
         "keys",
         "include",

@@ -91,6 +91,7 @@ class _Build:
             preload=tuple(model.spec.model for model in self._preloaded(models)),
             preload_auto=self._preload_auto,
             recheck=root.memory.recheck,
+            journal=root.journal.bytes if root.journal.enabled else 0,
             positions=self._positions,
         )
 

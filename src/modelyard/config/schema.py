@@ -177,6 +177,11 @@ class MemorySection(Section):
     recheck: PositiveDuration = Field(default=10.0, description="Longest time between looks at devices.")
 
 
+class JournalSection(Section):
+    enabled: Flag = Field(default=True, description="Keep what happened, for `explain` and its export.")
+    bytes: PositiveSize = Field(default=64 * 2**20, description="Most that it takes on the disk.")
+
+
 class KeySection(Section):
     name: Name = Field(description="For logs and limits.")
     key: SecretStr | None = Field(default=None, description="The secret, e.g. ${MY_KEY}.")
@@ -197,6 +202,7 @@ class Root(Section):
     defaults: PolicySection = Field(default_factory=PolicySection)
     devices: dict[Name, DeviceSection] = Field(default_factory=dict)
     memory: MemorySection = Field(default_factory=MemorySection)
+    journal: JournalSection = Field(default_factory=JournalSection)
     preload: Annotated[list[Name], BeforeValidator(_as_list)] = Field(
         default_factory=list, description="Models to load at start, in order; or `auto`."
     )

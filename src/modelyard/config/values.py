@@ -112,6 +112,7 @@ class Config:
     preload: tuple[str, ...] = ()
     preload_auto: bool = False
     recheck: float = 10.0
+    journal: int = 64 * 2**20  # bytes on the disk at most; 0: none is kept
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def where(self, path: str) -> str:

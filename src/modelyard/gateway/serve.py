@@ -32,6 +32,7 @@ from modelyard.gateway.openai import JSON
 from modelyard.gateway.relay import Attempt, HeaderPairs, Reshape, Result
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
+from modelyard.runtime.journal_records import Ended
 from modelyard.runtime.lease import Lease, Ticket
 from modelyard.telemetry.metrics import Metrics, Traffic
 from modelyard.wire.sse import last_usage
@@ -77,8 +78,11 @@ class Service:
         exchange.on_close(interrupt.depart)
         traffic = self._metrics.traffic(demand.entry.spec.model)
         outcome = InternalError.code  # of whatever else is raised
+        request = self._driver.new_request()
+        exchange.also += request_line(request)
+        course = Ended(request, demand.entry.spec.version, demand.kind, asyncio.get_running_loop().time())
         try:
-            outcome = await self._serve(exchange, demand, interrupt, traffic)
+            outcome = await self._serve(exchange, demand, interrupt, traffic, course)
         except ModelyardError as error:
             outcome = error.code
             self._tell(exchange, demand, error)
@@ -89,11 +93,14 @@ class Service:
             raise
         finally:
             traffic.end(demand.kind, outcome)
+            course.outcome = outcome
+            if self._driver.journal is not None:
+                self._driver.journal.ended(course)
 
-    async def _serve(self, exchange: Exchange, demand: Demand, interrupt: Interrupt, traffic: Traffic) -> str:
+    async def _serve(
+        self, exchange: Exchange, demand: Demand, interrupt: Interrupt, traffic: Traffic, course: Ended
+    ) -> str:
         """The loop. Returns the outcome for the metrics; raises the error that the client is to be told."""
-        request = self._driver.new_request()
-        started = asyncio.get_running_loop().time()
         since: float | None = None
         waited = 0.0
         last: Result | None = None
@@ -101,7 +108,7 @@ class Service:
             raise Disconnected
         for _ in range(ATTEMPTS):
             try:
-                lease = await self._acquire(exchange, demand, request, interrupt, since, waited)
+                lease = await self._acquire(exchange, demand, course.request, interrupt, since, waited)
             except ModelyardError as error:
                 if last is None:
                     self._count_refusal(demand, error)
@@ -113,8 +120,10 @@ class Service:
                 traffic.wait.observe(waited)
             else:
                 self._metrics.retries.add(demand.entry.spec.model)
+            course.attempts += 1
+            course.instance = lease.instance
             last = await self._attempt(exchange, demand, lease, interrupt, _headers_of(lease, waited))
-            self._count(traffic, last, started)
+            self._count(traffic, last, course)
             if last.outcome is OutcomeKind.CANCELLED and last.error is not None:
                 return last.error.code  # the client was told already
             if interrupt.departed:
@@ -126,7 +135,7 @@ class Service:
                 since = asyncio.get_running_loop().time()
             else:
                 demand.exclude |= {lease.instance}
-                since = started
+                since = course.started
         assert last is not None
         if last.error is not None:
             raise last.error
@@ -154,7 +163,8 @@ class Service:
                 demand.exclude,
                 since,
                 demand.load,
-            )
+            ),
+            demand.kind,
         )
         if ticket.lease is not None:
             return ticket.lease
@@ -257,15 +267,18 @@ class Service:
         else:
             exchange.abort()
 
-    def _count(self, traffic: Traffic, result: Result, started: float) -> None:
+    def _count(self, traffic: Traffic, result: Result, course: Ended) -> None:
+        course.first_byte = result.first_byte_at
         if result.first_byte_at:
-            traffic.first_token.observe(result.first_byte_at - started)
+            traffic.first_token.observe(result.first_byte_at - course.started)
         traffic.chunks += result.chunks
         traffic.bytes += result.bytes
         usage = last_usage(result.tail or result.body)
         if usage is not None:
-            traffic.tokens_in += usage.get("prompt_tokens", 0)
-            traffic.tokens_out += usage.get("completion_tokens", 0)
+            course.tokens_in = usage.get("prompt_tokens", 0)
+            course.tokens_out = usage.get("completion_tokens", 0)
+            traffic.tokens_in += course.tokens_in
+            traffic.tokens_out += course.tokens_out
 
     def _count_refusal(self, demand: Demand, error: ModelyardError) -> None:
         model = demand.entry.spec.model
@@ -273,6 +286,11 @@ class Service:
             self._metrics.broken_promises.add(model)
         else:
             self._metrics.rejections.add(model, error.code)
+
+
+def request_line(request: str) -> bytes:
+    """The header line that names a request in its answer, whatever that will be."""
+    return b"x-modelyard-request: %b\r\n" % request.encode()
 
 
 def _headers_of(lease: Lease, waited: float) -> HeaderPairs:

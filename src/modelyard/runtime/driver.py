@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
+from secrets import token_hex
 from time import perf_counter
 
 import structlog
@@ -33,6 +34,7 @@ from modelyard.runtime.commands import Commands
 from modelyard.runtime.devices import Devices
 from modelyard.runtime.entries import Entry, FileProvider, Progress
 from modelyard.runtime.footprints import Footprints
+from modelyard.runtime.journal import Journal
 from modelyard.runtime.lease import Lease, Ticket
 from modelyard.runtime.observer import Observer
 from modelyard.telemetry.series import Duration
@@ -41,6 +43,7 @@ log = structlog.get_logger(__name__)
 
 NOTES_KEPT = 512
 SUBSCRIBER_BOUND = 256
+QUIET_NOTES = frozenset({"blocked"})  # they change with every event of a long line
 
 
 class Driver:
@@ -56,12 +59,14 @@ class Driver:
         *,
         recheck: float = 10.0,
         check: Callable[[Scheduler], None] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.launcher = launcher
         self.devices = devices
         self.files = files
         self.footprints = footprints
+        self.journal = journal
         self.entries: dict[str, Entry] = {}
         self.progress: dict[str, Progress] = {}
         self.notes: deque[tuple[float, ac.Note]] = deque(maxlen=NOTES_KEPT)
@@ -84,6 +89,7 @@ class Driver:
         self._asks: dict[str, list[asyncio.Future[str]]] = {}
         self._subscribers: set[asyncio.Queue[ac.Note]] = set()
         self._watch: asyncio.Task[None] | None = None
+        self._run = f"r{token_hex(4)}-"
         self._numbers = count(1)
         self._gone = asyncio.Event()
         self._closed = False
@@ -111,6 +117,8 @@ class Driver:
             # A thread takes the folder: only what has been taken can be given back by `close`.
             await asyncio.gather(opening, return_exceptions=True)
             raise
+        if self.journal is not None:
+            self.journal.open()
         for device in self.devices.all:
             self.post(ev.DeviceAdded(device))
         await self.observer.look()
@@ -164,6 +172,8 @@ class Driver:
             await self.commands.close()
             await self.launcher.close()
         finally:
+            if self.journal is not None:
+                await self.journal.close()
             await asyncio.to_thread(self.footprints.close)
             await asyncio.to_thread(self.devices.close)
 
@@ -193,9 +203,9 @@ class Driver:
             self._arm(deadline)
 
     def _handle(self, event: ev.Event) -> None:
-        started = perf_counter()
+        started, now = perf_counter(), self._loop.time()
         try:
-            actions = self.scheduler.handle(event, self._loop.time())
+            actions = self.scheduler.handle(event, now)
         except Exception:
             log.exception("scheduler.failed", event=repr(event))
             self._fail_ticket(event)
@@ -203,6 +213,8 @@ class Driver:
         if self.timing is not None:
             self.timing.count += 1
             self.timing.seconds += perf_counter() - started
+        if self.journal is not None:
+            self.journal.step(now, event, actions, self.scheduler.state, self._tickets)
         for action in actions:
             self._execute[type(action)](action)
         if isinstance(event, ev.Removed | ev.Released):
@@ -241,12 +253,13 @@ class Driver:
     # -- requests -----------------------------------------------------------------------------------------
 
     def new_request(self) -> str:
-        return f"r{next(self._numbers)}"
+        """An id that no request had before, here or in an earlier run."""
+        return f"{self._run}{next(self._numbers)}"
 
-    def arrive(self, event: ev.Arrived) -> Ticket:
+    def arrive(self, event: ev.Arrived, api: str = "") -> Ticket:
         """Ask for a slot. The ticket holds the lease or the error already when that was decided at once;
         else `wait` for it. Every ticket must be waited for, or abandoned."""
-        ticket = self._tickets[event.request] = Ticket(event.request)
+        ticket = self._tickets[event.request] = Ticket(event.request, api)
         self.post(event)
         return ticket
 
@@ -372,7 +385,8 @@ class Driver:
             self.commands.learn(instance, instance.ready_at - instance.started_at)
         elif note.kind == "gone":
             self._gone.set()
-        log.info(note.kind, subject=note.subject, message=note.message, **dict(note.fields))
+        tell = log.debug if note.kind in QUIET_NOTES else log.info
+        tell(note.kind, subject=note.subject, message=note.message, **dict(note.fields))
         if self.on_note is not None:
             self.on_note(note)
         for queue in self._subscribers:

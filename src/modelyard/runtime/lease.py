@@ -71,12 +71,13 @@ class Lease:
 
 class Ticket:
     """A request's place with the scheduler: `lease` or `error` once it was answered; `future` while somebody
-    awaits it."""
+    awaits it. `api` is the kind of API path it came by, for the journal."""
 
-    __slots__ = ("error", "future", "lease", "request")
+    __slots__ = ("api", "error", "future", "lease", "request")
 
-    def __init__(self, request: str) -> None:
+    def __init__(self, request: str, api: str = "") -> None:
         self.request = request
+        self.api = api
         self.lease: Lease | None = None
         self.error: ModelyardError | None = None
         self.future: Future[None] | None = None

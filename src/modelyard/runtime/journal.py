@@ -1,0 +1,233 @@
+"""The journal: what the scheduler was told and decided, kept in a ring on disk.
+
+Filled by the driver (steps of the scheduler) and the gateway (how requests ended), read by the control
+surface. On the event loop a record costs a tuple and an append; its text is made in the writer's thread. What
+is not on disk yet is in a ring of its own, so a disk that is slow, full or broken costs old records and
+nothing else: the loss is counted, said once, and the writer goes on by itself when there is room again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+
+from modelyard import __version__
+from modelyard.core import actions as ac
+from modelyard.core import events as ev
+from modelyard.core.state import State, Waiting
+from modelyard.runtime.journal_files import Segments, View, blocks
+from modelyard.runtime.journal_records import Encoder, Ended, Fields, Kind, Queued, worth_a_record
+from modelyard.runtime.lease import Ticket
+
+log = structlog.get_logger(__name__)
+
+UNWRITTEN = 16_384  # records that may wait for the disk
+EVERY = 0.25  # seconds in which records gather before they are written
+LINE_SHOWN = 64  # places in line that are told of an arrival; one further back reads as none
+RETRY = 2.0  # seconds between tries while the disk takes nothing
+PATIENCE = 2.0  # seconds that a reader, or the end of everything, waits for the writer
+
+# A function of the encoder, the loop time, and the function's arguments. Text is a line that is not written.
+Record = tuple[Callable[..., Iterator[Fields]], float, tuple[Any, ...]] | bytes
+
+
+class Journal:
+    """A ring of at most `size` bytes in `folder`. Its methods are for the event loop that called `open`;
+    what comes before is kept."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.lost = 0  # records that never reached the disk
+        self.problem = ""  # what the disk says, while it takes nothing
+        self._segments = Segments(folder, size)
+        self._loop = asyncio.get_running_loop()
+        self._pending: deque[Record] = deque()
+        self._wake = asyncio.Event()  # there is something to write
+        self._hurry = asyncio.Event()  # somebody waits for it
+        self._waiters: list[asyncio.Future[None]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._closing = False
+        self._told_lost = 0
+        encoder = Encoder()
+        self._step, self._ended, self._said = encoder.step, encoder.ended, encoder.said
+
+    # -- what happens -------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        moment: float,
+        event: ev.Event,
+        actions: Sequence[ac.Action],
+        state: State,
+        tickets: Mapping[str, Ticket],
+    ) -> None:
+        """The scheduler took an event at this loop time, and decided; nothing was carried out yet."""
+        if not worth_a_record(event, actions):
+            return
+        api, queued = "", None
+        if type(event) is ev.Arrived:
+            ticket, waiting = tickets.get(event.request), state.waiting.get(event.request)
+            if ticket is not None:
+                api = ticket.api
+            if waiting is not None:
+                queued = _standing(state, waiting)
+        self._add((self._step, moment, (event, actions, api, queued)))
+
+    def ended(self, end: Ended) -> None:
+        """A request ended now; `end` is changed no more."""
+        moment = self._loop.time()
+        self._add((self._ended, moment, (end, moment)))
+
+    def say(self, kind: Kind, **fields: object) -> None:
+        """Something else happened now."""
+        self._add((self._said, self._loop.time(), (kind, fields)))
+
+    def _add(self, record: Record) -> None:
+        pending = self._pending
+        if len(pending) >= UNWRITTEN:
+            pending.popleft()
+            self.lost += 1
+        elif not pending:
+            self._wake.set()
+        pending.append(record)
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Write from now on."""
+        self.say(Kind.OPENED, modelyard=__version__, pid=os.getpid())
+        self._writer = asyncio.create_task(self._write_on(), name="journal")
+
+    async def close(self) -> None:
+        """Write what is left, for PATIENCE seconds at most. Idempotent."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        self.say(Kind.CLOSED)
+        self._closing = True
+        self._wake.set()
+        self._hurry.set()
+        await asyncio.wait({writer}, timeout=PATIENCE)
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+        self._segments.close()
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    async def _write_on(self) -> None:
+        while self._pending or not self._closing:
+            await self._wake.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RETRY if self.problem else EVERY):
+                    await self._hurry.wait()
+            self._hurry.clear()
+            self._wake.clear()
+            waiters, self._waiters = self._waiters, []
+            count = len(self._pending)
+            try:
+                await self._write_batch()
+            except Exception:
+                self.lost += count
+                log.exception("journal.failed")  # the next may do better
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            if self.problem and self._closing:
+                return
+
+    async def _write_batch(self) -> None:
+        batch = list(self._pending)
+        self._pending.clear()
+        if self._told_lost < self.lost:
+            fields = {"count": self.lost - self._told_lost}
+            batch.insert(0, (self._said, self._loop.time(), (Kind.LOST, fields)))
+        wall = time.time() - self._loop.time()
+        told, self._told_lost = self._told_lost, self.lost
+        left, error = await asyncio.to_thread(self._write, batch, wall)
+        if error is not None:
+            self._told_lost = told
+            self._keep(left)
+            if not self.problem:
+                log.error("journal.not_written", reason=str(error))
+            self.problem = error.strerror or type(error).__name__
+        elif self.problem:
+            self.problem = ""
+            log.warning("journal.written_again", lost=self.lost)
+
+    def _write(self, batch: Sequence[Record], wall: float) -> tuple[list[bytes], OSError | None]:
+        """In a thread: the lines of a batch that are not on disk, and why."""
+        lines: list[bytes] = []
+        for record in batch:
+            if isinstance(record, bytes):
+                lines.append(record)
+                continue
+            encode, moment, arguments = record
+            try:
+                for fields in encode(*arguments):
+                    line = {"t": round(wall + moment, 4), **fields}
+                    lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            except Exception:
+                log.exception("journal.no_record", record=repr(arguments)[:300])
+        done, error = self._segments.append(lines)
+        return lines[done:], error
+
+    def _keep(self, lines: list[bytes]) -> None:
+        """Put what was not written back, before what came meanwhile."""
+        lines = [line for line in lines if b'"kind":"lost"' not in line]  # it is counted anew
+        room = max(0, UNWRITTEN - len(self._pending))
+        self.lost += max(0, len(lines) - room)
+        self._pending.extendleft(reversed(lines[-room:] if room else []))
+        self._wake.set()
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    async def read(self) -> Iterator[bytes]:
+        """Blocks of lines, the oldest first, up to now. Iterating reads from the disk: do it in a thread."""
+        await self._written()
+        if self._writer is None:
+            with suppress(OSError):
+                await asyncio.to_thread(self._segments.look)
+        view: View = self._segments.view()
+        unwritten = [line for line in self._pending if isinstance(line, bytes)]
+        return chain(blocks(view), [b"".join(unwritten)] if unwritten else [])
+
+    async def _written(self) -> None:
+        """Wait until what has happened by now was written, or could not be."""
+        if self._writer is None or not self._pending:
+            return
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append(waiter)
+        self._hurry.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await waiter
+
+
+async def in_thread(iterator: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The items of an iterator that blocks."""
+    while (item := await asyncio.to_thread(next, iterator, None)) is not None:
+        yield item
+
+
+def _standing(state: State, waiting: Waiting) -> Queued:
+    """What a request that has just queued was told."""
+    version = state.versions[waiting.version]
+    line = enumerate(islice(state.line, LINE_SHOWN), 1)
+    return Queued(
+        waiting.priority,
+        waiting.estimate,
+        waiting.bound,
+        waiting.deadline - waiting.queued_at,
+        sum(version.queue.counts[waiting.priority :]) - 1,
+        next((place for place, (_, key) in line if key == version.key), 0),
+        version.blocked_by,
+    )

@@ -1,0 +1,340 @@
+"""Records of the journal: what the scheduler was told and what it decided, as flat objects.
+
+`Encoder` makes them of events and actions, in the journal's writer: nothing is decided here and nothing is
+looked up in the scheduler. There are names, numbers and reasons in a record, never a prompt, a body, a key,
+or what an engine wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from modelyard.core import actions as ac
+from modelyard.core import events as ev
+from modelyard.core.types import OutcomeKind, Priority
+
+LONGEST = 300  # characters of a reason
+REMEMBERED = 16_384  # names whose version is known, at most
+
+Fields = dict[str, object]
+
+
+class Kind(StrEnum):
+    """What a record is about; how each is read stands in docs/how-to/explain.md."""
+
+    OPENED = "opened"
+    CLOSED = "closed"
+    LOST = "lost"
+    DEVICE = "device"
+    MODEL_ADDED = "model_added"
+    MODEL_REMOVED = "model_removed"
+    POLICY = "policy"
+    ARRIVED = "arrived"
+    TURNED_AWAY = "turned_away"
+    BLOCKED = "blocked"
+    GRANT = "grant"
+    REFUSE = "refuse"
+    CANCEL = "cancel"
+    CUT = "cut"
+    ATTEMPT = "attempt"
+    END = "end"
+    FETCH = "fetch"
+    FETCHED = "fetched"
+    FETCH_FAILED = "fetch_failed"
+    LOAD_ASKED = "load_asked"
+    LOADED = "loaded"
+    UNLOAD_ASKED = "unload_asked"
+    SHUTDOWN = "shutdown"
+    START = "start"
+    READY = "ready"
+    FAILED = "failed"
+    LEAVE = "leave"
+    STOP = "stop"
+    EXITED = "exited"
+    RELEASE = "release"
+    RELEASED = "released"
+    GAP = "gap"
+    NEED = "need"
+
+
+_NOTES = frozenset({Kind.BLOCKED, Kind.LEAVE, Kind.READY, Kind.FAILED, Kind.GAP, Kind.NEED})
+
+
+class Queued(NamedTuple):
+    """A request that was admitted and waits: what it was told, and where it stands. `place` is that of its
+    model among those that want an instance (0: it wants none), `ahead` counts requests for the same model."""
+
+    priority: Priority
+    estimate: float
+    bound: float
+    max_wait: float
+    ahead: int
+    place: int
+    blocked_by: str
+
+
+@dataclass(slots=True)
+class Ended:
+    """How a request went, filled in until it ended. `instance` is the last that it had; `started` and
+    `first_byte` are loop times, 0 for an answer that never began; tokens are as the engine counted them."""
+
+    request: str
+    version: str
+    api: str
+    started: float
+    outcome: str = ""
+    attempts: int = 0
+    instance: str = ""
+    first_byte: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Encoder:
+    """Events and actions → records. It remembers the version of instances and of requests that wait, for the
+    actions that do not name it."""
+
+    def __init__(self) -> None:
+        self._versions: dict[str, str] = {}
+        self._events: Mapping[type[Any], Callable[[Any], Fields]] = {
+            ev.Cancelled: self._cancelled,
+            ev.Finished: self._finished,
+            ev.Exited: self._exited,
+            ev.Released: self._released,
+            ev.Cached: self._cached,
+            ev.FetchFailed: self._fetch_failed,
+            ev.DeviceAdded: self._device,
+            ev.Added: self._added,
+            ev.Removed: lambda event: {"kind": Kind.MODEL_REMOVED, **_model(event.version)},
+            ev.PolicyChanged: lambda event: {"kind": Kind.POLICY, **_model(event.version)},
+            ev.LoadAsked: lambda event: {
+                "kind": Kind.LOAD_ASKED,
+                **_model(event.version),
+                "evict": event.evict,
+            },
+            ev.UnloadAsked: self._unload_asked,
+            ev.ShutdownAsked: lambda event: {"kind": Kind.SHUTDOWN, "now": event.now},
+        }
+        self._actions: Mapping[type[Any], Callable[[Any], Fields]] = {
+            ac.Grant: self._grant,
+            ac.Refuse: self._refuse,
+            ac.Cut: self._cut,
+            ac.Fetch: lambda action: {"kind": Kind.FETCH, **_model(action.version)},
+            ac.Start: self._start,
+            ac.Stop: self._stop,
+            ac.Release: self._stop,
+            ac.Loaded: self._loaded,
+        }
+
+    def step(
+        self, event: ev.Event, actions: Sequence[ac.Action], api: str, queued: Queued | None
+    ) -> Iterator[Fields]:
+        """The records of one event and of what was decided on it, in order."""
+        if isinstance(event, ev.Arrived):
+            decision = _decision(event.request, actions)
+            actions = [action for action in actions if action is not decision]
+            yield self._arrived(event, decision, api, queued)
+        elif (encode := self._events.get(type(event))) is not None and not _went_well(event):
+            yield encode(event)
+        for action in actions:
+            if isinstance(action, ac.Note):
+                if (record := self._note(action)) is not None:
+                    yield record
+            elif (make := self._actions.get(type(action))) is not None:
+                yield make(action)
+        if isinstance(event, ev.Released):
+            self._versions.pop(event.instance, None)
+
+    def said(self, kind: Kind, fields: Fields) -> Iterator[Fields]:
+        """A record that is flat already."""
+        yield {"kind": kind, **fields}
+
+    def ended(self, end: Ended, moment: float) -> Iterator[Fields]:
+        fields: Fields = {"kind": Kind.END, "request": end.request, **_model(end.version), "api": end.api}
+        fields.update(outcome=end.outcome, seconds=round(moment - end.started, 4), attempts=end.attempts)
+        if end.instance:
+            fields["instance"] = end.instance
+        if end.first_byte:
+            fields["first_byte"] = round(end.first_byte - end.started, 4)
+        if end.tokens_in or end.tokens_out:
+            fields.update(tokens_in=end.tokens_in, tokens_out=end.tokens_out)
+        yield fields
+
+    # -- requests -----------------------------------------------------------------------------------------
+
+    def _arrived(
+        self, event: ev.Arrived, decision: ac.Grant | ac.Refuse | None, api: str, queued: Queued | None
+    ) -> Fields:
+        fields: Fields = {"kind": Kind.ARRIVED, "request": event.request, **_model(event.version)}
+        if api:
+            fields["api"] = api
+        if event.priority is not None:
+            fields["priority"] = event.priority.name.lower()
+        if event.since is not None:
+            fields["again"] = True
+        if event.exclude:
+            fields["exclude"] = sorted(event.exclude)
+        if isinstance(decision, ac.Grant):
+            fields.update(decision="granted", instance=decision.instance)
+        elif isinstance(decision, ac.Refuse):
+            fields.update(decision="refused", code=decision.code, reason=_reason(decision.message))
+        elif queued is not None:
+            self._remember(event.request, event.version)
+            told = queued._asdict()
+            told.update(
+                priority=queued.priority.name.lower(),
+                estimate=round(queued.estimate, 3),
+                bound=round(queued.bound, 3),
+                max_wait=round(queued.max_wait, 3),
+            )
+            fields.update(decision="queued", **told)
+        return fields
+
+    def _grant(self, action: ac.Grant) -> Fields:
+        self._versions.pop(action.request, None)
+        return {
+            "kind": Kind.GRANT,
+            "request": action.request,
+            "instance": action.instance,
+            **self._of(action.instance),
+            "waited": round(action.waited, 4),
+            "loading": round(action.loading, 4),
+        }
+
+    def _refuse(self, action: ac.Refuse) -> Fields:
+        model = _model(self._versions.pop(action.request, ""))
+        fields = {"kind": Kind.REFUSE, "request": action.request, **model, "code": action.code}
+        return {**fields, "reason": _reason(action.message)}
+
+    def _cancelled(self, event: ev.Cancelled) -> Fields:
+        model = _model(self._versions.pop(event.request, ""))
+        return {"kind": Kind.CANCEL, "request": event.request, **model}
+
+    def _finished(self, event: ev.Finished) -> Fields:
+        of = {"request": event.request, "instance": event.instance, **self._of(event.instance)}
+        return {"kind": Kind.ATTEMPT, **of, "outcome": event.outcome.value}
+
+    def _cut(self, action: ac.Cut) -> Fields:
+        of = {"request": action.request, "instance": action.instance, **self._of(action.instance)}
+        return {"kind": Kind.CUT, **of, "code": action.code, "reason": _reason(action.message)}
+
+    # -- instances ----------------------------------------------------------------------------------------
+
+    def _start(self, action: ac.Start) -> Fields:
+        self._remember(action.instance, action.version)
+        placement = {charge.device: charge.bytes for charge in action.placement}
+        of = {"instance": action.instance, **_model(action.version), "placement": placement}
+        return {"kind": Kind.START, **of, "reason": action.reason}
+
+    def _stop(self, action: ac.Stop | ac.Release) -> Fields:
+        kind = Kind.STOP if isinstance(action, ac.Stop) else Kind.RELEASE
+        fields: Fields = {"kind": kind, "instance": action.instance, **self._of(action.instance)}
+        if isinstance(action, ac.Stop) and action.now:
+            fields["now"] = True
+        return {**fields, "reason": _reason(action.reason)}
+
+    def _exited(self, event: ev.Exited) -> Fields:
+        of = {"instance": event.instance, **self._of(event.instance), "cause": event.cause.value}
+        return {"kind": Kind.EXITED, **of, "reason": _reason(event.detail)}
+
+    def _released(self, event: ev.Released) -> Fields:
+        fields: Fields = {"kind": Kind.RELEASED, "instance": event.instance, **self._of(event.instance)}
+        return {**fields, "missing": dict(event.missing)} if event.missing else fields
+
+    def _note(self, note: ac.Note) -> Fields | None:
+        """What notes tell beyond the events and actions of their step."""
+        if note.kind not in _NOTES:
+            return None
+        numbers = {name: round(v, 4) if isinstance(v, float) else v for name, v in note.fields}
+        fields: Fields = {"kind": note.kind, **numbers, "reason": _reason(note.message)}
+        version = self._versions.get(note.subject)
+        if version is not None:
+            return {**fields, "instance": note.subject, **_model(version)}
+        if "@" in note.subject:
+            return {**fields, **_model(note.subject)}
+        return {**fields, "device": note.subject}
+
+    # -- files, devices, operator -------------------------------------------------------------------------
+
+    def _cached(self, event: ev.Cached) -> Fields:
+        return {"kind": Kind.FETCHED, **_model(event.version), "need": event.need.bytes}
+
+    def _fetch_failed(self, event: ev.FetchFailed) -> Fields:
+        of = {**_model(event.version), "code": event.code}
+        return {"kind": Kind.FETCH_FAILED, **of, "reason": _reason(event.detail)}
+
+    def _device(self, event: ev.DeviceAdded) -> Fields:
+        device = event.device
+        return {"kind": Kind.DEVICE, "device": device.id, "total": device.total, "budget": device.budget}
+
+    def _added(self, event: ev.Added) -> Fields:
+        spec = event.spec
+        of = {**_model(spec.version), "engine": spec.engine, "slots": spec.slots}
+        return {"kind": Kind.MODEL_ADDED, **of, "need": event.cached.bytes if event.cached else None}
+
+    def _unload_asked(self, event: ev.UnloadAsked) -> Fields:
+        fields: Fields = {"kind": Kind.UNLOAD_ASKED, **_model(event.version), "now": event.now}
+        return {**fields, "instance": event.instance} if event.instance else fields
+
+    def _loaded(self, action: ac.Loaded) -> Fields:
+        fields: Fields = {"kind": Kind.LOADED, **_model(action.version)}
+        if action.instance is not None:
+            return {**fields, "instance": action.instance}
+        return {**fields, "code": action.code, "reason": _reason(action.message)}
+
+    # -- names --------------------------------------------------------------------------------------------
+
+    def _remember(self, name: str, version: str) -> None:
+        if len(self._versions) >= REMEMBERED:  # the ends of these were lost
+            del self._versions[next(iter(self._versions))]
+        self._versions[name] = version
+
+    def _of(self, instance: str) -> Fields:
+        return _model(self._versions.get(instance, ""))
+
+
+def worth_a_record(event: ev.Event, actions: Sequence[ac.Action]) -> bool:
+    """Whether a step has anything to tell that is told nowhere else. An attempt that went well is told with
+    the end of its request."""
+    return bool(actions) or (type(event) in _ALWAYS and not _went_well(event))
+
+
+def _went_well(event: ev.Event) -> bool:
+    return isinstance(event, ev.Finished) and event.outcome is OutcomeKind.DONE
+
+
+_ALWAYS = frozenset(
+    {
+        *(
+            ev.Arrived,
+            ev.Cancelled,
+            ev.Finished,
+            ev.Exited,
+            ev.Released,
+            ev.Cached,
+            ev.FetchFailed,
+            ev.DeviceAdded,
+        ),
+        *(ev.Added, ev.Removed, ev.PolicyChanged, ev.LoadAsked, ev.UnloadAsked, ev.ShutdownAsked),
+    }
+)
+
+
+def _decision(request: str, actions: Sequence[ac.Action]) -> ac.Grant | ac.Refuse | None:
+    for action in actions:
+        if isinstance(action, ac.Grant | ac.Refuse) and action.request == request:
+            return action
+    return None
+
+
+def _model(version: str) -> Fields:
+    """The model of a version (`qwen@3f9a0c12be47`), beside it."""
+    return {"model": version.rpartition("@")[0], "version": version}
+
+
+def _reason(text: str) -> str:
+    """The first line: what follows is the end of an engine's log."""
+    return text.partition("\n")[0][:LONGEST]
