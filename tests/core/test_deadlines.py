@@ -96,3 +96,28 @@ def test_a_new_policy_that_keeps_an_instance_for_ever_leaves_no_deadline() -> No
     yard.do(ev.PolicyChanged(a, Policy(keep_alive=FOREVER)))
     yard.pass_time(50.0)
     assert yard.scheduler.next_deadline() is None
+
+
+def test_an_asked_keep_alive_counts_for_the_instances_that_are_there() -> None:
+    yard = Yard()
+    a = yard.load("a", keep_alive=50.0)
+    yard.do(ev.KeepAliveAsked(a, 10.0))
+    assert stopped(yard.pass_time(9.9)) == []
+    assert stopped(yard.pass_time(0.2)) == ["a"]
+    yard.released(a)
+    a = yard.load("a", keep_alive=50.0)
+    assert stopped(yard.pass_time(49.9)) == []
+    assert stopped(yard.pass_time(0.2)) == ["a"]
+
+
+def test_an_asked_keep_alive_can_be_for_ever_or_nothing() -> None:
+    yard = Yard()
+    a = yard.load("a", keep_alive=50.0)
+    yard.do(ev.KeepAliveAsked(a, FOREVER))
+    yard.pass_time(50.0)
+    assert yard.scheduler.next_deadline() is None
+    yard.ask("r", a)
+    yard.do(ev.KeepAliveAsked(a, 0.0))
+    assert stopped(yard.pass_time(1.0)) == [], "it runs a request"
+    yard.finish("r")
+    assert stopped(yard.pass_time(0.0)) == ["a"]

@@ -138,6 +138,7 @@ OTHERS: dict[type, ev.Event] = {
     ev.DeviceAdded: ev.DeviceAdded(Yard().state.ledger.devices["gpu0"].device),
     ev.Added: ev.Added(spec("a"), Policy(), need(60)),
     ev.PolicyChanged: ev.PolicyChanged(A, Policy(keep_alive=0.0)),
+    ev.KeepAliveAsked: ev.KeepAliveAsked(A, 0.0),
     ev.Removed: ev.Removed(A),
     ev.LoadAsked: ev.LoadAsked(A),
     ev.UnloadAsked: ev.UnloadAsked(A),

@@ -209,6 +209,10 @@ class Outside(RuleBasedStateMachine):
     def change_policy(self, model: str, policy: Policy) -> None:
         self.post(ev.PolicyChanged(self.key(model), policy))
 
+    @rule(model=models, seconds=st.sampled_from([0.0, 5.0, float("inf")]))
+    def ask_to_keep(self, model: str, seconds: float) -> None:
+        self.post(ev.KeepAliveAsked(self.key(model), seconds))
+
     @rule(model=models)
     def remove(self, model: str) -> None:
         self.post(ev.Removed(self.key(model)))

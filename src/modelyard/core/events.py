@@ -181,6 +181,15 @@ class PolicyChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepAliveAsked:
+    """A client says how long (seconds; inf: for ever) the instances of a version that are ready now shall stay
+    when idle, in place of the policy's keep-alive. Later ones have the policy's again."""
+
+    version: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Removed:
     """The version goes: waiting requests are refused, running ones finish, then it leaves."""
 
@@ -235,6 +244,7 @@ Event = (
     | DeviceAdded
     | Added
     | PolicyChanged
+    | KeepAliveAsked
     | Removed
     | LoadAsked
     | UnloadAsked

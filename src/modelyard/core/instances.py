@@ -92,6 +92,13 @@ def rest(step: Step, instance: Instance) -> None:
     _set_expiry(step, instance)
 
 
+def look_at_expiry(step: Step, version: Version) -> None:
+    """How long its idle instances stay has changed."""
+    for instance in version.ready:
+        if not instance.leases:
+            step.state.timers.set(("idle", instance.id), step.now)
+
+
 def _set_expiry(step: Step, instance: Instance) -> None:
     expiry = _expiry(instance)
     if expiry < inf:
@@ -104,7 +111,7 @@ def _expiry(instance: Instance) -> float:
     if policy.pin or policy.home:
         return inf
     unused = instance.idle_since == instance.ready_at
-    return instance.idle_since + max(policy.keep_alive, policy.min_residency if unused else 0.0)
+    return instance.idle_since + max(instance.keep_alive, policy.min_residency if unused else 0.0)
 
 
 def idle_out(step: Step, instance: Instance) -> None:
@@ -113,7 +120,7 @@ def idle_out(step: Step, instance: Instance) -> None:
     if _expiry(instance) > step.now:
         _set_expiry(step, instance)
     elif len(version.live()) > version.policy.min_replicas:
-        leave(step, instance, f"idle for its keep-alive of {version.policy.keep_alive:g} s")
+        leave(step, instance, f"idle for its keep-alive of {instance.keep_alive:g} s")
 
 
 def leave(

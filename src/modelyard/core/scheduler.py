@@ -60,6 +60,7 @@ class Scheduler:
             ev.DeviceAdded: self._handle_device_added,
             ev.Added: self._handle_added,
             ev.PolicyChanged: self._handle_policy_changed,
+            ev.KeepAliveAsked: self._handle_keep_alive_asked,
             ev.Removed: self._handle_removed,
             ev.LoadAsked: self._handle_load_asked,
             ev.UnloadAsked: self._handle_unload_asked,
@@ -288,9 +289,14 @@ class Scheduler:
         version = self.state.versions.get(event.version)
         if version is not None:
             self._set_policy(step, version, event.policy)
+            instances.look_at_expiry(step, version)
+
+    def _handle_keep_alive_asked(self, step: Step, event: ev.KeepAliveAsked) -> None:
+        version = self.state.versions.get(event.version)
+        if version is not None:
             for instance in version.ready:
-                if not instance.leases:
-                    self.state.timers.set(("idle", instance.id), step.now)
+                instance.asked_keep_alive = event.seconds
+            instances.look_at_expiry(step, version)
 
     def _set_policy(self, step: Step, version: Version, policy: Policy) -> None:
         version.policy = policy

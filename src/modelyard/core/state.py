@@ -95,6 +95,12 @@ class Instance:
     suspect: bool = False
     last_success: float = -inf
     leaving_for: str = ""
+    asked_keep_alive: float | None = None  # by a client, in place of the policy's
+
+    @property
+    def keep_alive(self) -> float:
+        """How long it stays when idle, in seconds."""
+        return self.version.policy.keep_alive if self.asked_keep_alive is None else self.asked_keep_alive
 
     @property
     def bytes(self) -> int:
