@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import count
 from secrets import token_hex
 from time import perf_counter
@@ -207,7 +208,7 @@ class Driver:
         try:
             actions = self.scheduler.handle(event, now)
         except Exception:
-            log.exception("scheduler.failed", event=repr(event))
+            self._tell_failure("scheduler.failed", event=repr(event))
             self._fail_ticket(event)
             return
         if self.timing is not None:
@@ -216,7 +217,10 @@ class Driver:
         if self.journal is not None:
             self.journal.step(now, event, actions, self.scheduler.state, self._tickets)
         for action in actions:
-            self._execute[type(action)](action)
+            try:
+                self._execute[type(action)](action)
+            except Exception:  # those behind it are decided as well
+                self._tell_failure("action.failed", action=repr(action))
         if isinstance(event, ev.Removed | ev.Released):
             self._forget_removed()
         if self._check is not None:
@@ -225,6 +229,10 @@ class Driver:
             except AssertionError as error:
                 self.check_failures += 1
                 log.error("invariant.broken", event=repr(event), error=str(error))
+
+    def _tell_failure(self, what: str, **about: str) -> None:
+        with suppress(Exception):  # the log may be what failed
+            log.exception(what, **about)
 
     def _forget_removed(self) -> None:
         """A version that was removed goes with its last instance."""
