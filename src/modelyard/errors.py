@@ -21,6 +21,7 @@ the class back. An error says what is wrong, where, and what to do, in one or tw
     │   └── InternalError 500
     ├── EngineError                 an attempt on an instance failed
     │   ├── EngineDied 502   ├── EngineUnreachable 502   ├── EngineProtocol 502
+    │   ├── EngineFailed 502
     │   ├── FirstByteTimeout 504   ├── TokenTimeout 504   ├── RequestDeadline 504
     │   ├── CutAtDrain 503   └── Unloaded 503 (no retry)
     ├── StoreError                  files: SourceNotFound, SourceForbidden, SourceOffline, DownloadFailed,
@@ -312,6 +313,12 @@ class EngineProtocol(EngineError):
     code = "engine_protocol_error"
 
 
+class EngineFailed(EngineError):
+    """The engine answered with an error of its own (5xx)."""
+
+    code = "engine_failed"
+
+
 class FirstByteTimeout(EngineError):
     """The engine sent nothing for `first_byte_timeout`."""
 
@@ -327,7 +334,7 @@ class TokenTimeout(EngineError):
 
 
 class RequestDeadline(EngineError):
-    """The whole request took longer than the model's `request_timeout`."""
+    """All attempts of the request together took longer than the model's `request_timeout`."""
 
     status = 504
     code = "request_deadline"

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from itertools import product
 from typing import Any
 
+import pytest
+
 from engines.gguf_file import gguf
 from gateway.answers import Answer
 from gateway.http.raw_client import RawClient
@@ -161,6 +163,29 @@ class TestBodies:
             stream = await yard.stream("a", "one two three four five six seven eight nine ten")
             assert (stream.status, stream.code) == (200, "context_length_exceeded")
             assert stream.comments >= 1
+            assert not stream.done
+
+    async def test_are_named_by_the_field_of_their_api(self) -> None:
+        long = "one two three four five six seven eight nine ten"
+        async with live_yard({"a": fake(parameters={"context": 8})}) as yard:
+            for path in ("/v1/completions", "/generate"):
+                answer = await yard.post(path, {"model": "a", "prompt": long})
+                assert (answer.status, answer.code) == (400, "context_length_exceeded"), answer.body
+                assert answer.body["error"]["param"] == "prompt"
+
+    @pytest.mark.parametrize(
+        ("status", "code", "kind"),
+        [(422, "invalid_request", "invalid_request_error"), (500, "engine_failed", "server_error")],
+    )
+    async def test_that_the_engine_refuses_end_a_stream_that_waited(
+        self, status: int, code: str, kind: str
+    ) -> None:
+        model = fake(parameters={"load_time": 0.3})
+        async with live_yard({"a": model}, server={"heartbeat_after": "20ms"}) as yard:
+            stream = await yard.stream("a", fake={"status": status})
+            assert (stream.status, stream.code) == (200, code)
+            assert stream.errors[0]["type"] == kind
+            assert stream.errors[0]["message"] == f"the engine answered with {status}: failure on order"
             assert not stream.done
 
 

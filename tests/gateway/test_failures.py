@@ -14,7 +14,9 @@ import pytest
 from gateway.answers import Answer
 from gateway.live_yard import SHARE, LiveYard, fake, live_yard, right_text, until
 from launchers.process_table import alive
+from modelyard.core.requests import STRIKES
 from modelyard.core.state import Version
+from modelyard.runtime import endpoint
 from modelyard.runtime.commands import TERM_GRACE
 
 
@@ -136,12 +138,27 @@ class TestHang:
         async with live_yard({"a": fake(request_timeout="400ms")}) as yard:
             first = await yard.load("a")
             engine = yard.pids("a")[0]
-            answer = await yard.chat("a", fake={"hang": True})
+            os.kill(engine, signal.SIGSTOP)
+            answer = await yard.chat("a")
             assert (answer.status, answer.code) == (504, "request_deadline")
             assert f"{first.id} did not finish within request_timeout 0.4 s" in answer.message
             assert answer.headers["x-should-retry"] == "false"
             await until(lambda: not alive(engine))
+            assert any("health check does not answer" in message for message in yard.notes("failed"))
             await serves(yard)
+
+    async def test_of_every_answer_condemns_an_instance_that_is_well_by_its_probe(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(endpoint, "QUIESCE_CAP", 0.1)  # its slots stay busy
+        async with live_yard({"a": fake(request_timeout="200ms")}) as yard:
+            await yard.load("a")
+            engine = yard.pids("a")[0]
+            for _ in range(STRIKES):
+                assert alive(engine), "one request does not condemn it"
+                answer = await yard.chat("a", fake={"hang": True})
+                assert (answer.status, answer.code) == (504, "request_deadline")
+            await until(lambda: not alive(engine))
 
     async def test_between_tokens_ends_the_stream_with_an_error(self) -> None:
         async with live_yard({"a": fake(token_timeout="300ms")}) as yard:

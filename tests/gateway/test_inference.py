@@ -217,10 +217,10 @@ class TestPages:
             ended = {key[1]: value for key, value in found.items() if key[0] == "modelyard_requests_total"}
             assert ended == {
                 ("a", "ok", "chat"): 4,
-                ("a", "engine_400", "chat"): 1,
+                ("a", "invalid_request", "chat"): 1,
                 ("b", "ok", "embedding"): 1,
                 ("b", "ok", "generate"): 1,
-                ("b", "engine_400", "chat"): 1,
+                ("b", "invalid_request", "chat"): 1,
             }
             assert found["modelyard_tokens_total", ("out", "a")] == 3 * 5 + 7
             assert found["modelyard_tokens_total", ("out", "b")] == 2

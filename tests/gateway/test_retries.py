@@ -168,3 +168,28 @@ class TestRequestTimeout:
             found = await metrics_of(yard)
             assert found["modelyard_requests_total", ("a", "request_deadline", "chat")] == 1
             assert found["modelyard_stream_chunks_total", ("a",)] >= 1
+
+    async def test_of_an_answer_that_is_no_stream_leaves_a_slow_engine_alone(self) -> None:
+        async with live_yard({"a": fake(request_timeout="300ms")}) as yard:
+            first = await yard.load("a")
+            answer = await yard.chat("a", fake={"tokens_per_second": 1 / 2})
+            assert (answer.status, answer.code) == (504, "request_deadline")
+            assert yard.leases() == 1, "the client is told before the engine has noticed"
+            await until(lambda: yard.leases() == 0)
+            assert (first.strikes, first.suspect) == (0, False)
+            again = await yard.chat("a")
+            assert (again.status, again.headers["x-modelyard-instance"]) == (200, first.id)
+
+    async def test_holds_for_all_attempts_together(self) -> None:
+        model = fake(request_timeout="2s", min_replicas=2, max_replicas=2)
+        async with live_yard({"a": model}) as yard:
+            await until(lambda: _ready(yard) == 2)
+            request = asyncio.create_task(yard.chat("a", fake=SLOW))
+            first = await running(yard)
+            await pass_time(1.5)
+            kill(yard, first)
+            killed = asyncio.get_running_loop().time()
+            answer = await request
+            assert (answer.status, answer.code) == (504, "request_deadline")
+            assert first not in answer.message
+            assert asyncio.get_running_loop().time() - killed < 1.5

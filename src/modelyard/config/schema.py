@@ -141,9 +141,12 @@ class PolicySection(Section):
     release_cap: PositiveDuration | None = Field(default=None, description="Longest wait for freed memory.")
     load_cap: PositiveDuration | None = Field(default=None, description="Longest start.")
     max_wait: PositiveDuration | None = Field(default=None, description="Longest wait in the queue.")
-    request_timeout: PositiveDuration | None = Field(default=None, description="Longest request.")
+    request_timeout: PositiveDuration | None = Field(
+        default=None, description="Longest answer, its retries together."
+    )
     first_byte_timeout: PositiveDuration | None = Field(
-        default=None, description="Longest silence of an engine before its answer begins."
+        default=None,
+        description="Longest silence of an engine before a stream begins; other answers come whole.",
     )
     token_timeout: PositiveDuration | None = Field(
         default=None, description="Longest silence of an engine within a stream."

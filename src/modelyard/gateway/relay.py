@@ -62,8 +62,9 @@ class Result:
 
 class Attempt:
     """Sink of one call. `stream` says that the client asked for one; whether the answer is one, its content
-    type says. `heads` are our headers, added to the engine's; `reshape` is applied to a whole 2xx body,
-    `reshape_events` to whole events, which then have the content type `media`."""
+    type says. `timeout` is what is left of the request's time, in seconds. `heads` are our headers, added to
+    the engine's; `reshape` is applied to a whole 2xx body, `reshape_events` to whole events, which then have
+    the content type `media`."""
 
     __slots__ = (
         "_call",
@@ -88,6 +89,7 @@ class Attempt:
         "_status",
         "_stream",
         "_tail",
+        "_timeout",
         "_timer",
         "bytes",
         "chunks",
@@ -100,6 +102,7 @@ class Attempt:
         policy: Policy,
         interrupt: Interrupt,
         *,
+        timeout: float,
         stream: bool,
         heads: HeaderPairs,
         reshape: Reshape | None = None,
@@ -110,6 +113,7 @@ class Attempt:
         self._lease = lease
         self._policy = policy
         self._interrupt = interrupt
+        self._timeout = timeout
         self._stream = stream
         self._heads = heads
         self._reshape = reshape
@@ -139,7 +143,7 @@ class Attempt:
         self._call = Call(method, target, REQUEST_HEADERS, body, self)
         if self._paused:
             self._call.pause()
-        self._timer = loop.call_later(min(SLICE, self._policy.first_byte_timeout), self._look)
+        self._timer = loop.call_later(min(SLICE, self._timeout, self._policy.first_byte_timeout), self._look)
         self._lease.on_cut(self._interrupt.cut)
         try:
             with self._interrupt:
@@ -264,14 +268,11 @@ class Attempt:
         """Is a deadline over? Looks again before the next one."""
         loop = asyncio.get_running_loop()
         now, policy, instance = loop.time(), self._policy, self._lease.instance
-        if now - self._started_at >= policy.request_timeout:
+        left = self._timeout - (now - self._started_at)
+        if left <= 0:
             message = f"{instance} did not finish within request_timeout {policy.request_timeout:g} s"
-            silent = not self._first_byte_at  # one that answers is slow, not hung
-            self._interrupt.end(
-                OutcomeKind.HUNG if silent else OutcomeKind.CANCELLED, RequestDeadline(message)
-            )
+            self._interrupt.end(OutcomeKind.CANCELLED, RequestDeadline(message))
             return
-        left = policy.request_timeout - (now - self._started_at)
         if self._stream and not self._paused:
             quiet = now - self._progress_at
             if not self._first_byte_at and quiet >= policy.first_byte_timeout:

@@ -2,7 +2,8 @@
 
 An inference handler parses its request into a `Demand` and calls `Service.serve`; everything after that is
 the same for every API. A request is retried as long as no byte of an answer has reached the client, never on
-an instance that failed it, and at most ATTEMPTS times; all its waits together last `max_wait` at most.
+an instance that failed it, and at most ATTEMPTS times; all its waits together last `max_wait` at most, all
+its attempts together `request_timeout`.
 Whatever happens, its lease is released exactly once.
 """
 
@@ -19,8 +20,10 @@ from modelyard.core.types import OutcomeKind, Priority
 from modelyard.errors import (
     BrokenPromise,
     ContextOverflow,
+    EngineFailed,
     EngineProtocol,
     InternalError,
+    InvalidRequest,
     LoadFailed,
     ModelyardError,
     NoAlternative,
@@ -41,6 +44,13 @@ ATTEMPTS = 3
 HEARTBEAT_EVERY = 10.0
 # Refusals of a retry: no instance is left, none can be started, or none was free in time.
 _NOWHERE = (NoAlternative, LoadFailed, BrokenPromise)
+INPUTS = {  # by the engine's path: the field that holds what may be too long
+    b"/v1/chat/completions": "messages",
+    b"/v1/completions": "prompt",
+    b"/v1/embeddings": "input",
+    b"/v1/responses": "input",
+}
+REQUEST_HEADER = b"x-modelyard-request"
 AT_ONCE = [(b"x-modelyard-queue-ms", b"0"), (b"x-modelyard-load-ms", b"0")]
 
 
@@ -101,8 +111,9 @@ class Service:
         self, exchange: Exchange, demand: Demand, interrupt: Interrupt, traffic: Traffic, course: Ended
     ) -> str:
         """The loop. Returns the outcome for the metrics; raises the error that the client is to be told."""
+        loop = asyncio.get_running_loop()
         since: float | None = None
-        waited = 0.0
+        waited = ran = 0.0  # seconds in queues and in attempts
         last: Result | None = None
         if interrupt.departed:
             raise Disconnected
@@ -122,7 +133,10 @@ class Service:
                 self._metrics.retries.add(demand.entry.spec.model)
             course.attempts += 1
             course.instance = lease.instance
-            last = await self._attempt(exchange, demand, lease, interrupt, _headers_of(lease, waited))
+            granted = loop.time()
+            heads = _headers_of(lease, waited)
+            last = await self._attempt(exchange, demand, lease, interrupt, heads, ran)
+            ran += loop.time() - granted
             self._count(traffic, last, course)
             if last.outcome is OutcomeKind.CANCELLED and last.error is not None:
                 return last.error.code  # the client was told already
@@ -132,7 +146,7 @@ class Service:
                 break
             if last.outcome is OutcomeKind.CUT:
                 # Behind whoever it was cut for: before them, it would take their memory and be cut again.
-                since = asyncio.get_running_loop().time()
+                since = loop.time()
             else:
                 demand.exclude |= {lease.instance}
                 since = course.started
@@ -198,14 +212,22 @@ class Service:
     # -- an attempt ---------------------------------------------------------------------------------------
 
     async def _attempt(
-        self, exchange: Exchange, demand: Demand, lease: Lease, interrupt: Interrupt, heads: HeaderPairs
+        self,
+        exchange: Exchange,
+        demand: Demand,
+        lease: Lease,
+        interrupt: Interrupt,
+        heads: HeaderPairs,
+        ran: float,
     ) -> Result:
-        """One attempt, with its lease released whatever happens."""
+        """One attempt, with its lease released whatever happens; those before it took `ran` seconds."""
+        policy = demand.entry.policy
         attempt = Attempt(
             exchange,
             lease,
-            demand.entry.policy,
+            policy,
             interrupt,
+            timeout=policy.request_timeout - ran,
             stream=demand.stream,
             heads=heads,
             reshape=demand.reshape,
@@ -221,16 +243,18 @@ class Service:
             if outcome is OutcomeKind.CANCELLED:
                 if result.error is not None:  # its time is over: it need not wait for the engine to notice
                     self._tell(exchange, demand, result.error)
-                await self._quiesce(lease)
+                stopped = await self._quiesce(lease)
+                if result.error is not None and not result.first_byte_at and not stopped:
+                    outcome = OutcomeKind.UNREACHABLE  # slow or hung: a probe tells
         finally:
             lease.release(outcome)
         return result
 
-    async def _quiesce(self, lease: Lease) -> None:
-        """The slot counts until the engine has noticed that nobody listens any more."""
+    async def _quiesce(self, lease: Lease) -> bool:
+        """The slot counts until the engine has noticed that nobody listens any more. Whether it said so."""
         lease.endpoint.active -= 1
         try:
-            await lease.endpoint.quiesce()
+            return await lease.endpoint.quiesce()
         finally:
             lease.endpoint.active += 1
 
@@ -242,9 +266,9 @@ class Service:
             exchange.end()
             return "ok"
         if result.status == 400 and b"exceed_context_size" in result.body:
-            raise ContextOverflow(_engine_message(result.body), param="messages")
+            raise ContextOverflow(_engine_message(result.body), param=INPUTS.get(demand.path))
         if exchange.started:
-            raise EngineProtocol(f"the engine answered with {result.status}: {_engine_message(result.body)}")
+            raise _refusal(result)
         body = None
         if result.status >= 400:
             body = demand.api.refusal(result.status, _engine_message(result.body))
@@ -253,7 +277,7 @@ class Service:
         else:
             headers = [pair for pair in result.headers if pair[0] != b"content-type"]
             exchange.respond(result.status, [*headers, JSON], body)
-        return "ok" if result.status < 400 else f"engine_{result.status}"
+        return "ok" if result.status < 400 else _refusal(result).code
 
     def _tell(self, exchange: Exchange, demand: Demand, error: ModelyardError) -> None:
         """The request failed: as an answer, or as the last event of a stream that has begun."""
@@ -290,7 +314,7 @@ class Service:
 
 def request_line(request: str) -> bytes:
     """The header line that names a request in its answer, whatever that will be."""
-    return b"x-modelyard-request: %b\r\n" % request.encode()
+    return b"%b: %b\r\n" % (REQUEST_HEADER, request.encode())
 
 
 def _headers_of(lease: Lease, waited: float) -> HeaderPairs:
@@ -309,6 +333,14 @@ def _worth_a_retry(result: Result) -> bool:
     if result.error is None:
         return result.status >= 500
     return result.error.retryable
+
+
+def _refusal(result: Result) -> ModelyardError:
+    """What an engine's own answer is where a stream was promised already."""
+    said = f"the engine answered with {result.status}: {_engine_message(result.body)}"
+    if result.status >= 500:
+        return EngineFailed(said)
+    return InvalidRequest(said) if result.status >= 400 else EngineProtocol(said)
 
 
 def _engine_message(body: bytes) -> str:

@@ -33,26 +33,27 @@ class Endpoint:
             (b"x-modelyard-instance", instance.encode()),
         )
 
-    async def quiesce(self) -> None:
-        """Return once the engine runs no more than the attempts under way, at most QUIESCE_CAP later.
+    async def quiesce(self) -> bool:
+        """Return once the engine runs no more than the attempts under way, at most QUIESCE_CAP later. True
+        when the engine itself said so.
 
         Called after an attempt was abandoned: its slot is free only when the engine has noticed. An engine
         that cannot tell is believed at once; one that does not answer is judged by the next attempt.
         """
         call = self.engine.busy()
         if call is None:
-            return
+            return False
         pause = 0.005
         try:
             async with asyncio.timeout(QUIESCE_CAP):
                 while True:
                     _, body = await self.pool.fetch(call.method, call.path, call.body, timeout=1.0)
                     if self.engine.count_busy(body) <= self.active:
-                        return
+                        return True
                     await asyncio.sleep(pause)
                     pause = min(0.1, pause * 1.5)
         except (WireError, TimeoutError, ValueError):
-            return
+            return False
 
     def close(self) -> None:
         self.pool.close()
