@@ -275,6 +275,16 @@ def test_memory_on_its_way_back_is_counted_without_the_files_that_are_mapped_aga
     assert stopped(out) == ["idle"], "120 come back, and c needs 130"
 
 
+def test_files_that_are_on_their_way_back_are_counted_once() -> None:
+    yard = Yard(ram(150))
+    leaving = yard.load("leaving", in_ram(10, weights=50))
+    for model in ("a", "b"):
+        yard.load(model, in_ram(30), min_residency=0.0)
+    yard.do(ev.UnloadAsked(leaving))
+    out = yard.ask("x", yard.add("c", in_ram(130)))
+    assert sorted(stopped(out)) == ["a", "b"], "90 come back, and with one of them 120"
+
+
 # -- how many may own memory at a time
 
 
