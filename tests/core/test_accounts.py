@@ -39,7 +39,7 @@ def test_bytes_observed_when_ready_count() -> None:
 def test_missing_bytes_add_to_what_is_foreign_already() -> None:
     yard = Yard()
     a = yard.load("a", 60)
-    yard.seen("gpu0", free=90)
+    yard.seen("gpu0", free=30)
     yard.do(ev.UnloadAsked(a))
     yard.released(a, gpu0=1)
     assert yard.state.ledger.devices["gpu0"].foreign == 11

@@ -46,6 +46,49 @@ def test_free_is_the_least_of_budget_and_what_the_device_really_has() -> None:
     assert (account.reserved, account.excess, account.observed) == (0, 0, 0)
 
 
+class TestWhereNobodyCanBeMeasured:
+    """A device that does not tell who uses it: ROCm, MIG, containers, unified memory."""
+
+    def test_what_is_reserved_is_not_foreign_as_well(self) -> None:
+        account = DeviceLedger(gpu(size=24))
+        account.reserve("a", Charge("gpu0", 10))
+        account.seen(24, free=14, ours={}, settled={"a"})
+        assert (account.foreign, account.free) == (0, 14)
+
+    def test_foreign_memory_counts_when_it_comes_and_when_it_goes(self) -> None:
+        account = DeviceLedger(gpu(size=24))
+        account.reserve("a", Charge("gpu0", 10))
+        account.seen(24, free=9, ours={}, settled={"a"})
+        assert (account.foreign, account.free) == (5, 9)
+        account.seen(24, free=14, ours={}, settled={"a"})
+        assert (account.foreign, account.free) == (0, 14)
+
+    def test_one_that_is_measured_beside_one_that_is_not(self) -> None:
+        account = DeviceLedger(gpu(size=24))
+        account.reserve("a", Charge("gpu0", 10))
+        account.reserve("b", Charge("gpu0", 4))
+        account.seen(24, free=8, ours={"b": 5}, settled={"a", "b"})
+        assert (account.foreign, account.free) == (1, 8)
+
+    def test_a_load_does_not_hide_what_was_foreign_before(self) -> None:
+        account = DeviceLedger(gpu(size=24))
+        account.seen(24, free=19, ours={})
+        account.reserve("a", Charge("gpu0", 10))
+        for loaded in (0, 6, 10):
+            account.seen(24, free=19 - loaded, ours={})
+            assert (account.foreign, account.free) == (5, 9)
+        account.seen(24, free=19, ours={})
+        assert account.foreign == 5, "it leaves"
+
+    def test_a_load_does_not_become_foreign(self) -> None:
+        account = DeviceLedger(gpu(size=24))
+        account.reserve("a", Charge("gpu0", 10))
+        account.seen(24, free=14, ours={})
+        assert (account.foreign, account.free) == (0, 14)
+        account.seen(24, free=12, ours={})
+        assert (account.foreign, account.free) == (2, 12), "more than it reserved is somebody else's"
+
+
 def test_shrinking_never_grows_and_turns_what_is_used_beyond_it_into_excess() -> None:
     account = DeviceLedger(gpu(size=100))
     account.reserve("a", Charge("gpu0", 60))

@@ -307,3 +307,11 @@ def test_a_version_that_was_passed_over_too_often_goes_first(said_by: str, lower
         yard.finish(request)
         yard.released(key)
     assert order.index("low") == 8, order
+
+
+def test_a_second_model_starts_beside_one_that_the_device_does_not_attribute() -> None:
+    yard = Yard(gpu(size=24))
+    first, second = yard.load("first", 10), yard.add("second", 14)
+    yard.seen("gpu0", free=14, total=24)
+    assert started(yard.ask("r", second)) == ["second"]
+    assert yard.states(first) == ["ready"]

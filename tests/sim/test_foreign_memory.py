@@ -24,7 +24,7 @@ def world(when_full: WhenFull, *, foreign: int, until: float) -> World:
     made.at(5.0, ev.DeviceSeen("gpu0", 100, 60 - foreign, {"small-1": 40}))
     for number in range(1, 20):
         at = number * RECHECK + 5.0
-        made.at(at, ev.DeviceSeen("gpu0", 100, 100 - (foreign if at < until else 0)))
+        made.at(at, ev.DeviceSeen("gpu0", 100, 60 - (foreign if at < until else 0), {"small-1": 40}))
     return made
 
 

@@ -105,11 +105,20 @@ class DeviceLedger:
         if own < reserved:
             self._book(instance, own, observed)
 
-    def seen(self, total: int, free: int, ours: Mapping[str, int]) -> None:
-        """Take the device's own truth: what is used and not ours is foreign."""
+    def seen(self, total: int, free: int, ours: Mapping[str, int], settled: Collection[str] = NOBODY) -> None:
+        """Take the device's own truth: what is used and not ours is foreign. A holder that is not in `ours`
+        could not be measured: it is taken to use what it reserved, or, unless it is among the `settled`
+        (loaded, and not leaving), as much of that as came since the last look."""
         for instance, own in ours.items():
             self.observe(instance, own)
-        self.foreign = max(0, total - free - sum(ours.values()))
+        fixed = moving = 0
+        for instance, (reserved, _) in self._held.items():
+            if instance in settled and instance not in ours:
+                fixed += reserved
+            elif instance not in ours:
+                moving += reserved
+        unexplained = max(0, total - free - sum(ours.values()) - fixed)
+        self.foreign = max(unexplained - moving, min(self.foreign, unexplained))
 
     def _book(self, instance: str, reserved: int, observed: int) -> None:
         """Have `instance` hold these own bytes, whatever it held before."""

@@ -28,7 +28,7 @@ from modelyard.core.lifecycle import (
     next_instance,
 )
 from modelyard.core.placement import never_fits
-from modelyard.core.state import Instance, LineKey, State, Version
+from modelyard.core.state import SETTLED, Instance, LineKey, State, Version
 from modelyard.core.step import Step
 from modelyard.core.types import Cause, Policy, Priority
 
@@ -262,7 +262,9 @@ class Scheduler:
     def _handle_device_seen(self, step: Step, event: ev.DeviceSeen) -> None:
         account = self.state.ledger.devices.get(event.device)
         if account is not None:
-            account.seen(event.total, event.free, event.ours)
+            instances = self.state.instances
+            settled = [name for name in account.holders() if instances[name].state in SETTLED]
+            account.seen(event.total, event.free, event.ours, settled)
             self.state.replan = True
 
     def _handle_device_added(self, step: Step, event: ev.DeviceAdded) -> None:
