@@ -67,7 +67,7 @@ class Yard:
         self.metrics = metrics
         self.server = server
         self.reaped: list[str] = []
-        self._preloading: asyncio.Task[None] | None = None
+        self._preloading: set[asyncio.Task[None]] = set()
         self._recording: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
         self._counted: dict[str, int] = {}  # by model: the requests that were recorded as demand
@@ -81,7 +81,7 @@ class Yard:
             await self.driver.add(entry)
         self._check_placements(self.config, self.names.all())
         await self._listen()
-        self._preloading = _spawn("preload", self._preload())
+        self._load_ahead(self._preloaded())
         self._recording = _spawn("record_demand", self._record_demand())
         return self.server.address
 
@@ -99,8 +99,9 @@ class Yard:
             raise self.config.failure([cannot_listen(setting, error)]) from error
 
     async def add_model(self, config: Config, model: Model) -> None:
-        """Serve one more model from now on; `config` is the one it was read from. Raises ConfigErrors, also
-        for a name that is taken and for a model that can never fit; then nothing has changed."""
+        """Serve one more model from now on, and load it if it is to be preloaded; `config` is the one it was
+        read from. Raises ConfigErrors, also for a name that is taken and for a model that can never fit; then
+        nothing has changed."""
         async with self._adding:
             taken = {
                 name
@@ -119,6 +120,8 @@ class Yard:
                 self.driver.remove(entry.spec.version)
                 raise
             self.names.add(entry, model.aliases)
+            if entry.policy.preload:
+                self._load_ahead([entry])
 
     def remove_model(self, name: str) -> None:
         """Stop serving a model: who waits is refused, what runs finishes. Raises ModelNotFound."""
@@ -138,8 +141,7 @@ class Yard:
 
     async def stop(self, grace: float) -> None:
         """Let what runs finish for `grace` seconds, then stop everything."""
-        if self._preloading is not None:
-            self._preloading.cancel()
+        self._end_preloading()
         try:
             async with asyncio.TaskGroup() as both:
                 # The driver's cut comes first: then whoever is cut off is told so, instead of losing the
@@ -159,24 +161,38 @@ class Yard:
 
     async def _end_tasks(self) -> None:
         """End what runs beside the requests; the demand is recorded once more. What failed has been said."""
-        if self._preloading is None or self._recording is None:
+        if self._recording is None:
             return
         self._ending.set()
-        self._preloading.cancel()
-        _, late = await asyncio.wait({self._preloading, self._recording}, timeout=TASKS_END)
+        self._end_preloading()
+        _, late = await asyncio.wait({*self._preloading, self._recording}, timeout=TASKS_END)
         for task in late:
             log.error("task.late", task=task.get_name())
 
-    async def _preload(self) -> None:
-        """Load what the configuration names, in order, as long as it fits in free memory."""
+    def _end_preloading(self) -> None:
+        for task in self._preloading:
+            task.cancel()
+
+    def _preloaded(self) -> list[Entry]:
+        """What the configuration names, in order, and by past demand if it says so."""
         demand = self.driver.footprints.demand()
         wanted = [self.names.resolve(name) for name in self.config.preload]
-        wanted += [entry for entry in self.names.all() if entry.policy.preload and entry not in wanted]
         if self.config.preload_auto:
             known = [
                 entry for entry in self.names.all() if demand.get(entry.spec.model) and entry not in wanted
             ]
             wanted += sorted(known, key=lambda entry: -demand[entry.spec.model])
+        return wanted
+
+    def _load_ahead(self, wanted: list[Entry]) -> None:
+        if self._ending.is_set():
+            return
+        task = _spawn("preload", self._preload(wanted))
+        self._preloading.add(task)
+        task.add_done_callback(self._preloading.discard)
+
+    async def _preload(self, wanted: list[Entry]) -> None:
+        """Load these, in order, as long as they fit in free memory."""
         for entry in wanted:
             try:
                 await self.driver.load(entry.spec.version, evict=False)

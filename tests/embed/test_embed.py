@@ -38,6 +38,15 @@ def test_streamed_text_is_the_same(yard: Modelyard) -> None:
     assert "".join(pieces) == yard.generate("echo", "Hello", max_tokens=6)
 
 
+def test_a_model_that_is_to_be_preloaded(yard: Modelyard) -> None:
+    yard.add_model("later", engine="fake")
+    yard.add_model("echo", engine="fake", preload=True)
+    for event in yard.events():
+        if event["kind"] == "ready":
+            break
+    assert [one["model"] for one in yard.ps()["instances"]] == ["echo"]
+
+
 def test_load_ps_and_unload(yard: Modelyard) -> None:
     yard.add_model("echo", engine="fake")
     instance = yard.load("echo")["instance"]
