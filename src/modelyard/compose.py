@@ -10,7 +10,7 @@ import gc
 import os
 import shutil
 import signal
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +81,7 @@ class Yard:
             await self.driver.add(entry)
         self._check_placements(self.config, self.names.all())
         await self._listen()
-        self._load_ahead(self._preloaded())
+        self._load_ahead()
         self._recording = _spawn("record_demand", self._record_demand())
         return self.server.address
 
@@ -121,7 +121,7 @@ class Yard:
                 raise
             self.names.add(entry, model.aliases)
             if entry.policy.preload:
-                self._load_ahead([entry])
+                self._load_ahead(entry)
 
     def remove_model(self, name: str) -> None:
         """Stop serving a model: who waits is refused, what runs finishes. Raises ModelNotFound."""
@@ -184,16 +184,17 @@ class Yard:
             wanted += sorted(known, key=lambda entry: -demand[entry.spec.model])
         return wanted
 
-    def _load_ahead(self, wanted: list[Entry]) -> None:
+    def _load_ahead(self, *wanted: Entry) -> None:
+        """Load these, or what the configuration names, beside all else."""
         if self._ending.is_set():
             return
         task = _spawn("preload", self._preload(wanted))
         self._preloading.add(task)
         task.add_done_callback(self._preloading.discard)
 
-    async def _preload(self, wanted: list[Entry]) -> None:
+    async def _preload(self, wanted: Sequence[Entry]) -> None:
         """Load these, in order, as long as they fit in free memory."""
-        for entry in wanted:
+        for entry in wanted or self._preloaded():
             try:
                 await self.driver.load(entry.spec.version, evict=False)
             except ModelyardError as error:

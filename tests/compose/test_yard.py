@@ -61,8 +61,7 @@ class TestPreload:
         """What does not fit beside those before it is left for the first request."""
         async with live_yard({name: fake() for name in "abc"}, preload=["a", "b", "c"]) as yard:
             await loaded(yard, "a", "b")
-            assert yard.yard._preloading is not None
-            await asyncio.wait_for(asyncio.shield(yard.yard._preloading), 20)
+            await until(lambda: not yard.yard._preloading)
             assert yard.state.sequence == 2
             assert not yard.notes("leave")
             assert (await yard.chat("c")).status == 200
