@@ -56,6 +56,14 @@ def test_unloading_what_is_starting_answers_who_asked_to_load_it() -> None:
     assert yard.scheduler.next_deadline() is None
 
 
+def test_unloading_another_instance_leaves_the_ask_waiting() -> None:
+    yard = Yard()
+    a = yard.add("a")
+    assert load(yard, a) == []
+    assert of(ac.Loaded, yard.do(ev.UnloadAsked(a, "another"))) == []
+    assert of(ac.Loaded, yard.ready(a)) == [ac.Loaded(a, yard.instance(a).id)]
+
+
 # -- back-off
 
 

@@ -29,6 +29,14 @@ def test_when_full_wait_puts_nobody_out_and_starts_when_somebody_left() -> None:
     assert started(yard.released(a)) == ["b"]
 
 
+def test_who_waits_in_vain_for_others_to_leave_was_promised_nothing() -> None:
+    yard = Yard()
+    yard.load("a", pin=True)
+    b = yard.add("b", when_full=WhenFull.WAIT, max_wait=3.0)
+    yard.ask("r", b)
+    assert refused(yard.pass_time(3.0)) == {"r": "no_memory"}
+
+
 def test_what_can_never_fit_is_refused_at_arrival_and_when_that_is_learned() -> None:
     yard = Yard()
     big = yard.add("big", 101)
@@ -154,16 +162,33 @@ HOME = 5.0  # seconds without a line, and home models come back
 
 def test_the_home_model_that_was_asked_for_most_comes_back_first() -> None:
     yard = Yard()
-    for model, count in (("cold", 1), ("hot", 2)):
-        home = yard.load(model, home=True)
-        for number in range(count):
-            yard.ask(f"{model}{number}", home)
-            yard.finish(f"{model}{number}")
-        yard.do(ev.UnloadAsked(home))
+    homes = [yard.load(model, 40, home=True, min_residency=0.0) for model in ("cold", "hot")]
+    for number, home in enumerate((*homes, homes[1])):
+        yard.ask(f"r{number}", home)
+        yard.finish(f"r{number}")
+    big = yard.add("big", 100, keep_alive=1.0)
+    yard.ask("burst", big)
+    for home in homes:
         yard.released(home)
+    yard.ready(big)
+    yard.finish("burst")
+    yard.pass_time(3.0)
+    yard.released(big)
     out = yard.pass_time(HOME)
-    assert started(out) == ["hot"]
+    assert started(out) == ["hot", "cold"]
     assert of(ac.Start, out)[0].reason == "a home model comes back"
+
+
+def test_a_home_model_that_was_unloaded_stays_away_until_it_is_asked_for() -> None:
+    yard = Yard()
+    home = yard.load("home", home=True)
+    yard.do(ev.UnloadAsked(home))
+    yard.released(home)
+    assert started(yard.pass_time(10 * HOME)) == []
+    yard.ask("r", home)
+    yard.failed(home)
+    yard.released(home)
+    assert started(yard.pass_time(10 * HOME)) == ["home"], "it is at home again"
 
 
 def test_a_home_model_that_failed_comes_back_after_its_back_off_and_keeps_no_other_away() -> None:

@@ -173,11 +173,11 @@ def _make_room(room: Room, wish: Wish, moves: list[Move]) -> None:
 
 
 def _bring_home(state: State, room: Room, now: float, moves: list[Move]) -> None:
-    """With nobody in line for a while, home models that were put out come back into free memory."""
+    """With nobody in line for a while, home models come into free memory; not those unloaded by order."""
     absent = [
         version
         for version in state.versions.values()
-        if version.policy.home and not version.removed and not version.live()
+        if version.policy.home and not version.removed and not version.unloaded and not version.live()
     ]
     if not absent or state.shutting_down:
         return

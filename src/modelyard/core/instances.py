@@ -41,6 +41,7 @@ def begin(step: Step, version: Version, placement: Placement, reason: str) -> In
     waited = now - version.blocked_since if version.blocked_since is not None else 0.0
     state.room_seconds += 0.2 * (waited - state.room_seconds)
     version.blocked_since, version.blocked_by, version.passed = None, "", 0
+    version.unloaded = False
     _count_passed(step, version)
     step.out.append(Start(instance.id, 1, version.key, placement, deadline, reason))
     step.note("start", instance.id, reason, model=version.spec.model, bytes=instance.bytes, waited=waited)

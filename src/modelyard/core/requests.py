@@ -12,7 +12,7 @@ from modelyard.core.events import Arrived, Cancelled, Finished
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.state import Instance, Lease, Version, Waiting
 from modelyard.core.step import Step
-from modelyard.core.types import Cause, OutcomeKind
+from modelyard.core.types import Cause, OutcomeKind, WhenFull
 
 STRIKES = 3  # failed attempts in a row, without a success between them, that condemn an instance
 
@@ -88,7 +88,10 @@ def expire(step: Step, request: str) -> None:
     version = step.state.versions[waiting.version]
     blocked = f"; it waits for {version.blocked_by}" if version.blocked_by else ""
     message = f"{version.spec.model} was not ready within {waiting.deadline - waiting.queued_at:g} s{blocked}"
-    step.refuse(waiting, "broken_promise", message, max(1.0, version.usual_load()))
+    # Who waits until others leave by themselves was promised nothing.
+    stuck = version.policy.when_full is WhenFull.WAIT and not version.live()
+    code = "no_memory" if stuck else "broken_promise"
+    step.refuse(waiting, code, message, max(1.0, version.usual_load()))
 
 
 def serve(step: Step, version: Version) -> None:

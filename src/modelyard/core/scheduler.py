@@ -351,7 +351,9 @@ class Scheduler:
         version = self.state.versions.get(event.version)
         if version is None:
             return
-        step.answer_ask(version, None, "model_not_running", f"{version.spec.model} was unloaded")
+        if event.instance is None:
+            version.unloaded = True
+            step.answer_ask(version, None, "model_not_running", f"{version.spec.model} was unloaded")
         for instance in list(version.instances.values()):
             if event.instance in (None, instance.id):
                 instances.leave(step, instance, "unload was asked for", now=event.now, cut="unloaded")

@@ -236,6 +236,7 @@ class Version:
     ready: list[Instance] = field(default_factory=list)
     policy_at: float = -inf  # what came before may exceed its bounds
     removed: bool = False
+    unloaded: bool = False  # by order, and not started since: it does not come home by itself
     asked_since: float | None = None  # a LoadAsked waits since then
     asked_order: int = 0
     ask_evicts: bool = True
