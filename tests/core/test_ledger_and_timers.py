@@ -146,7 +146,7 @@ def test_two_accelerator_shares_go_to_different_devices_and_ram_stays_in_ram() -
     devices = {**accounts(100, 70), "ram": DeviceLedger(ram(30))}
     wanted = Need((Share("accelerator", 60), Share("accelerator", 65), Share("ram", 30)))
     placed = place(wanted, spec("a"), devices, lambda device: devices[device].free)
-    assert placed == (Charge("ram", 30), Charge("gpu1", 65), Charge("gpu0", 60))
+    assert placed == (Charge("gpu0", 60), Charge("gpu1", 65), Charge("ram", 30)), "in the order of the shares"
 
 
 def test_a_mask_of_devices_limits_the_choice() -> None:

@@ -13,13 +13,16 @@ from pathlib import Path
 import pytest
 
 from modelyard.config import DeviceSetting
-from modelyard.core.types import Charge, DeviceKind
+from modelyard.core.memory import DeviceLedger
+from modelyard.core.placement import place
+from modelyard.core.types import Charge, DeviceKind, Need, NoFit, Share, Spec
 from modelyard.errors import ConfigError
 from modelyard.runtime.devices import Devices
 from modelyard.runtime.devices.nvml import GPU_RESERVE, Cuda, Gpu, PyNvml
 from modelyard.runtime.devices.ram import Ram, default_reserve, private_bytes
 from modelyard.runtime.devices.rocm import Rocm
 from modelyard.runtime.devices.source import masked
+from modelyard.runtime.observer import _by_share
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -158,6 +161,22 @@ def test_engines_are_pinned_by_uuid(tmp_path: Path) -> None:
         "ROCR_VISIBLE_DEVICES": "GPU-9a",
     }
     assert set(found.environment((Charge("ram", 1),)).values()) == {""}
+
+
+@pytest.mark.parametrize("sizes", [(4, 12), (12, 4)])
+def test_the_mask_is_in_the_order_of_the_shares(sizes: tuple[int, int]) -> None:
+    """An engine gives its first part to the first device of the mask: the books must say the same."""
+    with devices(Driver()) as found:
+        accounts = {device.id: DeviceLedger(device) for device in found.all}
+        shares = tuple(Share("accelerator", size * GIB) for size in sizes)
+        spec = Spec("a", "d" * 12, "llamacpp")
+        placement = place(Need(shares), spec, accounts, lambda device: accounts[device].free)
+        assert not isinstance(placement, NoFit)
+        booked = {charge.device: charge.bytes for charge in placement}
+        first, second = found.environment(placement)["CUDA_VISIBLE_DEVICES"].split(",")
+        assert (booked[first], booked[second]) == (sizes[0] * GIB, sizes[1] * GIB)
+        own = {first: 1, second: 2}
+        assert _by_share(Need(shares), placement, own) == [1, 2], "what is learned belongs to its share"
 
 
 def test_declared_devices_are_told_by_their_folder(tmp_path: Path) -> None:

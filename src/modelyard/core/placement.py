@@ -25,11 +25,12 @@ def place(
     Accelerator shares go to different devices. The largest share takes the fullest device that still holds
     it: whatever can hold a larger share can hold a smaller one, so this finds a placement whenever there is
     one, and keeps the emptiest devices for the models that need them. A need that nobody measured takes all
-    that is free on the emptiest device.
+    that is free on the emptiest device. The charges are in the order of the shares: an engine counts its
+    devices in that order.
     """
     taken: dict[str, int] = {}
-    charges: list[Charge] = []
-    for share in sorted(need.shares, key=_fixed_first):
+    chosen: dict[int, Charge] = {}
+    for number, share in sorted(enumerate(need.shares), key=_fixed_first):
         spread = share.on == "accelerator"
         options: list[tuple[int, str, int]] = []
         for device in candidates(share, spec, devices):
@@ -43,7 +44,8 @@ def place(
             return NoFit(f"no device has {share.bytes} bytes free for {share.on}", need.bytes)
         _, device, cost = min(options)
         taken[device] = taken.get(device, 0) + cost
-        charges.append(Charge(device, share.bytes, dict(share.mapped)))
+        chosen[number] = Charge(device, share.bytes, dict(share.mapped))
+    charges = [chosen[number] for number in range(len(need.shares))]
     if not need.known:
         charges += [Charge(device, room(device) - used) for device, used in taken.items()]
     return _merge(charges)
@@ -76,7 +78,8 @@ def candidates(share: Share, spec: Spec, devices: Mapping[str, DeviceLedger]) ->
     ]
 
 
-def _fixed_first(share: Share) -> tuple[bool, int]:
+def _fixed_first(entry: tuple[int, Share]) -> tuple[bool, int]:
+    _, share = entry
     return (share.on == "accelerator", -share.bytes)
 
 

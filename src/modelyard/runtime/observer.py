@@ -173,13 +173,10 @@ class Observer:
 def _by_share(need: Need, placement: Placement, own: Mapping[str, int]) -> list[int]:
     """Own bytes by position of the need's shares; 0 where nothing was measured.
 
-    Shares on a named device are found by its name; accelerator shares took the other devices in the order
-    of their size, as `placement.place` puts them.
+    Shares on a named device are found by its name; accelerator shares took the other devices in their order,
+    as `placement.place` puts them.
     """
     named = {share.on for share in need.shares}
     others = iter([charge.device for charge in placement if charge.device not in named])
-    sizes = [0] * len(need.shares)
-    for index, share in sorted(enumerate(need.shares), key=lambda entry: -entry[1].bytes):
-        device = next(others, "") if share.on == "accelerator" else share.on
-        sizes[index] = own.get(device, 0)
-    return sizes
+    devices = [next(others, "") if share.on == "accelerator" else share.on for share in need.shares]
+    return [own.get(device, 0) for device in devices]
