@@ -148,6 +148,10 @@ class Client:
         """The last events, then each new one, until the server stops."""
         return self.stream("GET", f"/admin/events?last={last}", timeout=QUIET_STREAM)
 
+    def explain(self, name: str) -> Json:
+        """What the journal tells of a request (its id stands in `x-modelyard-request`) or of a model."""
+        return self._object("GET", f"/admin/explain/{_path(name)}")
+
     # -- what these are made of ---------------------------------------------------------------------------
 
     def call(self, method: str, path: str, body: Json | None = None) -> Any:

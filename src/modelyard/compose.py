@@ -30,6 +30,7 @@ from modelyard.errors import ModelyardError
 from modelyard.gateway.api import render
 from modelyard.gateway.app import build_app
 from modelyard.gateway.auth import Gate
+from modelyard.gateway.explain import with_ids
 from modelyard.gateway.http.limits import Limits
 from modelyard.gateway.http.server import Server
 from modelyard.gateway.inference import Inference
@@ -291,7 +292,8 @@ def _server(config: Config, driver: Driver, names: Names, metrics: Metrics) -> S
     service = Service(driver, metrics, heartbeat_after=config.server.heartbeat_after)
     inference = Inference(service, names, gate)
     app = build_app(driver, names, config, metrics)
-    return Server(inference.handler_for, app, _limits(config), admit=gate.admit, render_error=render)
+    render_error = with_ids(driver, render)
+    return Server(inference.handler_for, app, _limits(config), admit=gate.admit, render_error=render_error)
 
 
 def _names(config: Config, devices: Devices, store: Store) -> Names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
@@ -113,12 +115,33 @@ def test_a_day_with_a_server(server: str) -> None:
     assert run("unload", "one", "--url", server).stdout == "one was not loaded\n"
 
 
+def test_a_request_and_a_model_are_explained(server: str) -> None:
+    for model in ("one", "two", "six"):
+        answer = httpx.post(f"{server}/generate", json={"model": model, "prompt": "secret"}, timeout=DEADLINE)
+    request = answer.headers["x-modelyard-request"]
+    told = run("explain", request, "--url", server)
+    assert told.returncode == 0, told.stderr
+    lines = told.stdout.splitlines()
+    assert lines[0] == f"request {request} for six"
+    assert re.match(r"[0-9:.]{12} \+0\.000 s The request arrived for six \(generate, ", lines[1])
+    assert "one-1 is the victim: makes room for six" in told.stdout
+    assert "The request was answered (ok)" in lines[-1]
+    of_model = run("explain", "one", MODELYARD_URL=server).stdout
+    assert "one-1 was ready after" in of_model
+    assert "requests in the journal: 1 ok" in of_model
+    found = json.loads(run("explain", request, "--json", "--url", server).stdout)
+    assert found["story"][-1]["kind"] == "end"
+    assert "secret" not in told.stdout + of_model
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("load", "oen"), "There is no model 'oen'. Did you mean 'one'"),
         (("unload", "nothing"), "There is no model 'nothing'"),
         (("logs", "nobody-7"), "There is no instance nobody-7"),
+        (("explain", "oen"), "There is no model 'oen'. Did you mean 'one'"),
+        (("explain", "r00000000-1"), "There is no request r00000000-1 in the journal, which goes from 20"),
     ],
 )
 def test_an_error_is_one_line(server: str, words: tuple[str, ...], said: str) -> None:
@@ -129,7 +152,9 @@ def test_an_error_is_one_line(server: str, words: tuple[str, ...], said: str) ->
     assert line.startswith(f"modelyard: {said}")
 
 
-@pytest.mark.parametrize("words", [("ps",), ("devices",), ("load", "x"), ("unload", "x"), ("logs", "x")])
+@pytest.mark.parametrize(
+    "words", [("ps",), ("devices",), ("load", "x"), ("unload", "x"), ("logs", "x"), ("explain", "x")]
+)
 def test_no_server(words: tuple[str, ...]) -> None:
     result = run(*words, "--url", f"http://127.0.0.1:{free_port()}")
     assert result.returncode == 1

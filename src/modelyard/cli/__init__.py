@@ -1,4 +1,4 @@
-"""The command line: `modelyard serve`, `demo`, `ps`, `load`, `logs` … and their one entry, `main`.
+"""The command line: `modelyard serve`, `demo`, `ps`, `load`, `explain` … and their one entry, `main`.
 
 Commands that talk to a server use `modelyard.client` as anybody would. An error is one line on stderr and
 exit code 1; wrong usage is exit code 2.
@@ -30,6 +30,7 @@ app.command("devices")(control.devices)
 app.command("load")(control.load)
 app.command("unload")(control.unload)
 app.command("logs")(control.logs)
+app.command("explain")(control.explain)
 app.command("schema")(serving.schema)
 app.command("version")(serving.version)
 

@@ -1,4 +1,4 @@
-"""Commands that ask a running server: ps, devices, load, unload, logs."""
+"""Commands that ask a running server: ps, devices, load, unload, logs, explain."""
 
 from __future__ import annotations
 
@@ -92,6 +92,24 @@ def logs(
         for piece in client.follow_logs(instance, lines=lines):
             typer.echo(piece, nl=False)
             sys.stdout.flush()
+
+
+def explain(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="REQUEST|MODEL", help="A request's id (x-modelyard-request), or a model."),
+    ],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what happened to a request or a model, and why."""
+    with Client(url, key) as client:
+        told = client.explain(name)
+    if as_json:
+        _print_json(told)
+    else:
+        tables.print_story(Console(highlight=False), told)
 
 
 def _print_json(value: Any) -> None:

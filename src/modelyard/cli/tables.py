@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from rich import box
@@ -81,6 +82,26 @@ def print_devices(console: Console, devices: Iterable[Json]) -> None:
         name = escape(f"{device['name']} {device['id'][:12]}" if gpu else device["id"])
         table.add_row(name, bar(device), *numbers, "\n".join(holders) or "-")
     console.print(table)
+
+
+def print_story(console: Console, told: Json) -> None:
+    """The sentences of `explain`, each with its time; a request's also with the seconds since its arrival."""
+    of_request = told["about"] == "request"
+    title = f"request {told['id']} for {told['model'] or 'no model'}" if of_request else told["model"]
+    console.print(escape(title), style="bold")
+    table = Table.grid(padding=(0, 1))
+    first = next((line["at"] for line in told["story"] if line["kind"] == "arrived"), None)
+    for line in told["story"]:
+        moment = datetime.fromtimestamp(line["at"]).astimezone()
+        when = moment.strftime("%H:%M:%S.%f" if of_request else "%Y-%m-%d %H:%M:%S.%f")[:-3]
+        since = f"{line['at'] - first:+.3f} s" if of_request and first is not None else ""
+        table.add_row(when, since, escape(line["text"]))
+    console.print(table)
+    if of_request and not told["ended"]:
+        console.print("It has not ended, as far as the journal goes.")
+    if told["requests"]:
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(told["requests"].items()))
+        console.print(f"requests in the journal: {escape(counts)}")
 
 
 def _models(models: Iterable[Json]) -> Table:

@@ -15,15 +15,18 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from modelyard.errors import (
     InstanceNotFound,
     ModelNotFound,
+    NotFound,
     NotRunning,
     TooManyConnections,
     UnsupportedMediaType,
 )
-from modelyard.gateway import follow, views
+from modelyard.gateway import explain, follow, views
 from modelyard.gateway.names import Names
 from modelyard.gateway.reference import STARTING, refusals
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
+from modelyard.runtime.journal import Journal
+from modelyard.runtime.journal_records import Kind
 
 STOP_ALLOWANCE = 10.0  # seconds for TERM, KILL and the shim, on top of drain and release caps
 MOST_LINES = 10_000
@@ -52,6 +55,7 @@ def admin_router(driver: Driver, names: Names, snapshot: Snapshot) -> APIRouter:
     _add_reading(router, driver, snapshot)
     _add_instances(router, driver, snapshot, followers)
     _add_events(router, driver, snapshot, followers)
+    _add_journal(router, driver, names, followers)
     _add_orders(router, driver, names)
     return router
 
@@ -148,6 +152,53 @@ def _add_events(router: APIRouter, driver: Driver, snapshot: Snapshot, followers
             media_type="text/event-stream",
             headers=_EVENT_STREAM,
         )
+
+
+def _add_journal(router: APIRouter, driver: Driver, names: Names, followers: follow.Followers) -> None:
+    one_at_a_time = asyncio.Semaphore(1)  # each reads the whole journal
+
+    @router.get(
+        "/journal",
+        tags=["journal"],
+        response_class=StreamingResponse,
+        responses={
+            200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}},
+            **refusals(NotFound, TooManyConnections),
+        },
+    )
+    async def journal(
+        since: Annotated[float | None, Query(description="Seconds since 1970.")] = None,
+        model: Annotated[str | None, Query(max_length=300)] = None,
+        request: Annotated[str | None, Query(max_length=300)] = None,
+        kind: Annotated[
+            list[Kind] | None, Query(description="One of these; may be given several times.")
+        ] = None,
+        limit: Annotated[
+            int | None, Query(ge=1, le=explain.MOST_LINES, description="The last so many.")
+        ] = None,
+    ) -> StreamingResponse:
+        """What the scheduler was told and decided, as lines of JSON, the oldest first."""
+        kept = _journal_of(driver)
+        followers.check()
+        chosen = explain.Selection(since, model, request, kind or (), limit)
+        stream = explain.export(kept, followers, chosen)
+        return StreamingResponse(stream, media_type="application/x-ndjson", headers=_EVENT_STREAM)
+
+    @router.get("/explain/{name:path}", tags=["journal"], responses=refusals(NotFound))
+    async def explained(
+        name: Annotated[str, Path(description="A request (`x-modelyard-request`), or a model.")],
+    ) -> views.Explanation:
+        """What happened to a request or a model, and why, in plain sentences."""
+        kept = _journal_of(driver)
+        async with one_at_a_time:
+            return await explain.explain(kept, names, name)
+
+
+def _journal_of(driver: Driver) -> Journal:
+    """Raises NotFound when none is kept."""
+    if driver.journal is None:
+        raise NotFound("No journal is kept here: the configuration says `journal: {enabled: false}`.")
+    return driver.journal
 
 
 def _add_orders(router: APIRouter, driver: Driver, names: Names) -> None:

@@ -50,10 +50,10 @@ def listing_router(names: Names, snapshot: Snapshot, metrics: Metrics) -> APIRou
     async def reference_page() -> HTMLResponse:
         return _page("docs.html")
 
-    @router.get("/health", tags=["health"])
+    @router.get("/health", tags=["health"], response_model_exclude_none=True)
     async def health() -> views.Health:
-        """The process is up."""
-        return views.Health()
+        """The process is up; `journal` is there when its journal lost something."""
+        return snapshot.health()
 
     @router.get("/ready", tags=["health"], responses={503: {"model": views.Readiness}})
     async def ready(response: Response) -> views.Readiness:

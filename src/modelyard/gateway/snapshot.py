@@ -57,6 +57,13 @@ class Snapshot:
 
     # -- the whole ----------------------------------------------------------------------------------------
 
+    def health(self) -> views.Health:
+        """The process is up; and what its journal lost, if it did."""
+        journal = self._driver.journal
+        if journal is None or not (journal.lost or journal.problem):
+            return views.Health()
+        return views.Health(journal=views.JournalHealth(lost=journal.lost, problem=journal.problem))
+
     def readiness(self) -> views.Readiness:
         """Whether a request for at least one model could be served, with the reason when not."""
         state = self._state

@@ -38,8 +38,18 @@ class ModelState(StrEnum):
 # -- health ---------------------------------------------------------------------------------------------
 
 
+class JournalHealth(View):
+    """What the journal lost, and why it is not written now."""
+
+    lost: int = Field(description="Records that never reached the disk.")
+    problem: str = Field(description="What the disk says; empty when it is written again.")
+
+
 class Health(View):
     status: Literal["ok"] = "ok"
+    journal: JournalHealth | None = Field(
+        default=None, description="Only when records were lost or the disk takes none."
+    )
 
 
 class Readiness(View):
@@ -199,6 +209,24 @@ class EventView(View):
     subject: str
     message: str
     fields: dict[str, str | int | float]
+
+
+class StoryLine(View):
+    at: float
+    kind: str = Field(description="The kind of its record in the journal.")
+    text: str
+
+
+class Explanation(View):
+    """What the journal tells of one request, or of one model."""
+
+    about: Literal["request", "model"]
+    id: str
+    model: str
+    ended: bool = Field(description="False for a request whose end is not in the journal (yet), and a model.")
+    kept_since: float = Field(description="The oldest record that the journal still holds.")
+    requests: dict[str, int] = Field(description="Of a model: its requests in the journal, by outcome.")
+    story: list[StoryLine]
 
 
 class FetchView(View):

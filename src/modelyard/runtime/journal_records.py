@@ -139,7 +139,7 @@ class Encoder:
             yield self._arrived(event, decision, api, queued)
         elif (encode := self._events.get(type(event))) is not None and not _went_well(event):
             yield encode(event)
-        for action in actions:
+        for action in sorted(actions, key=_follows):
             if isinstance(action, ac.Note):
                 if (record := self._note(action)) is not None:
                     yield record
@@ -321,6 +321,11 @@ _ALWAYS = frozenset(
         *(ev.Added, ev.Removed, ev.PolicyChanged, ev.LoadAsked, ev.UnloadAsked, ev.ShutdownAsked),
     }
 )
+
+
+def _follows(action: ac.Action) -> bool:
+    """What follows from a failure is told after it."""
+    return not (isinstance(action, ac.Note) and action.kind == Kind.FAILED)
 
 
 def _decision(request: str, actions: Sequence[ac.Action]) -> ac.Grant | ac.Refuse | None:
