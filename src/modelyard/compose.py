@@ -36,6 +36,7 @@ from modelyard.gateway.http.server import Server
 from modelyard.gateway.inference import Inference
 from modelyard.gateway.names import Names
 from modelyard.gateway.serve import Service
+from modelyard.gateway.snapshot import Snapshot
 from modelyard.launchers.local import LocalLauncher
 from modelyard.runtime.devices import Devices
 from modelyard.runtime.driver import Driver
@@ -290,7 +291,7 @@ def _server(config: Config, driver: Driver, names: Names, metrics: Metrics) -> S
     """The gateway: inference lanes, control surface, and the checks in front of both."""
     gate = _gate(config)
     service = Service(driver, metrics, heartbeat_after=config.server.heartbeat_after)
-    inference = Inference(service, names, gate)
+    inference = Inference(service, names, gate, driver, Snapshot(driver, names))
     app = build_app(driver, names, config, metrics)
     render_error = with_ids(driver, render)
     return Server(inference.handler_for, app, _limits(config), admit=gate.admit, render_error=render_error)

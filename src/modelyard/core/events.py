@@ -182,8 +182,8 @@ class PolicyChanged:
 
 @dataclass(frozen=True, slots=True)
 class KeepAliveAsked:
-    """A client says how long (seconds; inf: for ever) the instances of a version that are ready now shall stay
-    when idle, in place of the policy's keep-alive. Later ones have the policy's again."""
+    """A client says how long the instances of a version that are ready now shall stay when idle (seconds;
+    inf: for ever), in place of the policy's keep-alive. Later ones have the policy's again."""
 
     version: str
     seconds: float

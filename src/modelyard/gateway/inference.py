@@ -7,13 +7,19 @@ translated to the engine's chat, each by its own module.
 
 from __future__ import annotations
 
+import orjson
+
 from modelyard.errors import InvalidRequest, MethodNotAllowed, NotSupported
-from modelyard.gateway import anthropic
+from modelyard.gateway import anthropic, ollama, ollama_listing, ollama_request
 from modelyard.gateway.auth import Gate, priority_of
 from modelyard.gateway.exchange import Exchange, Handler
 from modelyard.gateway.generate import demand_of
 from modelyard.gateway.names import Names
+from modelyard.gateway.ollama_pull import Pull
+from modelyard.gateway.openai import JSON
 from modelyard.gateway.serve import Demand, Service
+from modelyard.gateway.snapshot import Snapshot
+from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.wire.json_head import Head, parse, replace_model
 
@@ -29,18 +35,33 @@ KINDS = {  # by path: what it is called in metrics
 GENERATE = "/generate"
 MESSAGES = "/v1/messages"
 COUNT_TOKENS = "/v1/messages/count_tokens"
-TRANSLATED = (GENERATE, MESSAGES, COUNT_TOKENS)
+OLLAMA_KINDS = {  # by path: likewise
+    "/api/chat": "ollama_chat",
+    "/api/generate": "ollama_generate",
+    "/api/embed": "ollama_embed",
+    "/api/embeddings": "ollama_embeddings",
+}
+SHOW = "/api/show"
+PULL = "/api/pull"
+TRANSLATED = (GENERATE, MESSAGES, COUNT_TOKENS, *OLLAMA_KINDS, SHOW, PULL)
 
 
 class Inference:
-    def __init__(self, service: Service, names: Names, gate: Gate) -> None:
+    def __init__(
+        self, service: Service, names: Names, gate: Gate, driver: Driver, snapshot: Snapshot
+    ) -> None:
         self._service = service
         self._names = names
         self._gate = gate
+        self._driver = driver
+        self._snapshot = snapshot
         self._translated: dict[str, Handler] = {
             GENERATE: self._generate,
             MESSAGES: self._messages,
             COUNT_TOKENS: self._count_tokens,
+            **dict.fromkeys(OLLAMA_KINDS, self._ollama),
+            SHOW: self._show,
+            PULL: self._pull,
         }
 
     def handler_for(self, method: str, path: str) -> Handler | None:
@@ -82,6 +103,38 @@ class Inference:
     async def _count_tokens(self, exchange: Exchange) -> None:
         head = parse(await exchange.body())
         await self._serve(exchange, anthropic.count_demand_of(self._entry_of(head), head))
+
+    async def _ollama(self, exchange: Exchange) -> None:
+        """Ollama's chat, generations and embeddings; who asks for nothing has the model loaded."""
+        head = parse(await exchange.body())
+        kind = OLLAMA_KINDS[exchange.path]
+        entry = self._entry_of_ollama(head)
+        path = ollama.path_of(kind, head)
+        _require(entry, path)
+        keep_alive = ollama_request.keep_alive_of(head.value.get("keep_alive"))
+        if path != ollama.EMBEDDINGS and ollama.only_loads(kind, head):
+            chat = kind == "ollama_chat"
+            await ollama.load(self._driver, exchange, entry, head, chat=chat, keep_alive=keep_alive)
+            return
+        demand = ollama.demand_of(kind, entry, head)
+        try:
+            await self._serve(exchange, demand)
+        finally:
+            ollama.keep(self._driver, entry, keep_alive)
+
+    async def _show(self, exchange: Exchange) -> None:
+        entry = self._entry_of_ollama(parse(await exchange.body()))
+        exchange.respond(200, [JSON], orjson.dumps(ollama_listing.shown(entry, self._snapshot)))
+
+    async def _pull(self, exchange: Exchange) -> None:
+        head = parse(await exchange.body())
+        entry = self._entry_of_ollama(head)
+        await Pull(self._driver, exchange, entry, stream=ollama.streams(head)).run()
+
+    def _entry_of_ollama(self, head: Head) -> Entry:
+        """The model that was named; older clients say `name`."""
+        name = head.model or head.value.get("name")
+        return ollama.resolve(self._names, name) if isinstance(name, str) else self._entry_of(head)
 
     async def _serve(self, exchange: Exchange, demand: Demand) -> None:
         demand.priority = priority_of(exchange.headers, self._gate.caller(exchange.headers))

@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from modelyard.errors import ModelNotFound
 from modelyard.gateway import views
 from modelyard.gateway.names import Names
+from modelyard.gateway.ollama_listing import add_ollama
 from modelyard.gateway.reference import refusals
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.telemetry.metrics import Metrics
@@ -85,4 +86,5 @@ def listing_router(names: Names, snapshot: Snapshot, metrics: Metrics) -> APIRou
         entry = names.resolve(name)
         return snapshot.listed(entry) if anthropic_version is None else snapshot.listed_for_anthropic(entry)
 
+    add_ollama(router, names, snapshot)
     return router

@@ -16,12 +16,13 @@ from modelyard import __version__, errors
 from modelyard.errors import BY_CODE, ModelyardError
 from modelyard.gateway import views
 from modelyard.gateway.auth import OPEN_PATHS, scope_of
-from modelyard.gateway.inference import COUNT_TOKENS, GENERATE, MESSAGES
+from modelyard.gateway.inference import COUNT_TOKENS, GENERATE, MESSAGES, PULL, SHOW
 
 DESCRIPTION = """One address in front of many language models on few GPUs.
 
 Every error has the shape `ErrorView` and a stable `code`; `default` names those that any path may send. Under
-`/v1/messages` errors have Anthropic's shape (`{"type": "error", "error": {"type", "message"}}`)."""
+`/v1/messages` errors have Anthropic's shape (`{"type": "error", "error": {"type", "message"}}`), under `/api`
+Ollama's (`{"error": message}`)."""
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -148,6 +149,51 @@ class MessageAsked(Message):
     stream: bool = Field(default=False, description="Answer with the events of Anthropic's API.")
 
 
+class OllamaAsked(BaseModel):
+    """A request of Ollama's API. Each field is honoured, refused by its name, or ignored as
+    docs/how-to/clients.md says."""
+
+    model: str = Field(description="A model's name or alias, with `:latest` or without.")
+
+
+class OllamaStreaming(OllamaAsked):
+    stream: bool = Field(default=True, description="Answer with lines of JSON (`application/x-ndjson`).")
+
+
+class OllamaKept(OllamaAsked):
+    keep_alive: float | str | None = Field(
+        default=None,
+        description="How long the model's instances stay from now on when idle; below zero: for ever.",
+    )
+    options: dict[str, Any] | None = None
+
+
+class OllamaGeneration(OllamaStreaming, OllamaKept):
+    format: str | dict[str, Any] | None = Field(default=None, description="`json`, or a JSON schema.")
+    think: bool | str | None = Field(default=None, description="Where the chat template knows it.")
+
+
+class OllamaChat(OllamaGeneration):
+    messages: list[dict[str, Any]] = Field(default=[], description="None: the model is only loaded.")
+    tools: list[dict[str, Any]] | None = None
+
+
+class OllamaGenerate(OllamaGeneration):
+    prompt: str = Field(default="", description="Empty: the model is only loaded.")
+    system: str | None = None
+    images: list[str] | None = None
+    raw: bool = Field(default=False, description="The prompt as it is, without the chat template.")
+
+
+class OllamaEmbed(OllamaKept):
+    input: str | list[str]
+    dimensions: int | None = None
+
+
+class OllamaEmbeddings(OllamaKept):
+    prompt: str
+
+
 class Counted(BaseModel):
     input_tokens: int
 
@@ -243,7 +289,44 @@ def lanes() -> APIRouter:
     async def count_tokens(body: Message, priority: Priority = None) -> None:
         """The tokens that such a message takes, counted by the model's engine."""
 
+    _add_ollama(router)
     return router
+
+
+def _lines(*more: type[ModelyardError], streams: bool = True) -> dict[str, Any]:
+    """What a lane of Ollama's API says beside its own text."""
+    answer: dict[str, Any] = {"description": "The answer, in the shape of Ollama's API."}
+    if streams:
+        answer["content"] = {"application/x-ndjson": {"schema": {"type": "string"}}}
+    return {"tags": ["ollama"], "responses": {200: answer, **refusals(*more)}}
+
+
+def _add_ollama(router: APIRouter) -> None:
+    @router.post("/api/chat", response_model=EngineAnswer, **_lines(*SERVING))
+    async def ollama_chat(body: OllamaChat, priority: Priority = None) -> None:
+        """The next message of a conversation."""
+
+    @router.post("/api/generate", response_model=EngineAnswer, **_lines(*SERVING))
+    async def ollama_generate(body: OllamaGenerate, priority: Priority = None) -> None:
+        """An answer to one prompt."""
+
+    @router.post("/api/embed", response_model=EngineAnswer, **_lines(*SERVING, streams=False))
+    async def ollama_embed(body: OllamaEmbed, priority: Priority = None) -> None:
+        """Vectors of texts."""
+
+    @router.post("/api/embeddings", response_model=EngineAnswer, **_lines(*SERVING, streams=False))
+    async def ollama_embeddings(body: OllamaEmbeddings, priority: Priority = None) -> None:
+        """The vector of one text, as older clients ask for it."""
+
+    found = (errors.ModelNotFound,)
+
+    @router.post(SHOW, response_model=EngineAnswer, **_lines(*found, streams=False))
+    async def ollama_show(body: OllamaAsked) -> None:
+        """What is known of a model."""
+
+    @router.post(PULL, response_model=EngineAnswer, **_lines(*found, *_kinds(errors.StoreError)))
+    async def ollama_pull(body: OllamaStreaming) -> None:
+        """Fetch the files of a configured model ahead."""
 
 
 # -- the document ---------------------------------------------------------------------------------------

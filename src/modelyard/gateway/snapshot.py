@@ -120,6 +120,15 @@ class Snapshot:
         created = datetime.fromtimestamp(self.created, UTC).isoformat().replace("+00:00", "Z")
         return views.AnthropicModel(id=entry.spec.model, display_name=entry.spec.model, created_at=created)
 
+    def ready(self, entry: Entry) -> list[Instance]:
+        """The instances of a model that serve."""
+        version = self._state.versions.get(entry.spec.version)
+        return list(version.ready) if version is not None else []
+
+    def idle_for(self, instance: Instance) -> float:
+        """Seconds without a request; 0 for one that has some."""
+        return 0.0 if instance.leases else self._ago(instance.idle_since) or 0.0
+
     def models(self) -> list[views.ModelView]:
         return [self.model(entry) for entry in self._names.all()]
 

@@ -106,6 +106,38 @@ class AnthropicModelList(View):
     last_id: str | None
 
 
+class OllamaDetails(View):
+    parent_model: str = ""
+    format: str
+    family: str
+    families: list[str]
+    parameter_size: str
+    quantization_level: str
+
+
+class OllamaModel(View):
+    """A model as Ollama's API lists it; of one in memory the last three fields as well."""
+
+    name: str
+    model: str
+    modified_at: str
+    size: int = Field(description="Bytes of its files; of one in memory: what it takes there.")
+    digest: str
+    details: OllamaDetails
+    size_vram: int | None = Field(default=None, description="What it takes outside of host memory.")
+    context_length: int | None = None
+    expires_at: str | None = Field(default=None, description="When it leaves if nobody asks for it.")
+
+
+class OllamaModels(View):
+    models: list[OllamaModel]
+
+
+class OllamaVersion(View):
+    version: str
+    modelyard: str = Field(description="The version of the server itself.")
+
+
 class QueueView(View):
     """Who waits for a model."""
 

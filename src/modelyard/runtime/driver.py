@@ -384,6 +384,16 @@ class Driver:
     def unload(self, version: str, *, instance: str | None = None, now: bool = False) -> None:
         self.post(ev.UnloadAsked(version, instance, now))
 
+    async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> None:
+        """Have the files of a version in the cache. Raises StoreError."""
+        if entry.files is not None:
+            return
+        files = await self.files.fetch(entry, progress)
+        if entry.files is None:
+            entry.files = files
+            need = self.observer.corrected(entry, entry.engine.need(entry.spec, files))
+            self.post(ev.Cached(entry.spec.version, need))
+
     # -- notes --------------------------------------------------------------------------------------------
 
     def _note(self, note: ac.Note) -> None:
