@@ -51,6 +51,26 @@ async def test_idle_connection_is_closed(serve: Serve) -> None:
         assert await client.rest() == b""
 
 
+async def test_a_connection_that_cannot_be_looked_at_is_cut_and_the_others_go_on(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = await serve(header_timeout=0.2)
+    async with bench.client() as bad:
+        bad.send(b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n")
+        await asyncio.wait_for(bench.lanes.entered.wait(), 5)
+        (connection,) = bench.server._connections
+
+        def fail(now: float) -> None:
+            raise OSError("no such transport")
+
+        monkeypatch.setattr(type(connection), "sweep", lambda self, now: fail(now))
+        assert await bad.rest() == b""
+        monkeypatch.undo()
+        async with bench.client() as late:
+            late.send(HELLO[:20])
+            assert (await late.answer()).status == 408
+
+
 @pytest.mark.parametrize(
     "framing", [b"content-length: 99999\r\n\r\na", b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n"]
 )

@@ -155,13 +155,16 @@ class Server:
             self._emptied.set()
 
     def _sweep(self) -> None:
+        self._timer = self._loop.call_later(self.limits.sweep, self._sweep)
         now = self._loop.time()
         for connection in list(self._connections):
-            connection.sweep(now)
-        if self.buffered < self.limits.buffered_bytes * _RELIEF:
-            for connection in self._connections:
-                connection.relieve()
-        self._timer = self._loop.call_later(self.limits.sweep, self._sweep)
+            try:
+                connection.sweep(now)
+                if self.buffered < self.limits.buffered_bytes * _RELIEF:
+                    connection.relieve()
+            except Exception:  # the deadlines of all the others go on
+                _log.exception("sweep_failed")
+                connection.cut()
 
     # -- exchanges -------------------------------------------------------------------------------------
 
