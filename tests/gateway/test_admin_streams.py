@@ -162,3 +162,26 @@ async def test_following_a_log_that_is_shortened(yard: LiveYard) -> None:
         with path.open("ab") as file:
             file.write(b"after that\n")
         assert await anext(pieces) == "after that\n"
+
+
+async def test_following_a_log_loses_nothing_that_is_written_meanwhile(
+    yard: LiveYard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = await yard.load("small")
+    launcher = yard.driver.launcher
+    path = launcher.log(instance.id)
+    assert path is not None
+    tail = launcher.tail
+
+    def tail_then_a_line(name: str, lines: int) -> str:
+        found = tail(name, lines)
+        with path.open("ab") as file:
+            file.write(b"a line that was written meanwhile\n")
+        return found
+
+    monkeypatch.setattr(launcher, "tail", tail_then_a_line)
+    stream = follow.output(yard.driver, Followers(), instance.id, path, 1)
+    async with asyncio.timeout(DEADLINE):
+        await anext(stream)
+        assert await anext(stream) == b"a line that was written meanwhile\n"
+    await stream.aclose()  # type: ignore[attr-defined]

@@ -91,8 +91,8 @@ async def output(
     """The last lines of an instance's output and then what it writes, until the instance is gone."""
     with followers.one():
         file = _Growing(path)
+        await asyncio.to_thread(file.skip)  # first: what is written between comes twice rather than never
         tail = await asyncio.to_thread(driver.launcher.tail, instance, lines)
-        await asyncio.to_thread(file.skip)
         yield f"{tail}\n".encode() if tail else b""
         while True:
             last_look = instance not in driver.scheduler.state.instances
