@@ -8,6 +8,7 @@ use OpenAI's own client with `base_url=URL + "/v1"`.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -18,7 +19,7 @@ import httpx
 
 from modelyard.errors import (
     BY_CODE,
-    InternalError,
+    EngineFailed,
     InvalidRequest,
     ModelyardError,
     ServerUnreachable,
@@ -29,6 +30,15 @@ Json = dict[str, Any]
 
 UNIX = "unix:"
 CONNECT_TIMEOUT = 5.0
+# A log may be silent for long: the system finds out, within 60 s, that nobody is there any more.
+KEPT_ALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, option), value)
+        for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, option)
+    ),
+]
 QUIET_STREAM = 60.0  # seconds without a byte, heartbeats included, after which an event stream is dead
 
 
@@ -43,21 +53,24 @@ class Client:
     def __init__(self, url: str, api_key: str | None = None, *, timeout: float = 960.0) -> None:
         self.url = url.rstrip("/")
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        transport = None
-        base = self.url
+        limits = httpx.Limits(max_connections=256)
         if url.startswith(UNIX):
-            transport = httpx.HTTPTransport(uds=url.removeprefix(UNIX).removeprefix("//"))
-            base = "http://localhost"
-        elif not url.startswith(("http://", "https://")):
+            path = url.removeprefix(UNIX).removeprefix("//")
+            base, transport = "http://localhost", httpx.HTTPTransport(uds=path, limits=limits)
+        else:
+            base, transport = self.url, httpx.HTTPTransport(limits=limits, socket_options=KEPT_ALIVE)
+        try:
+            self._http = httpx.Client(
+                base_url=base,
+                headers=headers,
+                transport=transport,
+                timeout=httpx.Timeout(timeout, connect=CONNECT_TIMEOUT),
+                trust_env=False,
+            )
+        except httpx.InvalidURL:
+            base = ""
+        if not base.startswith(("http://", "https://")):
             raise InvalidRequest(f"{url!r} is no address of a server; write http://HOST:PORT or unix:/PATH")
-        self._http = httpx.Client(
-            base_url=base,
-            headers=headers,
-            transport=transport,
-            timeout=httpx.Timeout(timeout, connect=CONNECT_TIMEOUT),
-            limits=httpx.Limits(max_connections=256),
-            trust_env=False,
-        )
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +151,8 @@ class Client:
         return self._text(f"/admin/instances/{_path(instance)}/logs?lines={lines}")
 
     def follow_logs(self, instance: str, *, lines: int = 100) -> Iterator[str]:
-        """The last lines of its output, then what it writes, until it is gone. May be silent for long."""
+        """The last lines of its output, then what it writes, until it is gone. May be silent for long,
+        and ends with ServerUnreachable within a minute after the server can no longer be reached."""
         path = f"/admin/instances/{_path(instance)}/logs?lines={lines}&follow=true"
         with _translated(self.url), self._open().stream("GET", path, timeout=None) as response:
             _check(response, self.url)
@@ -231,14 +245,16 @@ def _check(response: httpx.Response, url: str) -> None:
 
 def _error_of(answer: Json, status: int) -> ModelyardError:
     """The error in a body or an event. One of the engine's own, with a code that is not ours, is told apart
-    by the status only."""
+    by its status: its code, where that is one; a stream's says nothing."""
     detail = answer["error"]
     if not isinstance(detail, dict):
         detail = {"message": str(detail)}
     code, message = detail.get("code"), str(detail.get("message", ""))
     if isinstance(code, str) and code in BY_CODE and code != "config_error":
         return by_code(code, message)
-    return InvalidRequest(message) if status < InternalError.status else InternalError(message)
+    if isinstance(code, int):
+        status = code
+    return InvalidRequest(message) if 400 <= status < 500 else EngineFailed(message)
 
 
 def _foreign(url: str, status: int) -> ServerUnreachable:

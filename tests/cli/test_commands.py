@@ -162,10 +162,12 @@ def test_no_server(words: tuple[str, ...]) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_an_address_that_is_none() -> None:
-    result = run("ps", "--url", "localhost:8080")
+@pytest.mark.parametrize("url", ["localhost:8080", "http://::1:8080", "http://[::1", "http://a:port"])
+def test_an_address_that_is_none(url: str) -> None:
+    result = run("ps", "--url", url)
     assert (result.returncode, result.stdout) == (1, "")
     assert "is no address of a server" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("words", [("serve",), ("demo",)])
@@ -222,6 +224,22 @@ def test_the_tour(tmp_path: Path) -> None:
     assert "16 answers in" in text
     assert "nobody turned away" in text
     assert "from openai import OpenAI" in text
+
+
+def test_the_tour_on_an_ipv6_address(tmp_path: Path) -> None:
+    words = command("demo", "-c", str(config_file(tmp_path)), "--host", "::1", "--port", "0")
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        try:
+            assert demo.stdout is not None
+            assert "http://[::1]:" in demo.stdout.readline()
+            assert "It serves" in demo.stdout.readline() + demo.stdout.readline()
+            demo.send_signal(signal.SIGINT)
+            _, errors = demo.communicate(timeout=DEADLINE)
+        finally:
+            demo.kill()
+    assert (demo.returncode, errors) == (0, "")
 
 
 def test_ctrl_c_during_the_tour(tmp_path: Path) -> None:

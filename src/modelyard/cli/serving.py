@@ -89,7 +89,7 @@ def _run(config: Config, on_ready: Callable[[Yard], None] | None = None) -> int:
 
 def _url(yard: Yard) -> str:
     address = yard.server.address
-    return f"unix:{address.path}" if address.path else f"http://{address.host}:{address.port}"
+    return str(address) if address.path else f"http://{address}"
 
 
 def pull(

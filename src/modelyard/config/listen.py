@@ -13,6 +13,7 @@ from pathlib import Path
 
 from modelyard.config.schema import ServerSection
 from modelyard.config.values import Limits, ServerSetting
+from modelyard.core.types import Address
 
 # The kernel's sun_path holds 108 bytes with the closing zero.
 LONGEST_SOCKET_PATH = 107
@@ -102,4 +103,4 @@ def cannot_listen(setting: ServerSetting, error: OSError) -> tuple[str, str]:
         error.errno or 0,
         f"cannot be listened on ({error.strerror or error}): choose another with --host or --port",
     )
-    return "", f"{setting.host}:{setting.port} {reason}"
+    return "", f"{Address(host=setting.host, port=setting.port)} {reason}"

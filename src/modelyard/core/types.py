@@ -98,7 +98,7 @@ class NoFit:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One immutable version of a model. `digest` (hex) names it; `devices` empty means any that suit.
+    """One immutable version of a model. `digest` (hex) names it; `devices` empty means any accelerator.
 
     `parameters` belong to the engine adapter; the core never looks inside.
     """
@@ -193,4 +193,6 @@ class Address:
     port: int = 0
 
     def __str__(self) -> str:
-        return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
