@@ -245,7 +245,7 @@ class TestRecords:
             ac.Refuse("r1", "load_failed", f"a did not start: crashed: {detail}"),
             ac.Release("a-1", 2, 1.0, f"crashed: {detail}"),
         ]
-        told = list(Encoder().step(exited, actions, "", None))
+        told = [json.loads(one) for one in Encoder().step(1.0, exited, actions, "", None)]
         assert "secret" not in str(told)
         assert [one["kind"] for one in told] == ["exited", "failed", "refuse", "release"]
         assert told[2]["reason"] == "a did not start: crashed: exit code 1"
@@ -255,7 +255,8 @@ class TestRecords:
         assert not worth_a_record(done, [])
         assert worth_a_record(died, [])
         stop = ac.Stop("a-1", 2, 1.0, "drained")
-        assert [one["kind"] for one in Encoder().step(done, [stop], "", None)] == ["stop"]
+        (told,) = Encoder().step(1.0, done, [stop], "", None)
+        assert json.loads(told)["kind"] == "stop"
 
     def test_quiet_events_are_told_only_with_what_they_caused(self) -> None:
         assert not worth_a_record(ev.Tick(), [])
@@ -265,5 +266,5 @@ class TestRecords:
         monkeypatch.setattr("modelyard.runtime.journal_records.REMEMBERED", 10)
         encoder = Encoder()
         for number in range(50):
-            list(encoder.step(ev.Tick(), [ac.Start(f"a-{number}", 1, "a@1", (), 1.0, "why")], "", None))
+            encoder.step(1.0, ev.Tick(), [ac.Start(f"a-{number}", 1, "a@1", (), 1.0, "why")], "", None)
         assert len(encoder._versions) == 10

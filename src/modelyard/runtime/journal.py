@@ -18,7 +18,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import orjson
 import structlog
 
 from modelyard import __version__
@@ -26,19 +25,20 @@ from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.state import State, Waiting
 from modelyard.runtime.journal_files import Segments, View, blocks
-from modelyard.runtime.journal_records import Encoder, Ended, Fields, Kind, Queued, worth_a_record
+from modelyard.runtime.journal_records import Encoder, Ended, Kind, Queued, worth_a_record
 from modelyard.runtime.lease import Ticket
 
 log = structlog.get_logger(__name__)
 
 UNWRITTEN = 16_384  # records that may wait for the disk
+BREATH = 64  # records that are made into text without a pause
 EVERY = 0.25  # seconds in which records gather before they are written
 LINE_SHOWN = 64  # places in line that are told of an arrival; one further back reads as none
 RETRY = 2.0  # seconds between tries while the disk takes nothing
 PATIENCE = 2.0  # seconds that a reader, or the end of everything, waits for the writer
 
-# A function of the encoder, the loop time, and the function's arguments. Text is a line that is not written.
-Record = tuple[Callable[..., Iterator[Fields]], float, tuple[Any, ...]] | bytes
+# A method of the encoder, the loop time, and what else it takes; or a line that could not be written yet.
+Record = tuple[Callable[..., list[bytes]], float, tuple[Any, ...]] | bytes
 
 
 class Journal:
@@ -58,7 +58,8 @@ class Journal:
         self._closing = False
         self._told_lost = 0
         encoder = Encoder()
-        self._step, self._ended, self._said = encoder.step, encoder.ended, encoder.said
+        self._step, self._granted = encoder.step, encoder.granted
+        self._ended, self._said = encoder.ended, encoder.said
 
     # -- what happens -------------------------------------------------------------------------------------
 
@@ -73,19 +74,23 @@ class Journal:
         """The scheduler took an event at this loop time, and decided; nothing was carried out yet."""
         if not worth_a_record(event, actions):
             return
-        api, queued = "", None
-        if type(event) is ev.Arrived:
-            ticket, waiting = tickets.get(event.request), state.waiting.get(event.request)
-            if ticket is not None:
-                api = ticket.api
-            if waiting is not None:
-                queued = _standing(state, waiting)
+        if type(event) is not ev.Arrived:
+            self._add((self._step, moment, (event, actions, "", None)))
+            return
+        ticket = tickets.get(event.request)
+        api = ticket.api if ticket is not None else ""
+        first = actions[0] if actions else None
+        if type(first) is ac.Grant and len(actions) == 1 and event.since is None and event.priority is None:
+            self._add((self._granted, moment, (event, first, api)))
+            return
+        waiting = state.waiting.get(event.request)
+        queued = _standing(state, waiting) if waiting is not None else None
         self._add((self._step, moment, (event, actions, api, queued)))
 
     def ended(self, end: Ended) -> None:
         """A request ended now; `end` is changed no more."""
         moment = self._loop.time()
-        self._add((self._ended, moment, (end, moment)))
+        self._add((self._ended, moment, (end, moment - end.started)))
 
     def say(self, kind: Kind, **fields: object) -> None:
         """Something else happened now."""
@@ -166,15 +171,15 @@ class Journal:
     def _write(self, batch: Sequence[Record], wall: float) -> tuple[list[bytes], OSError | None]:
         """In a thread: the lines of a batch that are not on disk, and why."""
         lines: list[bytes] = []
-        for record in batch:
+        for number, record in enumerate(batch):
+            if number % BREATH == BREATH - 1:
+                time.sleep(0)  # let the event loop have the interpreter
             if isinstance(record, bytes):
                 lines.append(record)
                 continue
             encode, moment, arguments = record
             try:
-                for fields in encode(*arguments):
-                    line = {"t": round(wall + moment, 4), **fields}
-                    lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+                lines += encode(wall + moment, *arguments)
             except Exception:
                 log.exception("journal.no_record", record=repr(arguments)[:300])
         done, error = self._segments.append(lines)

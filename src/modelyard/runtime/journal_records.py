@@ -1,4 +1,4 @@
-"""Records of the journal: what the scheduler was told and what it decided, as flat objects.
+"""Records of the journal: what the scheduler was told and what it decided, as lines of flat JSON.
 
 `Encoder` makes them of events and actions, in the journal's writer: nothing is decided here and nothing is
 looked up in the scheduler. There are names, numbers and reasons in a record, never a prompt, a body, a key,
@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
+
+import orjson
 
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
@@ -130,9 +133,43 @@ class Encoder:
         }
 
     def step(
+        self, at: float, event: ev.Event, actions: Sequence[ac.Action], api: str, queued: Queued | None
+    ) -> list[bytes]:
+        """The records of one event and of what was decided on it, in order."""
+        return [_line(at, fields) for fields in self._records(event, actions, api, queued)]
+
+    def granted(self, at: float, event: ev.Arrived, grant: ac.Grant, api: str) -> list[bytes]:
+        """A first arrival that was granted at once. With `ended`, what most requests cost: its text is made
+        by hand, of names that are ours and need no escapes."""
+        line = (
+            f'{{"t":{at:.4f},"kind":"arrived","request":"{event.request}",{_model_text(event.version)},'
+            f'"api":"{api}","decision":"granted","instance":"{grant.instance}"}}\n'
+        )
+        return [line.encode()]
+
+    def ended(self, at: float, end: Ended, seconds: float) -> list[bytes]:
+        """A request ended, so many seconds after its arrival."""
+        instance = f',"instance":"{end.instance}"' if end.instance else ""
+        first = f',"first_byte":{end.first_byte - end.started:.4f}' if end.first_byte else ""
+        tokens = (
+            f',"tokens_in":{end.tokens_in},"tokens_out":{end.tokens_out}'
+            if end.tokens_in or end.tokens_out
+            else ""
+        )
+        line = (
+            f'{{"t":{at:.4f},"kind":"end","request":"{end.request}",{_model_text(end.version)},'
+            f'"api":"{end.api}","outcome":"{end.outcome}","seconds":{seconds:.4f},'
+            f'"attempts":{end.attempts}{instance}{first}{tokens}}}\n'
+        )
+        return [line.encode()]
+
+    def said(self, at: float, kind: Kind, fields: Fields) -> list[bytes]:
+        """A record that is flat already."""
+        return [_line(at, {"kind": kind, **fields})]
+
+    def _records(
         self, event: ev.Event, actions: Sequence[ac.Action], api: str, queued: Queued | None
     ) -> Iterator[Fields]:
-        """The records of one event and of what was decided on it, in order."""
         if isinstance(event, ev.Arrived):
             decision = _decision(event.request, actions)
             actions = [action for action in actions if action is not decision]
@@ -147,21 +184,6 @@ class Encoder:
                 yield make(action)
         if isinstance(event, ev.Released):
             self._versions.pop(event.instance, None)
-
-    def said(self, kind: Kind, fields: Fields) -> Iterator[Fields]:
-        """A record that is flat already."""
-        yield {"kind": kind, **fields}
-
-    def ended(self, end: Ended, moment: float) -> Iterator[Fields]:
-        fields: Fields = {"kind": Kind.END, "request": end.request, **_model(end.version), "api": end.api}
-        fields.update(outcome=end.outcome, seconds=round(moment - end.started, 4), attempts=end.attempts)
-        if end.instance:
-            fields["instance"] = end.instance
-        if end.first_byte:
-            fields["first_byte"] = round(end.first_byte - end.started, 4)
-        if end.tokens_in or end.tokens_out:
-            fields.update(tokens_in=end.tokens_in, tokens_out=end.tokens_out)
-        yield fields
 
     # -- requests -----------------------------------------------------------------------------------------
 
@@ -333,6 +355,16 @@ def _decision(request: str, actions: Sequence[ac.Action]) -> ac.Grant | ac.Refus
         if isinstance(action, ac.Grant | ac.Refuse) and action.request == request:
             return action
     return None
+
+
+def _line(at: float, fields: Fields) -> bytes:
+    return orjson.dumps({"t": round(at, 4), **fields}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+@lru_cache(1024)
+def _model_text(version: str) -> str:
+    """`_model` as JSON, without its braces."""
+    return orjson.dumps(_model(version))[1:-1].decode()
 
 
 def _model(version: str) -> Fields:
