@@ -168,7 +168,9 @@ environment. Editors can use [config.schema.json](config.schema.json).
 
 What may stand under `parameters` of a model with this engine; a dot goes into a mapping (`kv: {{k: q8_0}}`).
 `context` is what each slot gets, 0 for what the model was trained for; `gpu_layers` is `all` when the model
-names devices other than `ram`, else 0.
+may use a GPU, else 0. A model lies on one GPU, any of those that it may use; it is split over several when
+`tensor_split` gives their parts, or when its `devices` names several: then over all of these. With
+`split_mode: none` it lies on one, and `main_gpu` counts those in `devices` from 0.
 
 {table(["parameter", "takes", "flag of llama-server"], options)}"""
 

@@ -332,11 +332,10 @@ def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entr
 
 
 def _on_devices(spec: Spec, profile: Profile, devices: Devices) -> Spec:
-    """A spec that names no device may use every accelerator there is, and host RAM where there is none."""
+    """A spec that names no device may use any accelerator, or host RAM where there is none."""
     chosen = spec.devices or profile.devices
-    if not chosen:
-        accelerators = tuple(d.id for d in devices.all if d.kind is not DeviceKind.RAM)
-        chosen = accelerators or ("ram",)
+    if not chosen and all(device.kind is DeviceKind.RAM for device in devices.all):
+        chosen = ("ram",)
     return replace(spec, devices=chosen)
 
 

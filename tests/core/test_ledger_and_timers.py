@@ -183,8 +183,8 @@ def test_an_unknown_need_of_nothing_is_placed_where_something_is_free() -> None:
 def test_never_fits_says_why() -> None:
     devices = accounts(100, 60)
     assert never_fits(need(100), spec("a"), devices) is None
-    assert never_fits(need(101), spec("a"), devices) == NoFit(
-        "the budget of gpu0, gpu1 is 160 bytes in all", need=101
+    assert never_fits(need(161), spec("a"), devices) == NoFit(
+        "the budget of gpu0, gpu1 is 160 bytes in all", need=161
     )
     assert never_fits(need(1, on="ram"), spec("a"), devices) == NoFit(
         "there is no device ram that it may use", need=1

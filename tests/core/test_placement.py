@@ -5,7 +5,7 @@ from __future__ import annotations
 from core.yard import Yard, gpu, need, ram, spec, started, stopped
 from modelyard.core import events as ev
 from modelyard.core.memory import DeviceLedger
-from modelyard.core.placement import place
+from modelyard.core.placement import never_fits, place
 from modelyard.core.types import Charge, Need, NoFit, Share
 
 
@@ -38,6 +38,20 @@ def test_accelerator_shares_go_to_different_devices_though_one_could_hold_them()
 def test_a_refused_need_is_told_with_its_bytes() -> None:
     missing = put(need(70, 40), 10, 50, 50)
     assert missing == NoFit("no device has 70 bytes free for accelerator", need=110)
+
+
+def test_what_fits_on_several_devices_only_is_told_how_to_be_split() -> None:
+    devices = {name: DeviceLedger(gpu(name, size)) for name, size in (("gpu0", 24), ("gpu1", 30))}
+    never = never_fits(need(40), spec("a"), devices)
+    assert never is not None
+    assert "40 bytes have to lie on one device, and none has more than 30: name several in `devices`" in (
+        never.reason
+    )
+    assert never_fits(need(20, 20), spec("a"), devices) is None
+    for hopeless in (need(60), need(40, 1)):
+        never = never_fits(hopeless, spec("a"), devices)
+        assert never is not None
+        assert "several" not in never.reason
 
 
 def test_two_starts_in_one_pass_share_the_free_bytes() -> None:

@@ -44,7 +44,7 @@ KV_PER_TOKEN_AND_LAYER = 2 * (64 + 64) * 2
 
 
 def spec(
-    parameters: Mapping[str, object] | None = None, slots: int = 1, devices: tuple[str, ...] = ()
+    parameters: Mapping[str, object] | None = None, slots: int = 1, devices: tuple[str, ...] = ("ram",)
 ) -> Spec:
     return Spec("qwen", "d" * 64, "llamacpp", "m.gguf", parameters or {}, slots=slots, devices=devices)
 
@@ -273,6 +273,63 @@ def test_named_devices_take_everything_in_parts() -> None:
     both = 4000 + 300 + 600 + 4 * 4096 * KV_PER_TOKEN_AND_LAYER
     assert shares[1].bytes - shares[2].bytes == pytest.approx(both / 2, abs=2)
     assert shares[0].mapped == {"m1": 600}
+
+
+PAIR = ("GPU-1", "GPU-2")
+
+
+def places(parameters: Mapping[str, object], devices: tuple[str, ...] = ()) -> list[str]:
+    """Where the shares of a model lie, host RAM left out."""
+    shares = ENGINE.need(spec(parameters, devices=devices), files()).shares
+    return [share.on for share in shares if share.on != "ram"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "devices", "expected"),
+    [
+        ({}, (), ["accelerator"]),
+        ({}, PAIR, ["accelerator"] * 2),
+        ({}, ("GPU-2",), ["accelerator"]),
+        ({"gpu_layers": 0}, (), []),
+        ({"tensor_split": [3, 1]}, (), ["accelerator"] * 2),
+        ({"split_mode": "none"}, (), ["accelerator"]),
+        ({"split_mode": "none"}, PAIR, ["accelerator"]),
+        ({"split_mode": "none", "main_gpu": 1}, PAIR, ["GPU-2"]),
+        ({"split_mode": "none", "main_gpu": 0}, ("ram", *PAIR), ["GPU-1"]),
+        ({"split_mode": "row", "main_gpu": 1}, PAIR, ["accelerator"] * 2),
+    ],
+)
+def test_a_model_lies_on_one_device_unless_it_is_split(
+    parameters: Mapping[str, object], devices: tuple[str, ...], expected: list[str]
+) -> None:
+    assert ENGINE.problems(spec(parameters, devices=devices), WHEEL) == []
+    assert places(parameters, devices) == expected
+
+
+def test_the_device_of_split_mode_none_is_the_only_one_that_the_program_sees() -> None:
+    model = spec({"split_mode": "none", "main_gpu": 1}, devices=PAIR)
+    flags = ENGINE.command(model, NATIVE, (), SOCKET, files()).argv
+    assert flags[flags.index("--main-gpu") + 1] == "0"
+    wheel = json.loads(ENGINE.command(model, WHEEL, (), SOCKET, files()).argv[-1])
+    assert wheel["main_gpu"] == 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "devices", "path"),
+    [
+        ({"tensor_split": [0, 0]}, (), "parameters.tensor_split"),
+        ({"tensor_split": [1, float("inf")]}, (), "parameters.tensor_split"),
+        ({"tensor_split": [1, float("nan")]}, (), "parameters.tensor_split"),
+        ({"tensor_split": [1, 1, 1]}, PAIR, "parameters.tensor_split"),
+        ({"tensor_split": [1, 1], "split_mode": "none"}, PAIR, "parameters.tensor_split"),
+        ({"split_mode": "none", "main_gpu": 1}, (), "parameters.main_gpu"),
+        ({"split_mode": "none", "main_gpu": 2}, PAIR, "parameters.main_gpu"),
+    ],
+)
+def test_a_split_that_cannot_be_is_told(
+    parameters: Mapping[str, object], devices: tuple[str, ...], path: str
+) -> None:
+    assert [where for where, _ in ENGINE.problems(spec(parameters, devices=devices), WHEEL)] == [path]
 
 
 def test_without_facts_the_file_is_the_weight() -> None:

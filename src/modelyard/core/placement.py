@@ -64,7 +64,16 @@ def never_fits(need: Need, spec: Spec, devices: Mapping[str, DeviceLedger]) -> N
     usable = {device for share in need.shares for device in candidates(share, spec, devices)}
     budget = sum(devices[device].device.budget for device in usable)
     names = ", ".join(sorted(usable))
-    return NoFit(f"the budget of {names} is {budget} bytes in all", need.bytes)
+    reason = f"the budget of {names} is {budget} bytes in all"
+    parts = [share for share in need.shares if share.on == "accelerator"]
+    if len(parts) == 1:
+        budgets = [devices[device].device.budget for device in candidates(parts[0], spec, devices)]
+        if max(budgets) < parts[0].bytes <= sum(budgets):
+            reason += (
+                f", but {parts[0].bytes} bytes have to lie on one device, and none has more than "
+                f"{max(budgets)}: name several in `devices` to split the model, where its engine can"
+            )
+    return NoFit(reason, need.bytes)
 
 
 def candidates(share: Share, spec: Spec, devices: Mapping[str, DeviceLedger]) -> list[str]:

@@ -2,7 +2,8 @@
 
 A spec's parameters are the rows of `llamacpp_options.OPTIONS`. `context` is what each slot gets (0: what the
 model was trained for); the cache is split, not shared, so that no request can take another's promise. Layers
-go to accelerators when `gpu_layers` says so, or the spec names devices other than `ram`.
+go to accelerators when `gpu_layers` says so, or the spec may use devices other than `ram`: to one of them, or
+in parts to as many as `tensor_split` has numbers or the spec names.
 
 What a llama-server learned or renamed lately is set through its environment: one that does not know a
 variable ignores it, one that does not know a flag would not start. Speculation is left to flags: a program
@@ -79,7 +80,7 @@ class LlamaCppEngine(LlamaHttp):
             found.append(("parameters.draft.source", "is missing: name the draft model's GGUF file"))
         if options.get("ngram") and "draft.source" in options:
             found.append(("parameters.ngram", "excludes draft: speculation has one source"))
-        return found
+        return found + _split_problems(spec, options)
 
     def sources(self, spec: Spec) -> Mapping[str, str]:
         options = llamacpp_options.flatten(spec.parameters)
@@ -97,6 +98,8 @@ class LlamaCppEngine(LlamaHttp):
     ) -> Command:
         options = llamacpp_options.flatten({**profile.defaults, **spec.parameters})
         plan = _plan(spec, options, files)
+        if "main_gpu" in options and options.get("split_mode") == "none":
+            options["main_gpu"] = 0  # the mask leaves this one alone
         program = _program(profile)
         if program:
             argv = [program, *_flags(spec, options, plan, address, files)]
@@ -146,15 +149,44 @@ def _whole(options: Mapping[str, object], name: str, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
-def _plan(spec: Spec, options: Mapping[str, object], files: Files) -> Plan:
-    accelerators = [device for device in spec.devices if device != "ram"]
-    layers = options.get("gpu_layers", "all" if accelerators else 0)
-    gpu_layers = layers if isinstance(layers, int) else _ALL_LAYERS
+def _accelerators(spec: Spec) -> list[str]:
+    """Those that the spec names."""
+    return [device for device in spec.devices if device != "ram"]
+
+
+def _parts(spec: Spec, options: Mapping[str, object]) -> tuple[tuple[float, ...], str]:
+    """The parts of the model, one per accelerator, and where they may lie (`Plan.devices`, `Plan.on`)."""
+    named = _accelerators(spec)
+    if options.get("split_mode") == "none":
+        pinned = "main_gpu" in options and named
+        return (1.0,), named[_whole(options, "main_gpu", 0)] if pinned else "accelerator"
     split = options.get("tensor_split")
     if isinstance(split, list | tuple):
-        devices = tuple(float(part) for part in split)
-    else:
-        devices = (1.0,) * max(len(accelerators), 1)
+        return tuple(float(part) for part in split), "accelerator"
+    return (1.0,) * max(len(named), 1), "accelerator"
+
+
+def _split_problems(spec: Spec, options: Mapping[str, object]) -> list[tuple[str, str]]:
+    """What is wrong with how the model lies on accelerators."""
+    named, split, main = _accelerators(spec), options.get("tensor_split"), _whole(options, "main_gpu", 0)
+    parts = len(split) if isinstance(split, list | tuple) else 0
+    found = []
+    if parts and options.get("split_mode") == "none":
+        found.append(
+            ("parameters.tensor_split", "has no meaning with split_mode none: leave one of them out")
+        )
+    elif named and parts > len(named):
+        found.append(("parameters.tensor_split", f"has {parts} parts for {len(named)} devices"))
+    count = len(named) or parts
+    if main and main >= count:
+        found.append(("parameters.main_gpu", f"counts the model's `devices` from 0, and it names {count}"))
+    return found
+
+
+def _plan(spec: Spec, options: Mapping[str, object], files: Files) -> Plan:
+    layers = options.get("gpu_layers", 0 if set(spec.devices) == {"ram"} else "all")
+    gpu_layers = layers if isinstance(layers, int) else _ALL_LAYERS
+    devices, on = _parts(spec, options)
     trained = Model(files["model"]).trained_context if "model" in files else 0
     context = _whole(options, "context", min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT))
     return Plan(
@@ -165,6 +197,7 @@ def _plan(spec: Spec, options: Mapping[str, object], files: Files) -> Plan:
         ubatch=_whole(options, "ubatch", _UBATCH),
         gpu_layers=gpu_layers,
         devices=devices if gpu_layers else (),
+        on=on,
         mmap=bool(options.get("mmap", gpu_layers > 0)),
         cache_ram=_whole(options, "cache_ram_mib", 0) * MIB,
         checkpoints=_whole(options, "context_checkpoints", 0),

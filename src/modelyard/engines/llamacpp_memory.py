@@ -47,7 +47,8 @@ class Split:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The parameters that decide memory. `gpu_layers` counts the output as one layer after the last;
-    `devices` is the parts of the model per accelerator, empty for none."""
+    `devices` is the parts of the model per accelerator, empty for none; `on` is the device that a part may
+    lie on, or `accelerator`."""
 
     context: int
     slots: int
@@ -61,6 +62,7 @@ class Plan:
     checkpoints: int
     draft_gpu_layers: int
     ngram: str = ""
+    on: str = "accelerator"
 
 
 class Model:
@@ -186,7 +188,7 @@ def need(plan: Plan, files: Files) -> Need:
         device * part / total + model.computation(plan, True) + CUDA_CONTEXT + (first if number == 0 else 0)
         for number, part in enumerate(plan.devices)
     ]
-    return Need((Share("ram", int(host), mapped), *(Share("accelerator", int(size)) for size in shares)))
+    return Need((Share("ram", int(host), mapped), *(Share(plan.on, int(size)) for size in shares)))
 
 
 def _draft(plan: Plan, draft: Model, mapped: dict[str, int]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 NGRAMS = ("simple", "map-k", "map-k4v", "mod", "cache")
@@ -85,10 +86,14 @@ def texts(value: object) -> str:
 
 
 def parts(value: object) -> str:
-    fine = isinstance(value, list | tuple) and all(
-        isinstance(item, int | float) and not isinstance(item, bool) and item >= 0 for item in value
+    fine = (
+        isinstance(value, list | tuple)
+        and all(
+            isinstance(item, int | float) and not isinstance(item, bool) and 0 <= item < inf for item in value
+        )
+        and any(value)
     )
-    return "" if fine and value else "must be a list of numbers, one per device, e.g. [3, 1]"
+    return "" if fine else "must be a list of numbers, one per device, e.g. [3, 1]"
 
 
 def layers(value: object) -> str:

@@ -13,7 +13,7 @@ import structlog
 
 from modelyard.core.events import DeviceSeen, Event, Learned, Observed
 from modelyard.core.state import Instance
-from modelyard.core.types import DeviceKind, Need, Placement, Share
+from modelyard.core.types import Device, DeviceKind, Need, Placement, Share
 from modelyard.launchers.base import Launcher
 from modelyard.runtime.devices import Devices, Seen
 from modelyard.runtime.entries import Entry
@@ -82,8 +82,9 @@ class Observer:
 
     def _kinds(self, entry: Entry) -> str:
         """The kinds of devices it may run on: a footprint learned on one kind says nothing of another."""
-        kinds = {device.id: device.kind for device in self._devices.all}
-        return "+".join(sorted({kinds[device].value for device in entry.spec.devices}))
+        return "+".join(
+            sorted({device.kind.value for device in self._devices.all if _may_use(entry, device)})
+        )
 
     async def baseline(self, instance: Instance) -> Mapping[str, int]:
         """Bytes in use on each GPU of the instance's placement that are not its own: what must be left in
@@ -144,11 +145,7 @@ class Observer:
             device.budget
             for device in self._devices.all
             if device.id == share.on
-            or (
-                share.on == "accelerator"
-                and device.kind is not DeviceKind.RAM
-                and device.id in entry.spec.devices
-            )
+            or (share.on == "accelerator" and device.kind is not DeviceKind.RAM and _may_use(entry, device))
         ]
         return max(budgets, default=0) - sum(share.mapped.values())
 
@@ -168,6 +165,12 @@ class Observer:
 
     def _look_now(self, names: list[str]) -> list[Seen]:
         return self._devices.look({name: self._launcher.pids(name) for name in names})
+
+
+def _may_use(entry: Entry, device: Device) -> bool:
+    """Whether its spec names the device; one that names none may use every accelerator."""
+    devices = entry.spec.devices
+    return device.id in devices if devices else device.kind is not DeviceKind.RAM
 
 
 def _by_share(need: Need, placement: Placement, own: Mapping[str, int]) -> list[int]:
