@@ -213,6 +213,8 @@ class TestPages:
             await yard.chat("a", fake={"status": 400})
             await yard.chat("b", fake={"nonsense": True})
             await yard.chat("nobody")
+            await yard.post("/v1/embeddings", {"input": "hi"})
+            await yard.http.post("/generate", content=b"{")
             found = await metrics_of(yard)
             ended = {key[1]: value for key, value in found.items() if key[0] == "modelyard_requests_total"}
             assert ended == {
@@ -221,6 +223,9 @@ class TestPages:
                 ("b", "ok", "embedding"): 1,
                 ("b", "ok", "generate"): 1,
                 ("b", "invalid_request", "chat"): 1,
+                ("", "model_not_found", "chat"): 1,
+                ("", "invalid_request", "embedding"): 1,
+                ("", "invalid_request", "generate"): 1,
             }
             assert found["modelyard_tokens_total", ("out", "a")] == 3 * 5 + 7
             assert found["modelyard_tokens_total", ("out", "b")] == 2

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import orjson
 
-from modelyard.errors import InvalidRequest, MethodNotAllowed, NotSupported
+from modelyard.errors import InvalidRequest, MethodNotAllowed, ModelyardError, NotSupported
 from modelyard.gateway import anthropic, ollama, ollama_listing, ollama_request
 from modelyard.gateway.auth import Gate, priority_of
-from modelyard.gateway.exchange import Exchange, Handler
+from modelyard.gateway.exchange import Disconnected, Exchange, Handler
 from modelyard.gateway.generate import demand_of
 from modelyard.gateway.names import Names
 from modelyard.gateway.ollama_pull import Pull
@@ -43,6 +43,13 @@ OLLAMA_KINDS = {  # by path: likewise
 }
 SHOW = "/api/show"
 PULL = "/api/pull"
+ALL_KINDS = {
+    **KINDS,
+    GENERATE: "generate",
+    MESSAGES: "messages",
+    COUNT_TOKENS: "count_tokens",
+    **OLLAMA_KINDS,
+}
 TRANSLATED = (GENERATE, MESSAGES, COUNT_TOKENS, *OLLAMA_KINDS, SHOW, PULL)
 
 
@@ -55,7 +62,8 @@ class Inference:
         self._gate = gate
         self._driver = driver
         self._snapshot = snapshot
-        self._translated: dict[str, Handler] = {
+        handlers: dict[str, Handler] = {
+            **dict.fromkeys(KINDS, self._pass_on),
             GENERATE: self._generate,
             MESSAGES: self._messages,
             COUNT_TOKENS: self._count_tokens,
@@ -63,15 +71,34 @@ class Inference:
             SHOW: self._show,
             PULL: self._pull,
         }
+        self._handlers = {path: self._counted(path, handler) for path, handler in handlers.items()}
 
     def handler_for(self, method: str, path: str) -> Handler | None:
         """The handler of an inference path, None for any other. Raises MethodNotAllowed."""
-        handler = self._pass_on if path in KINDS else self._translated.get(path)
+        handler = self._handlers.get(path)
         if handler is None:
             return None
         if method != "POST":
             raise MethodNotAllowed(f"{path} takes POST, not {method}.", allowed="POST")
         return handler
+
+    def _counted(self, path: str, handler: Handler) -> Handler:
+        """The same handler, with what fails before it came to `serve` counted."""
+        kind = ALL_KINDS.get(path)
+        if kind is None:
+            return handler
+
+        async def counted(exchange: Exchange) -> None:
+            try:
+                await handler(exchange)
+            except ModelyardError as error:
+                self._service.failed_early(kind, error.code)
+                raise
+            except Disconnected:
+                self._service.failed_early(kind, "cancelled")
+                raise
+
+        return counted
 
     async def _pass_on(self, exchange: Exchange) -> None:
         """Hand the body to the engine as it is; only the model's name may be replaced."""

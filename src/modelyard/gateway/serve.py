@@ -37,7 +37,7 @@ from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.journal_records import Ended
 from modelyard.runtime.lease import Lease, Ticket
-from modelyard.telemetry.metrics import Metrics, Traffic
+from modelyard.telemetry.metrics import NO_MODEL, Metrics, Traffic
 from modelyard.wire.sse import last_usage
 
 ATTEMPTS = 3
@@ -81,6 +81,10 @@ class Service:
         self._driver = driver
         self._metrics = metrics
         self._heartbeat_after = heartbeat_after
+
+    def failed_early(self, kind: str, outcome: str) -> None:
+        """Count a request that ended before it came to a model."""
+        self._metrics.traffic(NO_MODEL).end(kind, outcome)
 
     async def serve(self, exchange: Exchange, demand: Demand) -> None:
         """Answer the request; every outcome ends as an answer, an error event, or a client that left."""

@@ -20,7 +20,7 @@ from modelyard.telemetry.series import Counts, Declared, Duration, Histogram, Ki
 
 __all__ = ["CONTENT_TYPE_LATEST", "DECLARED", "NO_MODEL", "Metrics", "Snapshot", "Traffic"]
 
-NO_MODEL = ""  # the model of a request that names none of ours
+NO_MODEL = ""  # the model of a request that came to none
 
 WAIT_BUCKETS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
@@ -40,7 +40,8 @@ def _declare(
 REQUESTS = _declare(
     "requests_total",
     Kind.COUNTER,
-    "Requests that ended, by model, kind of API path and outcome: ok, cancelled, or an error code.",
+    "Requests to the APIs of models that were let in and ended, by model (empty: it failed before it came to "
+    "one), kind of API path and outcome: ok, cancelled, or an error code.",
     "model",
     "path",
     "outcome",
@@ -81,7 +82,7 @@ RETRIES = _declare(
 REJECTIONS = _declare(
     "rejections_total",
     Kind.COUNTER,
-    "Requests that were refused before any attempt, by error code. They are not in the wait histogram.",
+    "Requests for a model that got no slot of it, by error code. They are not in the wait histogram.",
     "model",
     "code",
 )
