@@ -225,6 +225,7 @@ Priority = Annotated[
     Header(alias="X-Priority", description="The request's class, up to the key's `max_priority`."),
 ]
 _HEADERS = {
+    "x-modelyard-request": "The request's id, for `explain`; refusals have it, too.",
     "x-modelyard-version": "The version that answered.",
     "x-modelyard-instance": "The instance that answered.",
     "x-modelyard-queue-ms": "How long the request waited, loading included.",
