@@ -61,8 +61,10 @@ def refused(folder: Path, text: str, *said: str) -> None:
 
 
 def written(data: Path) -> Iterator[Path]:
-    """Files below a data folder that say anything: no locks, and no record that nothing runs."""
+    """Files below a data folder that say anything: no locks, no record that nothing runs, no journal."""
     for path in data.rglob("*"):
+        if path.parent.name == "journal":
+            continue
         nothing_runs = path.name == "instances.json" and not json.loads(path.read_text())["instances"]
         if path.is_file() and path.suffix != ".lock" and path.name != "lock" and not nothing_runs:
             yield path
