@@ -98,6 +98,12 @@ def test_version_2_is_read() -> None:
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("a") + struct.pack("<I", 77), "unknown type 77"),
         (written({}, [("t", (1,), 99)]), "tensor t has the unknown type 99"),
         (written({}, [("t", (1,) * 9, 0)]), "claims 9 dimensions"),
+        (written({}, [("blk", (1,), 0)]), "the tensor 'blk' names no layer"),
+        (written({}, [("blk.", (1,), 0)]), "the tensor 'blk.' names no layer"),
+        (written({}, [("blk.\u00b2.weight", (1,), 0)]), "names no layer"),
+        (written({}, [(f"blk.{'9' * 5000}", (1,), 0)]), "names no layer"),
+        (written({"general.architecture": "x", "x.block_count": 1 << 31}), "its block_count is 2147483648"),
+        (written({"general.architecture": "x", "x.block_count": "many"}), "its block_count is 'many'"),
     ],
 )
 def test_what_is_no_gguf_is_refused(data: bytes, said: str, tmp_path: Path) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from structlog.testing import capture_logs
 
+from compose.test_refused_starts import GGUF
 from gateway.live_yard import fake, live_yard, until
 from modelyard.core import actions as ac
+from modelyard.core.types import Need, Spec
+from modelyard.engines.base import Files
+from modelyard.engines.fake import FakeEngine
+from modelyard.errors import DownloadFailed
 from modelyard.runtime import driver
+from modelyard.runtime.entries import Entry, Progress
 
 
 class TestAnActionThatFails:
@@ -42,3 +51,64 @@ class TestAnActionThatFails:
             assert failed
             assert failed[0]["exc_info"] is True
             assert "Note(kind=" in failed[0]["action"]
+
+
+class TestAModelThatNobodyThoughtOf:
+    async def test_it_does_not_stop_the_start_of_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        estimate = FakeEngine.need
+
+        def need(self: FakeEngine, spec: Spec, files: Files) -> Need:
+            if spec.model == "odd":
+                raise ZeroDivisionError("float division by zero")
+            return estimate(self, spec, files)
+
+        monkeypatch.setattr(FakeEngine, "need", need)
+        with capture_logs() as said:
+            async with live_yard({"odd": fake(), "a": fake()}) as yard:
+                assert (await yard.chat("a")).status == 200
+                answer = await yard.chat("odd")
+                assert answer.code == "internal_error"
+                assert "ZeroDivisionError: float division by zero" in answer.message
+        (told,) = [line for line in said if line["event"] == "files.unusable"]
+        assert (told["model"], told["exc_info"]) == ("odd", True)
+
+
+class TestLoads:
+    async def test_that_are_cancelled_leave_nothing(self) -> None:
+        async with live_yard({"a": fake(parameters={"load_time": 20})}) as yard:
+            (version,) = yard.state.versions
+            for wait in (True, False):
+                asked = asyncio.create_task(yard.driver.load(version, wait=wait))
+                await until(lambda: yard.state.instances)
+                asked.cancel()
+                await asyncio.wait({asked})
+                assert yard.driver._asks == {}
+
+
+class TestProgress:
+    async def test_a_second_fetch_does_not_begin_with_the_progress_of_the_first(self, tmp_path: Path) -> None:
+        class Broken:
+            """Downloads that end half-way."""
+
+            def __init__(self) -> None:
+                self.seen: list[dict[str, Progress]] = []
+
+            async def cached(self, entry: Entry) -> Files | None:
+                return None
+
+            async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
+                self.seen.append(dict(yard.driver.progress))
+                progress(Progress(entry.spec.version, 1, 2))
+                raise DownloadFailed("the line is cut")
+
+        source = tmp_path / "model.gguf"
+        source.write_bytes(GGUF)
+        model = {"engine": "llamacpp", "source": str(source), "devices": ["ram"]}
+        async with live_yard({"m": model}) as yard:
+            broken = yard.driver.commands._files = Broken()
+            (version,) = yard.state.versions.values()
+            for _ in range(2):
+                assert (await yard.chat("m")).code == "download_failed"
+                assert len(yard.driver.progress) == 1
+                await until(lambda: version.error_now(yard.driver._loop.time()) is None)
+            assert broken.seen == [{}, {}]

@@ -8,6 +8,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ _MAX_FIELDS = 1 << 16
 _MAX_NAME = 1 << 16
 _MAX_TEXTS = 64 << 20
 _MAX_DIMENSIONS = 8
+_MAX_LAYERS = 1 << 16
 _SMALL_ARRAY = 1024
 _SHORT_TEXT = 1024
 _BUFFER = 1 << 20
@@ -137,6 +139,9 @@ def parse_header(file: BinaryIO) -> GgufHeader:
         lengths[name], small = reader.array(name)
         if small is not None:
             arrays[name] = small
+    blocks = fields.get(f"{fields.get('general.architecture', '')}.block_count", 0)
+    if not isinstance(blocks, int) or not 0 <= blocks <= _MAX_LAYERS:
+        raise BadGguf(f"its block_count is {blocks!r}; the file is damaged")
     tensors = tuple(_tensor(reader) for _ in range(tensor_count))
     return GgufHeader(version, fields, tensors, arrays, lengths)
 
@@ -151,10 +156,10 @@ def facts(header: GgufHeader) -> dict[str, object]:
     blocks: dict[int, int] = {}
     embedding = output = 0
     for tensor in header.tensors:
-        parts = tensor.name.split(".")
-        if parts[0] == "blk" and parts[1].isdigit():
-            blocks[int(parts[1])] = blocks.get(int(parts[1]), 0) + tensor.bytes
-        elif parts[0] == "token_embd":
+        layer = _layer(tensor.name)
+        if layer is not None:
+            blocks[layer] = blocks.get(layer, 0) + tensor.bytes
+        elif tensor.name.partition(".")[0] == "token_embd":
             embedding += tensor.bytes
         else:
             output += tensor.bytes
@@ -174,8 +179,20 @@ def facts(header: GgufHeader) -> dict[str, object]:
     }
 
 
+def _layer(tensor: str) -> int | None:
+    """The layer of a tensor, by its name; None outside of all layers. Raises BadGguf."""
+    prefix, _, rest = tensor.partition(".")
+    if prefix != "blk":
+        return None
+    number = rest.partition(".")[0]
+    if not re.fullmatch("[0-9]{1,5}", number):
+        raise BadGguf(f"the tensor {tensor[:_SHORT_TEXT]!r} names no layer; the file is damaged")
+    return int(number)
+
+
 def _tensor(reader: _Reader) -> Tensor:
     name = reader.text(_MAX_NAME, "tensor name")
+    _layer(name)
     dimensions = reader.number("I", f"dimensions of {name}")
     if dimensions > _MAX_DIMENSIONS:
         raise BadGguf(f"tensor {name} claims {dimensions} dimensions; the file is damaged")

@@ -129,14 +129,17 @@ class Driver:
     async def add(self, entry: Entry) -> None:
         """Make a version known; its files are used if they are in the cache and can be read. (If they cannot,
         the control surface and its first request are told why, and the other models serve.)"""
+        need = None
         try:
             entry.files = await self.files.cached(entry)
+            if entry.files is not None:
+                need = self.observer.corrected(entry, entry.engine.need(entry.spec, entry.files))
         except StoreError as error:
             entry.problem = error.message
             log.error("files.unusable", model=entry.spec.model, reason=error.message)
-        need = None
-        if entry.files is not None:
-            need = self.observer.corrected(entry, entry.engine.need(entry.spec, entry.files))
+        except Exception as error:  # an adapter or a file that nobody thought of: the others serve
+            entry.files, entry.problem = None, f"{type(error).__name__}: {error}"
+            log.exception("files.unusable", model=entry.spec.model)
         self.entries[entry.spec.version] = entry
         self.post(ev.Added(entry.spec, entry.policy, need))
 
@@ -341,6 +344,7 @@ class Driver:
         self.commands.stop(action, self.scheduler.state.instances[action.instance])
 
     def _fetch(self, action: ac.Fetch) -> None:
+        self.progress.pop(action.version, None)  # of an earlier fetch
         self.commands.fetch(self.entries[action.version])
 
     def _probe(self, action: ac.Probe) -> None:
@@ -360,17 +364,21 @@ class Driver:
             raise ModelNotFound(f"there is no version {version}")
         asked: asyncio.Future[str] = self._loop.create_future()
         self._asks.setdefault(version, []).append(asked)
-        self.post(ev.LoadAsked(version, evict))
-        if not wait and not asked.done():
-            self._asks[version].remove(asked)
-            return None
         try:
+            self.post(ev.LoadAsked(version, evict))
+            if not wait and not asked.done():
+                return None
             async with asyncio.timeout(entry.policy.max_wait + 1.0):
                 return await asked
         except TimeoutError:
             raise BrokenPromise(
                 f"{entry.spec.model} was not ready within {entry.policy.max_wait:g} s"
             ) from None
+        finally:
+            if asked in (left := self._asks.get(version, [])):
+                left.remove(asked)
+            if not left:
+                self._asks.pop(version, None)
 
     def _loaded(self, action: ac.Loaded) -> None:
         for asked in self._asks.pop(action.version, []):
