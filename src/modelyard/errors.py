@@ -3,37 +3,11 @@
 Owned by nobody above it: every layer raises these, the gateway alone turns them into the shape of the API
 that was called. The decision core names an error by its `code` (a refusal is data there); `by_code` gives
 the class back. An error says what is wrong, where, and what to do, in one or two sentences.
-
-    ModelyardError
-    ├── ConfigError                 start refused; `path` names the value
-    ├── RequestError                the client can mend it (4xx)
-    │   ├── InvalidRequest 400   ├── ContextOverflow 400   ├── Unauthorized 401
-    │   ├── Forbidden 403        ├── HostNotAllowed 403    ├── OriginNotAllowed 403
-    │   ├── NotFound 404 ─ ModelNotFound, InstanceNotFound, ModelRemoved
-    │   ├── MethodNotAllowed 405 ├── RequestTimeout 408    ├── NotRunning 409
-    │   ├── BodyTooLarge 413     ├── UnsupportedMediaType 415, HeaderTooLarge 431
-    │   ├── Busy 429 ─ QueueFull, WaitTooLong
-    │   └── NotSupported 501
-    ├── ServiceError                ours or the engine's (5xx)
-    │   ├── NeverFits 503 (no retry)   ├── NoMemory 503       ├── BrokenPromise 503
-    │   ├── LoadFailed 503             ├── ShuttingDown 503
-    │   ├── NoAlternative 502          ├── TooManyConnections 503
-    │   └── InternalError 500
-    ├── EngineError                 an attempt on an instance failed
-    │   ├── EngineDied 502   ├── EngineUnreachable 502   ├── EngineProtocol 502
-    │   ├── EngineFailed 502
-    │   ├── FirstByteTimeout 504   ├── TokenTimeout 504   ├── RequestDeadline 504
-    │   ├── CutAtDrain 503   └── Unloaded 503 (no retry)
-    ├── StoreError                  files: SourceNotFound, SourceForbidden, SourceOffline, DownloadFailed,
-    │                               ChecksumMismatch, BadGguf, DiskFull
-    └── ServerUnreachable           our own client and command line got no answer of a server
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
-
-__all__ = ["BY_CODE", "ModelyardError", "by_code"]
 
 BY_CODE: dict[str, type[ModelyardError]] = {}
 
@@ -49,7 +23,6 @@ class ModelyardError(Exception):
     code: ClassVar[str] = "error"
     kind: ClassVar[str] = "server_error"
     retryable: ClassVar[bool] = False
-    log_level: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, retry_after: float | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -79,13 +52,12 @@ class ConfigError(ModelyardError):
         self.path = path
 
 
-# -- what the client can mend ---------------------------------------------------------------------------
+# -- what the client can mend: 4xx, and a 501 ----------------------------------------------------------
 
 
 class RequestError(ModelyardError):
     status = 400
     kind = "invalid_request_error"
-    log_level = "info"
 
 
 class InvalidRequest(RequestError):
@@ -159,11 +131,9 @@ class MethodNotAllowed(RequestError):
     status = 405
     code = "method_not_allowed"
 
-    def __init__(
-        self, message: str, *, allowed: str = "", retry_after: float | None = None, param: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, allowed: str = "", retry_after: float | None = None) -> None:
         """`allowed` names the methods that the path takes; HTTP wants them in the answer."""
-        super().__init__(message, retry_after=retry_after, param=param)
+        super().__init__(message, retry_after=retry_after)
         self.allowed = allowed
 
 
@@ -193,6 +163,20 @@ class UnsupportedMediaType(RequestError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class UriTooLong(RequestError):
+    """The request line is too long."""
+
+    status = 414
+    code = "uri_too_long"
+
+
+class ExpectationFailed(RequestError):
+    """The only `Expect` that is taken is `100-continue`."""
+
+    status = 417
+    code = "expectation_failed"
 
 
 class HeaderTooLarge(RequestError):
@@ -235,7 +219,6 @@ class WaitTooLong(Busy):
 class ServiceError(ModelyardError):
     status = 503
     retryable = True
-    log_level = "warning"
 
 
 class TooManyConnections(ServiceError):
@@ -250,7 +233,6 @@ class InternalError(ServiceError):
     status = 500
     code = "internal_error"
     retryable = False
-    log_level = "error"
 
 
 class NeverFits(ServiceError):
@@ -361,7 +343,6 @@ class Unloaded(EngineError):
 
 class StoreError(ModelyardError):
     status = 503
-    log_level = "error"
 
 
 class SourceNotFound(StoreError):

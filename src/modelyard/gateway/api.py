@@ -11,9 +11,8 @@ from typing import ClassVar, Protocol
 import orjson
 
 from modelyard.errors import ContextOverflow, ModelyardError, RequestError
-from modelyard.gateway import openai
 from modelyard.gateway.exchange import Exchange, Headers
-from modelyard.gateway.openai import JSON, Answer, error_headers
+from modelyard.gateway.http.answers import Answer, error_headers, error_object, plain_error
 
 SSE = b"text/event-stream"
 
@@ -43,10 +42,10 @@ class OpenAI:
     heartbeat: ClassVar[bytes] = b": waiting for the model\n\n"
 
     def error(self, error: ModelyardError) -> Answer:
-        return openai.error_body(error)
+        return plain_error(error)
 
     def error_event(self, error: ModelyardError) -> bytes:
-        return openai.error_event(error)
+        return b"data: " + orjson.dumps({"error": error_object(error)}) + b"\n\n"
 
     def refusal(self, status: int, message: str) -> bytes | None:
         return None
@@ -127,4 +126,4 @@ def _message(error: ModelyardError) -> str:
     return f"prompt is too long: {error.message}" if isinstance(error, ContextOverflow) else error.message
 
 
-__all__ = ["ANTHROPIC", "JSON", "OLLAMA", "OPENAI", "SSE", "Api", "api_of", "render"]
+__all__ = ["ANTHROPIC", "OLLAMA", "OPENAI", "SSE", "Api", "api_of", "render"]

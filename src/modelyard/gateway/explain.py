@@ -23,8 +23,8 @@ from modelyard.gateway import views
 from modelyard.gateway.auth import scope_of
 from modelyard.gateway.exchange import Exchange
 from modelyard.gateway.follow import Followers
+from modelyard.gateway.http.answers import Answer
 from modelyard.gateway.names import Names
-from modelyard.gateway.openai import Answer
 from modelyard.gateway.serve import REQUEST_HEADER, request_line
 from modelyard.gateway.telling import sentence
 from modelyard.runtime.driver import Driver
@@ -43,7 +43,7 @@ _ABOUT_REQUESTS = frozenset(
     {Kind.ARRIVED, Kind.GRANT, Kind.REFUSE, Kind.CANCEL, Kind.CUT, Kind.ATTEMPT, Kind.END}
 )
 _ABOUT_ALL = frozenset({Kind.OPENED, Kind.CLOSED, Kind.LOST, Kind.SHUTDOWN})
-_BEFORE = frozenset({Kind.START, Kind.READY, Kind.FAILED, Kind.LEAVE, Kind.RELEASED})
+_BEFORE = (Kind.START, Kind.READY, Kind.FAILED, Kind.LEAVE, Kind.RELEASED, Kind.OPENED)
 _BEFORE_MARKS = tuple(b'"kind":"%b"' % kind.encode() for kind in _BEFORE)
 
 
@@ -122,6 +122,8 @@ def of_request(blocks: Iterable[bytes], request: str) -> Pass:
     course: _Course | None = None
     under_way: dict[str, Json] = {}  # by instance: its start until it is ready, its leaving until it is gone
     for block in blocks:
+        if course is not None and course.over:
+            break
         for line in seen.see(block):
             if course is None and mark in line and (record := _parsed(line)) is not None:
                 course = _Course(request, record.get("model", ""), seen.story)
@@ -137,7 +139,9 @@ def of_request(blocks: Iterable[bytes], request: str) -> Pass:
 
 def _note_under_way(under_way: dict[str, Json], record: Json) -> None:
     name = record.get("instance", "")
-    if record["kind"] in (Kind.START, Kind.LEAVE):
+    if record["kind"] == Kind.OPENED:  # whoever was under way ended with the run before
+        under_way.clear()
+    elif record["kind"] in (Kind.START, Kind.LEAVE):
         under_way[name] = record
     else:
         under_way.pop(name, None)
@@ -161,6 +165,8 @@ class _Course:
             self.story.append(record)
         if own:
             self._follow(record)
+        elif record["kind"] == Kind.OPENED:  # its run ended without a word
+            self.over = True
 
     def _follow(self, record: Json) -> None:
         kind = record["kind"]

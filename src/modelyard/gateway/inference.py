@@ -14,9 +14,9 @@ from modelyard.gateway import anthropic, ollama, ollama_listing, ollama_request
 from modelyard.gateway.auth import Gate, priority_of
 from modelyard.gateway.exchange import Disconnected, Exchange, Handler
 from modelyard.gateway.generate import demand_of
+from modelyard.gateway.http.answers import JSON
 from modelyard.gateway.names import Names
 from modelyard.gateway.ollama_pull import Pull
-from modelyard.gateway.openai import JSON
 from modelyard.gateway.serve import Demand, Service
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver

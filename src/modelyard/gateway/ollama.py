@@ -17,9 +17,9 @@ from modelyard.gateway import ollama_request as requests
 from modelyard.gateway.api import OLLAMA
 from modelyard.gateway.exchange import Disconnected, Exchange
 from modelyard.gateway.fields import Fields
+from modelyard.gateway.http.answers import JSON
 from modelyard.gateway.interrupt import Interrupt, Interrupted
 from modelyard.gateway.names import Names
-from modelyard.gateway.openai import JSON
 from modelyard.gateway.serve import Demand
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry

@@ -12,8 +12,8 @@ import orjson
 from modelyard.errors import ModelyardError
 from modelyard.gateway.api import OLLAMA
 from modelyard.gateway.exchange import Disconnected, Exchange
+from modelyard.gateway.http.answers import JSON
 from modelyard.gateway.interrupt import Interrupt, Interrupted
-from modelyard.gateway.openai import JSON
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry, Progress
 

@@ -30,8 +30,8 @@ from modelyard.errors import (
 )
 from modelyard.gateway.api import OPENAI, Api
 from modelyard.gateway.exchange import Disconnected, Exchange
+from modelyard.gateway.http.answers import JSON
 from modelyard.gateway.interrupt import Interrupt, Interrupted
-from modelyard.gateway.openai import JSON
 from modelyard.gateway.relay import Attempt, HeaderPairs, Reshape, Result
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from gateway.http.lanes import Serve
+from modelyard.errors import BY_CODE
 
 AFTER = b"GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
 POST = b"POST /echo HTTP/1.1\r\nhost: a\r\n"
@@ -98,6 +101,7 @@ async def test_refuses_and_closes(serve: Serve, name: str, pieces: int) -> None:
         answer = await client.answer()
         assert answer.status == status
         assert answer.headers["connection"] == "close"
+        assert BY_CODE[json.loads(answer.body)["error"]["code"]].status == status
         assert await client.rest() == b""
     assert "GET /smuggled" not in bench.lanes.seen
 

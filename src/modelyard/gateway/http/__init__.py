@@ -3,8 +3,7 @@
 See docs/decisions/0001-own-http-server.md for the reason that it is our own.
 """
 
-from modelyard.gateway.http.answers import Rendered, plain_error
 from modelyard.gateway.http.limits import Limits
 from modelyard.gateway.http.server import Server
 
-__all__ = ["Limits", "Rendered", "Server", "plain_error"]
+__all__ = ["Limits", "Server"]

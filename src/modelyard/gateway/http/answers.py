@@ -1,6 +1,6 @@
 """Answers as bytes: status lines, the Date of this second, header blocks, and the plain form of an error.
 
-Called by the rest of the package. Pure but for the clock of the Date header.
+Called by the rest of the package; errors by `gateway/api.py` too. Pure but for the clock of the Date header.
 """
 
 from __future__ import annotations
@@ -8,16 +8,18 @@ from __future__ import annotations
 import time
 from email.utils import formatdate
 from http import HTTPStatus
+from math import ceil
 from typing import TYPE_CHECKING
 
 import orjson
 
-from modelyard.errors import ModelyardError
+from modelyard.errors import MethodNotAllowed, ModelyardError, Unauthorized
 
 if TYPE_CHECKING:
-    from modelyard.gateway.exchange import Exchange, HeaderList
+    from modelyard.gateway.exchange import HeaderList
 
-Rendered = tuple[int, list[tuple[bytes, bytes]], bytes]
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""Status, headers and body."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
@@ -80,24 +82,38 @@ def header_block(headers: HeaderList) -> tuple[bytes, int | None]:
     return block, length
 
 
-def plain_error(exchange: Exchange, error: ModelyardError) -> Rendered:
-    """An error as plain JSON, for paths that belong to no API with a shape of its own."""
+def error_object(error: ModelyardError) -> dict[str, object]:
+    """The value of `error` in a body or an event, in OpenAI's shape: that of all that has none of its own."""
+    return {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
+
+
+def error_headers(error: ModelyardError) -> list[tuple[bytes, bytes]]:
+    """The headers of an error, the same for every API. `x-should-retry` is said where the clients of OpenAI
+    and Anthropic would decide otherwise: they retry every 5xx, 408, 409 and 429."""
     headers = [JSON]
-    if error.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
-    return error.status, headers, error_body(error.code, error.message, error.kind)
+    if error.retry_after is not None and error.retryable:
+        headers.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after))))
+    if not error.retryable and (error.status >= 500 or error.status in (408, 409, 429)):
+        headers.append((b"x-should-retry", b"false"))
+    if isinstance(error, MethodNotAllowed) and error.allowed:
+        headers.append((b"allow", error.allowed.encode()))
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers
 
 
-def error_body(code: str, message: str, kind: str) -> bytes:
-    return orjson.dumps({"error": {"message": message, "type": kind, "code": code, "param": None}})
+def plain_error(error: ModelyardError) -> Answer:
+    """An error in OpenAI's shape."""
+    return error.status, error_headers(error), orjson.dumps({"error": error_object(error)})
 
 
-def last_words(status: int, code: str, message: str) -> bytes:
+def last_words(error: ModelyardError) -> bytes:
     """A whole answer that closes the connection, for what never became an exchange."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    body = error_body(code, message, kind)
-    return b"%bcontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
+    status, headers, body = plain_error(error)
+    lines, _ = header_block(headers)
+    return b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
         status_and_date(status),
+        lines,
         len(body),
         body,
     )

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 
-from modelyard.errors import InvalidRequest, RequestTimeout, TooManyConnections
+from modelyard.errors import InvalidRequest, RequestError, RequestTimeout, TooManyConnections
 from modelyard.gateway.exchange import HIGH_WATER
 from modelyard.gateway.http.answers import last_words
-from modelyard.gateway.http.head import FramingError, bad_request
 from modelyard.gateway.http.reader import HEAD, RequestReader
 from modelyard.gateway.http.served import ServedExchange
 
@@ -87,7 +86,7 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(HIGH_WATER, HIGH_WATER // 4)
         self._reader.deadline = self._loop.time() + self.limits.header_timeout
         if not self.server.enter(self):
-            self._parting = last_words(503, TooManyConnections.code, "Too many connections; try again later.")
+            self._parting = last_words(TooManyConnections("Too many connections; try again later."))
             self._part()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -130,10 +129,10 @@ class Connection(asyncio.Protocol):
                     self._transport.pause_reading()
                     return
                 at = reader.take(data, at)
-        except FramingError as error:
+        except RequestError as error:
             self._refuse(error)
         except httptools.HttpParserError as error:
-            self._refuse(bad_request(f"Not a valid HTTP/1.1 message: {error}."))
+            self._refuse(InvalidRequest(f"Not a valid HTTP/1.1 message: {error}."))
 
     def now(self) -> float:
         """The loop's time in seconds."""
@@ -216,7 +215,7 @@ class Connection(asyncio.Protocol):
         self._reader.restart_clock()
         self.send(word)
 
-    def _refuse(self, error: FramingError) -> None:
+    def _refuse(self, error: RequestError) -> None:
         """Broken framing: what came before is answered, then this, then the connection closes."""
         self._closing, self._deadline = True, inf
         if self._reader.phase != HEAD:
@@ -226,7 +225,7 @@ class Connection(asyncio.Protocol):
             else:
                 exchange.refuse_body(InvalidRequest(error.message))
             return
-        self._parting = last_words(error.status, error.code, error.message)
+        self._parting = last_words(error)
         if self._current is None and not self._advancing:
             self._advance()
 
@@ -347,7 +346,7 @@ class Connection(asyncio.Protocol):
 
     def _head_is_late(self) -> None:
         if self._reader.head:
-            self._refuse(FramingError(408, RequestTimeout.code, "The request's head did not arrive in time."))
+            self._refuse(RequestTimeout("The request's head did not arrive in time."))
         else:
             self._close(unread=False)
 

@@ -13,15 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-
-class FramingError(Exception):
-    """The bytes are no request that this server takes: answered with `status`, then the connection closes."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
+from modelyard.errors import ExpectationFailed, InvalidRequest
 
 
 class Framing(NamedTuple):
@@ -47,31 +39,27 @@ _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]+")
 _DIGITS_MAX = 18
 
 
-def bad_request(message: str) -> FramingError:
-    return FramingError(400, "invalid_request", message)
-
-
 @lru_cache(maxsize=256)  # clients ask for the same few paths
 def read_target(url: bytes) -> Target:
-    """Split and decode a request target. Raises FramingError unless it is a path in UTF-8."""
+    """Split and decode a request target. Raises InvalidRequest unless it is a path in UTF-8."""
     if not url.startswith(b"/"):
-        raise bad_request("The request target must be a path that begins with '/'.")
+        raise InvalidRequest("The request target must be a path that begins with '/'.")
     raw_path, _, query = url.partition(b"?")
     if b"#" in url or not url.isascii():
-        raise bad_request("The request target holds a character that must be percent-encoded.")
+        raise InvalidRequest("The request target holds a character that must be percent-encoded.")
     if b"%" not in raw_path:
         return Target(raw_path.decode("ascii"), raw_path, query)
     try:
         path = unquote_to_bytes(raw_path).decode("utf-8")
     except UnicodeDecodeError:
-        raise bad_request("The path is not UTF-8 once percent-decoded.") from None
+        raise InvalidRequest("The path is not UTF-8 once percent-decoded.") from None
     if "\0" in path:
-        raise bad_request("The path holds a NUL.")
+        raise InvalidRequest("The path holds a NUL.")
     return Target(path, raw_path, query)
 
 
 def read_framing(fields: list[tuple[bytes, bytes]], http_11: bool) -> Framing:
-    """Decide framing and persistence from the fields named in `FRAMING_FIELDS`. Raises FramingError."""
+    """Decide framing and persistence from the fields named in `FRAMING_FIELDS`. Raises RequestError."""
     hosts = 0
     length: int | None = 0
     lengths = codings = 0
@@ -80,7 +68,7 @@ def read_framing(fields: list[tuple[bytes, bytes]], http_11: bool) -> Framing:
         if name == b"host":
             hosts += 1
             if _HOST.fullmatch(value) is None:
-                raise bad_request("The Host header is not a host name with an optional port.")
+                raise InvalidRequest("The Host header is not a host name with an optional port.")
         elif name == b"content-length":
             lengths += 1
             length = _length(value)
@@ -89,25 +77,25 @@ def read_framing(fields: list[tuple[bytes, bytes]], http_11: bool) -> Framing:
         elif name == b"transfer-encoding":
             codings += 1
             if value.lower() != b"chunked":
-                raise bad_request("The only Transfer-Encoding taken is 'chunked'.")
+                raise InvalidRequest("The only Transfer-Encoding taken is 'chunked'.")
         else:
             if value.lower() != b"100-continue":
-                raise FramingError(417, "expectation_failed", "The only Expect taken is '100-continue'.")
+                raise ExpectationFailed("The only Expect taken is '100-continue'.")
             expecting = http_11
     if hosts > 1 or (not hosts and http_11):
-        raise bad_request("A request needs exactly one Host header.")
+        raise InvalidRequest("A request needs exactly one Host header.")
     if lengths > 1 or codings > 1 or (lengths and codings):
-        raise bad_request("A request states the length of its body once: Content-Length or chunked.")
+        raise InvalidRequest("A request states the length of its body once: Content-Length or chunked.")
     if codings:
         if not http_11:
-            raise bad_request("HTTP/1.0 has no Transfer-Encoding.")
+            raise InvalidRequest("HTTP/1.0 has no Transfer-Encoding.")
         length = None
     return Framing(length, keep_alive, expecting and length != 0)
 
 
 def _length(value: bytes) -> int:
     if not value.isdigit() or len(value) > _DIGITS_MAX:
-        raise bad_request("Content-Length is not a number of bytes.")
+        raise InvalidRequest("Content-Length is not a number of bytes.")
     return int(value)
 
 

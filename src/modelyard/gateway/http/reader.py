@@ -1,7 +1,7 @@
 """Bytes to requests: where each message of a connection begins and ends, and whether it comes in time.
 
 Owned by one connection, which feeds it and is told of whole heads, of the end of bodies, and of what is
-refused (FramingError, or the parser's own error). It never writes and never begins a handler.
+refused (RequestError, or the parser's own error). It never writes and never begins a handler.
 
 Where a message ends is never left to the parser alone. A head ends at an empty line, a counted body after
 its length, a chunked one always at an empty line too; so the parser is fed exactly up to such a place, and
@@ -15,8 +15,15 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from modelyard.errors import TooManyConnections
-from modelyard.gateway.http.head import FRAMING_FIELDS, FramingError, bad_request, read_framing, read_target
+from modelyard.errors import (
+    HeaderTooLarge,
+    InvalidRequest,
+    MethodNotAllowed,
+    RequestError,
+    TooManyConnections,
+    UriTooLong,
+)
+from modelyard.gateway.http.head import FRAMING_FIELDS, read_framing, read_target
 from modelyard.gateway.http.served import ServedExchange
 
 if TYPE_CHECKING:
@@ -79,7 +86,7 @@ class RequestReader:
     def take(self, data: bytes, at: int) -> int:
         """Take bytes from `data[at:]`, at most to the end of a head or of a body; returns where it stopped.
 
-        Raises FramingError and HttpParserError; nothing may be taken after either.
+        Raises RequestError and HttpParserError; nothing may be taken after either.
         """
         if self.phase == HEAD:
             return self._take_head(data, at)
@@ -96,7 +103,7 @@ class RequestReader:
             if at == len(data):
                 return at
             if not 0x41 <= data[at] <= 0x5A:  # e.g. a TLS hello: no need to wait for an empty line
-                raise bad_request("A request begins with a method in capital letters; is this TLS?")
+                raise InvalidRequest("A request begins with a method in capital letters; is this TLS?")
             end = data.find(_EMPTY_LINE, at)
             if end >= 0:
                 end += 4
@@ -123,7 +130,7 @@ class RequestReader:
         # A bare LF would keep us waiting for an empty line that is there already.
         begin = max(0, before - 1)
         if head.count(b"\n", begin + 1) != head.count(b"\r\n", begin):
-            raise bad_request("A line ends in a bare LF.")
+            raise InvalidRequest("A line ends in a bare LF.")
 
     def _parse_head(self, head: bytes) -> None:
         limits = self.limits
@@ -135,11 +142,11 @@ class RequestReader:
         self._headers, self._framing = [], []
         parser = self._feed_head(head)
         if len(self._headers) > limits.header_count:
-            raise FramingError(431, "header_too_large", f"More than {limits.header_count} header fields.")
+            raise HeaderTooLarge(f"More than {limits.header_count} header fields.")
         method, url = parser.get_method(), self._url
         http_11 = line.endswith(b"1")
         if line != b"%b %b HTTP/1.%d" % (method, url, http_11):
-            raise bad_request("The request line must be 'METHOD /path HTTP/1.1' (or 1.0).")
+            raise InvalidRequest("The request line must be 'METHOD /path HTTP/1.1' (or 1.0).")
         framing = read_framing(self._framing, http_11)
         exchange = ServedExchange(
             self._connection,
@@ -161,14 +168,14 @@ class RequestReader:
             parser.feed_data(head)
         except httptools.HttpParserUpgrade:
             if head.startswith(b"CONNECT "):
-                raise FramingError(405, "method_not_allowed", "This server is no proxy.") from None
+                raise MethodNotAllowed("This server is no proxy.") from None
             # An offer of another protocol may be ignored, and Java's client makes one (h2c) with every
             # first request; but llhttp then takes the body for that protocol. So the offer is struck out.
             lines = head.split(b"\r\n")
             kept = [line for line in lines if line[:8].lower() != b"upgrade:"]
             offers = [line[8:].strip().lower() for line in lines if line[:8].lower() == b"upgrade:"]
             if offers != [b"h2c"]:
-                raise bad_request("No other protocol is spoken here; send plain HTTP/1.1.") from None
+                raise InvalidRequest("No other protocol is spoken here; send plain HTTP/1.1.") from None
             self._headers, self._framing = [], []
             self._parser = parser = httptools.HttpRequestParser(self)
             parser.feed_data(b"\r\n".join(kept))
@@ -218,7 +225,7 @@ class RequestReader:
         assert self._parser is not None
         self._parser.feed_data(piece)
         if self._body_fed - self._body_bytes > _CHUNK_OVERHEAD + 8 * self._body_bytes:
-            raise bad_request("Chunk sizes, extensions and trailers outweigh the data.")
+            raise InvalidRequest("Chunk sizes, extensions and trailers outweigh the data.")
         if self._chunks_done:
             self._body_done()
         return end
@@ -284,9 +291,9 @@ class RequestReader:
         return age >= limits.body_progress and self._body_bytes < limits.body_rate * age
 
 
-def _head_too_large(limit: int) -> FramingError:
-    return FramingError(431, "header_too_large", f"The request's head is larger than {limit:,} bytes.")
+def _head_too_large(limit: int) -> RequestError:
+    return HeaderTooLarge(f"The request's head is larger than {limit:,} bytes.")
 
 
-def _line_too_long(limit: int) -> FramingError:
-    return FramingError(414, "uri_too_long", f"The request line is longer than {limit:,} bytes.")
+def _line_too_long(limit: int) -> RequestError:
+    return UriTooLong(f"The request line is longer than {limit:,} bytes.")

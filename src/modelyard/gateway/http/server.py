@@ -16,7 +16,7 @@ import structlog
 from modelyard.core.types import Address
 from modelyard.errors import InternalError, ModelyardError
 from modelyard.gateway.exchange import Disconnected, Exchange, Handler
-from modelyard.gateway.http.answers import Rendered, plain_error
+from modelyard.gateway.http.answers import Answer, plain_error
 from modelyard.gateway.http.asgi import AsgiApp, bridge
 from modelyard.gateway.http.connection import Connection
 from modelyard.gateway.http.limits import Limits
@@ -31,6 +31,10 @@ _BACKLOG = 2048
 
 def _admit_all(exchange: Exchange) -> None:
     return None
+
+
+def _render_plain(exchange: Exchange, error: ModelyardError) -> Answer:
+    return plain_error(error)
 
 
 class Server:
@@ -48,7 +52,7 @@ class Server:
         limits: Limits | None = None,
         *,
         admit: Callable[[Exchange], None] = _admit_all,
-        render_error: Callable[[Exchange, ModelyardError], Rendered] = plain_error,
+        render_error: Callable[[Exchange, ModelyardError], Answer] = _render_plain,
     ) -> None:
         self.limits = limits or Limits()
         self.stopping = False
@@ -216,5 +220,5 @@ class Server:
             status, headers, body = self._render_error(exchange, error)
         except Exception:
             _log.exception("error_not_rendered", code=error.code)
-            status, headers, body = plain_error(exchange, error)
+            status, headers, body = plain_error(error)
         exchange.respond(status, headers, body)
