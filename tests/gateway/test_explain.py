@@ -13,6 +13,7 @@ from typing import Any
 from gateway.live_yard import SHARE, LiveYard, fake, live_yard, until
 from gateway.test_access import KEYS, USER, bearer
 from gateway.test_clients import hold
+from modelyard.gateway.explain import Selection, of_request
 from modelyard.runtime.journal import Journal
 from modelyard.runtime.journal_records import Kind
 
@@ -134,6 +135,37 @@ class TestRequests:
                 ("end", "in 2 attempts"),
             )
 
+    async def test_one_that_was_refused_while_it_waited(self) -> None:
+        async with live_yard({"a": fake(), "b": fake()}) as yard:
+            instance = await yard.load("a")
+            free = await hold(yard)
+            request = asyncio.create_task(yard.chat("a"))
+            await until(lambda: yard.waiting() == 1)
+            yard.driver.remove(instance.version.key)
+            answer = await request
+            assert answer.code == "model_removed"
+            in_order(
+                await story(yard, answer.headers[REQUEST]),
+                ("arrived", "No slot was free"),
+                ("refuse", "refused while it waited (model_removed): a was removed"),
+                ("end", "with the error model_removed"),
+            )
+            free()
+
+    async def test_one_that_was_cut(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            await yard.load("a")
+            request = asyncio.create_task(yard.chat("a", fake={"delay": 30.0}))
+            await until(lambda: yard.leases() == 1)
+            await yard.unload("a", now=True)
+            in_order(
+                await story(yard, (await request).headers[REQUEST]),
+                ("arrived", "at once"),
+                ("cut", "The answer of a-1 is cut (unloaded)"),
+                ("attempt", "The attempt on a-1 failed (cut)"),
+                ("end", "with the error unloaded"),
+            )
+
     async def test_one_whose_client_left_while_it_waited(self) -> None:
         async with live_yard({"a": fake()}) as yard:
             await yard.load("a")
@@ -181,6 +213,36 @@ class TestRequests:
             await loading
             lines = await story(yard, answer.headers[REQUEST])
             assert [line["kind"] for line in lines[:2]] == ["start", "arrived"]
+
+
+class TestRuns:
+    """Names of instances begin anew with each run; what a killed one left open is no part of the next."""
+
+    def test_a_request_of_a_run_that_was_killed_ends_with_it(self) -> None:
+        found = of_request([lines_of(*FIRST_RUN, *SECOND_RUN)], "r1")
+        assert [record["kind"] for record in found.story] == ["arrived", "start", "opened"]
+
+    def test_what_a_killed_run_had_under_way_is_forgotten(self) -> None:
+        found = of_request([lines_of(*FIRST_RUN, *SECOND_RUN)], "r2")
+        assert [record["kind"] for record in found.story] == ["arrived"]
+
+    def test_torn_lines_are_passed_over(self) -> None:
+        torn = [lines_of(*FIRST_RUN)[:-30] + b"\n", b'{"t":1.0}\n', b"[]\n", lines_of(*SECOND_RUN)]
+        assert [record["t"] for record in of_request(torn, "r2").story] == [6.0]
+        assert b"".join(Selection(limit=1).lines(torn)) == lines_of(SECOND_RUN[-1])
+
+
+QUEUED = {"kind": "arrived", "model": "a", "decision": "queued"}
+FIRST_RUN = (
+    {"t": 1.0, "kind": "opened"},
+    {"t": 2.0, "request": "r1", **QUEUED},
+    {"t": 3.0, "kind": "start", "model": "a", "instance": "a-1"},
+)
+SECOND_RUN = ({"t": 5.0, "kind": "opened"}, {"t": 6.0, "request": "r2", **QUEUED})
+
+
+def lines_of(*records: dict[str, Any]) -> bytes:
+    return b"".join(json.dumps(one, separators=(",", ":")).encode() + b"\n" for one in records)
 
 
 class TestIds:
@@ -235,7 +297,7 @@ class TestModels:
 
 class TestExport:
     async def test_filters(self) -> None:
-        async with live_yard({"a": fake(), "b": fake()}, memory=ONE) as yard:
+        async with live_yard({"a": fake(), "b": fake(aliases=["second"])}, memory=ONE) as yard:
             first = await yard.chat("a")
             await yard.chat("b")
             everything = await journal_lines(yard)
@@ -247,6 +309,7 @@ class TestExport:
             assert [one["kind"] for one in mine] == ["arrived", "grant", "end"]
             swaps = await journal_lines(yard, "?model=b&kind=leave&kind=start")
             assert [(one["kind"], one["model"]) for one in swaps] == [("leave", "a"), ("start", "b")]
+            assert await journal_lines(yard, "?model=second&kind=start") == swaps[1:]
             middle = everything[len(everything) // 2]["t"]
             later = await journal_lines(yard, f"?since={middle}")
             assert later == [one for one in everything if one["t"] >= middle]

@@ -78,6 +78,14 @@ class TestSegments:
         assert segments.append([line(2)]) == (1, None)
         assert numbers(segments) == [2]
 
+    def test_a_reader_passes_over_what_is_deleted_meanwhile(self, tmp_path: Path) -> None:
+        segments = Segments(tmp_path, 40_000)
+        segments.append([line(n) for n in range(100)])
+        reading = blocks(segments.view())
+        segments.append([line(n) for n in range(100, 500)])
+        kept = [json.loads(one)["n"] for block in reading for one in block.splitlines()]
+        assert kept == list(range(100 - len(kept), 100))
+
     def test_files_are_for_their_owner_alone(self, tmp_path: Path) -> None:
         Segments(tmp_path / "journal", 40_000).append([line(1)])
         (file,) = (tmp_path / "journal").iterdir()

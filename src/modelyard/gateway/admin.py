@@ -7,6 +7,7 @@ a request is checked. Orders go to the driver; nothing is decided here.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
@@ -180,6 +181,9 @@ def _add_journal(router: APIRouter, driver: Driver, names: Names, followers: fol
         """What the scheduler was told and decided, as lines of JSON, the oldest first."""
         kept = _journal_of(driver)
         followers.check()
+        if model is not None:
+            with suppress(ModelNotFound):  # it may have been removed
+                model = names.resolve(model).spec.model
         chosen = explain.Selection(since, model, request, kind or (), limit)
         stream = explain.export(kept, followers, chosen)
         return StreamingResponse(stream, media_type="application/x-ndjson", headers=_EVENT_STREAM)

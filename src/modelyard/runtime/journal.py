@@ -154,7 +154,8 @@ class Journal:
         self._pending.clear()
         if self._told_lost < self.lost:
             fields = {"count": self.lost - self._told_lost}
-            batch.insert(0, (self._said, self._loop.time(), (Kind.LOST, fields)))
+            moment = next((record[1] for record in batch if isinstance(record, tuple)), self._loop.time())
+            batch.insert(0, (self._said, moment, (Kind.LOST, fields)))
         wall = time.time() - self._loop.time()
         told, self._told_lost = self._told_lost, self.lost
         left, error = await asyncio.to_thread(self._write, batch, wall)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 PARTS = 8  # files that the ring is made of: deleting one loses that part of the history
 SMALLEST, LARGEST = 4096, 8 * 2**20  # bytes of one file
-PIECE = 256 * 1024
+PIECE = 64 * 1024  # bytes between two chances for the event loop to have the interpreter
 
 View = list[tuple[Path, int]]
 """Files with the bytes of each that may be read, the oldest first."""
