@@ -9,8 +9,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from structlog.testing import capture_logs
 
 from modelyard.config import DeviceSetting
 from modelyard.core.memory import DeviceLedger
@@ -119,9 +121,70 @@ def test_an_inherited_mask_limits_discovery(mask: str | None, left: list[str]) -
     [(None, ["MIG-1", "MIG-2", "GPU-b"]), ("0", ["MIG-1", "MIG-2"]), ("MIG-2", ["MIG-2"]), ("1", ["GPU-b"])],
 )
 def test_mig_instances_stand_for_their_gpu(mask: str | None, left: list[str]) -> None:
-    gpus = [Gpu("MIG-1", "m", "GPU-a", GIB), Gpu("MIG-2", "m", "GPU-a", GIB), Gpu("GPU-b", "g", "GPU-b", GIB)]
+    gpus = [Gpu(f"MIG-{n}", "m", "GPU-a", GIB, "g") for n in (1, 2)] + [Gpu("GPU-b", "g", "GPU-b", GIB)]
     with devices(Driver(gpus), mask) as found:
         assert [device.id for device in found.all[1:]] == left
+
+
+MIXED = [Gpu("GPU-a", "Slow", "GPU-a", GIB), Gpu("GPU-b", "Fast", "GPU-b", GIB)]
+
+
+@pytest.mark.parametrize("mask", ["0", "1", " 1 ", "0,7", "GPU-b,0,0"])
+def test_a_mask_of_numbers_is_refused_where_they_mean_no_certain_card(mask: str) -> None:
+    """CUDA counts the fastest card first, NVML counts along the bus."""
+    driver = Driver(MIXED)
+    if mask == "GPU-b,0,0":
+        driver.list = [*MIXED, Gpu("GPU-c", "Fast", "GPU-c", GIB)]
+    with pytest.raises(ConfigError, match=r"CUDA_VISIBLE_DEVICES: .* by number.*GPU-a \(Slow\)"):
+        Devices({}, [Ram(), Cuda(driver, mask)])
+    assert driver.closed == 1
+    found = Devices({}, [Ram(), Cuda(driver, mask, "PCI_BUS_ID")])
+    assert len(found.all) == (3 if mask == "GPU-b,0,0" else 2)
+
+
+@pytest.mark.parametrize("mask", [None, "", "-1", "0,1", "GPU-b"])
+def test_other_masks_are_certain_on_any_cards(mask: str | None) -> None:
+    with devices(Driver(MIXED), mask) as found:
+        assert len(found.all) - 1 == {None: 2, "0,1": 2, "GPU-b": 1}.get(mask, 0)
+
+
+def test_mig_instances_of_one_kind_of_card_are_alike() -> None:
+    gpus = [Gpu(f"MIG-{n}", f"A100 MIG {n}g", f"GPU-{n}", GIB, "A100") for n in (1, 2)]
+    with devices(Driver(gpus), "1") as found:
+        assert [device.id for device in found.all[1:]] == ["MIG-2"]
+
+
+class Library:
+    """The part of pynvml that is called, for three cards of which the second is off the bus."""
+
+    class NVMLError(Exception):
+        pass
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 3
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index == 1:
+            raise self.NVMLError("GPU is lost")
+        return index
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        return f"GPU-{handle}"
+
+    def nvmlDeviceGetName(self, handle: int) -> bytes:
+        return b"Card"
+
+    def nvmlDeviceGetMigMode(self, handle: int) -> tuple[int, int]:
+        raise self.NVMLError("Not Supported")
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(total=GIB, free=GIB)
+
+
+def test_a_gpu_off_the_bus_is_skipped_and_said() -> None:
+    with capture_logs() as said:
+        assert [gpu.uuid for gpu in PyNvml(Library()).gpus()] == ["GPU-0", "GPU-2"]
+    assert [(line["index"], line["error"]) for line in said] == [(1, "NVML: GPU is lost")]
 
 
 @pytest.mark.parametrize(

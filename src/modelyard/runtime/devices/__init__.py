@@ -43,11 +43,13 @@ class Devices:
     @classmethod
     def discover(cls, settings: Mapping[str, DeviceSetting], environ: Mapping[str, str]) -> Devices:
         """Find the devices, within the masks of `environ`. Raises ConfigError (`devices.<id>`) for a setting
-        that names a device which is absent or masked, or asks for more than it has."""
+        that names a device which is absent or masked, or asks for more than it has, and for a mask
+        (`CUDA_VISIBLE_DEVICES`) that means no certain device."""
         nvml = PyNvml.open()
         sources: list[Source] = [Ram()]
         if nvml is not None:
-            sources.append(Cuda(nvml, environ.get("CUDA_VISIBLE_DEVICES")))
+            mask, order = environ.get("CUDA_VISIBLE_DEVICES"), environ.get("CUDA_DEVICE_ORDER")
+            sources.append(Cuda(nvml, mask, order))
         hip_mask = environ.get("HIP_VISIBLE_DEVICES")
         sources.append(Rocm(mask=environ.get("ROCR_VISIBLE_DEVICES"), hip_mask=hip_mask))
         return cls(settings, sources)

@@ -11,20 +11,27 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import structlog
+
 from modelyard.core.types import DeviceKind
+from modelyard.errors import ConfigError
 from modelyard.runtime.devices.source import Found, Reading, masked
+
+_log = structlog.get_logger(__name__)
 
 GPU_RESERVE = 256 << 20  # contexts that come and go, and what the driver itself takes meanwhile
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One CUDA device; `parent` is the UUID of the physical GPU (its own, unless it is a MIG instance)."""
+    """One CUDA device; `parent` is the UUID of the physical GPU (its own, unless it is a MIG instance) and
+    `card` the name of that, where it differs."""
 
     uuid: str
     name: str
     parent: str
     total: int
+    card: str = ""
 
 
 class Nvml(Protocol):
@@ -37,17 +44,20 @@ class Nvml(Protocol):
 
 
 class Cuda:
-    """The `Source` of CUDA devices; `mask` is an inherited CUDA_VISIBLE_DEVICES (indices in PCI order)."""
+    """The `Source` of CUDA devices; `mask` is an inherited CUDA_VISIBLE_DEVICES, `order` an inherited
+    CUDA_DEVICE_ORDER. `found` raises ConfigError for a mask whose numbers mean no certain device."""
 
     kind = DeviceKind.CUDA
 
-    def __init__(self, nvml: Nvml, mask: str | None = None) -> None:
+    def __init__(self, nvml: Nvml, mask: str | None = None, order: str | None = None) -> None:
         self._nvml = nvml
         self._mask = mask
+        self._order = order
 
     def found(self) -> list[Found]:
         gpus = self._nvml.gpus()
         physical = list(dict.fromkeys(gpu.parent for gpu in gpus))
+        self._check_numbers(gpus, physical)
         if self._mask is not None and "MIG-" in self._mask:
             visible = set(masked([gpu.uuid for gpu in gpus], self._mask))
             left = [gpu for gpu in gpus if gpu.uuid in visible]
@@ -55,6 +65,20 @@ class Cuda:
             visible = set(masked(physical, self._mask))
             left = [gpu for gpu in gpus if gpu.parent in visible]
         return [Found(gpu.uuid, gpu.name, gpu.total, min(GPU_RESERVE, gpu.total // 10)) for gpu in left]
+
+    def _check_numbers(self, gpus: list[Gpu], physical: list[str]) -> None:
+        """NVML counts in the order of the bus; CUDA, unless told to do so too, counts the fastest card first,
+        and which that is cannot be known here."""
+        named = masked(physical, self._mask)
+        by_number = self._mask is not None and any(part.strip().isdigit() for part in self._mask.split(","))
+        alike = len({gpu.card or gpu.name for gpu in gpus}) <= 1
+        if by_number and not alike and self._order != "PCI_BUS_ID" and 0 < len(named) < len(physical):
+            cards = ", ".join(f"{gpu.parent} ({gpu.card or gpu.name})" for gpu in gpus)
+            raise ConfigError(
+                "CUDA_VISIBLE_DEVICES",
+                f"{self._mask!r} names GPUs by number, but they differ and CUDA counts the fastest first: "
+                f"name them by UUID, or set CUDA_DEVICE_ORDER=PCI_BUS_ID. There are {cards}",
+            )
 
     def read(self, device: str, pids: Collection[int]) -> Reading:
         total, free = self._nvml.memory(device)
@@ -87,15 +111,25 @@ class PyNvml:
     def gpus(self) -> list[Gpu]:
         found: list[Gpu] = []
         for index in range(self._ask(self._nvml.nvmlDeviceGetCount)):
-            handle = self._ask(self._nvml.nvmlDeviceGetHandleByIndex, index)
-            parent = _text(self._ask(self._nvml.nvmlDeviceGetUUID, handle))
-            for each in self._instances(handle) or [handle]:
-                uuid = _text(self._ask(self._nvml.nvmlDeviceGetUUID, each))
-                name = _text(self._ask(self._nvml.nvmlDeviceGetName, each))
-                self._handles[uuid] = each
-                # Without memory of its own (unified memory) it is no pool that could be planned with.
-                with contextlib.suppress(OSError):
-                    found.append(Gpu(uuid, name, parent, self.memory(uuid)[0]))
+            try:
+                found += self._at(index)
+            except OSError as error:  # it fell off the bus; the others serve
+                _log.warning("devices.skipped", kind="cuda", index=index, error=str(error))
+        return found
+
+    def _at(self, index: int) -> list[Gpu]:
+        """The physical GPU of this index, or its MIG instances."""
+        handle = self._ask(self._nvml.nvmlDeviceGetHandleByIndex, index)
+        parent = _text(self._ask(self._nvml.nvmlDeviceGetUUID, handle))
+        card = _text(self._ask(self._nvml.nvmlDeviceGetName, handle))
+        found = []
+        for each in self._instances(handle) or [handle]:
+            uuid = _text(self._ask(self._nvml.nvmlDeviceGetUUID, each))
+            name = _text(self._ask(self._nvml.nvmlDeviceGetName, each))
+            self._handles[uuid] = each
+            # Without memory of its own (unified memory) it is no pool that could be planned with.
+            with contextlib.suppress(OSError):
+                found.append(Gpu(uuid, name, parent, self.memory(uuid)[0], card))
         return found
 
     def memory(self, uuid: str) -> tuple[int, int]:
