@@ -36,6 +36,8 @@ EVERYWHERE: tuple[type[ModelyardError], ...] = (
     errors.MethodNotAllowed,
     errors.RequestTimeout,
     errors.BodyTooLarge,
+    errors.UriTooLong,
+    errors.ExpectationFailed,
     errors.HeaderTooLarge,
     errors.InternalError,
     errors.TooManyConnections,
