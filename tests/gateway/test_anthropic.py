@@ -229,8 +229,9 @@ class TestOddEngines:
             assert kinds(events)[-1] == "error"
             assert "before its answer was whole" in events[-1]["error"]["message"]
             assert "content_block_stop" not in kinds(events)
-        async with answered_with(sse_answer(chunk({"content": "x"}) + DONE)) as yard:
-            assert refusal(await yard.post(MESSAGES, asked(stream=True))) == (502, "api_error")
+        for body in (b"", b": nothing\n\n", chunk({"content": "x"}) + DONE):
+            async with answered_with(sse_answer(body)) as yard:
+                assert refusal(await yard.post(MESSAGES, asked(stream=True))) == (502, "api_error")
 
     @pytest.mark.parametrize(
         ("finish", "reason"), [("stop", "end_turn"), ("length", "max_tokens"), ("content_filter", "refusal")]

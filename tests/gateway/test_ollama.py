@@ -315,6 +315,8 @@ class TestLists:
             await yard.load("b")
             (running,) = (await yard.http.get("/api/ps")).json()["models"]
             assert (running["name"], running["size"], running["size_vram"]) == ("b", 4_000_000, 4_000_000)
+            for path in ("/", "/api/version"):
+                assert (await yard.http.head(path)).status_code == 200, "Ollama's command line asks so"
             version = (await yard.http.get("/api/version")).json()["version"]
             assert [int(part) for part in version.split(".")] >= [0, 6, 4]
 
@@ -439,6 +441,12 @@ class TestRequests:
             "n_keep": 2,
         }
         assert "max_tokens" not in chat(options={"num_predict": -1})
+
+    def test_what_asks_for_nothing_is_no_request(self) -> None:
+        empty = {"suffix": "", "template": "", "system": "", "context": [], "_debug_render_only": False}
+        rest: dict[str, Any] = {"options": None, "format": None, "images": [], "raw": False}
+        made = generate_of(SPEC, FakeEngine(), Fields({"prompt": "x", **empty, **rest}))
+        assert made == {"messages": [{"role": "user", "content": "x"}]}
 
     def test_formats(self) -> None:
         assert chat(format="json")["response_format"] == {"type": "json_object"}

@@ -75,6 +75,40 @@ async def test_a_stream_has_the_same_text_then_usage_then_done() -> None:
     assert text == expected_text("m", chat_prompt(messages("hi")), 5)
 
 
+async def test_a_chat_that_offers_tools_is_answered_with_the_scripted_calls() -> None:
+    calls = [
+        {"name": "look", "arguments": {"at": "the sea", "from": [1, 2]}},
+        {"name": "go", "arguments": {}},
+    ]
+    async with fake("--tool-calls", json.dumps(calls), "--thinking-tokens", "2") as live:
+        await live.healthy()
+        body = {"messages": messages("hi"), "tools": [{"type": "function"}]}
+        (choice,) = (await live.client.post(CHAT, json=body)).json()["choices"]
+        made = [call["function"] for call in choice["message"]["tool_calls"]]
+        assert [(call["name"], json.loads(call["arguments"])) for call in made] == [
+            (call["name"], call["arguments"]) for call in calls
+        ]
+        assert choice["finish_reason"] == "tool_calls"
+        assert len(choice["message"]["reasoning_content"].split()) == 2
+        events, whole = await stream(live, CHAT, body)
+        assert whole
+        chunks = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events[:-1]]
+        pieces = [piece for chunk in chunks for piece in chunk["delta"].get("tool_calls", ())]
+        for index, call in enumerate(calls):
+            text = "".join(one["function"]["arguments"] for one in pieces if one["index"] == index)
+            assert json.loads(text) == call["arguments"]
+        assert chunks[-1]["finish_reason"] == "tool_calls"
+        (cut,) = (await live.client.post(CHAT, json={**body, "max_tokens": 4})).json()["choices"]
+        assert cut["finish_reason"] == "length"
+        heard = [*messages("hi"), {"role": "tool", "content": "sun"}]
+        words = {"chat_template_kwargs": {"enable_thinking": False}}
+        ends: list[dict[str, object]] = [{"messages": heard}, {"tools": []}, {"tool_choice": "none"}]
+        for more in ends:
+            (choice,) = (await live.client.post(CHAT, json={**body, **words, **more})).json()["choices"]
+            assert set(choice["message"]) == {"role", "content"}
+            assert choice["message"]["content"]
+
+
 async def test_loading_is_told_from_loaded() -> None:
     async with fake("--load-time", "60") as live:
 

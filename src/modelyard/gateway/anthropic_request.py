@@ -13,7 +13,10 @@ import orjson
 from modelyard.engines.base import Engine
 from modelyard.gateway.fields import Fields, refuse
 
-HINTS = ("metadata", "service_tier", "cache_control", "inference_geo", "speed", "user_profile_id")
+HINTS = (
+    *("metadata", "service_tier", "cache_control", "inference_geo", "speed", "user_profile_id"),
+    "diagnostics",
+)
 BLOCK_HINTS = ("cache_control", "citations", "signature", "caller")  # the last three: of earlier answers
 TOOL_HINTS = ("cache_control", "eager_input_streaming")
 _PREFILL = "has to end with a message of the user: an answer that the client began is not supported"

@@ -38,6 +38,10 @@ class Fields:
         for name in names:
             self._left.pop(name, None)
 
+    def ignore_empty(self) -> None:
+        """Fields that ask for nothing: false, or an empty text, list or object. Go's clients send all."""
+        self._left = {name: value for name, value in self._left.items() if value not in (False, "", [], {})}
+
     def text(self, name: str) -> str | None:
         return self._typed(name, lambda value: value if isinstance(value, str) else None, "a string")
 

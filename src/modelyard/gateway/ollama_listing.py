@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from modelyard import __version__
 from modelyard.core.state import Instance
@@ -44,6 +44,12 @@ _QUANTIZATIONS = {  # by `general.file_type` of a GGUF header
 
 def add_ollama(router: APIRouter, names: Names, snapshot: Snapshot) -> None:
     """The routes of Ollama's API that take no body."""
+
+    @router.head("/", include_in_schema=False)
+    @router.head("/api/version", include_in_schema=False)
+    async def alive() -> Response:
+        """How Ollama's command line looks whether a server is there."""
+        return Response()
 
     @router.get("/api/tags", tags=["ollama"])
     async def tags() -> views.OllamaModels:

@@ -93,6 +93,7 @@ def raw_of(spec: Spec, engine: Engine, fields: Fields) -> dict[str, object]:
     """The engine's completions of `/api/generate` with `raw`: the prompt as it is, without a template."""
     fields.ignore("raw", *HINTS)
     body: dict[str, object] = {"prompt": fields.needed("prompt"), **_options(spec, engine, fields)}
+    fields.ignore_empty()
     fields.close("is not supported together with `raw`")
     return body
 
@@ -117,6 +118,7 @@ def _common(spec: Spec, engine: Engine, fields: Fields) -> dict[str, object]:
         refuse("logprobs", "is not supported here")
     if fields.take("context"):  # of an earlier answer in Ollama's old API; ours have none
         refuse("context", "is not supported: send the conversation to /api/chat")
+    fields.ignore_empty()
     fields.close()
     return body
 

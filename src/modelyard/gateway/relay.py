@@ -239,8 +239,12 @@ class Attempt:
         """What is held of an answer that has ended, reshaped. Raises ProtocolError."""
         if self._framer is not None and self._framer.pending:
             raise ProtocolError("it ended its answer in the middle of an event")
-        if self._framer is not None and self._framer.events_seen and self._reshape_events is not None:
-            self._exchange.write(self._reshape_events(b""))
+        if (
+            self._framer is not None
+            and self._reshape_events is not None
+            and (last := self._reshape_events(b""))
+        ):
+            self._exchange.write(last)
         body = b"".join(self._held)
         if self._reshape is None or self._framer is not None or self._status >= 300:
             return body
