@@ -41,6 +41,40 @@ class TestContract(LauncherContract):
     """Inherits every test."""
 
 
+@pytest.mark.parametrize("lines", [1, 500, 10_000])
+async def test_a_tail_has_as_many_whole_lines_as_were_asked_for(
+    launcher: LocalLauncher, tmp_path: Path, lines: int
+) -> None:
+    text = "for n in range(12_000): print(f'line {n} ' + 'x' * 70)"
+    exits = Exits(launcher)
+    await launcher.start(launch("one", script(tmp_path, text)))
+    await until(lambda: exits.seen)
+    await launcher.stop("one", grace=0)
+    told = launcher.tail("one", lines).split("\n")
+    assert told == [f"line {n} " + "x" * 70 for n in range(12_000 - lines, 12_000)]
+
+
+async def test_a_tail_of_fewer_lines_than_asked_for_is_the_whole(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    exits = Exits(launcher)
+    await launcher.start(launch("one", script(tmp_path, "print('x' * 300_000 + '\\nend')")))
+    await until(lambda: exits.seen)
+    await launcher.stop("one", grace=0)
+    assert launcher.tail("one", 5).split("\n") == ["x" * 300_000, "end"]
+
+
+async def test_a_command_that_cannot_be_made_leaves_no_port(launcher: LocalLauncher) -> None:
+    def command(address: Address) -> Command:
+        raise KeyError("a file of no role")
+
+    with pytest.raises(KeyError):
+        await launcher.start(Launch(instance="one", command=command, unix=False))
+    assert launcher._ports == set()
+    with pytest.raises(KeyError):
+        await launcher.start(Launch(instance="one", command=command, unix=False))
+
+
 # -- whole trees ----------------------------------------------------------------------------------------
 
 
@@ -222,7 +256,9 @@ async def test_a_reused_pid_is_never_killed(tmp_path: Path) -> None:
 
 
 async def test_a_folder_has_one_owner(launcher: LocalLauncher, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"in use by another Modelyard \(pid {os.getpid()}\)"):
+    with pytest.raises(
+        ConfigError, match=rf"server\.data_dir: .* in use by another Modelyard \(pid {os.getpid()}\)"
+    ):
         await LocalLauncher(tmp_path / "data").open()
 
 
@@ -235,7 +271,7 @@ async def test_a_folder_is_free_again_after_close(tmp_path: Path) -> None:
 
 async def test_a_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"data: .*file/data cannot be written"):
+    with pytest.raises(ConfigError, match=r"server\.data_dir: .*file/data cannot be written"):
         await LocalLauncher(tmp_path / "file" / "data").open()
 
 
@@ -388,7 +424,9 @@ async def test_a_socket_folder_of_someone_else_stops_the_start(tmp_path: Path) -
     (tmp_path / "data").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "data" / "run").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match=r"data: .*/run is not a folder of this user; remove it"):
+    with pytest.raises(
+        ConfigError, match=r"server\.data_dir: .*/run is not a folder of this user; remove it"
+    ):
         await LocalLauncher(tmp_path / "data").open()
 
 

@@ -19,6 +19,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from modelyard.core.types import Address
 from modelyard.engines.base import Command, Exit
@@ -33,7 +34,7 @@ CLOSE_GRACE = 2.0
 OUTPUT_CAP = 4 * 1024 * 1024
 KEPT_LOGS = 64  # output files of instances that are gone
 SOCKET_PATH_MAX = 107  # sockaddr_un.sun_path without its final NUL
-_TAIL_BYTES = 64 * 1024
+_TAIL_BYTES = 64 * 1024  # what is read of a file's end first; more when it holds too few lines
 
 # What an engine inherits; everything else comes from its profile and its placement.
 # Proxy variables are not in it: their URLs may hold passwords.
@@ -82,7 +83,7 @@ class LocalLauncher:
         mark = self._mark(launch.instance)
         try:
             child = self._spawn(launch, address, mark)
-        except LaunchFailed:
+        except BaseException:
             self._free(address)
             raise
         try:
@@ -135,9 +136,7 @@ class LocalLauncher:
         """See `Launcher.tail`. A progress line that was rewritten in place counts as its last state."""
         try:
             with self._log_path(instance).open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - _TAIL_BYTES))
-                text = file.read().decode(errors="replace")
+                text = _last_lines(file, lines).decode(errors="replace")
         except OSError:
             return ""
         shown = [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")]
@@ -266,7 +265,9 @@ class LocalLauncher:
             self._state.clear()
         except OSError as error:
             self._state.close()
-            raise ConfigError("data", f"{error.filename} cannot be used: {error.strerror}") from error
+            raise ConfigError(
+                "server.data_dir", f"{error.filename} cannot be used: {error.strerror}"
+            ) from error
         except BaseException:
             self._state.close()
             raise
@@ -282,7 +283,9 @@ class LocalLauncher:
 
         names = {mark.split("/", 2)[-1] for mark in marked(belongs).values()}
         if names and not reap(belongs):
-            raise ConfigError("data", f"leftover processes of {', '.join(sorted(names))} cannot be killed")
+            raise ConfigError(
+                "server.data_dir", f"leftover processes of {', '.join(sorted(names))} cannot be killed"
+            )
         return sorted(names - {""})
 
     def _socket_folder(self) -> Path:
@@ -298,7 +301,7 @@ class LocalLauncher:
         folder.mkdir(exist_ok=True, mode=0o700)
         seen = folder.lstat()
         if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid():
-            raise ConfigError("data", f"{folder} is not a folder of this user; remove it")
+            raise ConfigError("server.data_dir", f"{folder} is not a folder of this user; remove it")
         folder.chmod(0o700)
         return folder
 
@@ -314,6 +317,20 @@ class LocalLauncher:
         ended = sorted((path for path in logs if path not in live), key=lambda path: path.stat().st_mtime)
         for path in ended[: max(0, len(ended) - KEPT_LOGS + 1)]:
             path.unlink(missing_ok=True)
+
+
+def _last_lines(file: BinaryIO, lines: int) -> bytes:
+    """The end of a file, from the beginning of a line: at least so many lines where there are as many."""
+    end, size = file.seek(0, os.SEEK_END), _TAIL_BYTES
+    while True:
+        start = max(0, end - size)
+        file.seek(start)
+        text = file.read(end - start)
+        if start == 0:
+            return text
+        if text.count(b"\n") > lines:
+            return text.partition(b"\n")[2]  # the first may be cut
+        size *= 4
 
 
 def _short(instance: str) -> str:

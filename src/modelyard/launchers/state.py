@@ -50,14 +50,16 @@ class State:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise ConfigError("data", f"{self.folder} cannot be written: {error.strerror}") from error
+            raise ConfigError(
+                "server.data_dir", f"{self.folder} cannot be written: {error.strerror}"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(lock)
             raise ConfigError(
-                "data",
+                "server.data_dir",
                 f"{self.folder} is in use by another Modelyard (pid {holder}); "
                 "stop it or choose another folder",
             ) from None
