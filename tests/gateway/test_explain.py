@@ -62,7 +62,7 @@ class TestRequests:
                 lines,
                 ("arrived", "arrived for b (chat, priority normal). No slot was free"),
                 ("leave", "a-1 is the victim: makes room for b"),
-                ("stop", "a-1 is stopped"),
+                ("stop", "a-1 is stopped."),
                 ("released", "The memory of a-1 is free again"),
                 ("start", "b-2 was started on gpu0"),
                 ("ready", "b-2 was ready after"),
@@ -225,6 +225,20 @@ class TestRuns:
     def test_what_a_killed_run_had_under_way_is_forgotten(self) -> None:
         found = of_request([lines_of(*FIRST_RUN, *SECOND_RUN)], "r2")
         assert [record["kind"] for record in found.story] == ["arrived"]
+
+    def test_others_of_its_model_and_what_comes_after_its_grant_are_no_part_of_it(self) -> None:
+        granted = {"t": 4.0, "kind": "grant", "model": "a", "instance": "a-1", "request": "r1"}
+        later = (
+            {"t": 2.5, "request": "r3", **QUEUED},
+            {**granted, "request": "r3", "instance": "a-0"},
+            granted,
+            {"t": 4.1, "kind": "start", "model": "a", "instance": "a-2"},
+            {"t": 4.2, "kind": "failed", "model": "a", "instance": "a-1", "reason": "crashed"},
+            {"t": 4.3, "kind": "end", "model": "a", "request": "r1"},
+            {"t": 4.4, "kind": "start", "model": "a", "instance": "a-3"},
+        )
+        found = of_request([lines_of(*FIRST_RUN, *later)], "r1")
+        assert [record["t"] for record in found.story] == [2.0, 3.0, 4.0, 4.2, 4.3]
 
     def test_torn_lines_are_passed_over(self) -> None:
         torn = [lines_of(*FIRST_RUN)[:-30] + b"\n", b'{"t":1.0}\n', b"[]\n", lines_of(*SECOND_RUN)]

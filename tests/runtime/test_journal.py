@@ -188,7 +188,18 @@ class TestJournal:
             assert [one["kind"] for one in await records(journal)] == ["opened", "turned_away"]
             assert journal.lost == 0, "it waited in memory"
 
-    async def test_a_broken_disk_does_not_hold_up_the_end(self, tmp_path: Path) -> None:
+    async def test_a_reader_does_not_wait_for_more_to_gather(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(journals, "EVERY", 600.0)
+        monkeypatch.setattr(journals, "PATIENCE", 600.0)
+        async with asyncio.timeout(DEADLINE), opened(tmp_path) as journal:
+            assert [one["kind"] for one in await records(journal)] == ["opened"]
+
+    async def test_a_broken_disk_does_not_hold_up_the_end(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(journals, "PATIENCE", 600.0)
         folder = tmp_path / "journal"
         folder.write_text("a file where the folder should be")
         async with asyncio.timeout(DEADLINE), opened(folder) as journal:
