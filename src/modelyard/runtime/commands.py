@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 TERM_GRACE = 5.0  # seconds between TERM and KILL
 EXIT_NOTICE = 0.5  # seconds in which an exit is heard of after the connection to the engine broke
 LOG_LINES = 8
+LATEST = 5.0  # seconds that what was cancelled may take to end
 ENDING = 2.0  # seconds that a stop may take, at the end of everything, to keep what it learned
 
 
@@ -101,7 +102,7 @@ class Commands:
     def learn(self, instance: Instance, load_seconds: float | None = None) -> None:
         resident = self.residents.get(instance.id)
         if resident is not None:
-            self._spawn(self._observer.learn(resident.entry, instance, load_seconds))
+            self._spawn(self._learn(resident, instance, load_seconds))
 
     async def close(self) -> None:
         """Cancel what is under way; the launcher's own close kills what is left."""
@@ -109,7 +110,10 @@ class Commands:
             await asyncio.wait(self._endings, timeout=ENDING)
         for task in tuple(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=LATEST)
+            if late:  # a thread that reads from a disk that does not answer
+                log.error("commands.late", count=len(late))
         for resident in self.residents.values():
             if resident.endpoint is not None:
                 resident.endpoint.close()
@@ -203,11 +207,10 @@ class Commands:
         missing: Mapping[str, int] = {}
         own: Mapping[str, int] = {}
         baseline: Mapping[str, int] = {}
-        served = instance.ready_at < inf
         try:
             baseline = await self._observer.baseline(instance)
-            if served:  # what it took after all its work is the better footprint
-                own = await self._observer.measure(instance.id)
+            if instance.ready_at < inf and resident is not None:
+                own = await self._measure(resident, instance.id)  # after all its work: the better footprint
         except Exception:  # it has to stop all the same
             log.exception("measure.failed", instance=action.instance)
         try:
@@ -223,9 +226,20 @@ class Commands:
             log.exception("stop.failed", instance=action.instance)
         self.residents.pop(action.instance, None)
         self._post(ev.Released(action.instance, action.generation, missing))
-        if served and resident is not None:
+        if resident is not None:
             await self._observer.keep(resident.entry, instance, own)
         await self._observer.look()
+
+    async def _measure(self, resident: Resident, instance: str) -> Mapping[str, int]:
+        """Its own bytes per device; none when its main process has ended: what it leaves is no footprint."""
+        if resident.exit.done():
+            return {}
+        own = await self._observer.measure(instance)
+        return {} if resident.exit.done() else own
+
+    async def _learn(self, resident: Resident, instance: Instance, load_seconds: float | None) -> None:
+        own = await self._measure(resident, instance.id)
+        await self._observer.keep(resident.entry, instance, own, load_seconds)
 
     async def _fetch(self, entry: Entry) -> None:
         version = entry.spec.version

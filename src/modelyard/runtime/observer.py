@@ -59,14 +59,10 @@ class Observer:
         seen = await asyncio.to_thread(self._look_now, [instance])
         return {one.device: one.ours[instance] for one in seen if instance in one.ours}
 
-    async def learn(self, entry: Entry, instance: Instance, load_seconds: float | None = None) -> None:
-        """Measure a running instance, keep its footprint, and tell the scheduler what it needs."""
-        await self.keep(entry, instance, await self.measure(instance.id), load_seconds)
-
     async def keep(
         self, entry: Entry, instance: Instance, own: Mapping[str, int], load_seconds: float | None = None
     ) -> None:
-        """Keep what was measured of an instance, and tell the scheduler."""
+        """Keep what was measured of an instance, if anything was, and tell the scheduler what it needs."""
         need = instance.version.need
         if need is None or entry.files is None or not any(own.values()):
             return
