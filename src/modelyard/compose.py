@@ -6,18 +6,15 @@ Called by the command line and by `embed`. It wires; it decides nothing and serv
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import shutil
-import signal
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
-import uvloop
 
 from modelyard.config import Config, ConfigErrors, Model, Problem
 from modelyard.config.listen import cannot_listen, is_loopback
@@ -50,7 +47,6 @@ from modelyard.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-GC_THRESHOLDS = (10_000, 20, 50)  # requests leave no cycles behind, so there is little to find
 LAST_WORDS = 1.0  # seconds in which an answer that was cut at the end of the grace is told why
 DEMAND_EVERY = 60.0  # seconds between two records of what was asked for
 TASKS_END = 5.0  # seconds in which preloading and recording have to end
@@ -294,7 +290,13 @@ def _server(config: Config, driver: Driver, names: Names, metrics: Metrics) -> S
     inference = Inference(service, names, gate, driver, Snapshot(driver, names))
     app = build_app(driver, names, config, metrics)
     render_error = with_ids(driver, render)
-    return Server(inference.handler_for, app, _limits(config), admit=gate.admit, render_error=render_error)
+    return Server(
+        inference.handler_for,
+        app,
+        Limits(**asdict(config.server.limits)),
+        admit=gate.admit,
+        render_error=render_error,
+    )
 
 
 def _names(config: Config, devices: Devices, store: Store) -> Names:
@@ -364,69 +366,3 @@ def _gate(config: Config) -> Gate:
     local = setting.unix is not None or is_loopback(setting.host)
     hosts = (*setting.allowed_hosts, setting.host) if local else setting.allowed_hosts
     return Gate(config.keys, hosts=hosts, origins=setting.allowed_origins, local=local)
-
-
-def _limits(config: Config) -> Limits:
-    limits = config.server.limits
-    return Limits(
-        header_bytes=limits.header,
-        header_timeout=limits.header_timeout,
-        body_bytes=limits.body,
-        body_progress=limits.body_timeout,
-        buffered_bytes=limits.buffered,
-        connections=limits.connections,
-        write_stall=limits.write_timeout,
-    )
-
-
-def serve(config: Config, *, on_ready: Callable[[Yard], None] | None = None) -> int:
-    """Run until SIGINT or SIGTERM: the first drains for `server.drain_grace`, the second stops at once.
-
-    Returns the exit code. Raises ConfigErrors before anything is started.
-    """
-    return uvloop.run(_serve(config, on_ready))
-
-
-async def _serve(config: Config, on_ready: Callable[[Yard], None] | None) -> int:
-    loop = asyncio.get_running_loop()
-    first, second = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (second if first.is_set() else first).set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    yard = await build(config)
-    try:
-        address = await yard.start()
-        _settle_garbage_collector()
-        log.info("listening", address=str(address), models=len(yard.names.all()), reaped=len(yard.reaped))
-        if on_ready is not None:
-            on_ready(yard)
-        await first.wait()
-        await _drain(yard, second)
-    finally:
-        await yard.close()
-    return 0
-
-
-def _settle_garbage_collector() -> None:
-    """What was made until now stays: have no collection look at it again. A full one over all imported
-    modules would hold every stream up."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-
-
-async def _drain(yard: Yard, enough: asyncio.Event) -> None:
-    """Stop in order, until `enough` is said. Raises what went wrong with that."""
-    draining = asyncio.create_task(yard.stop(yard.config.server.drain_grace))
-    cut = asyncio.create_task(enough.wait())
-    try:
-        await asyncio.wait({draining, cut}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        draining.cancel()
-        cut.cancel()
-        await asyncio.wait({draining, cut})
-    if not draining.cancelled():
-        draining.result()

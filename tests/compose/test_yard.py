@@ -27,7 +27,7 @@ from gateway.live_yard import (
     short_folder,
     until,
 )
-from modelyard import compose, config
+from modelyard import compose, config, foreground
 from modelyard.config.problems import ConfigErrors
 from modelyard.engines.base import Files
 from modelyard.errors import ConfigError, ModelNotFound
@@ -153,7 +153,7 @@ class TestWhatRunsBeside:
 
             monkeypatch.setattr(launcher, "close", fail)
             with pytest.raises(OSError, match="the folder is gone"):
-                await compose._drain(yard.yard, asyncio.Event())
+                await foreground._drain(yard.yard, asyncio.Event())
 
 
 class TestFiles:

@@ -82,9 +82,9 @@ def _listening(config: Config, host: str | None, port: int | None) -> Config:
 
 
 def _run(config: Config, on_ready: Callable[[Yard], None] | None = None) -> int:
-    from modelyard import compose  # noqa: PLC0415 - half a second that `ps` does not need
+    from modelyard import foreground  # noqa: PLC0415 - half a second that `ps` does not need
 
-    return compose.serve(config, on_ready=on_ready)
+    return foreground.serve(config, on_ready=on_ready)
 
 
 def _url(yard: Yard) -> str:

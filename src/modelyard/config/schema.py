@@ -82,8 +82,7 @@ class LimitsSection(Section):
         default=None, description="Time without progress of a reader."
     )
     connections: PositiveCount | None = Field(default=None, description="Open client connections.")
-    stream_buffer: PositiveSize | None = Field(default=None, description="Buffered for one slow reader.")
-    buffered: PositiveSize | None = Field(default=None, description="Buffered for all readers together.")
+    buffered: PositiveSize | None = Field(default=None, description="Buffered for all connections together.")
 
 
 class ServerSection(Section):

@@ -43,8 +43,9 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one server. `buffered` is the sum over all streams, `stream_buffer` that of one slow reader;
-    `body_timeout` and `write_timeout` count from the last progress."""
+    """Bounds of one server. `header` is the whole head, its first line included; `header_timeout` counts from
+    its first byte (a new connection: from its opening), `body_timeout` and `write_timeout` from the last
+    progress. `buffered` is the sum over all connections, of bodies and of what readers have not taken."""
 
     body: int = 32 * 2**20
     header: int = 64 * 2**10
@@ -52,7 +53,6 @@ class Limits:
     body_timeout: float = 30.0
     write_timeout: float = 60.0
     connections: int = 1024
-    stream_buffer: int = 2**20
     buffered: int = 256 * 2**20
 
 

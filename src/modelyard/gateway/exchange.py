@@ -80,17 +80,11 @@ class Exchange(Protocol):
         """True once the client has left before the answer was finished; writes then go nowhere."""
         ...
 
-    @property
-    def buffered(self) -> int:
-        """Bytes of the answer that the socket has not taken yet."""
-        ...
-
-    async def body(self, limit: int | None = None) -> bytes:
+    async def body(self) -> bytes:
         """The whole request body; a waiting client is told `100 Continue` only now.
 
-        `limit` (bytes) tightens the server's own. Raises BodyTooLarge (at once when Content-Length says
-        so), RequestTimeout (the body came too slowly), TooManyConnections (the server's buffers are full)
-        and Disconnected.
+        Raises BodyTooLarge (at once when Content-Length says so), RequestTimeout (the body came too slowly),
+        TooManyConnections (the server's buffers are full) and Disconnected.
         """
         ...
 
@@ -138,8 +132,8 @@ class Exchange(Protocol):
         """Call back whenever this answer may go on after a pause."""
         ...
 
-    async def drain(self, below: int = HIGH_WATER) -> None:
-        """Wait until fewer than `below` bytes are buffered and no pause is asked for. Raises Disconnected;
+    async def drain(self) -> None:
+        """Wait until no pause is asked for. Raises Disconnected;
         Stalled when the client does not read for longer than the limit."""
         ...
 

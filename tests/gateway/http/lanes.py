@@ -39,9 +39,6 @@ class Lanes:
     async def echo(self, exchange: Exchange) -> None:
         exchange.respond(200, TEXT, await exchange.body())
 
-    async def small(self, exchange: Exchange) -> None:
-        exchange.respond(200, TEXT, await exchange.body(10))
-
     async def stream(self, exchange: Exchange) -> None:
         exchange.start(200, TEXT)
         for piece in (b"one", b"two"):

@@ -55,7 +55,7 @@ def make_app(gone: asyncio.Event) -> FastAPI:
 
 
 async def test_fastapi_behind_the_bridge(serve: Serve) -> None:
-    bench = await serve(make_app(asyncio.Event()), body_bytes=1000)
+    bench = await serve(make_app(asyncio.Event()), body=1000)
     base = f"http://{bench.server.address}"
     async with httpx.AsyncClient(base_url=base, timeout=5) as client:
         answer = await client.post("/things/7?q=%C3%A9", json={"name": "a"})

@@ -75,7 +75,7 @@ async def test_a_connection_that_cannot_be_looked_at_is_cut_and_the_others_go_on
     "framing", [b"content-length: 99999\r\n\r\na", b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n"]
 )
 async def test_body_without_progress_is_408(serve: Serve, framing: bytes) -> None:
-    bench = await serve(body_progress=0.2)
+    bench = await serve(body_timeout=0.2)
     async with bench.client() as client:
         client.send(POST + framing)
         answer = await client.answer()
@@ -88,7 +88,7 @@ async def test_body_without_progress_is_408(serve: Serve, framing: bytes) -> Non
     "limits", [{"body_total": 0.4, "body_rate": 0}, {"body_total": 60, "body_rate": 1000}]
 )
 async def test_body_that_trickles_is_408(serve: Serve, limits: dict[str, float]) -> None:
-    bench = await serve(body_progress=0.2, **limits)
+    bench = await serve(body_timeout=0.2, **limits)
     async with bench.client() as client:
         client.send(POST + b"content-length: 99999\r\n\r\n")
 
@@ -104,7 +104,7 @@ async def test_body_that_trickles_is_408(serve: Serve, limits: dict[str, float])
 
 
 async def test_client_that_waits_for_100_is_not_hurried(serve: Serve) -> None:
-    bench = await serve(body_progress=0.05)
+    bench = await serve(body_timeout=0.05)
     async with bench.client() as client:
         head = b"POST /late_echo HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"
         client.send(head)
@@ -119,7 +119,7 @@ async def test_client_that_waits_for_100_is_not_hurried(serve: Serve) -> None:
 
 
 async def test_full_buffers_refuse_a_body(serve: Serve) -> None:
-    bench = await serve(buffered_bytes=1000)
+    bench = await serve(buffered=1000)
     async with bench.client() as client:
         client.send(POST + b"content-length: 1001\r\n\r\n" + b"a" * 1001)
         answer = await client.answer()
@@ -143,7 +143,7 @@ async def test_connection_over_the_limit_is_told_so(serve: Serve) -> None:
 
 
 async def test_client_that_never_reads_is_cut(serve: Serve) -> None:
-    bench = await serve(write_stall=0.3)
+    bench = await serve(write_timeout=0.3)
     async with bench.client() as client:
         client.read_nothing()
         client.send(FLOOD)
@@ -156,7 +156,7 @@ async def test_client_that_never_reads_is_cut(serve: Serve) -> None:
 
 @pytest.mark.parametrize("cap", [256 << 20, 100_000])
 async def test_slow_reader_gets_everything(serve: Serve, cap: int) -> None:
-    bench = await serve(buffered_bytes=cap, linger=0.1)
+    bench = await serve(buffered=cap, linger=0.1)
     async with bench.client() as client:
         client.read_nothing()
         client.send(FLOOD)

@@ -23,17 +23,17 @@ AsgiApp = Callable[
 ]
 
 
-def bridge(app: AsgiApp, server: Server, root_path: str = "") -> Handler:
+def bridge(app: AsgiApp, server: Server) -> Handler:
     """A handler that runs `app` for an exchange."""
 
     async def handle(exchange: Exchange) -> None:
         call = _Call(exchange)
-        await app(_scope(exchange, server, root_path), call.receive, call.send)
+        await app(_scope(exchange, server), call.receive, call.send)
 
     return handle
 
 
-def _scope(exchange: Exchange, server: Server, root_path: str) -> dict[str, Any]:
+def _scope(exchange: Exchange, server: Server) -> dict[str, Any]:
     address = server.address
     host, _, port = exchange.peer.rpartition(":")
     return {
@@ -47,7 +47,7 @@ def _scope(exchange: Exchange, server: Server, root_path: str) -> dict[str, Any]
         "path": exchange.path,
         "raw_path": exchange.raw_path,
         "query_string": exchange.query,
-        "root_path": root_path,
+        "root_path": "",
         "headers": exchange.headers.raw,
         "client": (host, int(port)) if port else None,
         "server": (address.path, None) if address.path else (address.host, address.port),

@@ -268,7 +268,7 @@ class Connection(asyncio.Protocol):
         server = self.server
         server.buffered += size - self._counted
         self._counted = size
-        if size > _COUNTED_FROM and not self._pressed and server.buffered > self.limits.buffered_bytes:
+        if size > _COUNTED_FROM and not self._pressed and server.buffered > self.limits.buffered:
             self._pressed = True
             self._tell_pause()
 
@@ -338,11 +338,9 @@ class Connection(asyncio.Protocol):
             self._behind = False
         elif not self._behind or taken != self._taken:
             self._behind, self._taken, self._moved = True, taken, now
-        elif now - self._moved >= self.limits.write_stall:
+        elif now - self._moved >= self.limits.write_timeout:
             self.cut(stalled=True)
             return
-        if self._current is not None:
-            self._current.look_again()
 
     def _head_is_late(self) -> None:
         if self._reader.head:

@@ -123,8 +123,8 @@ class RequestReader:
 
     def _check_partial_head(self, before: int) -> None:
         head, limits = self.head, self.limits
-        if len(head) > limits.header_bytes:
-            raise _head_too_large(limits.header_bytes)
+        if len(head) > limits.header:
+            raise _head_too_large(limits.header)
         if len(head) > limits.request_line and head.find(b"\r\n", 0, limits.request_line + 2) < 0:
             raise _line_too_long(limits.request_line)
         # A bare LF would keep us waiting for an empty line that is there already.
@@ -134,8 +134,8 @@ class RequestReader:
 
     def _parse_head(self, head: bytes) -> None:
         limits = self.limits
-        if len(head) > limits.header_bytes:
-            raise _head_too_large(limits.header_bytes)
+        if len(head) > limits.header:
+            raise _head_too_large(limits.header)
         line = head[: head.index(b"\r\n")]
         if len(line) > limits.request_line:
             raise _line_too_long(limits.request_line)
@@ -185,7 +185,7 @@ class RequestReader:
         self.receiving = exchange
         self._body_bytes = self._body_fed = self._body_noted = 0
         self._body_since = 0.0  # the next sweep sets it
-        limit = self.limits.body_bytes
+        limit = self.limits.body
         if exchange.length is None:
             self.phase = CHUNKED
             self._tail = b""
@@ -255,9 +255,9 @@ class RequestReader:
         if not exchange.wants_body:
             return
         limits, server = self.limits, self._connection.server
-        if exchange.received + size > limits.body_bytes:
-            exchange.refuse_body(exchange.too_large(limits.body_bytes))
-        elif server.buffered + size > limits.buffered_bytes:
+        if exchange.received + size > limits.body:
+            exchange.refuse_body(exchange.too_large(limits.body))
+        elif server.buffered + size > limits.buffered:
             exchange.refuse_body(
                 TooManyConnections("The server's buffers are full; try again.", retry_after=1.0)
             )
@@ -286,9 +286,9 @@ class RequestReader:
         if self._body_bytes != self._body_noted:
             self._body_noted, self._body_moved = self._body_bytes, now
         age = now - self._body_since
-        if now - self._body_moved >= limits.body_progress or age >= limits.body_total:
+        if now - self._body_moved >= limits.body_timeout or age >= limits.body_total:
             return True
-        return age >= limits.body_progress and self._body_bytes < limits.body_rate * age
+        return age >= limits.body_timeout and self._body_bytes < limits.body_rate * age
 
 
 def _head_too_large(limit: int) -> RequestError:

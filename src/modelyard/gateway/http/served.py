@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from modelyard.errors import BodyTooLarge, ModelyardError
-from modelyard.gateway.exchange import HIGH_WATER, Disconnected, HeaderList, Headers, Stalled
+from modelyard.gateway.exchange import Disconnected, HeaderList, Headers, Stalled
 from modelyard.gateway.http.answers import CONTINUE, has_body, header_block, status_and_date
 from modelyard.gateway.http.head import Framing, Target
 
@@ -93,21 +93,12 @@ class ServedExchange:
 
     # -- the request body ------------------------------------------------------------------------------
 
-    async def body(self, limit: int | None = None) -> bytes:
+    async def body(self) -> bytes:
         """See Exchange.body."""
-        most = self._connection.limits.body_bytes
-        if limit is not None and limit < most:
-            most = limit
-        if self.length is not None and self.length > most:
-            raise self.too_large(most)
         while not self.complete or self._fault is not None:
-            if self.received > most:
-                self.refuse_body(self.too_large(most))
             await self._more()
         if self.closed:
             raise self._departure()
-        if self.received > most:
-            raise self.too_large(most)
         parts = self._parts
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -271,11 +262,6 @@ class ServedExchange:
 
     # -- pace and departure ----------------------------------------------------------------------------
 
-    @property
-    def buffered(self) -> int:
-        """See Exchange.buffered."""
-        return self._connection.buffered + len(self._pending_head)
-
     def on_close(self, callback: Callable[[], None]) -> None:
         """See Exchange.on_close."""
         if self.closed:
@@ -293,9 +279,9 @@ class ServedExchange:
         """See Exchange.on_resume."""
         self._resume_callback = callback
 
-    async def drain(self, below: int = HIGH_WATER) -> None:
+    async def drain(self) -> None:
         """See Exchange.drain."""
-        while not self.closed and not self.finished and (self.paused or self.buffered >= below):
+        while not self.closed and not self.finished and self.paused:
             self._drain_waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._drain_waiter
@@ -312,10 +298,6 @@ class ServedExchange:
         callback = self._pause_callback if paused else self._resume_callback
         if callback is not None:
             callback()
-        self.look_again()
-
-    def look_again(self) -> None:
-        """Let a waiting `drain` see the buffer as it is now."""
         if self._drain_waiter is not None:
             _wake(self._drain_waiter)
 

@@ -164,7 +164,7 @@ class Server:
         for connection in list(self._connections):
             try:
                 connection.sweep(now)
-                if self.buffered < self.limits.buffered_bytes * _RELIEF:
+                if self.buffered < self.limits.buffered * _RELIEF:
                     connection.relieve()
             except Exception:  # the deadlines of all the others go on
                 _log.exception("sweep_failed")

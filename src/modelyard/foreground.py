@@ -1,0 +1,74 @@
+"""A yard in the foreground of a process: it listens until a signal says that it is enough.
+
+Called by the command line. It owns the signals and the garbage collector's settings; `compose` does the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from collections.abc import Callable
+
+import structlog
+import uvloop
+
+from modelyard import compose
+from modelyard.config import Config
+
+log = structlog.get_logger(__name__)
+
+GC_THRESHOLDS = (10_000, 20, 50)  # requests leave no cycles behind, so there is little to find
+
+
+def serve(config: Config, *, on_ready: Callable[[compose.Yard], None] | None = None) -> int:
+    """Run until SIGINT or SIGTERM: the first drains for `server.drain_grace`, the second stops at once.
+
+    Returns the exit code. Raises ConfigErrors before anything is started.
+    """
+    return uvloop.run(_serve(config, on_ready))
+
+
+async def _serve(config: Config, on_ready: Callable[[compose.Yard], None] | None) -> int:
+    loop = asyncio.get_running_loop()
+    first, second = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (second if first.is_set() else first).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    yard = await compose.build(config)
+    try:
+        address = await yard.start()
+        _settle_garbage_collector()
+        log.info("listening", address=str(address), models=len(yard.names.all()), reaped=len(yard.reaped))
+        if on_ready is not None:
+            on_ready(yard)
+        await first.wait()
+        await _drain(yard, second)
+    finally:
+        await yard.close()
+    return 0
+
+
+def _settle_garbage_collector() -> None:
+    """What was made until now stays: have no collection look at it again. A full one over all imported
+    modules would hold every stream up."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+async def _drain(yard: compose.Yard, enough: asyncio.Event) -> None:
+    """Stop in order, until `enough` is said. Raises what went wrong with that."""
+    draining = asyncio.create_task(yard.stop(yard.config.server.drain_grace))
+    cut = asyncio.create_task(enough.wait())
+    try:
+        await asyncio.wait({draining, cut}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        draining.cancel()
+        cut.cancel()
+        await asyncio.wait({draining, cut})
+    if not draining.cancelled():
+        draining.result()
