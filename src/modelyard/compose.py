@@ -316,12 +316,7 @@ def _names(config: Config, devices: Devices, store: Store) -> Names:
 def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entry:
     """The model as it is run here. Raises ConfigErrors with the path of what cannot be."""
     profile = config.profiles[model.spec.engine]
-    engines = registry.load()
-    engine = engines.get(profile.type)
-    if engine is None:
-        known = ", ".join(sorted(engines))
-        path = f"engines.{profile.name}.type" if profile.name in config.profiles else f"{model.path}.engine"
-        raise config.failure([(path, f"there is no engine {profile.type!r}; there are {known}")])
+    engine = registry.load()[profile.type]
     spec = _on_devices(model.spec, profile, devices)
     problems = [(f"{model.path}.{path}", message) for path, message in engine.problems(spec, profile)]
     problems += _misplaced(model, spec, devices)

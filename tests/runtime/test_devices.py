@@ -195,7 +195,6 @@ def test_a_gpu_off_the_bus_is_skipped_and_said() -> None:
         ("GPU-aaaa", DeviceSetting(memory=25 * GIB), r"devices\.GPU-aaaa: memory of .* is more than"),
         ("GPU-aaaa", DeviceSetting(reserve=24 * GIB), r"devices\.GPU-aaaa: a reserve of .* leaves nothing"),
         ("ram", DeviceSetting(1, None, "declared"), r"devices\.ram: is a real device"),
-        ("gpu0", DeviceSetting(None, None, "declared"), r"devices\.gpu0: .* needs `memory`"),
         ("a/b", DeviceSetting(1, None, "declared"), r"devices\.a/b: .* a folder's name"),
     ],
 )

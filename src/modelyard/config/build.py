@@ -19,7 +19,7 @@ from modelyard.config.listen import server_setting
 from modelyard.config.problems import ConfigErrors, Problem, near_miss
 from modelyard.config.schema import EngineSection, KeySection, ModelSection, PolicySection, Root
 from modelyard.config.text import Document
-from modelyard.config.values import Config, DeviceSetting, Key, Model, Scope, locate, nearest
+from modelyard.config.values import Config, DeviceSetting, Key, Model, Scope, nearest
 from modelyard.config.versions import spec_digest
 from modelyard.core.types import Policy, Priority, Spec, WhenFull
 from modelyard.engines.base import Profile
@@ -96,7 +96,7 @@ class _Build:
         )
 
     def _refuse(self, path: str, message: str) -> None:
-        self._document.problems.append(Problem(path, message, locate(self._positions, path)))
+        self._document.problems.append(Problem(path, message, nearest(self._positions, path) or ""))
 
     def _absolute(self, name: str, path: str) -> str:
         """A file name made absolute: `~` is the home, relative ones count from the file they stand in."""

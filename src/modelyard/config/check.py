@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from modelyard.config.problems import Problem, join, near_miss
 from modelyard.config.schema import ModelSection, Root
 from modelyard.config.text import Document
-from modelyard.config.values import locate
+from modelyard.config.values import nearest
 
 # Fields that go by another name elsewhere.
 _MEANT = {
@@ -74,7 +74,7 @@ def _problem(detail: ErrorDetails, positions: Mapping[str, str]) -> Problem:
     is_name = location[-1:] == ("[key]",)
     for part in location[:-1] if is_name else location:
         path = join(path, part)
-    return Problem(path, _sentence(detail, is_name), locate(positions, path))
+    return Problem(path, _sentence(detail, is_name), nearest(positions, path) or "")
 
 
 def _sentence(detail: ErrorDetails, is_name: bool) -> str:

@@ -5,8 +5,6 @@ Sizes are bytes, times seconds. Nothing here holds a key in plain text.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -35,10 +33,6 @@ class Key:
     digest: str = field(repr=False)
     scopes: frozenset[Scope]
     max_priority: Priority = Priority.NORMAL
-
-    def opens(self, secret: str) -> bool:
-        """Whether `secret` is this key; takes the same time for every wrong one."""
-        return hmac.compare_digest(self.digest, hashlib.sha256(secret.encode()).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +109,11 @@ class Config:
     journal: int = 64 * 2**20  # bytes on the disk at most; 0: none is kept
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
-    def where(self, path: str) -> str:
-        """`file:line` of a value, or of the nearest one that holds it; empty when there is no file."""
-        return locate(self.positions, path)
-
     def failure(self, problems: Iterable[tuple[str, str]]) -> ConfigErrors:
         """The error for problems found after loading, as (path, message), e.g. by an engine adapter."""
-        return ConfigErrors(Problem(path, message, self.where(path)) for path, message in problems)
-
-
-def locate(positions: Mapping[str, str], path: str) -> str:
-    """The position of a path or of the nearest one above it; empty when there is none."""
-    return nearest(positions, path) or ""
+        return ConfigErrors(
+            Problem(path, message, nearest(self.positions, path) or "") for path, message in problems
+        )
 
 
 def nearest(positions: Mapping[str, T], path: str) -> T | None:

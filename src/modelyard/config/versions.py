@@ -1,6 +1,6 @@
 """The digest that names a version: the same spec gives the same digest, on every machine and run.
 
-Used by `build`, and by whoever makes specs from another text (the API, a registry). Policy is not in it.
+Used by `build`. Policy is not in it.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def admin_router(driver: Driver, names: Names, snapshot: Snapshot) -> APIRouter:
     _add_instances(router, driver, snapshot, followers)
     _add_events(router, driver, snapshot, followers)
     _add_journal(router, driver, names, followers)
-    _add_orders(router, driver, names)
+    _add_load(router, driver, names)
+    _add_unload(router, driver, names)
     return router
 
 
@@ -205,7 +206,7 @@ def _journal_of(driver: Driver) -> Journal:
     return driver.journal
 
 
-def _add_orders(router: APIRouter, driver: Driver, names: Names) -> None:
+def _add_load(router: APIRouter, driver: Driver, names: Names) -> None:
     @router.post(
         "/models/{name:path}/load",
         tags=["models"],
@@ -230,6 +231,8 @@ def _add_orders(router: APIRouter, driver: Driver, names: Names) -> None:
             seconds=asyncio.get_running_loop().time() - began,
         )
 
+
+def _add_unload(router: APIRouter, driver: Driver, names: Names) -> None:
     @router.post(
         "/models/{name:path}/unload",
         tags=["models"],

@@ -1,7 +1,7 @@
 """The store: source in, verified file out, each fetched once.
 
-Called by compose's file service and by `modelyard pull`. Every method returns quickly on the event loop; what
-reads or writes files runs in threads. A file under its final name is whole; a wrong one never gets there.
+Made by compose, called by the driver's file provider. `cached` costs a stat or two; all else that reads or
+writes files runs in threads. A file under its final name is whole; a wrong one never gets there.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ class Counts:
         self.declared = declared
         self.values: dict[LabelValues, int] = {}
 
-    def add(self, *labels: str, by: int = 1) -> None:
-        self.values[labels] = self.values.get(labels, 0) + by
+    def add(self, *labels: str) -> None:
+        self.values[labels] = self.values.get(labels, 0) + 1
 
     def family(self) -> Metric:
         family = CounterMetricFamily(self.declared.name, self.declared.help, labels=self.declared.labels)

@@ -16,29 +16,28 @@ from modelyard.wire.errors import Broken, ConnectFailed, ProtocolError
 
 __all__ = ["Pool"]
 
+CONNECT_TIMEOUT = 5.0  # seconds
+MAX_HEAD = 64 * 1024  # bytes of the head of an answer
+
 
 class Pool:
     """Keep-alive connections to one engine, the last used first.
 
-    `connect_timeout` and `idle_limit` are in seconds, `max_head` in bytes. The default of `idle_limit` stays
-    below what llama.cpp and uvicorn allow (5 s), so that we close first. All of it runs on one event loop.
+    `idle_limit` is in seconds; its default stays below what llama.cpp and uvicorn allow (5 s), so that we
+    close first. All of it runs on one event loop.
     """
 
     def __init__(
         self,
         address: Address,
         *,
-        connect_timeout: float = 5.0,
         idle_limit: float = 4.0,
         max_idle: int = 256,
-        max_head: int = 65536,
     ) -> None:
         self.address = address
         self._peer = str(address)
-        self._connect_timeout = connect_timeout
         self._idle_limit = idle_limit
         self._max_idle = max_idle
-        self._max_head = max_head
         self._loop: asyncio.AbstractEventLoop
         self._all: set[Connection] = set()
         self._idle: list[Connection] = []  # by time of release, the oldest first
@@ -130,7 +129,7 @@ class Pool:
         if self._closed:
             raise ConnectFailed(f"the pool of {self._peer} is closed: its engine is gone")
         self._loop = loop = asyncio.get_running_loop()
-        deadline = asyncio.timeout(self._connect_timeout)
+        deadline = asyncio.timeout(CONNECT_TIMEOUT)
         try:
             async with deadline:
                 self._connects.add(deadline)
@@ -144,7 +143,7 @@ class Pool:
                 raise Broken(
                     f"the pool of {self._peer} was closed while connecting", answered=False
                 ) from None
-            raise ConnectFailed(f"{self._peer} took no connection in {self._connect_timeout:g} s") from error
+            raise ConnectFailed(f"{self._peer} took no connection in {CONNECT_TIMEOUT:g} s") from error
         except OSError as error:
             raise ConnectFailed(f"cannot connect to {self._peer}: {error}") from error
         finally:
@@ -158,7 +157,7 @@ class Pool:
         return connection
 
     def _make(self) -> Connection:
-        return Connection(self._peer, self._max_head, self._on_idle, self._on_gone)
+        return Connection(self._peer, MAX_HEAD, self._on_idle, self._on_gone)
 
     def _on_idle(self, connection: Connection) -> None:
         if self._closed or len(self._idle) >= self._max_idle or connection.transport.is_closing():

@@ -142,8 +142,6 @@ def _check(settings: Mapping[str, DeviceSetting], found: Sequence[Found]) -> Non
         if setting.kind == "declared":
             if name in totals:
                 raise ConfigError(path, "is a real device of this machine; declare another name")
-            if not setting.memory:
-                raise ConfigError(path, "a declared device needs `memory`")
             if "/" in name or name.startswith("."):
                 raise ConfigError(
                     path, "the name of a declared device is a folder's name: no `/`, no first `.`"
