@@ -73,6 +73,8 @@ class TestRequests:
         assert jpeg["image_url"]["url"] == "data:image/jpeg;base64,/9j/4A"
         made = generate_of(SPEC, FakeEngine(), Fields({"prompt": "What?", "images": [PNG]}))
         assert made["messages"] == [{"role": "user", "content": [text, png]}]
+        made = generate_of(SPEC, FakeEngine(), Fields({"images": [PNG]}))
+        assert made["messages"] == [{"role": "user", "content": [png]}]
 
     def test_results_find_their_calls(self) -> None:
         calls: list[Any] = [{"function": {"name": name, "arguments": {}}} for name in ("x", "y", "x")]

@@ -244,7 +244,7 @@ def _tools(fields: Fields) -> dict[str, object]:
     tools = [_tool(tool) for tool in fields.objects("tools")]
     choice = fields.inner("tool_choice")
     if choice is None:
-        return {"tools": tools, "parallel_tool_calls": True} if tools else {}
+        return {"tools": tools} if tools else {}
     kind = choice.needed("type")
     alone = choice.flag("disable_parallel_tool_use")
     words = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
@@ -258,7 +258,8 @@ def _tools(fields: Fields) -> dict[str, object]:
     choice.close()
     if not tools:
         return {}
-    return {"tools": tools, "tool_choice": words[kind], "parallel_tool_calls": not alone}
+    made: dict[str, object] = {"tools": tools, "tool_choice": words[kind]}
+    return made | {"parallel_tool_calls": False} if alone else made
 
 
 def _tool(tool: Fields) -> Message:

@@ -74,14 +74,13 @@ def chat_of(spec: Spec, engine: Engine, fields: Fields) -> dict[str, object]:
         refuse("messages", "has to end with a message of the user: to go on with an answer is not supported")
     body: dict[str, object] = {"messages": messages}
     if tools := [_tool(tool) for tool in fields.objects("tools")]:
-        body |= {"tools": tools, "parallel_tool_calls": True}
+        body["tools"] = tools
     return body | _common(spec, engine, fields)
 
 
 def generate_of(spec: Spec, engine: Engine, fields: Fields) -> dict[str, object]:
     """The engine's chat of `/api/generate`: its prompt as a message of the user."""
-    prompt = fields.needed("prompt")
-    content = _with_images(fields, prompt)
+    content = _with_images(fields, fields.text("prompt") or "")
     messages: list[Message] = [{"role": "user", "content": content}]
     if system := fields.text("system"):
         messages.insert(0, {"role": "system", "content": system})
