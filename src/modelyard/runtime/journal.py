@@ -37,6 +37,8 @@ LINE_SHOWN = 64  # places in line that are told of an arrival; one further back 
 RETRY = 2.0  # seconds between tries while the disk takes nothing
 PATIENCE = 2.0  # seconds that a reader, or the end of everything, waits for the writer
 
+LOST_MARK = b'"kind":"lost"'
+
 # A method of the encoder, the loop time, and what else it takes; or a line that could not be written yet.
 Record = tuple[Callable[..., list[bytes]], float, tuple[Any, ...]] | bytes
 
@@ -55,6 +57,7 @@ class Journal:
         self._hurry = asyncio.Event()  # somebody waits for it
         self._waiters: list[asyncio.Future[None]] = []
         self._writer: asyncio.Task[None] | None = None
+        self._writing = False  # what is neither pending nor on disk is in the writer's thread
         self._closing = False
         self._told_lost = 0
         encoder = Encoder()
@@ -137,21 +140,24 @@ class Journal:
             self._hurry.clear()
             self._wake.clear()
             waiters, self._waiters = self._waiters, []
-            count = len(self._pending)
+            batch = list(self._pending)
+            self._pending.clear()
+            self._writing = True
             try:
-                await self._write_batch()
+                if batch:
+                    await self._write_batch(batch)
             except Exception:
-                self.lost += count
+                self.lost += len(batch)
                 log.exception("journal.failed")  # the next may do better
+            finally:
+                self._writing = False
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
             if self.problem and self._closing:
                 return
 
-    async def _write_batch(self) -> None:
-        batch = list(self._pending)
-        self._pending.clear()
+    async def _write_batch(self, batch: list[Record]) -> None:
         if self._told_lost < self.lost:
             fields = {"count": self.lost - self._told_lost}
             moment = next((record[1] for record in batch if isinstance(record, tuple)), self._loop.time())
@@ -160,7 +166,8 @@ class Journal:
         told, self._told_lost = self._told_lost, self.lost
         left, error = await asyncio.to_thread(self._write, batch, wall)
         if error is not None:
-            self._told_lost = told
+            if any(LOST_MARK in line for line in left):
+                self._told_lost = told
             self._keep(left)
             if not self.problem:
                 log.error("journal.not_written", reason=str(error))
@@ -188,7 +195,7 @@ class Journal:
 
     def _keep(self, lines: list[bytes]) -> None:
         """Put what was not written back, before what came meanwhile."""
-        lines = [line for line in lines if b'"kind":"lost"' not in line]  # it is counted anew
+        lines = [line for line in lines if LOST_MARK not in line]  # it is counted anew
         room = max(0, UNWRITTEN - len(self._pending))
         self.lost += max(0, len(lines) - room)
         self._pending.extendleft(reversed(lines[-room:] if room else []))
@@ -208,10 +215,11 @@ class Journal:
 
     async def _written(self) -> None:
         """Wait until what has happened by now was written, or could not be."""
-        if self._writer is None or not self._pending:
+        if self._writer is None or not (self._pending or self._writing):
             return
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.append(waiter)
+        self._wake.set()
         self._hurry.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
