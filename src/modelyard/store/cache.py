@@ -81,32 +81,24 @@ class Store:
         """The file of a source if it is here and unchanged, without fetching. Costs a stat."""
         return self._index.find(source)
 
-    async def fetch(
-        self, source: str, *, progress: Callable[[Progress], None] | None = None, sha256: str | None = None
-    ) -> StoredFile:
+    async def fetch(self, source: str, *, progress: Callable[[Progress], None] | None = None) -> StoredFile:
         """The file of a source, fetched if need be; several callers and processes share one fetch.
 
-        `progress` is called on the event loop. With `sha256` (hex) the bytes must have that digest. Raises
-        SourceNotFound, SourceForbidden, SourceOffline, DownloadFailed, ChecksumMismatch, DiskFull; then
-        nothing is under a final name.
+        `progress` is called on the event loop. Raises SourceNotFound, SourceForbidden, SourceOffline,
+        DownloadFailed, ChecksumMismatch, DiskFull; then nothing is under a final name.
         """
         if problem := self.problem(source):
             raise SourceNotFound(f"{source} {problem}")
         lock = self._locks.setdefault(source, asyncio.Lock())
         async with lock:
-            if file := self.cached(source):
-                _verify(source, file.digest, sha256)
-                return file
-            return await self._in_thread(source, progress, sha256)
+            return self.cached(source) or await self._in_thread(source, progress)
 
     async def header(self, file: StoredFile) -> Mapping[str, object]:
         """The facts in a file's header (`engines.gguf.facts`); empty for what is no GGUF file. Kept by
         digest. Raises BadGguf for a damaged one."""
         return await asyncio.to_thread(self._header, file)
 
-    async def _in_thread(
-        self, source: str, progress: Callable[[Progress], None] | None, sha256: str | None
-    ) -> StoredFile:
+    async def _in_thread(self, source: str, progress: Callable[[Progress], None] | None) -> StoredFile:
         loop = asyncio.get_running_loop()
 
         def report(step: Progress) -> None:
@@ -114,7 +106,7 @@ class Store:
                 loop.call_soon_threadsafe(progress, step)
 
         watch = Watch(source, self._deadline, report)
-        work = loop.run_in_executor(self._threads, self._fetch, source, sha256, watch)
+        work = loop.run_in_executor(self._threads, self._fetch, source, watch)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -126,25 +118,22 @@ class Store:
 
     # -- in a thread ------------------------------------------------------------------------------------
 
-    def _fetch(self, source: str, sha256: str | None, watch: Watch) -> StoredFile:
+    def _fetch(self, source: str, watch: Watch) -> StoredFile:
         scheme = source.partition("://")[0] if "://" in source else ""
         try:
             with self._disk.only_one(key_of(source), watch):
                 if file := self._index.find(source):
-                    _verify(source, file.digest, sha256)
                     return file
                 with self._disk.work_folder() as folder:
                     exact = self._index.exact(source) or self._sources[scheme].resolve(source, watch)
                     path = self._sources[scheme].fetch(exact.source, folder, watch)
-                    return self._take(source, exact, path, folder, sha256, watch)
+                    return self._take(source, exact, path, folder, watch)
         except OSError as error:
             if is_no_room(error):
                 raise disk_full(source, self._disk.root, None) from error
             raise DownloadFailed(f"{source}: {error.strerror or error}: {error.filename or ''}") from error
 
-    def _take(
-        self, source: str, exact: Exact, path: Path, folder: Path, sha256: str | None, watch: Watch
-    ) -> StoredFile:
+    def _take(self, source: str, exact: Exact, path: Path, folder: Path, watch: Watch) -> StoredFile:
         ours = path.is_relative_to(folder)
         before = path.stat()
         digest = _digest(path, before.st_size, watch)
@@ -153,7 +142,6 @@ class Store:
             raise DownloadFailed(f"{path} changed while it was read; try again when it is complete")
         try:
             _verify(source, digest, exact.sha256)
-            _verify(source, digest, sha256)
         except ChecksumMismatch as error:
             if not ours:
                 raise ChecksumMismatch(f"{error.message}. Mend or delete {path} and ask again") from None
