@@ -86,4 +86,4 @@ def launch(instance: str, argv: tuple[str, ...], *, unix: bool = False, **enviro
     def command(address: Address) -> Command:
         return Command(argv=argv)
 
-    return Launch(instance=instance, command=command, unix=unix, digest="d1", environment=environment)
+    return Launch(instance=instance, command=command, unix=unix, environment=environment)

@@ -96,10 +96,9 @@ async def test_stop_reaches_a_detached_grandchild(launcher: LocalLauncher, tmp_p
 
 async def test_what_an_engine_leaves_behind_goes_with_it(launcher: LocalLauncher, tmp_path: Path) -> None:
     exits = Exits(launcher)
-    running = await launcher.start(launch("one", script(tmp_path, DAEMON, str(tmp_path / "daemon"))))
+    await launcher.start(launch("one", script(tmp_path, DAEMON, str(tmp_path / "daemon"))))
     daemon = await daemon_pid(tmp_path / "daemon")
-    assert running.pid is not None
-    os.kill(running.pid, signal.SIGKILL)
+    os.kill(launcher.pids("one")[0], signal.SIGKILL)
     await until(lambda: not alive(daemon))
     assert exits.seen == [("one", Exit(code=None, signal=9))]
 
@@ -147,11 +146,11 @@ async def test_a_frozen_shim_does_not_hang_the_stop(
 
 
 async def test_an_engine_has_a_session_of_its_own(launcher: LocalLauncher, tmp_path: Path) -> None:
-    running = await launcher.start(launch("one", script(tmp_path, PATIENT)))
+    await launcher.start(launch("one", script(tmp_path, PATIENT)))
     sessions = {os.getsid(pid) for pid in launcher.pids("one")}
     assert os.getsid(0) not in sessions
-    assert running.pid is not None
-    assert os.getpgid(running.pid) == running.pid
+    engine = launcher.pids("one")[0]
+    assert os.getpgid(engine) == engine
 
 
 # -- a parent that dies -----------------------------------------------------------------------------------
@@ -239,9 +238,7 @@ async def test_a_reused_pid_is_never_killed(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    record = Record(
-        instance="one", pid=bystander.pid, start=1, boot=boot, mark="abc/1/one", address="", digest=""
-    )
+    record = Record(instance="one", pid=bystander.pid, start=1, boot=boot, mark="abc/1/one")
     content = {"version": 1, "instances": [asdict(record)]}
     (data / "instances.json").write_text(json.dumps(content))
     launcher = LocalLauncher(data)
@@ -351,8 +348,8 @@ async def test_an_engine_gets_no_descriptor_but_its_output(launcher: LocalLaunch
 
 
 async def test_signals_that_python_ignores_are_restored(launcher: LocalLauncher, tmp_path: Path) -> None:
-    running = await launcher.start(launch("one", ("/bin/sleep", "600")))
-    status = Path(f"/proc/{running.pid}/status").read_text()
+    await launcher.start(launch("one", ("/bin/sleep", "600")))
+    status = Path(f"/proc/{launcher.pids('one')[0]}/status").read_text()
     ignored = int(next(line for line in status.split("\n") if line.startswith("SigIgn")).split()[1], 16)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         assert not ignored & (1 << (number - 1)), number.name
@@ -382,8 +379,8 @@ async def test_a_socket_lies_in_a_private_folder_and_goes_with_its_engine(
     launcher: LocalLauncher, tmp_path: Path
 ) -> None:
     for _ in range(2):
-        running = await launcher.start(listening(tmp_path))
-        path = Path(running.address.path)
+        address = await launcher.start(listening(tmp_path))
+        path = Path(address.path)
         await until(lambda: "up" in launcher.tail("model@0123456789ab/1"))
         assert stat.S_ISSOCK(path.stat().st_mode)
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -392,8 +389,8 @@ async def test_a_socket_lies_in_a_private_folder_and_goes_with_its_engine(
 
 
 async def test_a_stale_socket_does_not_stop_a_start(launcher: LocalLauncher, tmp_path: Path) -> None:
-    running = await launcher.start(listening(tmp_path))
-    path = Path(running.address.path)
+    address = await launcher.start(listening(tmp_path))
+    path = Path(address.path)
     await launcher.stop("model@0123456789ab/1", grace=0)
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
@@ -410,9 +407,9 @@ async def test_a_long_data_folder_still_gets_short_sockets(tmp_path: Path, runti
         places = {"short": {"XDG_RUNTIME_DIR": short}, "long": {"XDG_RUNTIME_DIR": str(long)}, "none": {}}
         launcher = LocalLauncher(data, environ={"PATH": os.environ["PATH"], **places[runtime_dir]})
         await launcher.open()
-        running = await launcher.start(listening(tmp_path))
+        address = await launcher.start(listening(tmp_path))
         await until(lambda: "up" in launcher.tail("model@0123456789ab/1"))
-        path = Path(running.address.path)
+        path = Path(address.path)
         assert len(str(path)) < 108
         assert path.is_relative_to(short) == (runtime_dir == "short")
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700

@@ -23,9 +23,7 @@ from modelyard.config.values import Config, DeviceSetting, Key, Model, Scope, ne
 from modelyard.config.versions import spec_digest
 from modelyard.core.types import Policy, Priority, Spec, WhenFull
 from modelyard.engines.base import Profile
-
-BUNDLED = frozenset({"fake", "llamacpp"})
-ENTRY_POINTS = "modelyard.engines"
+from modelyard.engines.registry import GROUP
 
 
 def load(
@@ -39,7 +37,7 @@ def load(
     current one without a path); or all defaults when neither is given.
 
     `environ` (default: the process's) fills `${NAME}`. `engine_types` are the engines that may be named
-    (default: the bundled and the installed ones). Raises ConfigErrors (a ConfigError) with every problem.
+    (default: the installed ones). Raises ConfigErrors (a ConfigError) with every problem.
     """
     environ = os.environ if environ is None else environ
     document = texts.read(path, text, environ)
@@ -52,7 +50,7 @@ def load(
 
 
 def _installed() -> set[str]:
-    return {entry.name for entry in entry_points(group=ENTRY_POINTS)} | BUNDLED
+    return {entry.name for entry in entry_points(group=GROUP)}
 
 
 class _Build:

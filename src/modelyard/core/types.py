@@ -161,7 +161,6 @@ class Cause(StrEnum):
     EXITED = "exited"
     LAUNCH = "launch_failed"
     HUNG = "hung"
-    LOST = "lost"
 
 
 class OutcomeKind(StrEnum):

@@ -110,7 +110,8 @@ class Engine(Protocol):
         ...
 
     def paths(self, spec: Spec) -> frozenset[str]:
-        """The API paths that an instance of this spec answers, e.g. `/v1/chat/completions`."""
+        """The API paths that an instance of this spec answers, e.g. `/v1/chat/completions`, as
+        far as the gateway asks for them."""
         ...
 
     def model_name(self, spec: Spec) -> str | None:

@@ -108,7 +108,7 @@ class FakeEngine(LlamaHttp):
         return post(_PATHS[api][0], {"model": spec.model, **_WARM_UPS[api]})
 
     def paths(self, spec: Spec) -> frozenset[str]:
-        return frozenset({"/v1/models"}.union(*(_PATHS[api] for api in _apis(spec))))
+        return frozenset(path for api in _apis(spec) for path in _PATHS[api])
 
     def cause(self, exit: Exit, log_tail: str) -> Cause:
         if exit.signal is not None:

@@ -1,7 +1,7 @@
 """The header of a GGUF file: its key-values, its tensors, and the bytes that they take.
 
-Called by the store (the fields go into ModelFile.header) and by tests. It reads the header alone, seeks over
-arrays, and never trusts a count: a damaged or hostile file costs an error, not memory.
+Called by the store (`facts` of it go into ModelFile.header) and by tests. It reads the header alone, skips
+long arrays, and never trusts a count: a damaged or hostile file costs an error, not memory.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -150,8 +150,8 @@ def facts(header: GgufHeader) -> dict[str, object]:
     """What an estimate needs, small and fit for JSON; this is what a ModelFile carries as its `header`.
 
     The key-values (long texts left out) and the short arrays as they are; in bytes, under names that no GGUF
-    has: `tensors.blocks` (a list, per layer), `tensors.embedding`, `tensors.output`, `tensors.total`; and
-    `vocabulary`, the number of tokens.
+    has: `tensors.blocks` (a list, per layer), `tensors.embedding`, `tensors.output` (all others),
+    `tensors.total`; and `vocabulary`, the number of tokens.
     """
     blocks: dict[int, int] = {}
     embedding = output = 0

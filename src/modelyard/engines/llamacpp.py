@@ -33,9 +33,8 @@ _TEXT_PATHS = (
     "/v1/messages",
     "/v1/messages/count_tokens",
     "/v1/chat/completions/input_tokens",
-    "/infill",
 )
-_COMMON_PATHS = ("/v1/models", "/tokenize", "/detokenize", "/apply-template")
+_COMMON_PATHS = ("/tokenize", "/detokenize")
 
 # What the log says before the end, the most telling first: a failed allocation also fails the model.
 _CAUSES = (

@@ -1,7 +1,7 @@
 """Which engine adapters there are: the entry points of the group `modelyard.engines`.
 
-Called once at the start by compose. A third-party package adds an engine by an entry point whose name is the
-engine's `type` and whose value is the adapter's class.
+Called by compose, for each model that comes. A third-party package adds an engine by an entry point whose
+name is the engine's `type` and whose value is the adapter's class.
 """
 
 from __future__ import annotations

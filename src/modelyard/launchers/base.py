@@ -20,23 +20,13 @@ from modelyard.engines.base import Command, Exit
 class Launch:
     """What to start: `command` is called with the address that the launcher allocated.
 
-    `environment` holds the device masks and what the profile adds; `unix` asks for a Unix socket;
-    `digest` is the spec's, for the state file.
+    `environment` holds the device masks and what the profile adds; `unix` asks for a Unix socket.
     """
 
     instance: str
     command: Callable[[Address], Command]
     unix: bool
-    digest: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A started instance: where it listens, and the pid of its process group's leader (None for pods)."""
-
-    address: Address
-    pid: int | None
 
 
 class LaunchFailed(Exception):
@@ -52,7 +42,7 @@ class Launcher(Protocol):
     """Starts and stops instances, and reports exits.
 
     `on_exit(instance, exit)` is called on the event loop, once per started instance, when its main process
-    has ended, whoever ended it; descendants may still live until `release` returns.
+    has ended, whoever ended it; descendants may still live until `stop` returns.
     """
 
     on_exit: Callable[[str, Exit], None]
@@ -61,8 +51,9 @@ class Launcher(Protocol):
         """Make the launcher usable; reap what an earlier life left running. Returns what was reaped."""
         ...
 
-    async def start(self, launch: Launch) -> Running:
-        """Start an instance; returns once it is executed. Raises LaunchFailed and leaves nothing behind."""
+    async def start(self, launch: Launch) -> Address:
+        """Start an instance; returns where it will listen, once it is executed. Raises LaunchFailed and
+        leaves nothing behind."""
         ...
 
     async def stop(self, instance: str, grace: float) -> None:
@@ -75,7 +66,7 @@ class Launcher(Protocol):
         ...
 
     def pids(self, instance: str) -> list[int]:
-        """Every live process of the instance now, descendants included. Empty for pods."""
+        """Every live process of the instance now, descendants included; the engine comes first."""
         ...
 
     def log(self, instance: str) -> Path | None:

@@ -24,7 +24,7 @@ from typing import BinaryIO
 from modelyard.core.types import Address
 from modelyard.engines.base import Command, Exit
 from modelyard.errors import ConfigError
-from modelyard.launchers.base import Launch, LaunchFailed, Running
+from modelyard.launchers.base import Launch, LaunchFailed
 from modelyard.launchers.child import START_DEADLINE, Child
 from modelyard.launchers.processes import MARK, Process, boot_id, marked, reap
 from modelyard.launchers.spare import Spare, order
@@ -73,7 +73,7 @@ class LocalLauncher:
         self._open = True
         return reaped
 
-    async def start(self, launch: Launch) -> Running:
+    async def start(self, launch: Launch) -> Address:
         """See `Launcher.start`. Raises LaunchFailed also when the instance runs already."""
         if not self._open:
             raise LaunchFailed(f"{launch.instance} cannot be started: the launcher is closed")
@@ -90,7 +90,7 @@ class LocalLauncher:
             async with asyncio.timeout(START_DEADLINE):
                 pid = await child.started
             if not child.gone.is_set():
-                self._remember(launch, address, mark, pid)
+                self._remember(launch.instance, mark, pid)
         except TimeoutError:
             child.abandon()
             await child.stop(0)
@@ -102,7 +102,7 @@ class LocalLauncher:
             await child.stop(0)
             raise
         child.report_exit()
-        return Running(address=address, pid=pid)
+        return address
 
     async def stop(self, instance: str, grace: float) -> None:
         """See `Launcher.stop`. What stops mostly makes room: the next shim starts while this engine ends."""
@@ -196,20 +196,10 @@ class LocalLauncher:
     def _mark(self, instance: str) -> str:
         return f"{self._state.owner}/{secrets.token_hex(8)}/{instance}"
 
-    def _remember(self, launch: Launch, address: Address, mark: str, pid: int) -> None:
+    def _remember(self, instance: str, mark: str, pid: int) -> None:
         process = Process.find(pid)
         if process is not None:  # it may have ended at once; then its exit is on the way
-            self._state.put(
-                Record(
-                    instance=launch.instance,
-                    pid=pid,
-                    start=process.start,
-                    boot=self._boot,
-                    mark=mark,
-                    address=str(address),
-                    digest=launch.digest,
-                )
-            )
+            self._state.put(Record(instance, pid, process.start, self._boot, mark))
 
     def _forget(self, instance: str, address: Address) -> None:
         del self._children[instance]

@@ -29,8 +29,6 @@ class Record:
     start: int
     boot: str
     mark: str
-    address: str
-    digest: str
 
 
 class State:

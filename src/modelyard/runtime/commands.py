@@ -149,12 +149,12 @@ class Commands:
         """Launch, wait until it is healthy, have it generate. Raises _StartFailed."""
         entry, instance = resident.entry, action.instance
         try:
-            running = await self._launcher.start(self._launch(action, entry))
+            address = await self._launcher.start(self._launch(action, entry))
         except LaunchFailed as error:
             cause = Cause.NOT_INSTALLED if error.missing else Cause.LAUNCH
             raise _StartFailed(cause, str(error)) from error
-        pool = Pool(running.address)
-        resident.endpoint = Endpoint(instance, entry.spec, entry.engine, running.address, pool)
+        pool = Pool(address)
+        resident.endpoint = Endpoint(instance, entry.spec, entry.engine, address, pool)
         loading = asyncio.ensure_future(self._warm(action, resident, pool))
         try:
             waits: set[asyncio.Future[Any]] = {loading, resident.exit}
@@ -185,7 +185,7 @@ class Commands:
             return entry.engine.command(entry.spec, entry.profile, action.placement, address, files)
 
         environment = {**entry.profile.environment, **self._devices.environment(action.placement)}
-        return Launch(action.instance, command, entry.engine.unix, entry.spec.digest, environment)
+        return Launch(action.instance, command, entry.engine.unix, environment)
 
     async def _warm(self, action: ac.Start, resident: Resident, pool: Pool) -> None:
         entry = resident.entry

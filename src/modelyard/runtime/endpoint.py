@@ -1,4 +1,5 @@
-"""An endpoint: a ready instance's live address with its connection pool. Made at ready, closed at gone.
+"""An endpoint: an instance's live address with its connection pool. Made when it is launched, closed when it
+stops.
 
 Owned by the driver; the relay sends its attempts through it.
 """

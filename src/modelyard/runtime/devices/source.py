@@ -29,7 +29,7 @@ class Reading:
 
 
 class Source(Protocol):
-    """One kind of devices. `read` is called from a thread, one call at a time."""
+    """One kind of devices. `read` is called from threads, also from several at a time."""
 
     kind: DeviceKind
 
