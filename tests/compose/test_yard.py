@@ -32,7 +32,7 @@ from modelyard.config.problems import ConfigErrors
 from modelyard.engines.base import Files
 from modelyard.errors import ConfigError, ModelNotFound
 from modelyard.runtime.entries import Entry, Progress
-from modelyard.runtime.footprints import MemoryFootprints
+from modelyard.runtime.footprints import Footprints
 
 
 def read(**models: Any) -> config.Config:
@@ -86,7 +86,7 @@ class TestPreload:
                 assert yard.ready("a") is None
 
 
-class SlowDisk(MemoryFootprints):
+class SlowDisk(Footprints):
     """Footprints that are recorded only when `written` is set."""
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class TestWhatRunsBeside:
             assert footprints.demand() == {"a": pytest.approx(1.0)}
 
     async def test_what_fails_there_is_said(self) -> None:
-        class NoDemand(MemoryFootprints):
+        class NoDemand(Footprints):
             def demand(self) -> Mapping[str, float]:
                 raise OSError("no demand")
 

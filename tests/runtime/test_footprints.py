@@ -15,7 +15,6 @@ from modelyard.runtime.footprints import (
     Footprint,
     Footprints,
     Key,
-    MemoryFootprints,
     key_of,
 )
 
@@ -38,7 +37,7 @@ def clock() -> Clock:
 @pytest.fixture(params=["memory", "file"])
 def make(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Callable[[int], Footprints]:
     if request.param == "memory":
-        return lambda limit: MemoryFootprints(limit=limit, clock=clock)
+        return lambda limit: Footprints(limit=limit, clock=clock)
     return lambda limit: FileFootprints(tmp_path / "footprints.json", limit=limit, clock=clock)
 
 
@@ -117,8 +116,6 @@ def test_demand_halves_in_a_day(make: Callable[[int], Footprints], clock: Clock)
     clock.now += DEMAND_HALF_LIFE
     footprints.record_demand({"a": 1, "b": 1})
     assert footprints.demand() == {"a": pytest.approx(5.0), "b": pytest.approx(1.0)}
-    footprints.close()
-    footprints.close()
 
 
 # -- the file -------------------------------------------------------------------------------------------

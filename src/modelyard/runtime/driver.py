@@ -178,7 +178,6 @@ class Driver:
         finally:
             if self.journal is not None:
                 await self.journal.close()
-            await asyncio.to_thread(self.footprints.close)
             await asyncio.to_thread(self.devices.close)
 
     async def _all_gone(self) -> None:

@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
 from modelyard.core.types import Need, Spec
 from modelyard.engines.base import Files
 
-__all__ = ["FileFootprints", "Footprint", "Footprints", "Key", "MemoryFootprints", "key_of"]
+__all__ = ["FileFootprints", "Footprint", "Footprints", "Key", "key_of"]
 
 FIRST_MARGIN = 0.15
 LAST_MARGIN = 0.03
@@ -109,16 +108,25 @@ def _average(old: float | None, new: float | None) -> float | None:
     return old + _EWMA * (new - old)
 
 
-class Footprints(Protocol):
-    """Keeps footprints, and how often each model is asked for."""
+class Footprints:
+    """Keeps footprints, and how often each model is asked for, as long as its process lives. `clock` returns
+    seconds since the epoch."""
+
+    def __init__(self, *, limit: int = MAX_ENTRIES, clock: Callable[[], float] = time.time) -> None:
+        self._lock = threading.RLock()
+        self._limit = limit
+        self._clock = clock
+        self._entries: dict[Key, Footprint] = {}
+        self._demand: dict[str, tuple[float, float]] = {}  # count, and the time it is of
 
     def get(self, key: Key) -> Footprint | None:
         """What is known of this key. Never blocks on the disk."""
-        ...
+        return self._entries.get(key)
 
     def all(self) -> Mapping[Key, Footprint]:
         """Everything that is known."""
-        ...
+        with self._lock:
+            return dict(self._entries)
 
     def observe(
         self,
@@ -131,46 +139,6 @@ class Footprints(Protocol):
         """Keep one observation and return the new footprint. `sizes` are own bytes per share; they count
         only where there are as many as `need` has shares. The footprints not seen for longest go when there
         are too many."""
-        ...
-
-    def record_demand(self, asked: Mapping[str, int]) -> None:
-        """Each of these models was asked for so many times more."""
-        ...
-
-    def demand(self) -> Mapping[str, float]:
-        """How often each model was asked for; what is a day old counts half."""
-        ...
-
-    def close(self) -> None:
-        """Nothing is lost after this. Idempotent."""
-        ...
-
-
-class MemoryFootprints:
-    """Footprints that live as long as their process. `clock` returns seconds since the epoch."""
-
-    def __init__(self, *, limit: int = MAX_ENTRIES, clock: Callable[[], float] = time.time) -> None:
-        self._lock = threading.RLock()
-        self._limit = limit
-        self._clock = clock
-        self._entries: dict[Key, Footprint] = {}
-        self._demand: dict[str, tuple[float, float]] = {}  # count, and the time it is of
-
-    def get(self, key: Key) -> Footprint | None:
-        return self._entries.get(key)
-
-    def all(self) -> Mapping[Key, Footprint]:
-        with self._lock:
-            return dict(self._entries)
-
-    def observe(
-        self,
-        key: Key,
-        sizes: Sequence[int],
-        *,
-        need: Need | None = None,
-        load_seconds: float | None = None,
-    ) -> Footprint:
         with self._lock:
             before = self._entries.get(key) or Footprint()
             fits = need is None or len(need.shares) == len(sizes)
@@ -186,6 +154,7 @@ class MemoryFootprints:
             return after
 
     def record_demand(self, asked: Mapping[str, int]) -> None:
+        """Each of these models was asked for so many times more."""
         with self._lock:
             now = self._clock()
             for model, count in asked.items():
@@ -195,12 +164,10 @@ class MemoryFootprints:
             self._changed()
 
     def demand(self) -> Mapping[str, float]:
+        """How often each model was asked for; what is a day old counts half."""
         with self._lock:
             now = self._clock()
             return {model: self._decayed(model, now) for model in self._demand}
-
-    def close(self) -> None:
-        return
 
     def _decayed(self, model: str, now: float) -> float:
         count, since = self._demand.get(model, (0.0, now))
@@ -210,7 +177,7 @@ class MemoryFootprints:
         """Called under the lock after each change."""
 
 
-class FileFootprints(MemoryFootprints):
+class FileFootprints(Footprints):
     """Footprints in one JSON file, replaced whole at each change. A file that cannot be understood is set
     aside as `<name>.broken`, and said; one that cannot be written is said, and they stay in memory."""
 
