@@ -253,6 +253,19 @@ class TestOddEngines:
             assert refusal(answer) == (502, "api_error")
             assert yard.ready("a"), "the engine works; its model does not"
 
+    async def test_a_call_that_was_asked_for_and_not_made_is_an_error(self) -> None:
+        more: dict[str, Any] = {"tools": [WEATHER], "tool_choice": {"type": "any"}}
+        for finish, failed in (("stop", True), ("length", False)):
+            async with answered_with(sse_answer(chunk({"content": "x"}, finish) + DONE)) as yard:
+                events = await stream(yard, **more)
+                assert (events[-1]["type"] == "error") == failed
+            choice = {"message": {"content": "x"}, "finish_reason": finish}
+            async with answered_with(json_answer(json.dumps({"choices": [choice]}).encode())) as yard:
+                answer = await yard.post(MESSAGES, asked(**more))
+                assert answer.status == (502 if failed else 200)
+                if failed:
+                    assert "`tool_choice`" in answer.body["error"]["message"]
+
     async def test_an_error_event_is_passed_on_in_shape(self) -> None:
         body = chunk({"content": "x"}) + b'data: {"error":{"message":"full"}}\n\n' + DONE
         async with answered_with(sse_answer(body)) as yard:

@@ -30,14 +30,15 @@ def demand_of(entry: Entry, head: Head) -> Demand:
     body |= {"model": entry.engine.model_name(entry.spec) or entry.spec.model, "stream": head.stream}
     if head.stream:
         body["stream_options"] = {"include_usage": True}
-    model = head.model or entry.spec.model
-    hide = hides_thinking(head.value)
+    wanted = anthropic_answer.Wanted(
+        head.model or entry.spec.model, hides_thinking(head.value), body.get("tool_choice") == "required"
+    )
 
     def whole(answer: bytes) -> bytes:
-        return anthropic_answer.whole(answer, model, hide_thinking=hide)
+        return anthropic_answer.whole(answer, wanted)
 
     def events() -> Reshape:
-        return anthropic_answer.Events(model, hide_thinking=hide).feed
+        return anthropic_answer.Events(wanted).feed
 
     return Demand(
         entry,

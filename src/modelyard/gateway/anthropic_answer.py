@@ -7,6 +7,7 @@ engine said that its answer was whole; a tool call that was cut off is never clo
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -27,13 +28,22 @@ _REASONS = {
 }
 
 
-def whole(answer: bytes, model: str, *, hide_thinking: bool) -> bytes:
-    """The message. Raises ProtocolError, or EngineProtocol for a tool call that is none."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What of the request decides how its answer looks. `call`: a tool has to be called."""
+
+    model: str
+    hide_thinking: bool = False
+    call: bool = False
+
+
+def whole(answer: bytes, wanted: Wanted) -> bytes:
+    """The message. Raises ProtocolError; EngineProtocol for a tool call that is none, or is missing."""
     value = chunks.object_of(answer)
     choice = chunks.choice_of(value)
     said = chunks.part_of(choice, "message")
     content: list[dict[str, Any]] = []
-    if (thought := chunks.text_of(said, *THOUGHTS)) and not hide_thinking:
+    if (thought := chunks.text_of(said, *THOUGHTS)) and not wanted.hide_thinking:
         content.append({"type": "thinking", "thinking": thought, "signature": ""})
     if text := chunks.text_of(said, "content"):
         content.append({"type": "text", "text": text})
@@ -46,11 +56,18 @@ def whole(answer: bytes, model: str, *, hide_thinking: bool) -> bytes:
                 continue  # `max_tokens` cut it: there is no call, and the reason is said
             raise
         content.append({"type": "tool_use", "id": _call_id(call), "name": call.name, "input": given})
-    message = _message(model)
+    _check_call(wanted, choice, bool(calls))
+    message = _message(wanted.model)
     message["content"] = content
     message |= _stop(choice, bool(calls))
     message["usage"] = _usage(chunks.usage_of(value) or Usage())
     return orjson.dumps(message)
+
+
+def _check_call(wanted: Wanted, choice: dict[str, Any], called: bool) -> None:
+    """Raises EngineProtocol when `tool_choice` was overlooked: not every engine enforces it."""
+    if wanted.call and not called and choice.get("finish_reason") in ("stop", "tool_calls"):
+        raise EngineProtocol("the model called no tool, though `tool_choice` asked for a call")
 
 
 def tokens(answer: bytes) -> bytes:
@@ -66,9 +83,8 @@ def tokens(answer: bytes) -> bytes:
 class Events:
     """One stream: whole events of the engine in, whole events of Anthropic's out."""
 
-    def __init__(self, model: str, *, hide_thinking: bool) -> None:
-        self._model = model
-        self._hide_thinking = hide_thinking
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
         self._begun = False
         self._ended = False
         self._index = -1  # of the last block
@@ -106,7 +122,7 @@ class Events:
         self._usage = chunks.usage_of(value) or self._usage
         choice = chunks.choice_of(value)
         delta = chunks.part_of(choice, "delta")
-        if (thought := chunks.text_of(delta, *THOUGHTS)) and not self._hide_thinking:
+        if (thought := chunks.text_of(delta, *THOUGHTS)) and not self._wanted.hide_thinking:
             self._write_piece("thinking", thought)
         if text := chunks.text_of(delta, "content"):
             self._write_piece("text", text)
@@ -117,7 +133,7 @@ class Events:
 
     def _begin(self) -> None:
         self._begun = True
-        self._event("message_start", message=_message(self._model))
+        self._event("message_start", message=_message(self._wanted.model))
         self._event("ping")
 
     def _write_piece(self, kind: str, text: str) -> None:
@@ -164,6 +180,7 @@ class Events:
         if self._final is None:
             raise ProtocolError("it ended its stream before its answer was whole")
         self._stop_block()
+        _check_call(self._wanted, self._final, self._called)
         stop = _stop(self._final, self._called)
         self._event("message_delta", delta=stop, usage=_usage(self._usage))
         self._event("message_stop")
