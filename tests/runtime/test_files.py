@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
@@ -43,7 +44,7 @@ def model() -> Entry:
 
 async def test_a_damaged_file_of_the_store_is_fetched_anew_once_it_is_deleted(tmp_path: Path) -> None:
     source = Bytes(GGUF[: len(GGUF) // 2])
-    async with Store(tmp_path, [source]) as store:
+    with closing(Store(tmp_path, [source])) as store:
         files = StoreFiles(store)
         with pytest.raises(BadGguf) as refused:
             await files.fetch(model(), lambda step: None)
@@ -62,7 +63,7 @@ async def test_a_damaged_file_of_the_store_is_fetched_anew_once_it_is_deleted(tm
 
 
 async def test_a_known_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    async with Store(tmp_path, [Bytes(b"x" * tmp_path.stat().st_size)]) as store:
+    with closing(Store(tmp_path, [Bytes(b"x" * tmp_path.stat().st_size)])) as store:
         blob = (await store.fetch(SOURCE)).path
         blob.unlink()
         blob.mkdir()  # as large as the file was

