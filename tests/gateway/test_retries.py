@@ -14,6 +14,7 @@ from gateway.test_inference import metrics_of
 from modelyard.core.events import ShutdownAsked
 from modelyard.core.state import Waiting
 from modelyard.errors import CutAtDrain
+from modelyard.runtime import endpoint
 
 SLOW = {"delay": 30.0}  # of a request that is ended by its test
 
@@ -180,7 +181,8 @@ class TestRequestTimeout:
             again = await yard.chat("a")
             assert (again.status, again.headers["x-modelyard-instance"]) == (200, first.id)
 
-    async def test_holds_for_all_attempts_together(self) -> None:
+    async def test_holds_for_all_attempts_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(endpoint, "QUIESCE_CAP", 0.1)  # the engine does not notice
         model = fake(request_timeout="2s", min_replicas=2, max_replicas=2)
         async with live_yard({"a": model}) as yard:
             await until(lambda: _ready(yard) == 2)
