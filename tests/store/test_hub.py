@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,8 +60,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def store_of(root: Path, environ: Mapping[str, str]) -> Store:
-    return Store(root, [HubFiles(environ, pauses=PAUSES)])
+def store_of(root: Path, environ: Mapping[str, str]) -> closing[Store]:
+    return closing(Store(root, [HubFiles(environ, pauses=PAUSES)]))
 
 
 def nothing_kept(root: Path) -> bool:
@@ -77,7 +78,7 @@ async def refused(
     root: Path, environ: Mapping[str, str], kind: type[StoreError], *said: str, source: str = SOURCE
 ) -> StoreError:
     """The fetch fails with this error, which says all of this, and nothing is kept."""
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         with pytest.raises(kind) as caught:
             await asyncio.wait_for(store.fetch(source), 20)
         assert store.cached(source) is None
@@ -95,7 +96,7 @@ async def refused(
 
 async def test_a_file_comes_whole_into_a_blob(root: Path, hub: Hub, environ: dict[str, str]) -> None:
     steps: list[Progress] = []
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         file = await store.fetch(SOURCE, progress=steps.append)
         assert (file.size, file.digest) == (len(CONTENT), DIGEST)
         assert file.path == root / "blobs" / "sha256" / DIGEST
@@ -116,20 +117,20 @@ async def test_a_small_file_has_no_digest_to_hold_it_against(
     root: Path, hub: Hub, environ: dict[str, str]
 ) -> None:
     hub.add("sub folder/config.json", b"{}")
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         file = await store.fetch(f"hf://{REPO}/sub folder/config.json")
         assert file.path.read_bytes() == b"{}"
 
 
 async def test_the_commit_is_recorded_and_stays(root: Path, hub: Hub, environ: dict[str, str]) -> None:
     """The branch moves, the file is lost: the same bytes come again, also after a restart."""
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         file = await store.fetch(SOURCE)
     record = json.loads((root / "sources" / f"{key_of(SOURCE)}.json").read_text())
     assert record["exact"] == f"hf://{REPO}@{COMMIT}/{FILE}"
     hub.repos[REPO].revisions["main"] = OTHER_COMMIT
     hub.add(FILE, b"other", commit=OTHER_COMMIT)
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         for _ in range(2):
             file.path.unlink()
             assert (await store.fetch(SOURCE)).digest == DIGEST
@@ -140,7 +141,7 @@ async def test_the_commit_is_recorded_and_stays(root: Path, hub: Hub, environ: d
 async def test_a_commit_that_is_gone_is_not_replaced_by_another(
     root: Path, hub: Hub, environ: dict[str, str]
 ) -> None:
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         (await store.fetch(SOURCE)).path.unlink()
         hub.repos[REPO].revisions["main"] = OTHER_COMMIT
         hub.add(FILE, b"other", commit=OTHER_COMMIT)
@@ -152,7 +153,7 @@ async def test_a_commit_that_is_gone_is_not_replaced_by_another(
 async def test_a_lost_file_comes_again_as_it_was_or_not_at_all(
     root: Path, hub: Hub, environ: dict[str, str]
 ) -> None:
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         (await store.fetch(SOURCE)).path.unlink()
         hub.add(FILE, b"other bytes under the same commit")
         with pytest.raises(ChecksumMismatch, match=DIGEST):
@@ -164,7 +165,7 @@ async def test_a_lost_file_comes_again_as_it_was_or_not_at_all(
 async def test_a_revision_is_named(root: Path, hub: Hub, environ: dict[str, str], revision: str) -> None:
     hub.repos[REPO].revisions |= dict.fromkeys(("v1", "a/branch", "refs/pr/7"), OTHER_COMMIT)
     hub.add(FILE, b"other", commit=OTHER_COMMIT)
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         file = await store.fetch(f"hf://{REPO}@{revision}/{FILE}")
         assert file.path.read_bytes() == b"other"
 
@@ -173,14 +174,14 @@ async def test_the_token_opens_the_hub_and_goes_nowhere_else(
     root: Path, hub: Hub, environ: dict[str, str]
 ) -> None:
     hub.repos[REPO].gated = True
-    async with store_of(root, {**environ, "HF_TOKEN": "hf_member"}) as store:
+    with store_of(root, {**environ, "HF_TOKEN": "hf_member"}) as store:
         assert (await store.fetch(SOURCE)).digest == DIGEST
     bearers = {(one.cdn, one.headers.get("authorization")) for one in hub.asked}
     assert bearers == {(False, "Bearer hf_member"), (True, None)}
 
 
 async def test_no_more_is_told_than_who_asks(root: Path, hub: Hub, environ: dict[str, str]) -> None:
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         await store.fetch(SOURCE)
     for one in hub.asked:
         assert [part.split("/")[0] for part in one.headers["user-agent"].split("; ")] == [
@@ -231,7 +232,7 @@ def users(hub: Hub, environ: dict[str, str]) -> Path:
 async def test_a_file_of_the_users_cache_is_used_where_it_lies(
     root: Path, hub: Hub, environ: dict[str, str], users: Path
 ) -> None:
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         file = await store.fetch(SOURCE)
         assert (file.path, file.digest) == (users, DIGEST)
         assert [one.method for one in hub.asked] == ["HEAD"]
@@ -245,7 +246,7 @@ async def test_an_old_file_of_the_users_cache_is_not_taken_for_the_new_one(
 ) -> None:
     hub.repos[REPO].revisions["main"] = OTHER_COMMIT
     hub.add(FILE, b"other", commit=OTHER_COMMIT)
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         assert (await store.fetch(SOURCE)).path.read_bytes() == b"other"
 
 
@@ -257,7 +258,7 @@ async def test_offline_the_users_cache_is_enough(
     hub.add(path, CONTENT)
     kept = keep(hub, environ, path)
     source = f"hf://{REPO}{revision}/{path}"
-    async with store_of(root, {**environ, "HF_HUB_OFFLINE": "1"}) as store:
+    with store_of(root, {**environ, "HF_HUB_OFFLINE": "1"}) as store:
         file = await store.fetch(source)
         assert (file.path, file.digest) == (kept, DIGEST)
     assert hub.asked == []
@@ -269,7 +270,7 @@ async def test_a_hub_that_is_down_is_no_reason_to_refuse_what_is_here(
     root: Path, hub: Hub, environ: dict[str, str], users: Path
 ) -> None:
     hub.refusals.append((503, {}))
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         assert (await store.fetch(SOURCE)).path == users
     assert len(hub.asked) == 1
 
@@ -372,8 +373,9 @@ async def test_a_hub_that_is_down(root: Path, hub: Hub, environ: dict[str, str])
 async def test_the_text_of_a_refusal_is_not_waited_for(root: Path, hub: Hub, environ: dict[str, str]) -> None:
     """It is promised, and never comes."""
     hub.cdn_refusals.append((503, {"Content-Length": "1000"}))
-    async with store_of(root, environ) as store, asyncio.timeout(5):
-        assert (await store.fetch(SOURCE)).digest == DIGEST
+    with store_of(root, environ) as store:
+        async with asyncio.timeout(5):
+            assert (await store.fetch(SOURCE)).digest == DIGEST
 
 
 async def test_nobody_at_the_endpoint(root: Path, environ: dict[str, str]) -> None:
@@ -392,7 +394,7 @@ async def test_a_wait_that_is_asked_for_is_waited(
     """One second is in the bound, a second one is not; each of them by another header."""
     monkeypatch.setattr("modelyard.store.hub_client.LONGEST_WAIT", 1.5)
     hub.refusals.append((429, {"Retry-After": "1"}))
-    async with store_of(root / "first", environ) as store:
+    with store_of(root / "first", environ) as store:
         before = asyncio.get_running_loop().time()
         await store.fetch(SOURCE)
         assert asyncio.get_running_loop().time() - before >= 1
@@ -415,7 +417,7 @@ async def test_a_wait_that_is_too_long_is_told_at_once(root: Path, hub: Hub, env
 
 async def test_a_cut_transfer_goes_on_where_it_was_cut(root: Path, hub: Hub, environ: dict[str, str]) -> None:
     hub.cuts.extend([100_000, 0, 0, 50_000, 0, 0])
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         assert (await store.fetch(SOURCE)).path.read_bytes() == CONTENT
     begins = [one.headers["range"].split("=")[1].split("-")[0] for one in hub.requests("GET", cdn=True)]
     assert begins == ["0", "100000", "100000", "100000", "150000", "150000", "150000"]
@@ -425,7 +427,7 @@ async def test_a_large_file_comes_in_parts(
     root: Path, hub: Hub, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("modelyard.store.hub_client.PART", 130_000)
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         assert (await store.fetch(SOURCE)).path.read_bytes() == CONTENT
     assert len(hub.requests("GET", cdn=True)) == 3
 
@@ -433,7 +435,7 @@ async def test_a_large_file_comes_in_parts(
 async def test_a_server_without_ranges_begins_again(root: Path, hub: Hub, environ: dict[str, str]) -> None:
     hub.ranges = False
     hub.cuts.extend([100_000, 50_000])
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         assert (await store.fetch(SOURCE)).path.read_bytes() == CONTENT
 
 
@@ -450,7 +452,7 @@ async def test_a_transfer_that_never_gets_on(
 async def test_each_try_asks_the_hub_for_a_new_link(root: Path, hub: Hub, environ: dict[str, str]) -> None:
     hub.cuts.append(100_000)
     hub.cdn_refusals.append((503, {}))
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         assert (await store.fetch(SOURCE)).digest == DIGEST
     assert len(hub.requests("GET", cdn=False)) == 3
 
@@ -464,7 +466,7 @@ async def test_other_bytes_than_the_hub_told_are_set_aside(
     await refused(root, environ, ChecksumMismatch, *said)
     assert (root / "quarantine" / wrong).exists()
     hub.corrupt = False
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         assert (await store.fetch(SOURCE)).digest == DIGEST
 
 
@@ -486,7 +488,7 @@ async def test_a_stop_ends_a_transfer_that_stands_still(
 ) -> None:
     """Long before the ten seconds after which a silent connection is given up."""
     hub.flowing.clear()
-    async with store_of(root, environ) as store:
+    with store_of(root, environ) as store:
         task = asyncio.create_task(store.fetch(SOURCE))
         await until(hub.stalled.is_set)
         task.cancel()
