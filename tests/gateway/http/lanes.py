@@ -71,6 +71,9 @@ class Lanes:
             self.ended_by = error
             raise
 
+    async def large(self, exchange: Exchange) -> None:
+        exchange.respond(200, TEXT, bytes(200_000))
+
     async def refused(self, exchange: Exchange) -> None:
         raise ModelNotFound("There is no such model.")
 

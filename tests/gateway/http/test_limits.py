@@ -154,6 +154,21 @@ async def test_client_that_never_reads_is_cut(serve: Serve) -> None:
     assert bench.server.buffered == 0
 
 
+async def test_requests_of_a_client_that_does_not_read_wait_until_it_does(serve: Serve) -> None:
+    bench = await serve(write_timeout=60.0)
+    async with bench.client() as client, bench.client() as other:
+        client.read_nothing()
+        client.send(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n" * 500)
+        for _ in range(50):
+            other.send(HELLO)
+            assert (await other.answer()).status == 200
+        assert bench.lanes.seen.count("GET /large") < 100
+        assert bench.server.buffered < 4 << 20
+        client.read_on()
+        for _ in range(500):
+            assert len((await client.answer()).body) == 200_000
+
+
 @pytest.mark.parametrize("cap", [256 << 20, 100_000])
 async def test_slow_reader_gets_everything(serve: Serve, cap: int) -> None:
     bench = await serve(buffered=cap, linger=0.1)

@@ -110,6 +110,7 @@ class Connection(asyncio.Protocol):
         self._full = False
         self._account(self.buffered)
         self._tell_pause()
+        self._advance()
 
     def data_received(self, data: bytes) -> None:
         if self._reading_paused:
@@ -152,12 +153,14 @@ class Connection(asyncio.Protocol):
     # -- answering, in order ---------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Begin the next request when the one before it is answered and wholly read."""
+        """Begin the next request when the one before it is answered and wholly read, and the client reads."""
         if self._advancing:
             return
         self._advancing = True
         try:
             while self._current is None:
+                if self._full or self._pressed:
+                    return
                 if self._waiting:
                     self._begin(self._waiting.popleft())
                 elif self._held and not self._closing:
@@ -181,8 +184,6 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, exchange: ServedExchange) -> None:
         self._current = exchange
-        if self._full or self._pressed:
-            exchange.set_paused(True)
         self.server.handle(exchange)
 
     def may_persist(self, exchange: ServedExchange) -> bool:
@@ -277,6 +278,7 @@ class Connection(asyncio.Protocol):
         if self._pressed:
             self._pressed = False
             self._tell_pause()
+            self._advance()
 
     def _tell_pause(self) -> None:
         if self._current is not None:
