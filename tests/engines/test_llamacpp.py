@@ -161,11 +161,10 @@ def test_single_parameters(parameters: Mapping[str, object], expected: str) -> N
 
 
 def test_a_port_and_a_program_of_the_profile() -> None:
-    profile = Profile("p", "llamacpp", program="/opt/llama-server", defaults={"threads": 2})
+    profile = Profile("p", "llamacpp", program="/opt/llama-server")
     argv = ENGINE.command(spec(), profile, (), Address(host="127.0.0.1", port=4711), files()).argv
     assert argv[0] == "/opt/llama-server"
     assert "--host 127.0.0.1 --port 4711" in " ".join(argv)
-    assert "--threads 2" in " ".join(argv)
 
 
 def test_the_context_defaults_to_4096_or_what_the_model_can() -> None:

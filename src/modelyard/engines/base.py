@@ -20,7 +20,8 @@ class Profile:
     """A named engine setting (`engines:` in YAML). `program` overrides what the adapter would look for.
 
     `environment` is added to the scrubbed environment of the engine. `found` maps program names that the
-    adapter asks for in `programs` to their absolute path, filled in by whoever does the IO.
+    adapter asks for in `programs` to their absolute path, filled in by whoever does the IO. `defaults` are in
+    the parameters of each model's spec already: an adapter reads those.
     """
 
     name: str

@@ -55,7 +55,7 @@ class FakeEngine(LlamaHttp):
     programs: ClassVar[tuple[str, ...]] = ()
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
-        options = _parameters(spec, profile)
+        options = spec.parameters
         found = [
             (f"parameters.{path}", message)
             for path, message in fake_script.problems(
@@ -87,7 +87,7 @@ class FakeEngine(LlamaHttp):
     def command(
         self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
     ) -> Command:
-        options = _parameters(spec, profile)
+        options = spec.parameters
         script = {name: value for name, value in options.items() if name not in _OURS}
         script["slots"] = spec.slots
         argv = [profile.program or sys.executable, "-m", "modelyard.servers.fake"]
@@ -116,10 +116,6 @@ class FakeEngine(LlamaHttp):
         if exit.code == 0:
             return Cause.EXITED
         return next((cause for text, cause in _CAUSES if text in log_tail), Cause.CRASHED)
-
-
-def _parameters(spec: Spec, profile: Profile) -> dict[str, object]:
-    return {**profile.defaults, **spec.parameters}
 
 
 def _apis(spec: Spec) -> tuple[str, ...]:

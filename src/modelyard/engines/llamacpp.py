@@ -63,9 +63,8 @@ class LlamaCppEngine(LlamaHttp):
     programs: ClassVar[tuple[str, ...]] = (PROGRAM,)
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
-        parameters = {**profile.defaults, **spec.parameters}
-        found = llamacpp_options.problems(parameters)
-        options = llamacpp_options.flatten(parameters)
+        found = llamacpp_options.problems(spec.parameters)
+        options = llamacpp_options.flatten(spec.parameters)
         if not spec.source:
             found.append(("source", "is missing: name a GGUF file"))
         if options.get("extra_args") and not _program(profile):
@@ -95,7 +94,7 @@ class LlamaCppEngine(LlamaHttp):
     def command(
         self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
     ) -> Command:
-        options = llamacpp_options.flatten({**profile.defaults, **spec.parameters})
+        options = llamacpp_options.flatten(spec.parameters)
         plan = _plan(spec, options, files)
         if "main_gpu" in options and options.get("split_mode") == "none":
             options["main_gpu"] = 0  # the mask leaves this one alone
