@@ -167,8 +167,8 @@ class OutcomeKind(StrEnum):
     """How one attempt on one lease ended, as far as scheduling cares."""
 
     DONE = "done"  # an answer, whatever its status: the engine works
-    CANCELLED = "cancelled"  # the client left
-    UNREACHABLE = "unreachable"  # could not connect
+    CANCELLED = "cancelled"  # the client left, or its time was over
+    UNREACHABLE = "unreachable"  # could not connect, or silent all the time and not known to have stopped
     DIED = "died"  # the connection broke before the answer was whole
     HUNG = "hung"  # first-byte or token deadline passed
     PROTOCOL = "protocol"  # broken framing
