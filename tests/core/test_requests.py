@@ -81,8 +81,14 @@ def test_an_absent_model_is_expected_after_its_usual_load() -> None:
     yard = Yard()
     a = yard.add("a")
     yard.do(ev.Learned(a, need(60), 40.0))
-    assert refused(yard.ask("r1", a, max_wait=41.9)) == {"r1": "wait_too_long"}
-    assert refused(yard.ask("r2", a, max_wait=42.0)) == {}, "40 s to load, 2 s until there is room"
+    assert refused(yard.ask("r1", a, max_wait=39.9)) == {"r1": "wait_too_long"}
+    assert refused(yard.ask("r2", a, max_wait=40.0)) == {}
+
+
+def test_nobody_is_refused_for_a_load_that_was_never_tried() -> None:
+    yard = Yard(gpu(size=10**12))
+    huge = yard.add("huge", 10**12)
+    assert refused(yard.ask("r", huge, max_wait=1.0)) == {}
 
 
 def test_nobody_is_refused_for_a_wait_that_depends_on_others() -> None:

@@ -24,7 +24,8 @@ Patience and load cap are u's own; residency, drain and release are those of who
 all versions. The bound is stated for files that are cached, known footprints, `when_full: evict`, no failure,
 no memory taken by others, no later request of a higher class and no turn that the floor gives to a lower one.
 
-The estimate has learned durations in place of the caps, and one swap for each version that is not ready.
+The estimate has learned durations in place of the caps (0 s for what was never seen), and one swap for each
+version that is not ready.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def _finite(seconds: float) -> float:
 
 
 def swap_estimate(state: State, version: Version) -> float:
-    return version.usual_load() + state.room_seconds
+    """As learned: nobody is refused for a load that was never tried, which would be never learned, too."""
+    return (version.load_seconds or 0.0) + state.room_seconds
 
 
 def _cost(state: State, sums: Sums, version: Version, ahead: int, asked: bool) -> Ahead:

@@ -309,4 +309,4 @@ class State:
     sequence: int = 0  # of instances
     arrivals: int = 0
     quiet_since: float = 0.0  # the line is empty since then
-    room_seconds: float = 2.0  # how long a head usually waits for room to be made
+    room_seconds: float = 0.0  # how long a head usually waits for room to be made
