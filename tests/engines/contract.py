@@ -161,12 +161,16 @@ async def check_departure(case: Case, live: Live) -> None:
         assert answer.status_code == 200
         async for _ in answer.aiter_raw():
             break
-        assert await busy(case, live) == 1
+
+        async def works() -> bool:
+            return await busy(case, live) == 1
+
+        await until(works)
 
     async def idle() -> bool:
         return await busy(case, live) == 0
 
-    await until(idle, 5)
+    await until(idle)
 
 
 async def check_end(live: Live) -> None:
