@@ -170,7 +170,7 @@ async def check_departure(case: Case, live: Live) -> None:
     async def idle() -> bool:
         return await busy(case, live) == 0
 
-    await until(idle)
+    await until(idle, 10)  # the whole would take 15 s and more
 
 
 async def check_end(live: Live) -> None:
