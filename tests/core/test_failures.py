@@ -79,6 +79,62 @@ def test_a_suspect_that_does_not_answer_is_replaced() -> None:
     assert granted(yard.ready(a)) == ["again"]
 
 
+@pytest.mark.parametrize(
+    ("reachable", "said"),
+    [(True, "hung: its health check does not answer"), (False, "crashed: it takes no connections any more")],
+)
+def test_a_condemned_suspect_is_said_to_be_hung_only_if_it_takes_connections(
+    reachable: bool, said: str
+) -> None:
+    yard = Yard()
+    a = yard.load("a")
+    yard.ask("r", a)
+    yard.finish("r", OutcomeKind.UNREACHABLE)
+    out = yard.do(ev.Probed(yard.instance(a).id, 1, alive=False, reachable=reachable))
+    assert [release.reason for release in of(ac.Release, out)] == [said]
+
+
+def test_a_silent_instance_gets_no_new_leases_until_a_probe_answers_and_no_strike() -> None:
+    yard = Yard()
+    a = yard.load("a", slots=2)
+    only = yard.instance(a)
+    yard.ask("silent", a)
+    assert yard.do(ev.Doubted(only.id, 1)) == [ac.Probe(only.id, 1)]
+    assert yard.do(ev.Doubted(only.id, 1)) == [], "one probe is under way"
+    assert (only.suspect, only.strikes) == (True, 0)
+    assert granted(yard.ask("next", a)) == []
+    out = yard.do(ev.Probed(only.id, 1, alive=True))
+    assert (granted(out), of(ac.Cut, out)) == (["next"], [])
+    assert yard.holder("silent") == only.id
+    assert yard.do(ev.Doubted(only.id, 1)) == [ac.Probe(only.id, 1)], "it may be doubted again"
+
+
+def test_a_silent_instance_that_does_not_answer_its_probe_is_replaced_and_its_requests_are_cut() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    only = yard.instance(a)
+    yard.ask("silent", a)
+    yard.do(ev.Doubted(only.id, 1))
+    out = yard.do(ev.Probed(only.id, 1, alive=False))
+    assert [(cut.request, cut.code) for cut in of(ac.Cut, out)] == [("silent", "engine_died")]
+    assert [release.instance for release in of(ac.Release, out)] == [only.id]
+    yard.finish("silent", OutcomeKind.DIED)
+    yard.ask("silent", a, exclude={only.id}, since=0.0)
+    assert started(yard.released(a)) == ["a"]
+    assert granted(yard.ready(a)) == ["silent"]
+
+
+def test_the_slot_of_who_left_a_silent_instance_is_not_granted_before_its_probe_answered() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    only = yard.instance(a)
+    yard.ask("left", a)
+    yard.ask("next", a)
+    yard.do(ev.Doubted(only.id, 1))
+    assert granted(yard.finish("left", OutcomeKind.CANCELLED)) == []
+    assert granted(yard.do(ev.Probed(only.id, 1, alive=True))) == ["next"]
+
+
 def test_three_strikes_in_a_row_condemn_and_a_success_clears_them() -> None:
     yard = Yard()
     a = yard.load("a", slots=4)

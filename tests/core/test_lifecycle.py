@@ -125,6 +125,7 @@ ABOUT_INSTANCE: dict[type, Make] = {
     ev.Failed: lambda name, generation: ev.Failed(name, generation, Cause.CRASHED),
     ev.Exited: lambda name, generation: ev.Exited(name, generation, Cause.CRASHED),
     ev.Released: ev.Released,
+    ev.Doubted: ev.Doubted,
     ev.Probed: lambda name, generation: ev.Probed(name, generation, alive=False),
 }
 OTHERS: dict[type, ev.Event] = {

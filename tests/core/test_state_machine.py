@@ -156,7 +156,7 @@ class Outside(RuleBasedStateMachine):
         elif isinstance(command, ac.Start):
             self.say(ev.Failed(name, generation, cause, "as told"))
         elif isinstance(command, ac.Probe):
-            self.say(ev.Probed(name, generation, alive=answer != "failed"))
+            self.say(ev.Probed(name, generation, alive=answer != "failed", reachable=cause is Cause.HUNG))
         else:
             self.say(ev.Released(name, generation, own if answer == "failed" else {}))
 
@@ -167,6 +167,13 @@ class Outside(RuleBasedStateMachine):
         instance = self.scheduler.state.instances[everyone[at % len(everyone)]]
         self.say(ev.Exited(instance.id, instance.generation, cause))
 
+    @precondition(lambda self: self.scheduler.state.instances)
+    @rule(at=spot)
+    def doubt(self, at: int) -> None:
+        everyone = sorted(self.scheduler.state.instances)
+        instance = self.scheduler.state.instances[everyone[at % len(everyone)]]
+        self.say(ev.Doubted(instance.id, instance.generation))
+
     @precondition(lambda self: self.said)
     @rule(at=spot)
     def say_again(self, at: int) -> None:
@@ -174,7 +181,7 @@ class Outside(RuleBasedStateMachine):
 
     @rule(
         name=st.sampled_from(["a-1", "b-2", "c-3", "x-9"]),
-        kind=st.integers(0, 6),
+        kind=st.integers(0, 7),
         generation=st.integers(-1, 9),
     )
     def babble(self, name: str, kind: int, generation: int) -> None:
@@ -182,7 +189,7 @@ class Outside(RuleBasedStateMachine):
         instance = self.scheduler.state.instances.get(name)
         if instance is not None and instance.generation == generation:
             return
-        makers: list[Any] = [ev.Warming, ev.Ready, ev.Released]
+        makers: list[Any] = [ev.Warming, ev.Ready, ev.Released, ev.Doubted]
         events: list[ev.Event] = [make(name, generation) for make in makers]
         events += [ev.Failed(name, generation, Cause.CRASHED), ev.Exited(name, generation, Cause.CRASHED)]
         events += [

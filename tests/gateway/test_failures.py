@@ -9,15 +9,17 @@ import asyncio
 import os
 import signal
 
+import httpx
 import pytest
 
 from gateway.answers import Answer
-from gateway.live_yard import SHARE, LiveYard, fake, live_yard, right_text, until
+from gateway.live_yard import SHARE, LiveYard, body_of, fake, live_yard, right_text, until
 from launchers.process_table import alive
 from modelyard.core.requests import STRIKES
 from modelyard.core.state import Version
-from modelyard.runtime import endpoint
+from modelyard.runtime import endpoint, probes
 from modelyard.runtime.commands import TERM_GRACE
+from modelyard.wire.pool import Pool
 
 
 async def serves(yard: LiveYard, model: str = "a") -> None:
@@ -98,6 +100,17 @@ class TestDeath:
             await until(lambda: not yard.reserved(), 10.0)
             await serves(yard)
 
+    @pytest.mark.parametrize("which", [0, -1], ids=["engine", "shim"])
+    async def test_under_a_request_is_never_told_as_a_hang(self, which: int) -> None:
+        async with live_yard({"a": fake(slots=2)}) as yard:
+            await yard.load("a")
+            requests = [asyncio.create_task(yard.chat("a", fake={"delay": 0.3})) for _ in range(2)]
+            await until(lambda: yard.leases() == 2)
+            os.kill(yard.pids("a")[which], signal.SIGKILL)
+            assert [answer.status for answer in await asyncio.gather(*requests)] == [200, 200]
+            (said,) = yard.notes("failed")
+            assert said.startswith("killed: killed by signal 9\n")
+
     async def test_of_an_engine_takes_what_it_forked_along(self) -> None:
         async with live_yard({"a": fake(parameters={"fork_grandchild": True})}) as yard:
             await yard.load("a")
@@ -112,6 +125,19 @@ class TestDeath:
 def _only(yard: LiveYard) -> Version:
     (version,) = yard.state.versions.values()
     return version
+
+
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[probes.Health]:
+    """What probes find from now on."""
+    found: list[probes.Health] = []
+    look = probes.look
+
+    async def told(pool: Pool, path: str) -> probes.Health:
+        found.append(await look(pool, path))
+        return found[-1]
+
+    monkeypatch.setattr(probes, "look", told)
+    return found
 
 
 class TestHang:
@@ -146,6 +172,60 @@ class TestHang:
             await until(lambda: not alive(engine))
             assert any("health check does not answer" in message for message in yard.notes("failed"))
             await serves(yard)
+
+    async def test_of_an_answer_that_is_no_stream_is_retried_on_a_new_instance(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(probes, "PROBE_TIMEOUT", 0.2)
+        async with live_yard({"a": fake(first_byte_timeout="300ms")}) as yard:
+            first = await yard.load("a")
+            engine = yard.pids("a")[0]
+            os.kill(engine, signal.SIGSTOP)
+            answer = await asyncio.wait_for(yard.chat("a"), 10.0)
+            assert (answer.status, answer.text) == (200, right_text("a", "hi", 4)), answer.body
+            assert answer.headers["x-modelyard-instance"] != first.id
+            assert not alive(engine)
+            assert yard.notes("failed") == ["hung: its health check does not answer"]
+
+    async def test_is_found_though_an_earlier_probe_cleared_the_instance(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(probes, "PROBE_TIMEOUT", 0.3)
+        found = looks(monkeypatch)
+        async with live_yard({"a": fake(first_byte_timeout="200ms")}) as yard:
+            await yard.load("a")
+            request = asyncio.create_task(yard.chat("a", fake={"delay": 1.0}))
+            await until(lambda: found == [probes.Health.ANSWERS])
+            killed = await kill_when_busy(yard, request, signal.SIGSTOP)
+            answer = await asyncio.wait_for(request, 10.0)
+            assert answer.status == 200, answer.body
+            assert answer.headers["x-modelyard-instance"] != killed
+
+    async def test_of_an_engine_that_is_at_work_is_cleared_by_its_probe(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = looks(monkeypatch)
+        async with live_yard({"a": fake(first_byte_timeout="200ms")}) as yard:
+            first = await yard.load("a")
+            answer = await yard.chat("a", fake={"delay": 1.0})
+            assert (answer.status, answer.headers["x-modelyard-instance"]) == (200, first.id)
+            assert (first.strikes, first.suspect) == (0, False)
+            assert set(found) == {probes.Health.ANSWERS}
+
+    async def test_is_found_though_its_client_leaves_early(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(probes, "PROBE_TIMEOUT", 0.2)
+        async with live_yard({"a": fake()}) as yard:
+            first = await yard.load("a")
+            engine = yard.pids("a")[0]
+            os.kill(engine, signal.SIGSTOP)
+            with pytest.raises(httpx.ReadTimeout):
+                await yard.http.post(
+                    "/v1/chat/completions", json=body_of("a", "hi", 4, False, {}), timeout=0.2
+                )
+            await until(lambda: not alive(engine), 10.0)
+            answer = await yard.chat("a")
+            assert (answer.status, answer.text) == (200, right_text("a", "hi", 4))
+            assert answer.headers["x-modelyard-instance"] != first.id
 
     async def test_of_every_answer_condemns_an_instance_that_is_well_by_its_probe(
         self, monkeypatch: pytest.MonkeyPatch

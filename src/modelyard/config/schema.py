@@ -145,7 +145,7 @@ class PolicySection(Section):
     )
     first_byte_timeout: PositiveDuration | None = Field(
         default=None,
-        description="Longest silence of an engine before a stream begins; other answers come whole.",
+        description="Longest silence before a stream begins; in other answers, the time to a probe.",
     )
     token_timeout: PositiveDuration | None = Field(
         default=None, description="Longest silence of an engine within a stream."

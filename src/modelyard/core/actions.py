@@ -88,7 +88,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Ask the instance's health check once, with a short deadline. Answered by Probed."""
+    """Ask the instance's health check, within a short deadline. Answered by Probed."""
 
     instance: str
     generation: int

@@ -102,12 +102,22 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubted:
+    """It has been silent for long, which need not be a failure: does it still live?"""
+
+    instance: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Probed:
-    """The answer to a Probe: does the instance still answer its health check?"""
+    """The answer to a Probe: does the instance still answer its health check? `reachable` False: it does not
+    even take a connection, or closes it."""
 
     instance: str
     generation: int
     alive: bool
+    reachable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +245,7 @@ Event = (
     | Failed
     | Exited
     | Released
+    | Doubted
     | Probed
     | Observed
     | Cached

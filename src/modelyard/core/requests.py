@@ -155,7 +155,13 @@ def _strike(step: Step, lease: Lease, outcome: OutcomeKind) -> None:
     if hung or instance.strikes >= STRIKES:
         detail = f"{instance.strikes} failed attempts in a row, the last one {outcome.value}"
         instances.fail(step, instance, Cause.HUNG if hung else Cause.CRASHED, detail)
-    elif not instance.suspect:
+    else:
+        doubt(step, instance)
+
+
+def doubt(step: Step, instance: Instance) -> None:
+    """It may be broken: no new leases until a probe answers. What runs on it goes on."""
+    if instance.state is InstanceState.READY and not instance.suspect:
         instance.suspect = True
         step.out.append(Probe(instance.id, instance.generation))
 

@@ -51,6 +51,7 @@ class Scheduler:
             ev.Failed: self._handle_failed,
             ev.Exited: self._handle_exited,
             ev.Released: self._handle_released,
+            ev.Doubted: self._handle_doubted,
             ev.Probed: self._handle_probed,
             ev.Observed: self._handle_observed,
             ev.Cached: self._handle_cached,
@@ -222,14 +223,21 @@ class Scheduler:
         if instance is not None and instance.state in (InstanceState.STOPPING, InstanceState.RELEASING):
             instances.released(step, instance, event.missing)
 
+    def _handle_doubted(self, step: Step, event: ev.Doubted) -> None:
+        instance = self._current(event)
+        if instance is not None:
+            requests.doubt(step, instance)
+
     def _handle_probed(self, step: Step, event: ev.Probed) -> None:
         instance = self._current(event)
         if instance is None or instance.state is not InstanceState.READY or not instance.suspect:
             return
         if event.alive:
             requests.clear(step, instance)
+        elif event.reachable:
+            instances.fail(step, instance, Cause.HUNG, "its health check does not answer")
         else:
-            instances.fail(step, instance, Cause.HUNG, "requests fail and its health check does not answer")
+            instances.fail(step, instance, Cause.CRASHED, "it takes no connections any more")
 
     def _handle_observed(self, step: Step, event: ev.Observed) -> None:
         self.state.ledger.observe(event.instance, event.bytes)

@@ -277,8 +277,8 @@ class Attempt:
             message = f"{instance} did not finish within request_timeout {policy.request_timeout:g} s"
             self._interrupt.end(OutcomeKind.CANCELLED, RequestDeadline(message))
             return
+        quiet = now - self._progress_at
         if self._stream and not self._paused:
-            quiet = now - self._progress_at
             if not self._first_byte_at and quiet >= policy.first_byte_timeout:
                 message = f"{instance} sent nothing for first_byte_timeout {policy.first_byte_timeout:g} s"
                 self._interrupt.end(OutcomeKind.HUNG, FirstByteTimeout(message))
@@ -289,6 +289,11 @@ class Attempt:
                 return
             allowed = policy.token_timeout if self._first_byte_at else policy.first_byte_timeout
             left = min(left, allowed - quiet)
+        elif not self._paused:  # it may well be at work: a probe tells, and again after as long a silence
+            if quiet >= policy.first_byte_timeout:
+                self._lease.doubt()
+                self._progress_at, quiet = now, 0.0
+            left = min(left, policy.first_byte_timeout - quiet)
         self._timer = loop.call_later(max(0.001, min(SLICE, left)), self._look)
 
 

@@ -38,6 +38,7 @@ from modelyard.runtime.entries import Entry
 from modelyard.runtime.journal_records import Ended
 from modelyard.runtime.lease import Lease, Ticket
 from modelyard.telemetry.metrics import NO_MODEL, Metrics, Traffic
+from modelyard.wire.errors import WireError
 from modelyard.wire.sse import last_usage
 
 ATTEMPTS = 3
@@ -259,6 +260,9 @@ class Service:
         lease.endpoint.active -= 1
         try:
             return await lease.endpoint.quiesce()
+        except (WireError, TimeoutError):
+            lease.doubt()  # while it still holds the slot: nobody is given it before a probe has answered
+            return False
         finally:
             lease.endpoint.active += 1
 

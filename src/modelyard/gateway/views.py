@@ -197,7 +197,9 @@ class InstanceView(View):
     idle_for: float | None
     reason: str = Field(description="Why it was started.")
     leaving_for: str = Field(description="The version that gets its memory, when it leaves for one.")
-    suspect: bool = Field(description="Requests failed on it; it gets none until a probe cleared it.")
+    suspect: bool = Field(
+        description="Requests failed on it, or it is silent; it gets none until a probe cleared it."
+    )
 
 
 class InstanceDetails(InstanceView):

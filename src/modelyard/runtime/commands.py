@@ -256,9 +256,14 @@ class Commands:
 
     async def _probe(self, action: ac.Probe) -> None:
         resident = self.residents.get(action.instance)
-        endpoint = resident.endpoint if resident is not None else None
-        alive = endpoint is not None and await probes.is_alive(endpoint.pool, endpoint.engine.health)
-        self._post(ev.Probed(action.instance, action.generation, alive))
+        found = probes.Health.UNREACHABLE
+        if resident is not None and (endpoint := resident.endpoint) is not None:
+            found = await probes.look(endpoint.pool, endpoint.engine.health)
+            if found is probes.Health.UNREACHABLE:  # how its process ended says more
+                await asyncio.wait({resident.exit}, timeout=EXIT_NOTICE)
+        alive = found is probes.Health.ANSWERS
+        reachable = found is not probes.Health.UNREACHABLE
+        self._post(ev.Probed(action.instance, action.generation, alive, reachable))
 
     def _on_exit(self, instance: str, exit: Exit) -> None:
         """The launcher saw the process end. While it starts, its task says so; later we do."""

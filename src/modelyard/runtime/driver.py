@@ -301,6 +301,9 @@ class Driver:
         lease.endpoint.active -= 1
         self.post(ev.Finished(lease.request, lease.instance, lease.generation, outcome))
 
+    def _doubt(self, lease: Lease) -> None:
+        self.post(ev.Doubted(lease.instance, lease.generation))
+
     def _grant(self, action: ac.Grant) -> None:
         ticket = self._tickets.pop(action.request, None)
         resident = self.commands.residents.get(action.instance)
@@ -314,7 +317,13 @@ class Driver:
             return
         endpoint.active += 1
         lease = Lease(
-            action.request, endpoint, action.generation, action.waited, action.loading, self._release
+            action.request,
+            endpoint,
+            action.generation,
+            action.waited,
+            action.loading,
+            self._release,
+            self._doubt,
         )
         self._leases[action.request] = lease
         ticket.lease = lease

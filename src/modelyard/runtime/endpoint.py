@@ -10,7 +10,6 @@ import asyncio
 
 from modelyard.core.types import Address, Spec
 from modelyard.engines.base import Engine
-from modelyard.wire.errors import WireError
 from modelyard.wire.pool import Pool
 
 QUIESCE_CAP = 10.0  # seconds after which an abandoned request counts as stopped, whatever the engine says
@@ -36,25 +35,29 @@ class Endpoint:
 
     async def quiesce(self) -> bool:
         """Return once the engine runs no more than the attempts under way, at most QUIESCE_CAP later. True
-        when the engine itself said so.
+        when the engine itself said so. Raises WireError or TimeoutError when it does not answer.
 
         Called after an attempt was abandoned: its slot is free only when the engine has noticed. An engine
-        that cannot tell is believed at once; one that does not answer is judged by the next attempt.
+        that cannot tell is believed at once.
         """
         call = self.engine.busy()
         if call is None:
             return False
         pause = 0.005
         try:
-            async with asyncio.timeout(QUIESCE_CAP):
+            async with asyncio.timeout(QUIESCE_CAP) as cap:
                 while True:
                     _, body = await self.pool.fetch(call.method, call.path, call.body, timeout=1.0)
                     if self.engine.count_busy(body) <= self.active:
                         return True
                     await asyncio.sleep(pause)
                     pause = min(0.1, pause * 1.5)
-        except (WireError, TimeoutError, ValueError):
-            return False
+        except TimeoutError:
+            if not cap.expired():
+                raise
+        except ValueError:
+            pass
+        return False
 
     def close(self) -> None:
         self.pool.close()

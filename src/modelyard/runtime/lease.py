@@ -18,6 +18,7 @@ class Lease:
     """The use of one slot by one request. `waited` and `loading` are seconds before the grant."""
 
     __slots__ = (
+        "_doubt",
         "_on_cut",
         "_release",
         "cut",
@@ -37,6 +38,7 @@ class Lease:
         waited: float,
         loading: float,
         release: Callable[[Lease, OutcomeKind], None],
+        doubt: Callable[[Lease], None],
     ) -> None:
         self.request = request
         self.endpoint = endpoint
@@ -46,6 +48,7 @@ class Lease:
         self.loading = loading
         self.cut: ModelyardError | None = None
         self._release: Callable[[Lease, OutcomeKind], None] | None = release
+        self._doubt = doubt
         self._on_cut: Callable[[ModelyardError], None] | None = None
 
     def release(self, outcome: OutcomeKind) -> None:
@@ -53,6 +56,12 @@ class Lease:
         release, self._release, self._on_cut = self._release, None, None
         if release is not None:
             release(self, outcome)
+
+    def doubt(self) -> None:
+        """The instance is silent: have it probed. It gets no new leases meanwhile; this one goes on, and is
+        cut if the instance is condemned."""
+        if self._release is not None:
+            self._doubt(self)
 
     def on_cut(self, callback: Callable[[ModelyardError], None]) -> None:
         """Call back when the scheduler ends this attempt; at once if it has."""

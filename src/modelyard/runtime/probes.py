@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from enum import Enum
 from math import inf
 
 from modelyard.engines.base import Call
-from modelyard.wire.errors import WireError
+from modelyard.wire.errors import Broken, ConnectFailed, WireError
 from modelyard.wire.pool import Pool
 
 PAUSES = ((3.0, 0.005), (20.0, 0.1), (inf, 1.0))  # until so many seconds have passed: the pause between two
@@ -47,12 +48,24 @@ async def warm_up(pool: Pool, call: Call, timeout: float) -> None:
         )
 
 
-async def is_alive(pool: Pool, path: str) -> bool:
-    """Whether the health check answers at all within a few tries."""
+class Health(Enum):
+    """What a few tries of the health check found."""
+
+    ANSWERS = "answers"
+    SILENT = "silent"
+    UNREACHABLE = "unreachable"  # the last try was refused, or its connection was closed
+
+
+async def look(pool: Pool, path: str) -> Health:
+    """Whether the health check answers at all; at most PROBE_TRIES times PROBE_TIMEOUT later."""
+    found = Health.SILENT
     for _ in range(PROBE_TRIES):
         try:
             await pool.fetch("GET", path, timeout=PROBE_TIMEOUT)
+        except (ConnectFailed, Broken):
+            found = Health.UNREACHABLE
         except (WireError, TimeoutError):
-            continue
-        return True
-    return False
+            found = Health.SILENT
+        else:
+            return Health.ANSWERS
+    return found
