@@ -1,9 +1,10 @@
 """The journal: what the scheduler was told and decided, kept in a ring on disk.
 
 Filled by the driver (steps of the scheduler) and the gateway (how requests ended), read by the control
-surface. On the event loop a record costs a tuple and an append; its text is made in the writer's thread. What
-is not on disk yet is in a ring of its own, so a disk that is slow, full or broken costs old records and
-nothing else: the loss is counted, said once, and the writer goes on by itself when there is room again.
+surface. Records are made into text at once: a thread that did so would cost more in turns for the interpreter
+than the text costs. A thread writes them. What is not on disk yet is in a ring of its own, so a disk
+that is slow, full or broken costs old records and nothing else: the loss is counted, said once, and the
+writer goes on by itself when there is room again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -31,16 +31,12 @@ from modelyard.runtime.lease import Ticket
 log = structlog.get_logger(__name__)
 
 UNWRITTEN = 16_384  # records that may wait for the disk
-BREATH = 64  # records that are made into text without a pause
 EVERY = 0.25  # seconds in which records gather before they are written
 LINE_SHOWN = 64  # places in line that are told of an arrival; one further back reads as none
 RETRY = 2.0  # seconds between tries while the disk takes nothing
 PATIENCE = 2.0  # seconds that a reader, or the end of everything, waits for the writer
 
 LOST_MARK = b'"kind":"lost"'
-
-# A method of the encoder, the loop time, and what else it takes; or a line that could not be written yet.
-Record = tuple[Callable[..., list[bytes]], float, tuple[Any, ...]] | bytes
 
 
 class Journal:
@@ -52,7 +48,10 @@ class Journal:
         self.problem = ""  # what the disk says, while it takes nothing
         self._segments = Segments(folder, size)
         self._loop = asyncio.get_running_loop()
-        self._pending: deque[Record] = deque()
+        self._pending: deque[bytes] = deque()
+        self._wall = time.time() - self._loop.time()  # what makes a moment of the loop one of the clock
+        # Arrivals that were granted at once, by request: told with its end, or when somebody reads.
+        self._at_once: dict[str, tuple[float, str, str, str]] = {}
         self._wake = asyncio.Event()  # there is something to write
         self._hurry = asyncio.Event()  # somebody waits for it
         self._waiters: list[asyncio.Future[None]] = []
@@ -60,9 +59,7 @@ class Journal:
         self._writing = False  # what is neither pending nor on disk is in the writer's thread
         self._closing = False
         self._told_lost = 0
-        encoder = Encoder()
-        self._step, self._granted = encoder.step, encoder.granted
-        self._ended, self._said = encoder.ended, encoder.said
+        self._encoder = Encoder()
 
     # -- what happens -------------------------------------------------------------------------------------
 
@@ -77,36 +74,52 @@ class Journal:
         """The scheduler took an event at this loop time, and decided; nothing was carried out yet."""
         if not worth_a_record(event, actions):
             return
-        if type(event) is not ev.Arrived:
-            self._add((self._step, moment, (event, actions, "", None)))
-            return
-        ticket = tickets.get(event.request)
-        api = ticket.api if ticket is not None else ""
-        first = actions[0] if actions else None
-        if type(first) is ac.Grant and len(actions) == 1 and event.since is None and event.priority is None:
-            self._add((self._granted, moment, (event, first, api)))
-            return
-        waiting = state.waiting.get(event.request)
-        queued = _standing(state, waiting) if waiting is not None else None
-        self._add((self._step, moment, (event, actions, api, queued)))
+        api, queued = "", None
+        if type(event) is ev.Arrived:
+            ticket = tickets.get(event.request)
+            api = ticket.api if ticket is not None else ""
+            grant = actions[0] if len(actions) == 1 else None
+            if type(grant) is ac.Grant and event.since is None and event.priority is None:
+                self._at_once[event.request] = (moment, event.version, grant.instance, api)
+                return
+            waiting = state.waiting.get(event.request)
+            queued = _standing(state, waiting) if waiting is not None else None
+        if isinstance(event, ev.Finished | ev.Cancelled):
+            self._tell_arrival(event.request)
+        for action in actions:
+            if type(action) is ac.Cut:
+                self._tell_arrival(action.request)
+        self._tell(self._encoder.step, moment, event, actions, api, queued)
 
     def ended(self, end: Ended) -> None:
-        """A request ended now; `end` is changed no more."""
+        """A request ended now."""
         moment = self._loop.time()
-        self._add((self._ended, moment, (end, moment - end.started)))
+        self._tell_arrival(end.request)
+        self._tell(self._encoder.ended, moment, end, moment - end.started)
 
     def say(self, kind: Kind, **fields: object) -> None:
         """Something else happened now."""
-        self._add((self._said, self._loop.time(), (kind, fields)))
+        self._tell(self._encoder.said, self._loop.time(), kind, fields)
 
-    def _add(self, record: Record) -> None:
+    def _tell_arrival(self, request: str) -> None:
+        arrival = self._at_once.pop(request, None)
+        if arrival is not None:
+            moment, version, instance, api = arrival
+            self._tell(self._encoder.granted, moment, request, version, instance, api)
+
+    def _tell(self, encode: Callable[..., list[bytes]], moment: float, *arguments: object) -> None:
+        try:
+            lines = encode(self._wall + moment, *arguments)
+        except Exception:
+            log.exception("journal.no_record", record=repr(arguments)[:300])
+            return
         pending = self._pending
-        if len(pending) >= UNWRITTEN:
+        if not pending:
+            self._wake.set()
+        pending.extend(lines)
+        while len(pending) > UNWRITTEN:
             pending.popleft()
             self.lost += 1
-        elif not pending:
-            self._wake.set()
-        pending.append(record)
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -120,6 +133,7 @@ class Journal:
         writer, self._writer = self._writer, None
         if writer is None:
             return
+        self._tell_arrivals()
         self.say(Kind.CLOSED)
         self._closing = True
         self._wake.set()
@@ -128,6 +142,10 @@ class Journal:
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
         self._segments.close()
+
+    def _tell_arrivals(self) -> None:
+        for request in list(self._at_once):
+            self._tell_arrival(request)
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -157,15 +175,15 @@ class Journal:
             if self.problem and self._closing:
                 return
 
-    async def _write_batch(self, batch: list[Record]) -> None:
+    async def _write_batch(self, batch: list[bytes]) -> None:
+        self._wall = time.time() - self._loop.time()
         if self._told_lost < self.lost:
-            fields = {"count": self.lost - self._told_lost}
-            moment = next((record[1] for record in batch if isinstance(record, tuple)), self._loop.time())
-            batch.insert(0, (self._said, moment, (Kind.LOST, fields)))
-        wall = time.time() - self._loop.time()
+            fields: dict[str, object] = {"count": self.lost - self._told_lost}
+            batch[:0] = self._encoder.said(self._wall + self._loop.time(), Kind.LOST, fields)
         told, self._told_lost = self._told_lost, self.lost
-        left, error = await asyncio.to_thread(self._write, batch, wall)
+        done, error = await asyncio.to_thread(self._segments.append, batch)
         if error is not None:
+            left = batch[done:]
             if any(LOST_MARK in line for line in left):
                 self._told_lost = told
             self._keep(left)
@@ -175,23 +193,6 @@ class Journal:
         elif self.problem:
             self.problem = ""
             log.warning("journal.written_again", lost=self.lost)
-
-    def _write(self, batch: Sequence[Record], wall: float) -> tuple[list[bytes], OSError | None]:
-        """In a thread: the lines of a batch that are not on disk, and why."""
-        lines: list[bytes] = []
-        for number, record in enumerate(batch):
-            if number % BREATH == BREATH - 1:
-                time.sleep(0)  # let the event loop have the interpreter
-            if isinstance(record, bytes):
-                lines.append(record)
-                continue
-            encode, moment, arguments = record
-            try:
-                lines += encode(wall + moment, *arguments)
-            except Exception:
-                log.exception("journal.no_record", record=repr(arguments)[:300])
-        done, error = self._segments.append(lines)
-        return lines[done:], error
 
     def _keep(self, lines: list[bytes]) -> None:
         """Put what was not written back, before what came meanwhile."""
@@ -205,13 +206,13 @@ class Journal:
 
     async def read(self) -> Iterator[bytes]:
         """Blocks of lines, the oldest first, up to now. Iterating reads from the disk: do it in a thread."""
+        self._tell_arrivals()
         await self._written()
         if self._writer is None:
             with suppress(OSError):
                 await asyncio.to_thread(self._segments.look)
         view: View = self._segments.view()
-        unwritten = [line for line in self._pending if isinstance(line, bytes)]
-        return chain(blocks(view), [b"".join(unwritten)] if unwritten else [])
+        return chain(blocks(view), [b"".join(self._pending)] if self._pending else [])
 
     async def _written(self) -> None:
         """Wait until what has happened by now was written, or could not be."""

@@ -1,6 +1,6 @@
 """Records of the journal: what the scheduler was told and what it decided, as lines of flat JSON.
 
-`Encoder` makes them of events and actions, in the journal's writer: nothing is decided here and nothing is
+`Encoder` makes them of events and actions, for the journal: nothing is decided here and nothing is
 looked up in the scheduler. There are names, numbers and reasons in a record, never a prompt, a body, a key,
 or what an engine wrote.
 """
@@ -138,12 +138,12 @@ class Encoder:
         """The records of one event and of what was decided on it, in order."""
         return [_line(at, fields) for fields in self._records(event, actions, api, queued)]
 
-    def granted(self, at: float, event: ev.Arrived, grant: ac.Grant, api: str) -> list[bytes]:
+    def granted(self, at: float, request: str, version: str, instance: str, api: str) -> list[bytes]:
         """A first arrival that was granted at once. With `ended`, what most requests cost: its text is made
         by hand, of names that are ours and need no escapes."""
         line = (
-            f'{{"t":{at:.4f},"kind":"arrived","request":"{event.request}",{_model_text(event.version)},'
-            f'"api":"{api}","decision":"granted","instance":"{grant.instance}"}}\n'
+            f'{{"t":{at:.4f},"kind":"arrived","request":"{request}",{_model_text(version)},'
+            f'"api":"{api}","decision":"granted","instance":"{instance}"}}\n'
         )
         return [line.encode()]
 
