@@ -182,6 +182,15 @@ class TestPagesOfOthers:
             assert asked.status_code == 204
             assert asked.headers["access-control-allow-origin"] == "https://chat.lan"
             assert "authorization" in asked.headers["access-control-allow-headers"]
+            asked = await yard.http.options(
+                CHAT,
+                headers={
+                    "origin": "https://chat.lan",
+                    "access-control-request-method": "POST",
+                    "access-control-request-headers": "authorization,x-stainless-os",
+                },
+            )
+            assert asked.headers["access-control-allow-headers"] == "authorization,x-stainless-os"
             refused = await ask(yard, "POST", CHAT, {"origin": "https://chat.lan"})
             served = await ask(yard, "POST", CHAT, {"origin": "https://chat.lan", **bearer(USER)})
             assert (refused.status, served.status) == (401, 200)

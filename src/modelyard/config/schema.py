@@ -76,7 +76,7 @@ class LimitsSection(Section):
     header: PositiveSize | None = Field(default=None, description="Largest request head.")
     header_timeout: PositiveDuration | None = Field(default=None, description="Time for a request's head.")
     body_timeout: PositiveDuration | None = Field(
-        default=None, description="Time without progress in a body."
+        default=None, description="Time without progress in a body, or under 1 KiB a second from its start."
     )
     write_timeout: PositiveDuration | None = Field(
         default=None, description="Time without progress of a reader."

@@ -32,6 +32,7 @@ from modelyard.gateway.names import Names
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
 from modelyard.telemetry.metrics import Metrics
+from modelyard.wire.json_head import parse
 
 
 def build_app(driver: Driver, names: Names, config: Config, metrics: Metrics) -> FastAPI:
@@ -75,8 +76,19 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         allowed = (error.headers or {}).get("Allow", "")
         message = f"{here} is not possible; this path takes {allowed or 'other methods'}."
         return _answer(request, MethodNotAllowed(message, allowed=allowed))
+    if error.status_code == InvalidRequest.status and (said := await _misread(request)):
+        return _answer(request, said)
     kind = InvalidRequest if error.status_code < InternalError.status else InternalError
     return _answer(request, kind(f"{here}: {error.detail}"))
+
+
+async def _misread(request: Request) -> InvalidRequest | None:
+    """What the lanes would say of a body that is no JSON object; None when it is one."""
+    try:
+        parse(await request.body())
+    except InvalidRequest as error:
+        return error
+    return None
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -85,6 +97,10 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     problems = [
         (".".join(str(part) for part in problem["loc"]), str(problem["msg"])) for problem in error.errors()
     ]
+    if any(problem["type"] == "json_invalid" for problem in error.errors()) and (
+        said := await _misread(request)
+    ):
+        return _answer(request, said)
     listed = "; ".join(f"{place}: {message}" for place, message in problems)
     invalid: RequestError = InvalidRequest(
         f"{request.method} {request.url.path}: {listed}.", param=problems[0][0] if problems else None

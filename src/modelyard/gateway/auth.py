@@ -21,9 +21,9 @@ LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 CACHE_BOUND = 1024
 
 CORS = b"access-control-allow-origin: %b\r\naccess-control-expose-headers: *\r\nvary: origin\r\n"
+HEADERS = b"authorization, content-type, x-api-key, x-priority"
 PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST"),
-    (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-priority"),
     (b"access-control-max-age", b"600"),
 ]
 
@@ -74,7 +74,9 @@ class Gate:
         if origin is not None and self._is_foreign(origin, host):
             exchange.also = CORS % origin
             if exchange.method == "OPTIONS" and exchange.headers.get(b"access-control-request-method"):
-                exchange.respond(204, PREFLIGHT, b"")  # asked by the browser itself, without a key
+                # Asked by the browser itself, without a key. Clients send some of their own: x-stainless-…
+                asked = exchange.headers.get(b"access-control-request-headers") or HEADERS
+                exchange.respond(204, [*PREFLIGHT, (b"access-control-allow-headers", asked)], b"")
                 return
         path = exchange.path
         if self._callers and path not in OPEN_PATHS:

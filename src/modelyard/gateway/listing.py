@@ -51,11 +51,13 @@ def listing_router(names: Names, snapshot: Snapshot, metrics: Metrics) -> APIRou
     async def reference_page() -> HTMLResponse:
         return _page("docs.html")
 
+    @router.head("/health", include_in_schema=False, response_model_exclude_none=True)
     @router.get("/health", tags=["health"], response_model_exclude_none=True)
     async def health() -> views.Health:
         """The process is up; `journal` is there when its journal lost something."""
         return snapshot.health()
 
+    @router.head("/ready", include_in_schema=False)
     @router.get("/ready", tags=["health"], responses={503: {"model": views.Readiness}})
     async def ready(response: Response) -> views.Readiness:
         """A request for at least one model could be served."""

@@ -226,7 +226,7 @@ class Snapshot:
         """The instance of this name. Raises InstanceNotFound."""
         instance = self._state.instances.get(name)
         if instance is None:
-            raise InstanceNotFound(f"There is no instance {name}; GET /admin/instances lists those that are.")
+            raise InstanceNotFound(f"There is no instance {name}; `modelyard ps` lists those that are.")
         return instance
 
     def instances(self) -> list[views.InstanceView]:

@@ -59,7 +59,7 @@ class State:
             raise ConfigError(
                 "server.data_dir",
                 f"{self.folder} is in use by another Modelyard (pid {holder}); "
-                "stop it or choose another folder",
+                "stop it, or name another folder as `server.data_dir`",
             ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)

@@ -47,6 +47,12 @@ def parse(body: bytes) -> Head:
     except orjson.JSONDecodeError as error:
         if not body.strip():
             raise InvalidRequest("The body is empty; send a JSON object.") from None
+        try:
+            body.decode()
+        except UnicodeDecodeError as wrong:
+            raise InvalidRequest(
+                f"The body is not UTF-8: byte {wrong.start + 1} is wrong; send UTF-8."
+            ) from None
         raise InvalidRequest(
             f"The body is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}."
         ) from None
