@@ -29,7 +29,7 @@ def ps(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None
     if as_json:
         _print_json(status)
     else:
-        tables.print_status(Console(), status)
+        tables.print_status(tables.console(), status)
 
 
 def devices(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
@@ -39,7 +39,7 @@ def devices(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) ->
     if as_json:
         _print_json(found)
     else:
-        tables.print_devices(Console(), found)
+        tables.print_devices(tables.console(), found)
 
 
 def load(

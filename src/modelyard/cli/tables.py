@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import IO, Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 Json = Mapping[str, Any]
 
 STYLES = {"loaded": "green", "ready": "green", "failed": "red", "loading": "yellow", "fetching": "yellow"}
 BAR = 24
+WIDTH_FOR_BARS = 120
+PROSE = frozenset({"note", "started because"})
+PROSE_LEAST = 20
+WIDEST = 10_000  # columns, where no terminal bounds them
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """Where tables go: as wide as the terminal, or as they are where there is none (a pipe, a file)."""
+    found = Console(file=file)
+    return found if found.is_terminal else Console(file=file, width=WIDEST)
 
 
 def size(count: int | None) -> str:
@@ -52,9 +64,9 @@ def bar(device: Json) -> str:
 def print_status(console: Console, status: Json) -> None:
     """Everything of `ps`: devices, models, instances, and a last line that sums up."""
     print_devices(console, status["devices"])
-    console.print(_models(status["models"]))
+    _show(console, _models(status["models"]))
     if status["instances"]:
-        console.print(_instances(status["instances"]))
+        _show(console, _instances(status["instances"]))
     for fetch in status["fetches"]:
         of = f" of {size(fetch['total'])}" if fetch["total"] else ""
         console.print(f"fetching {escape(fetch['model'])}: {size(fetch['done'])}{of}")
@@ -67,9 +79,9 @@ def print_status(console: Console, status: Json) -> None:
 
 def print_devices(console: Console, devices: Iterable[Json]) -> None:
     """The account of each device, and who holds it."""
-    table = _table(
-        "device", "memory", "total", "budget", "reserved", "observed", "foreign", "free", "held by"
-    )
+    with_bars = console.width >= WIDTH_FOR_BARS
+    bars = ("memory",) if with_bars else ()
+    table = _table("device", *bars, "total", "budget", "reserved", "observed", "foreign", "free", "held by")
     for device in devices:
         numbers = [
             size(device[name]) for name in ("total", "budget", "reserved", "observed", "foreign", "free")
@@ -80,8 +92,9 @@ def print_devices(console: Console, devices: Iterable[Json]) -> None:
         ]
         gpu = device["kind"] in ("cuda", "rocm")
         name = escape(f"{device['name']} {device['id'][:12]}" if gpu else device["id"])
-        table.add_row(name, bar(device), *numbers, "\n".join(holders) or "-")
-    console.print(table)
+        drawn = (bar(device),) if with_bars else ()
+        table.add_row(name, *drawn, *numbers, "\n".join(holders) or "-")
+    _show(console, table)
 
 
 def print_story(console: Console, told: Json) -> None:
@@ -150,5 +163,23 @@ def _state(state: str) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column not in PROSE)
     return table
+
+
+def _show(console: Console, table: Table) -> None:
+    """Print a table. Only prose wraps: names and sizes stay in one piece, also where the table is then wider
+    than the terminal."""
+    for column in table.columns:
+        if column.header in PROSE:
+            column.min_width = PROSE_LEAST
+        else:
+            cells = (Text.from_markup(str(cell)) for cell in (column.header, *column.cells))
+            column.min_width = max(
+                cell_len(line) for cell in cells for line in cell.plain.splitlines() or [""]
+            )
+    frame = 3 * len(table.columns) + 1  # blanks beside each cell, and the lines between
+    least = sum(column.min_width or 0 for column in table.columns) + frame
+    if least > console.width:
+        table.width = least  # else the last columns would vanish
+    console.print(table, crop=False)
