@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from math import prod
 
 TYPES = {"u32": (4, "I"), "f32": (6, "f"), "bool": (7, "?"), "u64": (10, "Q")}
 
@@ -36,8 +37,9 @@ def tensor(name: str, shape: Sequence[int], kind: int) -> bytes:
 def gguf(
     fields: Mapping[str, object], tensors: Sequence[tuple[str, Sequence[int], int]] = (), version: int = 3
 ) -> bytes:
-    """A file with these key-values and tensors, without the tensors' data."""
+    """A file with these key-values and f32 tensors, and zeros for the tensors' data."""
     head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(fields))
     body = b"".join(field(name, value) for name, value in fields.items())
+    data = max((4 * prod(shape) for _, shape, kind in tensors if kind == 0), default=0)
     # The reader refuses more fields than the file could hold; real files have data behind the header.
-    return head + body + b"".join(tensor(*item) for item in tensors) + bytes(64)
+    return head + body + b"".join(tensor(*item) for item in tensors) + bytes(64 + data)

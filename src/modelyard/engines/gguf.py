@@ -29,6 +29,7 @@ _MAX_LAYERS = 1 << 16
 _SMALL_ARRAY = 1024
 _SHORT_TEXT = 1024
 _BUFFER = 1 << 20
+_ALIGNMENT = 32  # where a file names no other
 
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -76,12 +77,14 @@ Value = int | float | bool | str
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor; `bytes` is without padding, `type` is ggml's name in lower case."""
+    """One tensor; `bytes` is without padding, `offset` is from where all data begins, `type` is ggml's name
+    in lower case."""
 
     name: str
     shape: tuple[int, ...]
     type: str
     bytes: int
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,8 @@ class GgufHeader:
     """What a GGUF file says about itself.
 
     `fields` holds the key-values that are no arrays, `arrays` the arrays of up to 1,024 numbers (such as
-    head counts per layer), `lengths` the length of every array.
+    head counts per layer), `lengths` the length of every array. `end` is the least size of the whole
+    file, with the tensors' data.
     """
 
     version: int
@@ -97,6 +101,7 @@ class GgufHeader:
     tensors: tuple[Tensor, ...]
     arrays: Mapping[str, tuple[int | float, ...]] = field(default_factory=dict)
     lengths: Mapping[str, int] = field(default_factory=dict)
+    end: int = 0
 
     @property
     def tensor_bytes(self) -> int:
@@ -104,10 +109,14 @@ class GgufHeader:
 
 
 def read_header(path: Path) -> GgufHeader:
-    """The header of a file. Raises BadGguf, with the path in its message, and OSError."""
+    """The header of a file that holds all its tensors. Raises BadGguf, with the path in its message, and
+    OSError."""
     with path.open("rb", buffering=_BUFFER) as file:
         try:
-            return parse_header(file)
+            header = parse_header(file)
+            if (size := file.seek(0, 2)) < header.end:
+                raise BadGguf(f"the file ends after {size} of {header.end} bytes; fetch it again")
+            return header
         except BadGguf as error:
             raise BadGguf(f"{path}: {error.message}") from None
 
@@ -143,7 +152,12 @@ def parse_header(file: BinaryIO) -> GgufHeader:
     if not isinstance(blocks, int) or not 0 <= blocks <= _MAX_LAYERS:
         raise BadGguf(f"its block_count is {blocks!r}; the file is damaged")
     tensors = tuple(_tensor(reader) for _ in range(tensor_count))
-    return GgufHeader(version, fields, tensors, arrays, lengths)
+    alignment = fields.get("general.alignment", _ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise BadGguf(f"its general.alignment is {alignment!r}; the file is damaged")
+    data = -(-reader.at() // alignment) * alignment
+    end = data + max(tensor.offset + tensor.bytes for tensor in tensors) if tensors else reader.at()
+    return GgufHeader(version, fields, tensors, arrays, lengths, end)
 
 
 def facts(header: GgufHeader) -> dict[str, object]:
@@ -198,13 +212,13 @@ def _tensor(reader: _Reader) -> Tensor:
         raise BadGguf(f"tensor {name} claims {dimensions} dimensions; the file is damaged")
     shape = tuple(reader.number("Q", f"shape of {name}") for _ in range(dimensions))
     type_number = reader.number("I", f"type of {name}")
-    reader.number("Q", f"offset of {name}")
+    offset = reader.number("Q", f"offset of {name}")
     if type_number not in TYPES:
         raise BadGguf(
             f"tensor {name} has the unknown type {type_number}; the file is newer than this program"
         )
     type_name, block, size = TYPES[type_number]
-    return Tensor(name, shape, type_name, -(-prod(shape) // block) * size)
+    return Tensor(name, shape, type_name, -(-prod(shape) // block) * size, offset)
 
 
 class _Reader:
@@ -284,8 +298,11 @@ class _Reader:
                 buffer, at = b"", 0
         self._file.seek(at - len(buffer), 1)
 
+    def at(self) -> int:
+        return self._file.tell()
+
     def _left(self) -> int:
-        return self._size - self._file.tell()
+        return self._size - self.at()
 
     def _code(self, kind: int, what: str) -> str:
         if kind not in _SCALARS:

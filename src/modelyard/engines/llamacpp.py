@@ -22,6 +22,7 @@ from modelyard.engines import llamacpp_memory, llamacpp_options
 from modelyard.engines.base import Call, Command, Exit, Files, Profile
 from modelyard.engines.llama_http import LlamaHttp, post
 from modelyard.engines.llamacpp_memory import DEFAULT_CONTEXT, MIB, Model, Plan
+from modelyard.errors import BadGguf
 
 PROGRAM = "llama-server"
 _ALL_LAYERS = 999
@@ -89,6 +90,11 @@ class LlamaCppEngine(LlamaHttp):
         return found
 
     def need(self, spec: Spec, files: Files) -> Need:
+        for file in files.values():
+            if not file.header:
+                raise BadGguf(
+                    f"{file.path} is not a GGUF file; name one that is, or convert the model to GGUF"
+                )
         return llamacpp_memory.need(_plan(spec, llamacpp_options.flatten(spec.parameters), files), files)
 
     def command(

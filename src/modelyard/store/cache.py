@@ -35,7 +35,7 @@ from modelyard.store.source import (
 FETCHES = 4
 DEADLINE = 6 * 3600.0
 # Raised when the facts read from a header change, so that old ones are read again.
-HEADER_FORMAT = 1
+HEADER_FORMAT = 2
 
 
 class Store:
@@ -88,7 +88,7 @@ class Store:
 
     async def header(self, file: StoredFile) -> Mapping[str, object]:
         """The facts in a file's header (`engines.gguf.facts`); empty for what is no GGUF file. Kept by
-        digest. Raises BadGguf for a damaged one."""
+        digest, where there is one. Raises BadGguf for a damaged one."""
         return await asyncio.to_thread(self._header, file)
 
     async def _in_thread(self, source: str, progress: Callable[[Progress], None] | None) -> StoredFile:
@@ -166,9 +166,10 @@ class Store:
             if handle.read(len(MAGIC)) != MAGIC:
                 return {}
         read = facts(read_header(file.path))
-        # A header that cannot be kept is read again next time.
-        with suppress(OSError):
-            self._disk.write(kept, json.dumps(read).encode())
+        if file.digest:
+            # A header that cannot be kept is read again next time.
+            with suppress(OSError):
+                self._disk.write(kept, json.dumps(read).encode())
         return read
 
 
