@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,8 +19,10 @@ import structlog
 from modelyard.config import Config, ConfigErrors, Model, Problem
 from modelyard.config.listen import cannot_listen, is_loopback
 from modelyard.core import invariants
+from modelyard.core.memory import DeviceLedger
+from modelyard.core.placement import fit_together, in_units, never_fits
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.types import Address, DeviceKind, Spec
+from modelyard.core.types import Address, DeviceKind, Need, Spec
 from modelyard.engines import registry
 from modelyard.engines.base import Engine, Profile
 from modelyard.errors import ModelyardError
@@ -47,7 +49,7 @@ from modelyard.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-LAST_WORDS = 1.0  # seconds in which an answer that was cut at the end of the grace is told why
+LAST_WORDS = 1.0  # seconds in which an answer that was cut at the end is told why
 DEMAND_EVERY = 60.0  # seconds between two records of what was asked for
 TASKS_END = 5.0  # seconds in which preloading and recording have to end
 
@@ -76,8 +78,10 @@ class Yard:
         ConfigErrors for models that can never fit, and when it cannot listen."""
         self.reaped = await self.driver.open()
         for entry in self.names.all():
-            await self.driver.add(entry)
+            await self.driver.examine(entry)
         self._check_placements(self.config, self.names.all())
+        for entry in self.names.all():
+            self.driver.add(entry)
         await self._listen()
         self._load_ahead()
         self._recording = _spawn("record_demand", self._record_demand())
@@ -111,12 +115,9 @@ class Yard:
                 message = f"'{clash}' is a name of a model that is served; remove that first"
                 raise ConfigErrors([Problem(model.path, message)])
             entry = _entry(config, model, self.driver.devices, self.store)
-            await self.driver.add(entry)
-            try:
-                self._check_placements(config, [entry])
-            except ConfigErrors:
-                self.driver.remove(entry.spec.version)
-                raise
+            await self.driver.examine(entry)
+            self._check_placements(config, [entry])
+            self.driver.add(entry)
             self.names.add(entry, model.aliases)
             if entry.policy.preload:
                 self._load_ahead(entry)
@@ -127,13 +128,17 @@ class Yard:
         self.driver.remove(entry.spec.version)
 
     def _check_placements(self, config: Config, entries: Iterable[Entry]) -> None:
-        """Raise ConfigErrors for models that no device can ever hold, as far as their files are here."""
-        versions = self.driver.scheduler.state.versions
-        problems = [
-            (f"models.{entry.spec.model}", f"needs {never.need} bytes and can never fit: {never.reason}")
-            for entry in entries
-            if (never := versions[entry.spec.version].never) is not None
-        ]
+        """Raise ConfigErrors for models that no device can ever hold, and for those that have to stay and do
+        not fit together, as far as their files are on this machine."""
+        devices = self.driver.scheduler.state.ledger.devices
+        problems = []
+        for entry in entries:
+            never = never_fits(entry.estimate, entry.spec, devices) if entry.estimate is not None else None
+            if never is not None:
+                message = f"needs {in_units(never.need)} and can never fit: {never.reason}"
+                problems.append((f"models.{entry.spec.model}", message))
+        if not problems:
+            problems = _kept_in_vain(self.names.all(), entries, devices)
         if problems:
             raise config.failure(problems)
 
@@ -150,11 +155,14 @@ class Yard:
             await self.close()
 
     async def close(self) -> None:
-        """Stop everything now. Idempotent."""
+        """Stop everything now; whoever is cut off is told so first. Idempotent."""
         async with AsyncExitStack() as undo:  # what fails does not keep the others from it
             undo.push_async_callback(asyncio.to_thread, self.store.close)
             undo.push_async_callback(self.driver.close)
             undo.push_async_callback(self.server.close_now)
+            self.driver.cut_off()
+            if self.server.connections:
+                await self.server.stop(LAST_WORDS)
             await self._end_tasks()
 
     async def _end_tasks(self) -> None:
@@ -326,6 +334,37 @@ def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entr
     on_path = {program: shutil.which(program) for program in engine.programs}
     found = {program: path for program, path in on_path.items() if path is not None}
     return Entry(spec, model.policy, engine, replace(profile, found=found))
+
+
+def _kept_in_vain(
+    known: Iterable[Entry], new: Iterable[Entry], devices: Mapping[str, DeviceLedger]
+) -> list[tuple[str, str]]:
+    """Models that are always to be there, yet do not fit together: the fewest of them, with their sums."""
+    kept: dict[str, tuple[int, Need, Spec]] = {}
+    for entry in (*known, *new):
+        copies = max(entry.policy.min_replicas, int(entry.policy.pin))
+        if copies and entry.estimate is not None:
+            kept[entry.spec.model] = (copies, entry.estimate, entry.spec)
+
+    def fits(names: Iterable[str]) -> bool:
+        return fit_together([kept[name][1:] for name in names for _ in range(kept[name][0])], devices)
+
+    if fits(kept):
+        return []
+    clash = list(kept)
+    for name in kept:
+        if not fits(fewer := [other for other in clash if other != name]):
+            clash = fewer
+    if not any(entry.spec.model in clash for entry in new):
+        return []  # known before, and not this one's doing
+    sums = {name: kept[name][0] * kept[name][1].bytes for name in clash}
+    parts = " + ".join(f"{name} {in_units(size)}" for name, size in sums.items())
+    budgets = ", ".join(f"{name} {in_units(account.device.budget)}" for name, account in devices.items())
+    message = (
+        "has to stay loaded (pin, min_replicas), and what has to does not fit together: "
+        f"{parts} = {in_units(sum(sums.values()))}; the budgets are {budgets}"
+    )
+    return [(f"models.{name}", message) for name in clash]
 
 
 def _on_devices(spec: Spec, profile: Profile, devices: Devices) -> Spec:

@@ -27,7 +27,7 @@ GGUF = gguf(
         "llama.attention.head_count": 4,
         "llama.attention.head_count_kv": 4,
     },
-    [("token_embd.weight", (64, 1_000_000), 0)],
+    [("token_embd.weight", (64, 100_000), 0)],
 )
 
 
@@ -121,8 +121,28 @@ def test_models_that_can_never_fit_are_all_named() -> None:
         refused(
             folder,
             sections(folder, models),
-            "models.x: needs 11000000 bytes and can never fit: the budget of gpu0 is 10000000 bytes in all",
-            "models.z: needs 12000000 bytes and can never fit",
+            "models.x: needs 11000000 bytes (11.0 MB) and can never fit: "
+            "the budget of gpu0 is 10000000 bytes (10.0 MB) in all",
+            "models.z: needs 12000000 bytes (12.0 MB) and can never fit",
+        )
+
+
+def test_models_that_have_to_stay_and_do_not_fit_together_are_named() -> None:
+    models = {
+        "x": fake(6_000_000, pin=True, min_replicas=1),
+        "y": fake(5_000_000, pin=True, min_replicas=1),
+        "z": fake(4_000_000, min_replicas=1),
+        "w": fake(9_000_000),
+    }
+    with short_folder() as folder:
+        refused(
+            folder,
+            sections(folder, models),
+            "models.x: has to stay loaded",
+            "models.y: has to stay loaded",
+            "x 6000000 bytes (6.0 MB) + y 5000000 bytes (5.0 MB) = 11000000 bytes (11.0 MB); "
+            "the budgets are ",
+            "gpu0 10000000 bytes (10.0 MB)",
         )
 
 
@@ -152,8 +172,9 @@ def test_a_configuration_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_file_that_is_known_and_can_never_fit() -> None:
-    """The file was read by an earlier server with more memory; now the start itself says no."""
+@pytest.mark.parametrize("known", [True, False])
+def test_a_file_that_can_never_fit(known: bool) -> None:
+    """Read by an earlier server with more memory, or never: the start itself says no."""
     with short_folder() as folder:
         (folder / "large.gguf").write_bytes(GGUF)
         model = {"engine": "llamacpp", "source": str(folder / "large.gguf"), "devices": ["ram"]}
@@ -161,15 +182,16 @@ def test_a_file_that_is_known_and_can_never_fit() -> None:
             sections(folder, {"large": model}, devices={"ram": {"memory": size, "reserve": 0}})
             for size in ("8GB", "20MB")
         )
-        path = folder / "modelyard.yaml"
-        path.write_text(roomy)
-        words = [sys.executable, "-m", "modelyard", "pull", "large", "-c", str(path)]
-        pulled = subprocess.run(words, check=False, capture_output=True, text=True, timeout=DEADLINE)
-        assert pulled.returncode == 0, pulled.stderr
+        if known:
+            path = folder / "modelyard.yaml"
+            path.write_text(roomy)
+            words = [sys.executable, "-m", "modelyard", "pull", "large", "-c", str(path)]
+            pulled = subprocess.run(words, check=False, capture_output=True, text=True, timeout=DEADLINE)
+            assert pulled.returncode == 0, pulled.stderr
         result = serve(folder, narrow)
         assert result.returncode == 1
         assert result.stderr.startswith("modelyard: models.large: needs ")
-        assert "can never fit: the budget of ram is 20000000 bytes in all" in result.stderr
+        assert "can never fit: the budget of ram is 20000000 bytes (20.0 MB) in all" in result.stderr
         assert not (folder / "yard.sock").exists()
         assert left_behind(folder, "nobody") == []
 

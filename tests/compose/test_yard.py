@@ -165,18 +165,40 @@ class TestFiles:
             models = {"m": {"engine": "llamacpp", "source": str(path), "devices": ["ram"]}, "a": fake()}
             server = {"data_dir": str(folder / "data")}
             said = f"{path}: the file ends within its version; fetch it again. Put a whole file in its place"
-            for life in range(2):
+            for _ in range(2):
                 async with live_yard(models, server=server) as yard:
                     shown = await model_view(yard, "m")
-                    if life:
-                        assert (shown["details"]["state"], shown["error"][: len(said)]) == ("failed", said)
-                    else:
-                        assert (shown["details"]["state"], shown["error"]) == ("idle", "")
+                    assert (shown["details"]["state"], shown["error"][: len(said)]) == ("failed", said)
                     answer = await yard.chat("m")
                     assert (answer.status, answer.code) == (503, "bad_gguf")
+                    assert answer.headers["x-should-retry"] == "false"
+                    assert "retry-after" not in answer.headers
                     assert said in answer.message
                     assert said in (await model_view(yard, "m"))["error"]
                     assert (await yard.chat("a")).status == 200
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (b"root:x:0:0:root:/root:/bin/bash\n" * 9, "is not a GGUF file"),
+            (GGUF[:-100], f"the file ends after {len(GGUF) - 100} of "),
+        ],
+    )
+    async def test_that_are_no_whole_gguf_are_told_without_a_retry(self, content: bytes, said: str) -> None:
+        with short_folder() as folder:
+            path = folder / "m.gguf"
+            path.write_bytes(content)
+            models = {"m": {"engine": "llamacpp", "source": str(path), "devices": ["ram"]}}
+            async with live_yard(models) as yard:
+                shown = await model_view(yard, "m")
+                assert shown["details"]["state"] == "failed"
+                assert said in shown["error"]
+                for _ in range(2):
+                    answer = await yard.chat("m")
+                    assert (answer.status, answer.code) == (503, "bad_gguf")
+                    assert said in answer.message
+                    assert answer.headers["x-should-retry"] == "false"
+                assert (await model_view(yard, "m"))["details"]["state"] == "failed"
 
 
 async def model_view(yard: LiveYard, model: str) -> dict[str, Any]:
@@ -251,6 +273,8 @@ class TestModels:
             async def cached(self, entry: Entry) -> Files | None:
                 return None
 
+            lying = cached
+
             async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
                 progress(Progress(entry.spec.version, 1, 2))
                 self.began.set()
@@ -298,7 +322,9 @@ class TestModels:
                 await yard.yard.add_model(more, more.models[0])
             (problem,) = caught.value.problems
             assert problem.path == "models.b"
-            assert problem.message.startswith("needs 11000000 bytes and can never fit: the budget of gpu0")
+            assert problem.message.startswith(
+                "needs 11000000 bytes (11.0 MB) and can never fit: the budget of gpu0"
+            )
             assert (await yard.chat("b")).code == "model_not_found"
             assert len(yard.state.versions) == len(yard.driver.entries) == 1
             smaller = read(b=fake())

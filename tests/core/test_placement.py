@@ -5,7 +5,7 @@ from __future__ import annotations
 from core.yard import Yard, gpu, need, ram, spec, started, stopped
 from modelyard.core import events as ev
 from modelyard.core.memory import DeviceLedger
-from modelyard.core.placement import never_fits, place
+from modelyard.core.placement import fit_together, never_fits, place
 from modelyard.core.types import Charge, Need, NoFit, Share
 
 
@@ -44,14 +44,26 @@ def test_what_fits_on_several_devices_only_is_told_how_to_be_split() -> None:
     devices = {name: DeviceLedger(gpu(name, size)) for name, size in (("gpu0", 24), ("gpu1", 30))}
     never = never_fits(need(40), spec("a"), devices)
     assert never is not None
-    assert "40 bytes have to lie on one device, and none has more than 30: name several in `devices`" in (
-        never.reason
-    )
+    told = "40 bytes have to lie on one device, and none has more than 30 bytes: name several in `devices`"
+    assert told in never.reason
     assert never_fits(need(20, 20), spec("a"), devices) is None
     for hopeless in (need(60), need(40, 1)):
         never = never_fits(hopeless, spec("a"), devices)
         assert never is not None
         assert "several" not in never.reason
+
+
+def test_what_has_to_stay_is_tried_on_every_device() -> None:
+    devices = {name: DeviceLedger(gpu(name, size)) for name, size in (("gpu0", 10), ("gpu1", 12))}
+
+    def together(*needs: Need) -> bool:
+        return fit_together([(one, spec("a")) for one in needs], devices)
+
+    assert together(need(6), need(4), need(7), need(5))
+    assert not together(need(7), need(7), need(7)), "although it is less than both budgets in all"
+    assert not together(need(6, 6), need(6), need(6))
+    weights = Need((Share("accelerator", 1, {"w": 8}),))
+    assert together(weights, weights, weights, need(10)), "a mapped file counts once"
 
 
 def test_two_starts_in_one_pass_share_the_free_bytes() -> None:

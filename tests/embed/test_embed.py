@@ -138,7 +138,7 @@ def test_a_model_that_can_never_fit(tmp_path: Path) -> None:
     device = {"kind": "declared", "memory": 10_000_000, "reserve": 0}
     with Modelyard({"server": {"data_dir": str(tmp_path)}, "devices": {"gpu0": device}}) as yard:
         with pytest.raises(
-            ConfigError, match=r"models\.x: needs 11000000 bytes and can never fit: the budget"
+            ConfigError, match=r"models\.x: needs 11000000 bytes \(11\.0 MB\) and can never fit: the budget"
         ):
             yard.add_model("x", engine="fake", parameters={"memory": {"accelerator": 11_000_000}})
         assert yard.models() == []

@@ -52,7 +52,7 @@ WRONG_BODIES: list[tuple[bytes | str, str]] = [
     ('{"model": "a",\n "messages": [}', "not valid JSON at line 2, column 15"),
     ('{"model": "a"', "not valid JSON at line 1, column"),
     ("model=a", "not valid JSON at line 1, column 1"),
-    (b'{"model": "\xff"}', "not valid JSON"),
+    (b'{"model": "\xff"}', "The body is not UTF-8: byte 12 is wrong"),
     ("", "The body is empty; send a JSON object."),
     (" \n", "The body is empty; send a JSON object."),
     ("[]", "The body is a JSON array; send an object."),
@@ -252,6 +252,25 @@ class TestPaths:
             response = await yard.http.delete("/v1/models")
             assert (response.status_code, response.headers["allow"]) == (405, "GET")
 
+    async def test_an_order_that_is_no_json_is_told_where_it_breaks(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            for content, said in (
+                (b'{"now":\n }', "The body is not valid JSON at line 2, column 2: "),
+                (b'{"now": "\xff"}', "The body is not UTF-8: byte 10 is wrong"),
+            ):
+                answer = await yard.http.post(
+                    "/admin/models/a/unload", content=content, headers={"content-type": "application/json"}
+                )
+                assert answer.status_code == 400
+                assert answer.json()["error"]["message"].startswith(said)
+
+    async def test_health_is_answered_to_head_as_well(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            for path in ("/health", "/ready"):
+                whole, head = await yard.http.get(path), await yard.http.head(path)
+                assert (head.status_code, head.content) == (whole.status_code, b"")
+                assert head.headers["content-length"] == whole.headers["content-length"]
+
     async def test_a_path_that_there_is_not(self) -> None:
         async with live_yard({"a": fake()}) as yard:
             for path in ("/v1/chat", "/v1/chat/completions/", "/v2/models", "/chat/completions"):
@@ -262,22 +281,27 @@ class TestPaths:
 
 
 async def test_a_model_that_can_never_fit_says_what_it_needs() -> None:
-    """Its file is not known at the start; the first request finds out, and a client is told not to retry."""
-    header = gguf(
-        {"general.architecture": "llama", "llama.context_length": 4096, "llama.embedding_length": 64,
-         "llama.block_count": 2, "llama.attention.head_count": 4, "llama.attention.head_count_kv": 4},
-        [("token_embd.weight", (64, 1_000_000), 0)],
+    """Its file was replaced after the start; a request finds out, and a client is told not to retry."""
+    small, large = (
+        gguf(
+            {"general.architecture": "llama", "llama.context_length": context, "llama.embedding_length": 64,
+             "llama.block_count": 2, "llama.attention.head_count": 4, "llama.attention.head_count_kv": 4,
+             "llama.feed_forward_length": 64},
+            [("token_embd.weight", (64, 100_000 if context == 4096 else 10), 0)],
+        )
+        for context in (8, 4096)
     )  # fmt: skip
     with short_folder() as folder:
-        (folder / "large.gguf").write_bytes(header)
+        (folder / "large.gguf").write_bytes(small)
         model = {"engine": "llamacpp", "source": str(folder / "large.gguf"), "devices": ["ram"]}
-        devices = {"ram": {"memory": "20MB", "reserve": 0}}
+        devices = {"ram": {"memory": "30MB", "reserve": 0}}
         async with live_yard({"large": model}, devices=devices) as yard:
+            (folder / "large.gguf").write_bytes(large)
             for _ in range(2):
                 answer = await yard.chat("large")
                 assert (answer.status, answer.code) == (503, "never_fits")
                 assert "large" in answer.message
-                assert "20000000 bytes" in answer.message
+                assert "30000000 bytes (30.0 MB)" in answer.message
                 (version,) = yard.state.versions.values()
                 assert version.never is not None
                 assert str(version.never.need) in answer.message

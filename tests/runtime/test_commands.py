@@ -86,6 +86,8 @@ class TestTheEnd:
             async def cached(self, entry: Entry) -> Files | None:
                 return None
 
+            lying = cached
+
             async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
                 self.began.set()
                 while not self.answers.is_set():

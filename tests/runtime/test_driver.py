@@ -96,6 +96,8 @@ class TestProgress:
             async def cached(self, entry: Entry) -> Files | None:
                 return None
 
+            lying = cached
+
             async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
                 self.seen.append(dict(yard.driver.progress))
                 progress(Progress(entry.spec.version, 1, 2))

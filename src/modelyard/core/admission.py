@@ -33,6 +33,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from modelyard.core.lifecycle import FilesState
+from modelyard.core.placement import in_units
 from modelyard.core.state import CLASSES, NOTHING, Ahead, State, Version, Waiting
 from modelyard.core.types import Priority, WhenFull
 
@@ -163,7 +164,7 @@ def admit(state: State, sums: Sums, waiting: Waiting, now: float) -> Verdict:
 def never_message(version: Version) -> str:
     never = version.never
     assert never is not None
-    return f"{version.spec.model} needs {never.need} bytes and can never fit: {never.reason}"
+    return f"{version.spec.model} needs {in_units(never.need)} and can never fit: {never.reason}"
 
 
 def _soon(seconds: float) -> float:

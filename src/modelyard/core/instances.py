@@ -9,7 +9,7 @@ from math import inf
 
 from modelyard.core.actions import Cut, Release, Start, Stop
 from modelyard.core.lifecycle import InstanceSignal, InstanceState, next_instance
-from modelyard.core.placement import never_fits
+from modelyard.core.placement import in_units, never_fits
 from modelyard.core.state import Instance, Version
 from modelyard.core.step import Step
 from modelyard.core.types import Cause, Need, Placement
@@ -245,7 +245,7 @@ def _raise_need(step: Step, instance: Instance) -> None:
     shares = tuple(replace(share, bytes=int(share.bytes * factor)) for share in version.need.shares)
     need = replace(version.need, shares=shares)
     set_need(step, version, need)
-    step.note("need", version.key, f"ran out of memory: needs {need.bytes} bytes", bytes=need.bytes)
+    step.note("need", version.key, f"ran out of memory: needs {in_units(need.bytes)}", bytes=need.bytes)
 
 
 def set_need(step: Step, version: Version, need: Need) -> None:
@@ -274,7 +274,7 @@ def released(step: Step, instance: Instance, missing: Mapping[str, int]) -> None
         if account is not None and size > 0:
             account.foreign += size
             step.note(
-                "gap", device, f"{size} bytes of {instance.id} did not come back: foreign now", bytes=size
+                "gap", device, f"{in_units(size)} of {instance.id} did not come back: foreign now", bytes=size
             )
     del state.instances[instance.id]
     del version.instances[instance.id]

@@ -5,12 +5,22 @@ Pure functions; capacity calls them with the room of now, of later, and of empty
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from modelyard.core.memory import NOBODY, DeviceLedger
 from modelyard.core.types import Charge, DeviceKind, Need, NoFit, Placement, Share, Spec
 
 Room = Callable[[str], int]
+
+SEARCH = 10_000  # steps: enough for a dozen models on any machine
+
+
+def in_units(size: int) -> str:
+    """Bytes for people: exact, and in units beside where they are many."""
+    if size < 1_000_000:
+        return f"{size} bytes"
+    amount = f"{size / 1e9:.2f} GB" if size >= 1_000_000_000 else f"{size / 1e6:.1f} MB"
+    return f"{size} bytes ({amount})"
 
 
 def place(
@@ -41,7 +51,7 @@ def place(
             if cost <= left and (need.known or left > 0):
                 options.append((left if need.known else -left, device, cost))
         if not options:
-            return NoFit(f"no device has {share.bytes} bytes free for {share.on}", need.bytes)
+            return NoFit(f"no device has {in_units(share.bytes)} free for {share.on}", need.bytes)
         _, device, cost = min(options)
         taken[device] = taken.get(device, 0) + cost
         chosen[number] = Charge(device, share.bytes, dict(share.mapped))
@@ -64,16 +74,53 @@ def never_fits(need: Need, spec: Spec, devices: Mapping[str, DeviceLedger]) -> N
     usable = {device for share in need.shares for device in candidates(share, spec, devices)}
     budget = sum(devices[device].device.budget for device in usable)
     names = ", ".join(sorted(usable))
-    reason = f"the budget of {names} is {budget} bytes in all"
+    reason = f"the budget of {names} is {in_units(budget)} in all"
     parts = [share for share in need.shares if share.on == "accelerator"]
     if len(parts) == 1:
         budgets = [devices[device].device.budget for device in candidates(parts[0], spec, devices)]
         if max(budgets) < parts[0].bytes <= sum(budgets):
             reason += (
-                f", but {parts[0].bytes} bytes have to lie on one device, and none has more than "
-                f"{max(budgets)}: name several in `devices` to split the model, where its engine can"
+                f", but {in_units(parts[0].bytes)} have to lie on one device, and none has more than "
+                f"{in_units(max(budgets))}: name several in `devices` to split the model, where its engine "
+                "can"
             )
     return NoFit(reason, need.bytes)
+
+
+def fit_together(wanted: Sequence[tuple[Need, Spec]], devices: Mapping[str, DeviceLedger]) -> bool:
+    """Whether there are places for all of these at once on empty devices. A need that nobody measured counts
+    as nothing; a search that would take more than SEARCH steps is given up, as if there were."""
+    parts = [
+        (number, share, candidates(share, spec, devices))
+        for number, (need, spec) in enumerate(wanted)
+        if need.known
+        for share in need.shares
+    ]
+    parts.sort(key=lambda part: (len(part[2]), -part[1].bytes))
+    steps = 0
+
+    def search(
+        at: int, left: Mapping[str, int], mapped: frozenset[tuple[str, str]], used: frozenset[tuple[int, str]]
+    ) -> bool:
+        nonlocal steps
+        steps += 1
+        if at == len(parts) or steps > SEARCH:
+            return True
+        number, share, options = parts[at]
+        for device in options:
+            if share.on == "accelerator" and (number, device) in used:
+                continue
+            files = {(device, digest): size for digest, size in share.mapped.items()}
+            cost = share.bytes + sum(size for key, size in files.items() if key not in mapped)
+            rest = left[device] - cost
+            if rest >= 0 and search(
+                at + 1, {**left, device: rest}, mapped | files.keys(), used | {(number, device)}
+            ):
+                return True
+        return False
+
+    budgets = {device: account.device.budget for device, account in devices.items()}
+    return search(0, budgets, frozenset(), frozenset())
 
 
 def candidates(share: Share, spec: Spec, devices: Mapping[str, DeviceLedger]) -> list[str]:

@@ -244,8 +244,9 @@ class Commands:
     async def _fetch(self, entry: Entry) -> None:
         version = entry.spec.version
         try:
-            entry.files = await self._files.fetch(entry, self._on_progress)
-            need = entry.engine.need(entry.spec, entry.files)
+            files = await self._files.fetch(entry, self._on_progress)
+            need = entry.engine.need(entry.spec, files)
+            entry.files = files
         except StoreError as error:
             self._post(ev.FetchFailed(version, error.code, error.message))
         except Exception as error:

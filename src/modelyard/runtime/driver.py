@@ -126,22 +126,26 @@ class Driver:
         self._watch = asyncio.create_task(self.observer.watch(self._recheck))
         return reaped
 
-    async def add(self, entry: Entry) -> None:
-        """Make a version known; its files are used if they are in the cache and can be read. (If they cannot,
-        the control surface and its first request are told why, and the other models serve.)"""
-        need = None
+    async def examine(self, entry: Entry) -> None:
+        """Look at the files of a version that is to be added, as far as they lie here. (If they cannot be
+        read, the control surface and its first request are told why, and the other models serve.)"""
         try:
-            entry.files = await self.files.cached(entry)
-            if entry.files is not None:
-                need = self.observer.corrected(entry, entry.engine.need(entry.spec, entry.files))
+            files = await self.files.cached(entry)
+            lying = files if files is not None else await self.files.lying(entry)
+            if lying is not None:
+                entry.estimate = self.observer.corrected(entry, entry.engine.need(entry.spec, lying))
+            entry.files = files
         except StoreError as error:
             entry.problem = error.message
             log.error("files.unusable", model=entry.spec.model, reason=error.message)
         except Exception as error:  # an adapter or a file that nobody thought of: the others serve
-            entry.files, entry.problem = None, f"{type(error).__name__}: {error}"
+            entry.problem = f"{type(error).__name__}: {error}"
             log.exception("files.unusable", model=entry.spec.model)
+
+    def add(self, entry: Entry) -> None:
+        """Make a version known that was examined; its files are used if they are in the cache."""
         self.entries[entry.spec.version] = entry
-        self.post(ev.Added(entry.spec, entry.policy, need))
+        self.post(ev.Added(entry.spec, entry.policy, entry.estimate if entry.files is not None else None))
 
     def remove(self, version: str) -> None:
         """Refuse who waits, let what runs finish, then forget the version."""
@@ -154,13 +158,17 @@ class Driver:
             async with asyncio.timeout(grace):
                 await self._all_gone()
         except TimeoutError:
-            self.post(ev.ShutdownAsked(now=True))
+            self.cut_off()
+
+    def cut_off(self) -> None:
+        """Refuse what waits, cut what runs, and begin to stop every instance. Returns at once."""
+        self.post(ev.ShutdownAsked(now=True))
 
     async def close(self) -> None:
         """Stop everything at once and wait until it is gone. Idempotent."""
         if self._closed:
             return
-        self.post(ev.ShutdownAsked(now=True))
+        self.cut_off()
         try:
             async with asyncio.timeout(15.0):
                 await self._all_gone()
@@ -406,8 +414,8 @@ class Driver:
             return
         files = await self.files.fetch(entry, progress)
         if entry.files is None:
-            entry.files = files
             need = self.observer.corrected(entry, entry.engine.need(entry.spec, files))
+            entry.files = files
             self.post(ev.Cached(entry.spec.version, need))
 
     # -- notes --------------------------------------------------------------------------------------------

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from modelyard.core.types import Policy, Spec
+from modelyard.core.types import Need, Policy, Spec
 from modelyard.engines.base import Engine, Files, Profile
 
 
 @dataclass(slots=True)
 class Entry:
     """A version as the driver runs it. `files` is None until they lie in the cache; `problem` says why those
-    that lie there cannot be used; `paths` are the API paths that its engine answers."""
+    that lie there cannot be used; `estimate` is its need as far as the files on this machine told when
+    it was added, None where they were elsewhere; `paths` are the API paths that its engine answers."""
 
     spec: Spec
     policy: Policy
@@ -21,6 +22,7 @@ class Entry:
     profile: Profile
     files: Files | None = None
     problem: str = ""
+    estimate: Need | None = None
     paths: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,6 +44,11 @@ class FileProvider(Protocol):
     async def cached(self, entry: Entry) -> Files | None:
         """The files if they all lie in the cache; no network. Raises StoreError for one that cannot be
         used."""
+        ...
+
+    async def lying(self, entry: Entry) -> Files | None:
+        """The files if they all lie on this machine, also those that were never read whole: these are without
+        a digest, good for an estimate alone. Raises StoreError for one that cannot be used."""
         ...
 
     async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:

@@ -8,6 +8,7 @@ from modelyard.engines.base import Files, ModelFile
 from modelyard.errors import DownloadFailed, StoreError
 from modelyard.runtime.entries import Entry, Progress
 from modelyard.store import Store, StoredFile
+from modelyard.store.local import lying
 
 
 class StoreFiles:
@@ -24,6 +25,16 @@ class StoreFiles:
             if stored is None:
                 return None
             files[role] = await self._describe(source, stored)
+        return files
+
+    async def lying(self, entry: Entry) -> Files | None:
+        """See FileProvider.lying."""
+        files: dict[str, ModelFile] = {}
+        for role, source in entry.engine.sources(entry.spec).items():
+            found = self._store.cached(source) or lying(source)
+            if found is None:
+                return None
+            files[role] = await self._describe(source, found)
         return files
 
     async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 from modelyard.errors import SourceNotFound
-from modelyard.store.source import Source, Watch
+from modelyard.store.source import Source, StoredFile, Watch
 
 
 class LocalFiles(Source):
@@ -39,6 +39,15 @@ def absent(source: str) -> str | None:
     if not path.is_file():
         return f"{path} does not exist or is not a file; check the model's source"
     return None
+
+
+def lying(source: str) -> StoredFile | None:
+    """The file of a source that lies on this machine, not read yet: without its digest. None for any other
+    source. Costs a stat."""
+    if ("://" in source and not source.startswith("file://")) or absent(source):
+        return None
+    path = local_path(source)
+    return StoredFile(path, path.stat().st_size, "")
 
 
 def local_path(source: str) -> Path:
