@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 import uvloop
@@ -46,10 +48,21 @@ async def _serve(config: Config, on_ready: Callable[[compose.Yard], None] | None
         if on_ready is not None:
             on_ready(yard)
         await first.wait()
+        _tell_what_is_awaited(yard)
         await _drain(yard, second)
     finally:
         await yard.close()
     return 0
+
+
+def _tell_what_is_awaited(yard: compose.Yard) -> None:
+    """One line on stderr, beside the log: whoever pressed Ctrl-C sees why the prompt does not come back."""
+    running = len(yard.driver.scheduler.state.leases)
+    awaited = f"{running} running request{'s' * (running != 1)}" if running else "the models to leave"
+    grace = yard.config.server.drain_grace
+    with suppress(OSError, ValueError, AttributeError):  # without a stderr nobody is there to be told
+        sys.stderr.write(f"modelyard: waiting up to {grace:g} s for {awaited}; Ctrl-C again stops now\n")
+        sys.stderr.flush()
 
 
 def _settle_garbage_collector() -> None:

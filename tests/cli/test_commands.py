@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -16,14 +17,16 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from rich.console import Console
 
 from modelyard import __version__
-from modelyard.cli import serving
+from modelyard.cli import serving, tables
 from modelyard.client import Client
 from modelyard.config import json_schema, load
 from modelyard.errors import ModelNotFound, ServerUnreachable
 
 DEADLINE = 30.0
+WAITS = "modelyard: waiting up to 1 s for the models to leave; Ctrl-C again stops now\n"
 PARAMETERS = {"memory": {"accelerator": 4_000_000}, "tokens_per_second": 500}
 CONFIG = {
     "devices": {"pool": {"kind": "declared", "memory": 10_000_000, "reserve": 0}},
@@ -216,7 +219,7 @@ def test_the_tour(tmp_path: Path) -> None:
         finally:
             demo.kill()
     text = "".join(lines)
-    assert (demo.returncode, rest, errors) == (0, "", "")
+    assert (demo.returncode, rest, errors) == (0, "", WAITS)
     assert "\x1b" not in text
     assert "It serves" in text
     assert "makes room for" in text
@@ -239,7 +242,7 @@ def test_the_tour_on_an_ipv6_address(tmp_path: Path) -> None:
             _, errors = demo.communicate(timeout=DEADLINE)
         finally:
             demo.kill()
-    assert (demo.returncode, errors) == (0, "")
+    assert (demo.returncode, errors) == (0, WAITS)
 
 
 def test_ctrl_c_during_the_tour(tmp_path: Path) -> None:
@@ -254,7 +257,7 @@ def test_ctrl_c_during_the_tour(tmp_path: Path) -> None:
             _, errors = demo.communicate(timeout=DEADLINE)
         finally:
             demo.kill()
-    assert (demo.returncode, errors) == (0, "")
+    assert (demo.returncode, errors) == (0, WAITS)
 
 
 def test_pull_of_a_model_without_files(tmp_path: Path) -> None:
@@ -287,3 +290,19 @@ def test_the_demos_configuration_is_found_and_right() -> None:
     config = load(serving.demo_file())
     assert len(config.models) == 3
     assert config.server.port == 8080
+
+
+def test_tables_keep_names_whole_however_narrow_the_terminal() -> None:
+    name = "quick-chat-4-of-somebody"
+    sizes = {"total": 10, "budget": 10, "reserved": 1, "observed": 1, "foreign": 0, "free": 9}
+    holders = [{"instance": name, "observed": 1, "reserved": 1}]
+    device = {"id": "gpu0", "name": "gpu0", "kind": "declared", **sizes, "instances": holders}
+    for console in (
+        Console(file=io.StringIO(), width=40, force_terminal=True, color_system=None),
+        tables.console(io.StringIO()),
+    ):
+        tables.print_devices(console, [device])
+        assert isinstance(console.file, io.StringIO)
+        (row,) = [line for line in console.file.getvalue().splitlines() if "gpu0" in line]
+        assert f"{name} 1 B" in row
+        assert "9 B" in row

@@ -100,24 +100,30 @@ class TestCtrlC:
                 yard.signal(signal.SIGINT)
                 async for _ in more:
                     pass
-            assert stream.code == "cut_at_drain"
+            assert stream.code == "shutting_down"
             assert stream.left == ""
             assert not stream.done
             assert await yard.exited() == 0
             assert yard.processes(owner) == []
 
-    async def test_twice_stops_at_once(self, folder: Path) -> None:
-        async with child_yard(folder, {"a": fake()}, server={"drain_grace": "60s"}) as yard:
+    async def test_twice_stops_at_once_and_tells_whoever_is_cut_off(self, folder: Path) -> None:
+        async with child_yard(folder, {"a": fake(slots=2)}, server={"drain_grace": "60s"}) as yard:
             order = {"tokens_per_second": 20}
-            running = asyncio.create_task(yard.stream("a", tokens=10_000, fake=order))
-            await until(lambda: records(yard))
-            owner = yard.owner()
-            yard.signal(signal.SIGINT)
-            await until(lambda: refused(yard))
-            yard.signal(signal.SIGINT)
+            plain = asyncio.create_task(yard.chat("a", tokens=10_000, fake=order))
+            async with yard.open_stream("a", tokens=10_000, fake=order) as (stream, more):
+                await anext(more)
+                owner = yard.owner()
+                yard.signal(signal.SIGINT)
+                await until(lambda: refused(yard))
+                assert "waiting up to 60 s for 2 running requests; Ctrl-C again stops now" in yard.output
+                yard.signal(signal.SIGINT)
+                async for _ in more:
+                    pass
+            assert (stream.code, stream.left, stream.done) == ("shutting_down", "", False)
+            answer = await plain
+            assert (answer.status, answer.code) == (503, "shutting_down")
             assert await yard.exited(WITHIN) == 0
             assert yard.processes(owner) == []
-            await asyncio.gather(running, return_exceptions=True)
 
     async def test_while_a_model_loads_stops_it(self, folder: Path) -> None:
         async with child_yard(folder, {"a": fake(parameters={"load_time": 60.0})}) as yard:

@@ -371,7 +371,7 @@ class Scheduler:
         for version in self.state.versions.values():
             step.deny(version, "shutting_down", "the server is shutting down")
         for instance in list(self.state.instances.values()):
-            instances.leave(step, instance, "shutting down", now=event.now)
+            instances.leave(step, instance, "shutting down", now=event.now, cut="shutting_down")
 
     # -- time -------------------------------------------------------------------------------------------
 
