@@ -19,11 +19,12 @@ import pytest
 
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
+from modelyard.core.state import State
 from modelyard.core.types import Cause, OutcomeKind
 from modelyard.runtime import journal as journals
 from modelyard.runtime.journal import Journal
 from modelyard.runtime.journal_files import Segments, blocks
-from modelyard.runtime.journal_records import Encoder, Kind, worth_a_record
+from modelyard.runtime.journal_records import Encoder, Ended, Kind, worth_a_record
 
 DEADLINE = 10.0
 
@@ -148,7 +149,29 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journals, "RETRY", 0.01)
 
 
+def served_at_once(journal: Journal, request: str) -> None:
+    arrived = ev.Arrived(request, "a@1")
+    journal.step(1.0, arrived, [ac.Grant(request, "a-1", 1, 0.0, 0.0)], State(), {})
+    journal.ended(Ended(request, "a@1", "chat", 1.0, "ok", 1, "a-1"))
+
+
 class TestJournal:
+    async def test_the_last_of_those_that_were_served_at_once_are_told_when_somebody_reads(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(journals, "PLAIN", 2)
+        async with opened(tmp_path) as journal:
+            for request in ("r1", "r2", "r3"):
+                served_at_once(journal, request)
+            journal.say(Kind.TURNED_AWAY, request="r4", code="not_found")
+            told = [(one["kind"], one.get("request")) for one in await records(journal)]
+            assert told == [
+                ("opened", None),
+                ("turned_away", "r4"),
+                *(("arrived", "r2"), ("end", "r2"), ("arrived", "r3"), ("end", "r3")),
+            ]
+            assert len(await records(journal)) == len(told), "once"
+
     async def test_what_has_happened_can_be_read_at_once_and_after_the_end(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as journal:
             journal.say(Kind.TURNED_AWAY, request="r1", code="not_found")

@@ -31,6 +31,7 @@ from modelyard.runtime.lease import Ticket
 log = structlog.get_logger(__name__)
 
 UNWRITTEN = 16_384  # records that may wait for the disk
+PLAIN = 4096  # requests that were served at once and went well: so many are remembered, and written last
 EVERY = 0.25  # seconds in which records gather before they are written
 LINE_SHOWN = 64  # places in line that are told of an arrival; one further back reads as none
 RETRY = 2.0  # seconds between tries while the disk takes nothing
@@ -59,6 +60,7 @@ class Journal:
         self._writing = False  # what is neither pending nor on disk is in the writer's thread
         self._closing = False
         self._told_lost = 0
+        self._plain: deque[tuple[float, Ended]] = deque(maxlen=PLAIN)  # with the time of their end
         self._encoder = Encoder()
 
     # -- what happens -------------------------------------------------------------------------------------
@@ -92,8 +94,11 @@ class Journal:
         self._tell(self._encoder.step, moment, event, actions, api, queued)
 
     def ended(self, end: Ended) -> None:
-        """A request ended now."""
+        """A request ended now. `end` is changed no more."""
         moment = self._loop.time()
+        if end.outcome == "ok" and self._at_once.pop(end.request, None) is not None:
+            self._plain.append((moment, end))
+            return
         self._tell_arrival(end.request)
         self._tell(self._encoder.ended, moment, end, moment - end.started)
 
@@ -133,7 +138,7 @@ class Journal:
         writer, self._writer = self._writer, None
         if writer is None:
             return
-        self._tell_arrivals()
+        self._tell_plain()
         self.say(Kind.CLOSED)
         self._closing = True
         self._wake.set()
@@ -143,7 +148,13 @@ class Journal:
         await asyncio.gather(writer, return_exceptions=True)
         self._segments.close()
 
-    def _tell_arrivals(self) -> None:
+    def _tell_plain(self) -> None:
+        """Put what is only remembered into the ring, too: somebody asks, or this is the end."""
+        for moment, end in self._plain:
+            at_once = (end.request, end.version, end.instance, end.api)
+            self._tell(self._encoder.granted, end.started, *at_once)
+            self._tell(self._encoder.ended, moment, end, moment - end.started)
+        self._plain.clear()
         for request in list(self._at_once):
             self._tell_arrival(request)
 
@@ -206,7 +217,7 @@ class Journal:
 
     async def read(self) -> Iterator[bytes]:
         """Blocks of lines, the oldest first, up to now. Iterating reads from the disk: do it in a thread."""
-        self._tell_arrivals()
+        self._tell_plain()
         await self._written()
         if self._writer is None:
             with suppress(OSError):
