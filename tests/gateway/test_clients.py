@@ -132,12 +132,16 @@ class TestWaiting:
             assert (await waiting).status == 200
 
     async def test_for_too_long_is_refused_at_arrival(self) -> None:
-        async with live_yard({"a": fake(max_wait="100ms")}) as yard:
+        async with live_yard({"a": fake(max_wait="100ms", parameters={"load_time": 0.5})}) as yard:
+            assert (await yard.chat("a")).status == 503, "how long a load takes was not known"
+            await until(lambda: yard.ready("a") is not None)
+            await yard.unload("a")
+            await until(lambda: not yard.state.instances)
             answer = await yard.chat("a")
             assert (answer.status, answer.code) == (429, "wait_too_long")
             assert "after the max_wait of 0.1 s" in answer.message
             assert int(answer.headers["retry-after"]) >= 1
-            assert yard.state.sequence == 0
+            assert yard.state.sequence == 1
 
     async def test_with_when_full_fail_is_refused_at_once(self) -> None:
         async with live_yard({"a": fake(), "b": fake(when_full="fail")}, memory=SHARE) as yard:
