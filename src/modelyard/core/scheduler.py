@@ -270,8 +270,8 @@ class Scheduler:
     def _handle_device_seen(self, step: Step, event: ev.DeviceSeen) -> None:
         account = self.state.ledger.devices.get(event.device)
         if account is not None:
-            instances = self.state.instances
-            settled = [name for name in account.holders() if instances[name].state in SETTLED]
+            holders = account.holders()
+            settled = [name for name in holders if self.state.instances[name].state in SETTLED]
             account.seen(event.total, event.free, event.ours, settled)
             self.state.replan = True
 

@@ -18,7 +18,6 @@ from modelyard.gateway.api import ANTHROPIC
 from modelyard.gateway.chunks import Call, Usage
 from modelyard.wire.errors import ProtocolError
 
-THOUGHTS = ("reasoning_content", "reasoning")  # llama.cpp's name, and that of newer vLLM
 _REASONS = {
     "stop": "end_turn",
     "length": "max_tokens",
@@ -43,7 +42,7 @@ def whole(answer: bytes, wanted: Wanted) -> bytes:
     choice = chunks.choice_of(value)
     said = chunks.part_of(choice, "message")
     content: list[dict[str, Any]] = []
-    if (thought := chunks.text_of(said, *THOUGHTS)) and not wanted.hide_thinking:
+    if (thought := chunks.text_of(said, *chunks.THOUGHTS)) and not wanted.hide_thinking:
         content.append({"type": "thinking", "thinking": thought, "signature": ""})
     if text := chunks.text_of(said, "content"):
         content.append({"type": "text", "text": text})
@@ -80,49 +79,26 @@ def tokens(answer: bytes) -> bytes:
     return orjson.dumps({"input_tokens": count})
 
 
-class Events:
+class Events(chunks.Translation):
     """One stream: whole events of the engine in, whole events of Anthropic's out."""
 
     def __init__(self, wanted: Wanted) -> None:
+        super().__init__(ANTHROPIC)
         self._wanted = wanted
         self._begun = False
-        self._ended = False
         self._index = -1  # of the last block
         self._open = ""  # the type of the block that is open
         self._call: Call | None = None  # the one that is open
         self._called = False
         self._final: dict[str, Any] | None = None  # the choice that ended it
-        self._usage = Usage()
-        self._out: list[bytes] = []
-
-    def feed(self, data: bytes) -> bytes:
-        """Nothing means the end: raises ProtocolError when the answer is not whole then."""
-        try:
-            for payload in chunks.payloads(data):
-                if self._ended:
-                    break
-                if payload == chunks.DONE:
-                    self._end()
-                else:
-                    self._take(chunks.object_of(payload))
-            if not data and not self._ended:
-                self._end()
-        except EngineProtocol as error:
-            self._fail(error.message)
-        out = b"".join(self._out)
-        self._out.clear()
-        return out
 
     def _take(self, value: dict[str, Any]) -> None:
-        if (error := chunks.error_of(value)) is not None:
-            self._fail(error)
-            return
         if not self._begun:
             self._begin()
         self._usage = chunks.usage_of(value) or self._usage
         choice = chunks.choice_of(value)
         delta = chunks.part_of(choice, "delta")
-        if (thought := chunks.text_of(delta, *THOUGHTS)) and not self._wanted.hide_thinking:
+        if (thought := chunks.text_of(delta, *chunks.THOUGHTS)) and not self._wanted.hide_thinking:
             self._write_piece("thinking", thought)
         if text := chunks.text_of(delta, "content"):
             self._write_piece("text", text)
@@ -184,10 +160,6 @@ class Events:
         stop = _stop(self._final, self._called)
         self._event("message_delta", delta=stop, usage=_usage(self._usage))
         self._event("message_stop")
-        self._ended = True
-
-    def _fail(self, message: str) -> None:
-        self._out.append(ANTHROPIC.error_event(EngineProtocol(message)))
         self._ended = True
 
     def _event(self, kind: str, **fields: object) -> None:

@@ -1,11 +1,12 @@
-"""What an engine's chat answers hold, whole or as a stream: read here, written by each API in its own shape.
+"""What an engine's answers hold, whole or as a stream: read here, written by each API in its own shape.
 
-Used by the translations (`anthropic_answer`, `ollama_answer`). What is not of OpenAI's shape is a
+Used by the translations (`anthropic_answer`, `ollama_answer`, `generate`). What is not of OpenAI's shape is a
 ProtocolError.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import orjson
 
 from modelyard.errors import EngineProtocol
+from modelyard.gateway.api import Api
 from modelyard.wire.errors import ProtocolError
 
 DONE = b"[DONE]"
+THOUGHTS = ("reasoning_content", "reasoning")  # llama.cpp's name, and that of newer vLLM
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +145,49 @@ def whole_calls(message: Mapping[str, Any]) -> list[Call]:
 def _count(usage: Mapping[str, Any], name: str) -> int:
     value = usage.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+class Translation(ABC):
+    """One stream: whole events of the engine in, the bytes of `api` out; nothing after its end."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._ended = False
+        self._usage = Usage()
+        self._out: list[bytes] = []
+
+    def feed(self, data: bytes) -> bytes:
+        """Nothing means the end: raises ProtocolError when the answer is not whole then."""
+        try:
+            for payload in payloads(data):
+                if self._ended:
+                    break
+                if payload == DONE:
+                    self._end()
+                else:
+                    self._read(object_of(payload))
+            if not data and not self._ended:
+                self._end()
+        except EngineProtocol as error:
+            self._fail(error.message)
+        out = b"".join(self._out)
+        self._out.clear()
+        return out
+
+    def _read(self, value: dict[str, Any]) -> None:
+        if (error := error_of(value)) is not None:
+            self._fail(error)
+        else:
+            self._take(value)
+
+    @abstractmethod
+    def _take(self, value: dict[str, Any]) -> None:
+        """One event of the answer."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Say that the answer is whole. Raises ProtocolError when the engine did not say why it ended."""
+
+    def _fail(self, message: str) -> None:
+        self._out.append(self._api.error_event(EngineProtocol(message)))
+        self._ended = True

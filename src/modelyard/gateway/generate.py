@@ -10,9 +10,9 @@ from __future__ import annotations
 import orjson
 
 from modelyard.errors import InvalidRequest
+from modelyard.gateway import chunks
 from modelyard.gateway.serve import Demand
 from modelyard.runtime.entries import Entry
-from modelyard.wire.errors import ProtocolError
 from modelyard.wire.json_head import Head
 
 OURS = frozenset({"model", "prompt", "stream", "max_tokens", "load"})
@@ -42,7 +42,7 @@ def demand_of(entry: Entry, head: Head) -> Demand:
     model = entry.spec.model
 
     def whole(answer: bytes) -> bytes:
-        return _reshape(_object_of(answer), model)
+        return _reshape(chunks.object_of(answer), model)
 
     def events(data: bytes) -> bytes:
         return _reshape_events(data, model)
@@ -59,22 +59,8 @@ def demand_of(entry: Entry, head: Head) -> Demand:
     )
 
 
-def _object_of(text: bytes) -> dict[str, object]:
-    """A JSON object of the engine. Raises ProtocolError for anything else."""
-    try:
-        value = orjson.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise ProtocolError(f"it answered with {text[:80]!r}, which is no JSON object")
-    return value
-
-
 def _reshape(answer: dict[str, object], model: str) -> bytes:
-    choices = answer.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else {}
-    short: dict[str, object] = {"text": choice.get("text", "") if isinstance(choice, dict) else ""}
-    short["model"] = model
+    short: dict[str, object] = {"text": chunks.choice_of(answer).get("text", ""), "model": model}
     if answer.get("usage"):
         short["usage"] = answer["usage"]
     return orjson.dumps(short)
@@ -96,8 +82,8 @@ def _reshape_events(data: bytes, model: str) -> bytes:
 def _reshape_event(lines: list[bytes], model: str) -> bytes:
     """One event in our shape; comments, errors and `[DONE]` as they are."""
     data = b"\n".join(line[5:].strip() for line in lines if line.startswith(b"data:"))
-    if data and data != b"[DONE]":
-        answer = _object_of(data)
+    if data and data != chunks.DONE:
+        answer = chunks.object_of(data)
         if "error" not in answer:
             lines = [b"data: " + _reshape(answer, model)]
     return b"\n".join(lines) + b"\n\n"

@@ -20,7 +20,6 @@ from modelyard.gateway.api import OLLAMA
 from modelyard.gateway.chunks import Call, Usage
 from modelyard.wire.errors import ProtocolError
 
-THOUGHTS = ("reasoning_content", "reasoning")  # llama.cpp's name, and that of newer vLLM
 NANOSECONDS = 1e9
 
 
@@ -86,7 +85,7 @@ def whole(answer: bytes, shape: Shape) -> bytes:
     finish = choice.get("finish_reason")
     if finish == "length" and calls and not _is_whole(calls[-1]):
         calls.pop()
-    part = shape.part(chunks.text_of(said, "content", "text"), chunks.text_of(said, *THOUGHTS), calls)
+    part = shape.part(chunks.text_of(said, "content", "text"), chunks.text_of(said, *chunks.THOUGHTS), calls)
     usage = chunks.usage_of(value) or Usage()
     return orjson.dumps(part | shape.end(_reason(finish), usage, chunks.part_of(value, "timings")))
 
@@ -99,46 +98,23 @@ def _is_whole(call: Call) -> bool:
     return True
 
 
-class Lines:
+class Lines(chunks.Translation):
     """One stream: whole events of the engine in, lines of JSON out."""
 
     def __init__(self, shape: Shape) -> None:
+        super().__init__(OLLAMA)
         self._shape = shape
         self._waited = perf_counter() - shape.arrived  # until there was an instance to ask
         self._calls: list[Call] = []  # the last one may be unfinished
         self._finish: object = None
-        self._usage = Usage()
         self._timings: dict[str, Any] = {}
-        self._ended = False
-        self._out: list[bytes] = []
-
-    def feed(self, data: bytes) -> bytes:
-        """Nothing means the end: raises ProtocolError when the answer is not whole then."""
-        try:
-            for payload in chunks.payloads(data):
-                if self._ended:
-                    break
-                if payload == chunks.DONE:
-                    self._end()
-                else:
-                    self._take(chunks.object_of(payload))
-            if not data and not self._ended:
-                self._end()
-        except EngineProtocol as error:
-            self._fail(error)
-        out = b"".join(self._out)
-        self._out.clear()
-        return out
 
     def _take(self, value: dict[str, Any]) -> None:
-        if (error := chunks.error_of(value)) is not None:
-            self._fail(EngineProtocol(error))
-            return
         self._usage = chunks.usage_of(value) or self._usage
         self._timings = chunks.part_of(value, "timings") or self._timings
         choice = chunks.choice_of(value)
         delta = chunks.part_of(choice, "delta") or choice
-        text, thought = chunks.text_of(delta, "content", "text"), chunks.text_of(delta, *THOUGHTS)
+        text, thought = chunks.text_of(delta, "content", "text"), chunks.text_of(delta, *chunks.THOUGHTS)
         if text or (thought and not self._shape.hide_thinking):
             self._line(self._shape.part(text, thought) | {"done": False})
         for index, piece in chunks.calls_of(delta):
@@ -161,10 +137,6 @@ class Lines:
             self._send_calls()
         end = self._shape.end(_reason(self._finish), self._usage, self._timings)
         self._line(self._shape.part("") | end | {"load_duration": _nanoseconds(self._waited)})
-        self._ended = True
-
-    def _fail(self, error: EngineProtocol) -> None:
-        self._out.append(OLLAMA.error_event(error))
         self._ended = True
 
     def _line(self, value: dict[str, Any]) -> None:
