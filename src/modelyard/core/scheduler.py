@@ -28,7 +28,7 @@ from modelyard.core.lifecycle import (
     next_instance,
 )
 from modelyard.core.placement import never_fits
-from modelyard.core.state import SETTLED, Instance, LineKey, State, Version
+from modelyard.core.state import SETTLED, Instance, LineKey, Rank, State, Version, loss
 from modelyard.core.step import Step
 from modelyard.core.types import Cause, Policy, Priority
 
@@ -37,10 +37,11 @@ ASK_AGAIN = 5.0  # seconds from a denial until minimum replicas are tried again
 
 
 class Scheduler:
-    """Versions, instances, queues and memory of one yard. `queue_bound` bounds what waits in all."""
+    """Versions, instances, queues and memory of one yard. `queue_bound` bounds what waits in all; `rank` is
+    the order of victims, for comparisons."""
 
-    def __init__(self, queue_bound: int = 1024) -> None:
-        self.state = State(queue_bound=queue_bound)
+    def __init__(self, queue_bound: int = 1024, rank: Rank = loss) -> None:
+        self.state = State(queue_bound=queue_bound, rank=rank)
         self.sums = Sums()
         self._handlers: dict[type[Any], Callable[[Step, Any], None]] = {
             ev.Arrived: requests.arrive,

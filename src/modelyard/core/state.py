@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import exp2, inf
 from typing import NamedTuple
@@ -290,11 +290,21 @@ class Version:
         return max(self.policy.priority, head.priority) if head else self.policy.priority
 
 
+def loss(instance: Instance, now: float) -> float:
+    """What losing it would cost: seconds of load x demand."""
+    version = instance.version
+    return version.usual_load() * (version.heat_now(now) + version.queue.count)
+
+
+Rank = Callable[[Instance, float], float]  # victims go in its order, the smallest first, busy ones last
+
+
 @dataclass(slots=True, eq=False)
 class State:
     """Everything. `dirty`: versions to look at; `replan`: a capacity pass is due. Settle empties both."""
 
     queue_bound: int = 1024
+    rank: Rank = loss
     ledger: Ledger = field(default_factory=Ledger)
     versions: dict[str, Version] = field(default_factory=dict)
     instances: dict[str, Instance] = field(default_factory=dict)

@@ -63,7 +63,7 @@ class Room:
         self.gone.update(instance.id for instance in leaving)
         self.reach = self.without(self.movable)
         self.all_gone = self.gone.union(instance.id for instance in self.movable)
-        self._now = now
+        self._state, self._now = state, now
         self._ranked: list[tuple[Cost, Instance]] | None = None
 
     def now(self, device: str) -> int:
@@ -115,7 +115,9 @@ class Room:
         """Whoever may be put out at all, cheapest first."""
         if self._ranked is None:
             # Names are unique: instances themselves are never compared.
-            entries = [(_cost(instance, self._now), instance.id, instance) for instance in self.movable]
+            entries = [
+                (_cost(self._state, instance, self._now), instance.id, instance) for instance in self.movable
+            ]
             self._ranked = [(cost, instance) for cost, _, instance in sorted(entries)]
         return self._ranked
 
@@ -213,10 +215,8 @@ def may_leave_at(instance: Instance, wish: Wish) -> float:
     return max(resident, wish.blocked_since + patience, instance.ready_at + patience)
 
 
-def _cost(instance: Instance, now: float) -> Cost:
-    """What losing it would cost, to be compared: first the class that it is busy for, then seconds of load x
-    demand."""
+def _cost(state: State, instance: Instance, now: float) -> Cost:
+    """To be compared: first the class that it is busy for, then its rank."""
     version = instance.version
     busy = instance.leases or version.queue.count or version.asked_since is not None
-    demand = version.heat_now(now) + version.queue.count
-    return int(version.class_in_use()) if busy else IDLE, version.usual_load() * demand
+    return int(version.class_in_use()) if busy else IDLE, state.rank(instance, now)

@@ -1,0 +1,81 @@
+"""Strategies by name: each is the real scheduler with another policy and another order of victims.
+
+Used by `modelyard replay` and by `python -m modelyard.sim`; nothing else than the scheduler decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+
+from modelyard.core.scheduler import Scheduler
+from modelyard.core.state import Instance, Rank, loss
+from modelyard.core.types import Policy
+
+NO_QUEUE_BOUND = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """`changes` are the fields of a version's policy that it sets, `rank` its order of victims."""
+
+    name: str
+    text: str
+    changes: tuple[tuple[str, float], ...] = ()
+    rank: Rank = loss
+
+    def scheduler(self, queue_bound: int = NO_QUEUE_BOUND) -> Scheduler:
+        return Scheduler(queue_bound, self.rank)
+
+    def policy(self, policy: Policy) -> Policy:
+        """`policy` as this strategy has it."""
+        return replace(policy, **dict(self.changes))  # type: ignore[arg-type]
+
+
+def last_used(instance: Instance, now: float) -> float:
+    return instance.version.last_used
+
+
+def idle_since(instance: Instance, now: float) -> float:
+    return instance.idle_since
+
+
+def started_at(instance: Instance, now: float) -> float:
+    return instance.started_at
+
+
+AT_ONCE = (("patience", 0.0), ("min_residency", 0.0), ("keep_alive", inf))
+WITHOUT_END = (("patience", inf), ("min_residency", 0.0), ("keep_alive", inf))
+
+_TABLE = (
+    Strategy(
+        "first come", "the head of the line takes the memory of the oldest instance", AT_ONCE, started_at
+    ),
+    Strategy(
+        "LRU",
+        "requests grouped per ready version; the least recently used idle version leaves, busy ones never",
+        WITHOUT_END,
+        last_used,
+    ),
+    Strategy(
+        "ready ones pass, no bound",
+        "as llama-swap: ready versions pass without a bound; the oldest idle instance leaves",
+        WITHOUT_END,
+        started_at,
+    ),
+    Strategy(
+        "oldest idle first",
+        "as Ollama: who has been idle longest leaves; when all are busy, one drains at once",
+        AT_ONCE,
+        idle_since,
+    ),
+    Strategy(
+        "LRU with patience",
+        "LRU, but a busy version drains once the head of the line waited its patience",
+        (("keep_alive", inf),),
+        last_used,
+    ),
+    Strategy("ours", "the policy as configured"),
+)
+STRATEGIES = {strategy.name: strategy for strategy in _TABLE}
+OURS, BASELINE = STRATEGIES["ours"], STRATEGIES["LRU"]
