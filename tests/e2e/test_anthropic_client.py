@@ -55,6 +55,15 @@ async def test_talks_whole_and_streamed() -> None:
         )
 
 
+async def test_passes_progress_over() -> None:
+    async with client_of({"a": fake(parameters={"load_time": 0.3})}) as (client, _):
+        async with client.messages.stream(
+            model="a", max_tokens=5, messages=said("hi"), extra_headers={"X-Progress": "sse"}
+        ) as stream:
+            text = "".join([piece async for piece in stream.text_stream])
+        assert text == right_text("a", "hi", 5)
+
+
 async def test_calls_tools_and_brings_their_results() -> None:
     async with client_of({"a": fake(parameters={"tool_calls": [CALL]})}) as (client, _):
         talk = said("Weather?")

@@ -55,6 +55,22 @@ async def test_streams_with_usage() -> None:
         assert chunks[-1].usage.completion_tokens == 5
 
 
+async def test_reads_progress_as_chunks_without_choices() -> None:
+    async with client_of({"a": fake(parameters={"load_time": 0.3})}) as (client, _):
+        stream = await client.chat.completions.create(
+            model="a",
+            messages=[{"role": "user", "content": "hi"}],
+            max_tokens=5,
+            stream=True,
+            extra_headers={"X-Progress": "sse"},
+        )
+        chunks = [chunk async for chunk in stream]
+        states = [getattr(chunk, "state", None) for chunk in chunks if not chunk.choices]
+        assert (states[0], states[-1]) == ("loading", "serving")
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert text == right_text("a", "hi", 5)
+
+
 async def test_lists_models_and_embeds() -> None:
     async with client_of({"a": fake(), "b": fake()}) as (client, _):
         assert sorted([model.id async for model in client.models.list()]) == ["a", "b"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DONE = "[DONE]"
+PROGRESS = "event: progress\ndata: "
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Stream:
     status: int
     headers: dict[str, str]
     events: list[str] = field(default_factory=list)
+    progress: list[dict[str, Any]] = field(default_factory=list)
     comments: int = 0
     left: str = ""
 
@@ -55,6 +57,8 @@ class Stream:
         for block in blocks:
             if block.startswith(":"):
                 self.comments += 1
+            elif block.startswith(PROGRESS):
+                self.progress.append(json.loads(block.removeprefix(PROGRESS)))
             else:
                 assert block.startswith("data: "), f"no event: {block!r}"
                 self.events.append(block.removeprefix("data: "))

@@ -126,11 +126,17 @@ class Client:
 
     @asynccontextmanager
     async def open_stream(
-        self, model: str, prompt: str = "hi", *, tokens: int = 4, **more: Any
+        self,
+        model: str,
+        prompt: str = "hi",
+        *,
+        tokens: int = 4,
+        headers: Mapping[str, str] | None = None,
+        **more: Any,
     ) -> AsyncIterator[tuple[Stream, AsyncIterator[None]]]:
         """A chat stream, and an iterator that reads on; leaving the context closes the connection."""
         body = body_of(model, prompt, tokens, True, more)
-        async with self.http.stream("POST", "/v1/chat/completions", json=body) as response:
+        async with self.http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
             stream = Stream(response.status_code, dict(response.headers))
 
             async def read_on() -> AsyncIterator[None]:

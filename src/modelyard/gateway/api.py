@@ -6,6 +6,7 @@ of a request by its path.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 import orjson
@@ -19,10 +20,11 @@ SSE = b"text/event-stream"
 
 class Api(Protocol):
     """The shapes of one API. `media` is the content type of its streams, `heartbeat` what keeps one alive
-    before its first event."""
+    before its first event, `progress` what its clients need in an event of progress; None: it has none."""
 
     media: ClassVar[bytes]
     heartbeat: ClassVar[bytes]
+    progress: ClassVar[Mapping[str, object] | None]
 
     def error(self, error: ModelyardError) -> Answer:
         """Status, headers and body."""
@@ -40,6 +42,8 @@ class Api(Protocol):
 class OpenAI:
     media: ClassVar[bytes] = SSE
     heartbeat: ClassVar[bytes] = b": waiting for the model\n\n"
+    # Its clients read every event as a chunk, whatever its name.
+    progress: ClassVar[Mapping[str, object] | None] = {"object": "modelyard.progress", "choices": []}
 
     def error(self, error: ModelyardError) -> Answer:
         return plain_error(error)
@@ -64,6 +68,7 @@ _TYPES = {  # Anthropic's, by status
 class Anthropic:
     media: ClassVar[bytes] = SSE
     heartbeat: ClassVar[bytes] = b'event: ping\ndata: {"type":"ping"}\n\n'
+    progress: ClassVar[Mapping[str, object] | None] = {}
 
     def error(self, error: ModelyardError) -> Answer:
         return error.status, error_headers(error), self._body(self._type(error), _message(error))
@@ -88,6 +93,7 @@ class Anthropic:
 class Ollama:
     media: ClassVar[bytes] = b"application/x-ndjson"
     heartbeat: ClassVar[bytes] = b" "  # blanks before a JSON line; an empty line would be read as one
+    progress: ClassVar[Mapping[str, object] | None] = None
 
     def error(self, error: ModelyardError) -> Answer:
         return error.status, error_headers(error), orjson.dumps({"error": error.message})

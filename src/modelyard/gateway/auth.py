@@ -21,7 +21,7 @@ LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 CACHE_BOUND = 1024
 
 CORS = b"access-control-allow-origin: %b\r\naccess-control-expose-headers: *\r\nvary: origin\r\n"
-HEADERS = b"authorization, content-type, x-api-key, x-priority"
+HEADERS = b"authorization, content-type, x-api-key, x-priority, x-progress"
 PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST"),
     (b"access-control-max-age", b"600"),

@@ -10,7 +10,8 @@ from __future__ import annotations
 import orjson
 
 from modelyard.errors import InvalidRequest, MethodNotAllowed, ModelyardError, NotSupported
-from modelyard.gateway import anthropic, ollama, ollama_listing, ollama_request
+from modelyard.gateway import anthropic, ollama, ollama_listing, ollama_request, progress
+from modelyard.gateway.api import OPENAI
 from modelyard.gateway.auth import Gate, priority_of
 from modelyard.gateway.exchange import Disconnected, Exchange, Handler
 from modelyard.gateway.generate import demand_of
@@ -112,6 +113,7 @@ class Inference:
             body = replace_model(body, name)
         priority = priority_of(exchange.headers, self._gate.caller(exchange.headers))
         demand = Demand(entry, KINDS[path], path.encode(), body, head.stream, priority)
+        demand.progress = progress.wanted(exchange.headers, head.stream, OPENAI)
         await self._service.serve(exchange, demand)
 
     async def _generate(self, exchange: Exchange) -> None:
@@ -165,6 +167,7 @@ class Inference:
 
     async def _serve(self, exchange: Exchange, demand: Demand) -> None:
         demand.priority = priority_of(exchange.headers, self._gate.caller(exchange.headers))
+        demand.progress = progress.wanted(exchange.headers, demand.stream, demand.api)
         await self._service.serve(exchange, demand)
 
     def _entry_of(self, head: Head) -> Entry:

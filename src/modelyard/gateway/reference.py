@@ -226,6 +226,10 @@ Priority = Annotated[
     Literal["low", "normal", "high"] | None,
     Header(alias="X-Priority", description="The request's class, up to the key's `max_priority`."),
 ]
+Progress = Annotated[
+    Literal["sse"] | None,
+    Header(alias="X-Progress", description="Events of `progress` while the request waits; with `stream`."),
+]
 _HEADERS = {
     "x-modelyard-request": "The request's id, for `explain`; refusals have it, too.",
     "x-modelyard-version": "The version that answered.",
@@ -253,15 +257,15 @@ def lanes() -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/chat/completions", response_model=EngineAnswer, **_lane(streams=True))
-    async def chat(body: Chat, priority: Priority = None) -> None:
+    async def chat(body: Chat, priority: Priority = None, progress: Progress = None) -> None:
         """The next message of a conversation."""
 
     @router.post("/v1/completions", response_model=EngineAnswer, **_lane(streams=True))
-    async def completion(body: Completion, priority: Priority = None) -> None:
+    async def completion(body: Completion, priority: Priority = None, progress: Progress = None) -> None:
         """How a text goes on."""
 
     @router.post("/v1/responses", response_model=EngineAnswer, **_lane(streams=True))
-    async def responses(body: ResponseAsked, priority: Priority = None) -> None:
+    async def responses(body: ResponseAsked, priority: Priority = None, progress: Progress = None) -> None:
         """An answer in the shape of OpenAI's Responses API."""
 
     @router.post("/v1/embeddings", response_model=EngineAnswer, **_lane())
@@ -281,11 +285,11 @@ def lanes() -> APIRouter:
         """The text of tokens."""
 
     @router.post(GENERATE, response_model=Generated, **_lane(errors.NotRunning, streams=True))
-    async def generate(body: Generate, priority: Priority = None) -> None:
+    async def generate(body: Generate, priority: Priority = None, progress: Progress = None) -> None:
         """The shortest way to some text."""
 
     @router.post(MESSAGES, response_model=EngineAnswer, **_lane(streams=True))
-    async def messages(body: MessageAsked, priority: Priority = None) -> None:
+    async def messages(body: MessageAsked, priority: Priority = None, progress: Progress = None) -> None:
         """The next message of a conversation, in the shape of Anthropic's API."""
 
     @router.post(COUNT_TOKENS, response_model=Counted, **_lane())

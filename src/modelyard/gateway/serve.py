@@ -32,6 +32,7 @@ from modelyard.gateway.api import OPENAI, Api
 from modelyard.gateway.exchange import Disconnected, Exchange
 from modelyard.gateway.http.answers import JSON
 from modelyard.gateway.interrupt import Interrupt, Interrupted
+from modelyard.gateway.progress import Progress
 from modelyard.gateway.relay import Attempt, HeaderPairs, Reshape, Result
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
@@ -59,7 +60,7 @@ AT_ONCE = [(b"x-modelyard-queue-ms", b"0"), (b"x-modelyard-load-ms", b"0")]
 class Demand:
     """What one request wants of one version. `kind` names it in metrics; `path` is the engine's. `reshape`
     turns the engine's whole 2xx body into the API's; `reshape_events` makes what does so with whole events,
-    one for each attempt. None: leave them."""
+    one for each attempt. None: leave them. `progress`: the client asks for events while it waits."""
 
     entry: Entry
     kind: str
@@ -72,6 +73,7 @@ class Demand:
     reshape: Reshape | None = None
     reshape_events: Callable[[], Reshape] | None = None
     api: Api = OPENAI
+    progress: bool = False
 
 
 class Service:
@@ -82,6 +84,7 @@ class Service:
         self._driver = driver
         self._metrics = metrics
         self._heartbeat_after = heartbeat_after
+        self._progress = Progress(driver)
 
     def failed_early(self, kind: str, outcome: str) -> None:
         """Count a request that ended before it came to a model."""
@@ -193,6 +196,9 @@ class Service:
 
     async def _wait(self, exchange: Exchange, demand: Demand, ticket: Ticket, interrupt: Interrupt) -> Lease:
         """Wait for the lease; keep a streaming client's connection alive, give up when the client leaves."""
+        if demand.progress:
+            with self._progress.follow(exchange, demand.api, ticket.request, demand.entry.spec):
+                return await self._lease_of(ticket, interrupt)
         loop = asyncio.get_running_loop()
         beat: asyncio.TimerHandle | None = None
 
@@ -206,13 +212,18 @@ class Service:
         if demand.stream:
             beat = loop.call_later(self._heartbeat_after, heartbeat)
         try:
+            return await self._lease_of(ticket, interrupt)
+        finally:
+            if beat is not None:
+                beat.cancel()
+
+    async def _lease_of(self, ticket: Ticket, interrupt: Interrupt) -> Lease:
+        """What a ticket is answered with. Raises Disconnected when the client leaves before."""
+        try:
             with interrupt:
                 return await self._driver.wait(ticket)
         except Interrupted:
             raise Disconnected from None
-        finally:
-            if beat is not None:
-                beat.cancel()
 
     # -- an attempt ---------------------------------------------------------------------------------------
 
