@@ -6,6 +6,7 @@ anchors within a bound, and joins included files. It knows section names, not wh
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from modelyard.config.problems import ConfigErrors, Problem, join
+from modelyard.config.reading import Reading
 
 LARGEST_FILE = 2**20
 DEEPEST = 32
@@ -54,8 +56,9 @@ class Document:
         self.problems.append(Problem(path, message, str(position) if position else ""))
 
 
-def read(path: Path | None, text: str | None, environ: Mapping[str, str]) -> Document:
-    """The document of a file, or of `text` as if it stood in that file, with everything it includes.
+def read(path: Path | None, text: str | None, environ: Mapping[str, str], reading: Reading) -> Document:
+    """The document of a file, or of `text` as if it stood in that file, with everything it includes; what is
+    read is noted in `reading`.
 
     Problems that leave the rest readable are collected in `problems`. Raises ConfigErrors when a file cannot
     be read at all or is not YAML.
@@ -63,7 +66,7 @@ def read(path: Path | None, text: str | None, environ: Mapping[str, str]) -> Doc
     whole = Document()
     if path is None and text is None:
         return whole
-    _Joiner(whole, environ).add(path, text if text is not None else _text_of(path))
+    _Joiner(whole, environ, reading).add(path, text if text is not None else _text_of(path, reading))
     return whole
 
 
@@ -80,12 +83,16 @@ def retype(value: object) -> object:
     return value
 
 
-def _text_of(path: Path | None) -> str:
+def _text_of(path: Path | None, reading: Reading) -> str:
     assert path is not None
     try:
+        if reading.check is not None:
+            reading.check(path, path.stat())  # to open a pipe may take for ever
         with path.open("rb") as file:
+            reading.see(path, os.fstat(file.fileno()))
             raw = file.read(LARGEST_FILE + 1)
     except OSError as error:
+        reading.see(path, None)
         raise ConfigErrors([Problem("", f"cannot read {path}: {error.strerror}")]) from None
     if len(raw) > LARGEST_FILE:
         raise ConfigErrors([Problem("", f"{path} is larger than 1 MiB; split it with `include:`")])
@@ -99,9 +106,10 @@ def _text_of(path: Path | None) -> str:
 class _Joiner:
     """Reads files and joins them into one document; each file is read once."""
 
-    def __init__(self, whole: Document, environ: Mapping[str, str]) -> None:
+    def __init__(self, whole: Document, environ: Mapping[str, str], reading: Reading) -> None:
         self._whole = whole
         self._environ = environ
+        self._reading = reading
         self._seen: set[Path] = set()
 
     def add(self, path: Path | None, text: str) -> None:
@@ -112,7 +120,7 @@ class _Joiner:
         included = part.tree.pop("include", [])
         self._join(part)
         for name in self._includes(included, part.positions, path):
-            self.add(name, _text_of(name))
+            self.add(name, _text_of(name, self._reading))
 
     def _includes(self, value: object, positions: dict[str, Position], path: Path | None) -> list[Path]:
         names = [value] if isinstance(value, str) else value
@@ -122,13 +130,15 @@ class _Joiner:
         base = path.parent if path else Path.cwd()
         files: list[Path] = []
         for index, name in enumerate(names):
-            found = sorted(base.glob(name)) if "*" in name and not name.startswith("/") else [base / name]
+            is_glob = "*" in name and not name.startswith("/")
+            found = self._reading.glob(base, name) if is_glob else [base / name]
             at = positions.get(f"include[{index}]", positions.get("include"))
             for file in found:
                 if file.resolve() in self._seen:
                     continue
                 self._seen.add(file.resolve())
                 if not file.is_file():
+                    self._reading.see(file, None)
                     self._whole.refuse(f"include[{index}]", f"{file} is not a file", at)
                 elif len(self._seen) > MOST_FILES:
                     self._whole.refuse("include", f"more than {MOST_FILES} files", at)

@@ -1,0 +1,208 @@
+"""What differs between two configurations: model by model, and in all other settings.
+
+Pure. Used by compose, which carries a difference out, and shown to people before it does. A value that may
+be a secret is named and never repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from enum import Enum, StrEnum
+from math import inf
+from pathlib import Path
+
+from modelyard.config.problems import join
+from modelyard.config.values import Config, DeviceSetting, Key, Model
+from modelyard.engines.base import Profile
+
+HIDDEN = "…"  # in place of a value that may be a secret
+
+
+class Kind(StrEnum):
+    """What becomes of a model. added, removed: it comes, it goes. replaced: under the same name comes another
+    version. policy: the version stays, and with it every process."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    REPLACED = "replaced"
+    POLICY = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """One value: its path (below the model, for a model's), what it was and what it will be, as plain JSON;
+    None where it is not set."""
+
+    path: str
+    before: object
+    after: object
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChange:
+    name: str
+    kind: Kind
+    before: Model | None
+    after: Model | None
+    fields: tuple[Changed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`settings` are what is not a model's; `fixed` are those among them that only a restart can change."""
+
+    models: tuple[ModelChange, ...] = ()
+    settings: tuple[Changed, ...] = ()
+    fixed: tuple[Changed, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.models or self.settings)
+
+    def of(self, *kinds: Kind) -> Iterator[ModelChange]:
+        """The models that change so."""
+        return (model for model in self.models if model.kind in kinds)
+
+
+FIXED = ("server.host", "server.port", "server.unix", "server.data_dir", "journal.bytes")
+
+
+def compare(before: Config, after: Config) -> Difference:
+    """What has to be done so that `before` becomes `after`."""
+    settings = tuple(_settings(before, after))
+    return Difference(
+        models=tuple(_models(before, after)),
+        settings=settings,
+        fixed=tuple(one for one in settings if one.path in FIXED or _is_other_device(one, before, after)),
+    )
+
+
+def _is_other_device(changed: Changed, before: Config, after: Config) -> bool:
+    """Declared devices cannot come, go or become real ones."""
+    section, _, rest = changed.path.partition(".")
+    if section != "devices":
+        return False
+    name = rest.rpartition(".")[0]
+    kinds = [config.devices[name].kind if name in config.devices else "auto" for config in (before, after)]
+    return kinds[0] != kinds[1]
+
+
+# -- models ---------------------------------------------------------------------------------------------
+
+
+def _models(before: Config, after: Config) -> Iterator[ModelChange]:
+    old = {model.spec.model: model for model in before.models}
+    for model in after.models:
+        known = old.pop(model.spec.model, None)
+        if known is None:
+            yield ModelChange(model.spec.model, Kind.ADDED, None, model)
+            continue
+        changed = tuple(_policy(known, model))
+        if known.spec.digest != model.spec.digest:
+            found = (*_version(known, before, model, after), *changed)
+            yield ModelChange(model.spec.model, Kind.REPLACED, known, model, found)
+        elif changed:
+            yield ModelChange(model.spec.model, Kind.POLICY, known, model, changed)
+    for name, model in old.items():
+        yield ModelChange(name, Kind.REMOVED, model, None)
+
+
+def _policy(old: Model, new: Model) -> Iterator[Changed]:
+    for field in fields(old.policy):
+        before, after = getattr(old.policy, field.name), getattr(new.policy, field.name)
+        if before != after:
+            yield Changed(field.name, plain(before), plain(after))
+    if set(old.aliases) != set(new.aliases):
+        yield Changed("aliases", list(old.aliases), list(new.aliases))
+
+
+def _version(old: Model, before: Config, new: Model, after: Config) -> Iterator[Changed]:
+    """What makes it another version."""
+    for name in ("source", "slots", "devices", "capabilities"):
+        values = plain(getattr(old.spec, name)), plain(getattr(new.spec, name))
+        if values[0] != values[1]:
+            yield Changed(name, *values)
+    profiles = before.profiles[old.spec.engine], after.profiles[new.spec.engine]
+    yield from _engine(*profiles)
+    yield from _leaves("parameters", old.spec.parameters, new.spec.parameters)
+
+
+def _engine(old: Profile, new: Profile) -> Iterator[Changed]:
+    if old.type != new.type:
+        yield Changed("engine", old.type, new.type)
+    if old.program != new.program:
+        yield Changed("engine.program", old.program, new.program)
+    for name in sorted({*old.environment, *new.environment}):
+        if old.environment.get(name) != new.environment.get(name):
+            said = [HIDDEN if name in profile.environment else None for profile in (old, new)]
+            yield Changed(f"engine.environment.{name}", *said)
+
+
+# -- everything else ------------------------------------------------------------------------------------
+
+
+def _settings(before: Config, after: Config) -> Iterator[Changed]:
+    named = {**before.devices, **after.devices}
+    yield from _leaves("", _tree(before, named), _tree(after, named))
+    yield from _keys(before.keys, after.keys)
+
+
+def _tree(config: Config, devices: Iterable[str]) -> dict[str, object]:
+    return {
+        "server": _record(config.server),
+        "devices": {name: _record(config.devices.get(name, DeviceSetting())) for name in devices},
+        "memory": {"recheck": config.recheck},
+        "journal": {"bytes": config.journal},
+        "preload": ["auto"] if config.preload_auto else list(config.preload),
+    }
+
+
+def _record(value: object) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for field in fields(value):  # type: ignore[arg-type]
+        item = getattr(value, field.name)
+        found[field.name] = _record(item) if hasattr(item, "__dataclass_fields__") else item
+    return found
+
+
+def _keys(old: Iterable[Key], new: Iterable[Key]) -> Iterator[Changed]:
+    """Keys by name: what they open, never what they are."""
+    before, after = {key.name: key for key in old}, {key.name: key for key in new}
+    for name in (*before, *(name for name in after if name not in before)):
+        one, other = before.get(name), after.get(name)
+        if one != other:
+            said = _opens(other)
+            if one is not None and other is not None and one.digest != other.digest:
+                said = f"{said}, another secret"
+            yield Changed(f"keys.{name}", _opens(one), said)
+
+
+def _opens(key: Key | None) -> str | None:
+    if key is None:
+        return None
+    return f"{' + '.join(sorted(key.scopes))}, {key.max_priority.name.lower()} at most"
+
+
+def _leaves(path: str, old: object, new: object) -> Iterator[Changed]:
+    """The values that differ below a path."""
+    if isinstance(old, Mapping | None) and isinstance(new, Mapping | None) and (old or new):
+        before, after = old or {}, new or {}
+        for name in (*before, *(name for name in after if name not in before)):
+            yield from _leaves(join(path, name), before.get(name), after.get(name))
+    elif old != new:
+        yield Changed(path, plain(old), plain(new))
+
+
+def plain(value: object) -> object:
+    """A value as JSON has it; without an end is `forever`, as it is written."""
+    if isinstance(value, Enum):
+        return value.name.lower()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    return "forever" if value == inf else value

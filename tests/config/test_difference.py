@@ -1,0 +1,178 @@
+"""What differs between two configurations, and which of it keeps a version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from modelyard.config import Config, load
+from modelyard.config.difference import Changed, Kind, compare
+from modelyard.config.reading import Reading
+
+BASE: dict[str, Any] = {
+    "engines": {"tuned": {"type": "fake", "environment": {"TOKEN": "s3cret"}, "defaults": {"seed": 1}}},
+    "models": {
+        "a": {"engine": "fake", "slots": 2, "parameters": {"memory": {"ram": 5}}, "aliases": ["x"]},
+        "b": {"engine": "tuned"},
+    },
+    "keys": [{"name": "app", "key": "first", "scopes": ["inference"]}],
+}
+
+
+def read(**sections: Any) -> Config:
+    return load(None, yaml.safe_dump({**BASE, **sections}), {"HOME": "/home/ada"})
+
+
+def models(**changes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """BASE's models with some fields changed; None: without it."""
+    found = {**BASE["models"]}
+    for name, fields in changes.items():
+        if fields is None:
+            del found[name]
+        else:
+            found[name] = {**found.get(name, {}), **fields}
+    return found
+
+
+def test_the_same_twice_is_no_difference() -> None:
+    assert not compare(read(), read())
+
+
+def test_models_come_and_go() -> None:
+    found = compare(read(), read(models=models(b=None, c={"engine": "fake"}))).models
+    assert [(one.name, one.kind) for one in found] == [("c", Kind.ADDED), ("b", Kind.REMOVED)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "changed"),
+    [
+        ({"keep_alive": "1m"}, Changed("keep_alive", 600.0, 60.0)),
+        ({"keep_alive": "forever"}, Changed("keep_alive", 600.0, "forever")),
+        ({"priority": "high"}, Changed("priority", "normal", "high")),
+        ({"pin": True}, Changed("pin", False, True)),
+        ({"drain_cap": "5s"}, Changed("drain_cap", None, 5.0)),
+        ({"aliases": ["y"]}, Changed("aliases", ["x"], ["y"])),
+    ],
+)
+def test_policy_and_names_keep_the_version(fields: dict[str, Any], changed: Changed) -> None:
+    (one,) = compare(read(), read(models=models(a=fields))).models
+    assert (one.kind, one.fields) == (Kind.POLICY, (changed,))
+
+
+@pytest.mark.parametrize(
+    ("fields", "changed"),
+    [
+        ({"slots": 3}, Changed("slots", 2, 3)),
+        ({"parameters": {"memory": {"ram": 6}}}, Changed("parameters.memory.ram", 5, 6)),
+        ({"parameters": {}}, Changed("parameters.memory.ram", 5, None)),
+        ({"source": "/m/a.gguf"}, Changed("source", "", "/m/a.gguf")),
+        ({"capabilities": ["vision"]}, Changed("capabilities", [], ["vision"])),
+    ],
+)
+def test_a_changed_spec_is_another_version(fields: dict[str, Any], changed: Changed) -> None:
+    (one,) = compare(read(), read(models=models(a=fields))).models
+    assert (one.kind, one.fields) == (Kind.REPLACED, (changed,))
+
+
+def test_defaults_change_the_policy_of_all_who_do_not_say_otherwise() -> None:
+    after = read(defaults={"patience": "1s"}, models=models(b={"patience": "5s"}))
+    (one,) = compare(read(), after).models
+    assert (one.name, one.kind, one.fields) == ("a", Kind.POLICY, (Changed("patience", 5.0, 1.0),))
+
+
+def test_an_engine_profile_replaces_its_models_and_no_value_of_its_environment_is_repeated() -> None:
+    tuned = {"type": "fake", "environment": {"TOKEN": "0ther"}, "defaults": {"seed": 2}}
+    (one,) = compare(read(), read(engines={"tuned": tuned})).models
+    assert (one.name, one.kind) == ("b", Kind.REPLACED)
+    assert one.fields == (Changed("engine.environment.TOKEN", "…", "…"), Changed("parameters.seed", 1, 2))
+
+
+def test_a_version_and_a_policy_at_once() -> None:
+    (one,) = compare(read(), read(models=models(a={"slots": 1, "pin": True}))).models
+    assert one.kind is Kind.REPLACED
+    assert [field.path for field in one.fields] == ["slots", "pin"]
+
+
+def test_settings_and_which_of_them_need_a_restart() -> None:
+    server = {"port": 9000, "queue_bound": 7, "data_dir": "/d", "limits": {"body": 5}}
+    found = compare(read(), read(server=server, devices={"ram": {"memory": "1GB"}}))
+    assert {one.path: one.after for one in found.settings} == {
+        "server.port": 9000,
+        "server.queue_bound": 7,
+        "server.data_dir": "/d",
+        "server.limits.body": 5,
+        "devices.ram.memory": 10**9,
+    }
+    assert [one.path for one in found.fixed] == ["server.data_dir", "server.port"]
+
+
+def test_declared_devices_neither_come_nor_go() -> None:
+    pool = {"kind": "declared", "memory": 10}
+    more = read(devices={"pool": {**pool, "memory": 20}})
+    assert {one.path for one in compare(read(), more).fixed} == {
+        f"devices.pool.{name}" for name in ("memory", "kind")
+    }
+    assert not compare(read(devices={"pool": pool}), more).fixed
+
+
+def test_keys_are_named_and_never_shown() -> None:
+    keys = [{"name": "ops", "key": "second", "scopes": ["admin"]}]
+    found = compare(read(), read(keys=keys)).settings
+    assert found == (
+        Changed("keys.app", "inference, normal at most", None),
+        Changed("keys.ops", None, "admin, normal at most"),
+    )
+    changed = [{**BASE["keys"][0], "key": "third"}]
+    (one,) = compare(read(), read(keys=changed)).settings
+    assert one.after == "inference, normal at most, another secret"
+
+
+class TestReading:
+    """Whether the files are still what was read."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        (tmp_path / "more").mkdir()
+        (tmp_path / "more" / "one.yaml").write_text("models: {a: {engine: fake}}")
+        path = tmp_path / "yard.yaml"
+        path.write_text("include: ['more/*.yaml']")
+        return path
+
+    def test_at_rest(self, path: Path) -> None:
+        reading = Reading()
+        load(path, reading=reading)
+        assert reading.unchanged()
+        assert reading.changed_at == max(
+            file.stat().st_ctime for file in (path, path.parent / "more" / "one.yaml")
+        )
+
+    @pytest.mark.parametrize("name", ["yard.yaml", "more/one.yaml", "more/two.yaml"])
+    def test_a_file_that_changed_or_came(self, path: Path, name: str) -> None:
+        reading = Reading()
+        load(path, reading=reading)
+        with (path.parent / name).open("a") as file:
+            file.write("\n# more\n")
+        assert not reading.unchanged()
+
+    def test_one_that_was_not_there(self, path: Path) -> None:
+        path.write_text("include: [later.yaml]")
+        reading = Reading()
+        with pytest.raises(Exception, match="is not a file"):
+            load(path, reading=reading)
+        assert reading.unchanged()
+        (path.parent / "later.yaml").write_text("models: {}")
+        assert not reading.unchanged()
+
+    def test_files_of_an_invalid_configuration(self, path: Path) -> None:
+        broken = path.parent / "more" / "one.yaml"
+        broken.write_text("models:\n  a: {engine: fake, slots: none}")
+        reading = Reading()
+        with pytest.raises(Exception, match=r"models\.a\.slots: .*more/one\.yaml:2"):
+            load(path, reading=reading)
+        assert reading.unchanged()
+        broken.write_text("models: {a: {engine: fake}}")
+        assert not reading.unchanged()
