@@ -130,16 +130,46 @@ async def test_full_buffers_refuse_a_body(serve: Serve) -> None:
 async def test_connection_over_the_limit_is_told_so(serve: Serve) -> None:
     bench = await serve(connections=2)
     async with bench.client() as first, bench.client() as second:
-        for client in (first, second):
-            client.send(HELLO)
-            assert (await client.answer()).status == 200
+        first.send(HELLO)
+        assert (await first.answer()).status == 200
+        first.send(b"GET /hel")  # begun
+        second.send(b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n")
+        await asyncio.wait_for(bench.lanes.entered.wait(), 5)
         async with bench.client() as third:
             third.send(HELLO)
             assert (await third.answer()).status == 503
             assert await third.rest() == b""
-        first.send(HELLO)
+        first.send(HELLO[len(b"GET /hel") :])
         assert (await first.answer()).status == 200
-    assert bench.lanes.seen == ["GET /hello"] * 3
+        bench.lanes.go.set()
+        assert (await second.answer()).status == 200
+
+
+async def test_idle_connections_make_room_the_oldest_first(serve: Serve) -> None:
+    bench = await serve(connections=3)
+    async with bench.client() as first, bench.client() as second, bench.client() as third:
+        for client in (first, second, third, first):  # which makes the second the oldest
+            client.send(HELLO)
+            assert (await client.answer()).status == 200
+        async with bench.client() as fourth, bench.client() as fifth:
+            for client, gone in ((fourth, second), (fifth, third)):
+                client.send(HELLO)
+                assert (await client.answer()).status == 200
+                assert await gone.rest() == b""
+            first.send(HELLO)
+            assert (await first.answer()).status == 200
+        assert bench.server.connections <= 3
+
+
+async def test_connections_that_asked_nothing_yet_keep_their_places(serve: Serve) -> None:
+    bench = await serve(connections=2)
+    async with bench.client() as first, bench.client() as second:
+        async with bench.client() as third:
+            third.send(HELLO)
+            assert (await third.answer()).status == 503
+        for client in (first, second):
+            client.send(HELLO)
+            assert (await client.answer()).status == 200
 
 
 async def test_client_that_never_reads_is_cut(serve: Serve) -> None:

@@ -313,8 +313,16 @@ class Connection(asyncio.Protocol):
             self._current is None and not self._waiting and not self._closing and self._reader.phase == HEAD
         )
 
+    @property
+    def idle_since(self) -> float:
+        """When its last answer was out (plus a constant); infinite while anything is under way or unsent, and
+        before its first request."""
+        if not self._sent or not self.idle or self._reader.head or self.buffered:
+            return inf
+        return self._reader.deadline
+
     def close_idle(self) -> None:
-        """Close unless a request is being answered. Called when the server stops."""
+        """Close unless a request is being answered. Called when the server stops, or needs the place."""
         if self.idle:
             self._close(unread=False)
 

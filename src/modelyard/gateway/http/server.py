@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from heapq import nsmallest
+from math import inf
 from pathlib import Path
 
 import structlog
@@ -25,6 +27,8 @@ from modelyard.gateway.http.served import ServedExchange
 _log = structlog.get_logger(__name__)
 
 _TURNED_AWAY = 64  # connections over the limit that are told so at one time; the rest are cut unanswered
+_FOUND = 64  # idle connections that one search finds
+_SEARCH_AGAIN = 0.1  # seconds until the next one when there was none
 _RELIEF = 0.8  # the part of the buffer bound under which paused answers go on
 _BACKLOG = 2048
 
@@ -62,6 +66,8 @@ class Server:
         self._admit = admit
         self._render_error = render_error
         self._connections: set[Connection] = set()
+        self._idle: list[tuple[float, int, Connection]] = []  # found idle, and since when; the oldest last
+        self._search_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self._address = Address()
@@ -145,12 +151,34 @@ class Server:
         return Connection(self, self._loop)
 
     def enter(self, connection: Connection) -> bool:
-        """Count a new connection; False when it is one too many."""
+        """Count a new connection; False when it is one too many, and none that is kept for nothing can go."""
         open_now = len(self._connections)
         self._connections.add(connection)
+        if open_now < self.limits.connections or self._make_room():
+            return True
         if open_now >= self.limits.connections + _TURNED_AWAY:
             connection.cut()
-        return open_now < self.limits.connections
+        return False
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle for longest after an answer. Whether there was one."""
+        while self._idle or self._find_idle():
+            since, _, connection = self._idle.pop()
+            if connection.idle_since == since:  # else it was used, or closed
+                connection.close_idle()
+                return True
+        return False
+
+    def _find_idle(self) -> bool:
+        now = self._loop.time()
+        if now < self._search_at:
+            return False
+        idle = ((each.idle_since, id(each), each) for each in self._connections)
+        self._idle = nsmallest(_FOUND, (found for found in idle if found[0] < inf))
+        self._idle.reverse()
+        if not self._idle:
+            self._search_at = now + _SEARCH_AGAIN
+        return bool(self._idle)
 
     def leave(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
