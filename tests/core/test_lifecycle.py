@@ -141,6 +141,10 @@ OTHERS: dict[type, ev.Event] = {
     ev.PolicyChanged: ev.PolicyChanged(A, Policy(keep_alive=0.0)),
     ev.KeepAliveAsked: ev.KeepAliveAsked(A, 0.0),
     ev.Removed: ev.Removed(A),
+    ev.QueueBounded: ev.QueueBounded(1),
+    ev.Changed: ev.Changed(
+        (ev.Added(spec("new"), Policy(), need(60)), ev.PolicyChanged(A, Policy(pin=True)))
+    ),
     ev.LoadAsked: ev.LoadAsked(A),
     ev.UnloadAsked: ev.UnloadAsked(A),
     ev.ShutdownAsked: ev.ShutdownAsked(),

@@ -224,6 +224,16 @@ class Outside(RuleBasedStateMachine):
     def remove(self, model: str) -> None:
         self.post(ev.Removed(self.key(model)))
 
+    @rule(model=models, other=models, policy=policies, bound=st.integers(1, 20))
+    def change(self, model: str, other: str, policy: Policy, bound: int) -> None:
+        parts = (
+            ev.Added(spec(other, slots=2), policy),
+            ev.Removed(self.key(model), replaced_by=self.key(other)),
+            ev.PolicyChanged(self.key(other), policy),
+            ev.QueueBounded(bound),
+        )
+        self.post(ev.Changed(parts))
+
     @rule(model=models, evict=st.booleans())
     def ask_to_load(self, model: str, evict: bool) -> None:
         self.post(ev.LoadAsked(self.key(model), evict))

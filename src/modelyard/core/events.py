@@ -201,9 +201,25 @@ class KeepAliveAsked:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """The version goes: waiting requests are refused, running ones finish, then it leaves."""
+    """The version goes: waiting requests are refused, running ones finish, then it leaves. `replaced_by` is
+    the version that its model has from now on, which inherits what is known of the demand."""
 
     version: str
+    replaced_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueBounded:
+    """So many requests may wait in all from now on; those that wait already stay."""
+
+    bound: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """All of these at once: nothing is decided before the last of them has been taken."""
+
+    parts: tuple[DeviceAdded | Added | PolicyChanged | Removed | QueueBounded, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +273,8 @@ Event = (
     | PolicyChanged
     | KeepAliveAsked
     | Removed
+    | QueueBounded
+    | Changed
     | LoadAsked
     | UnloadAsked
     | ShutdownAsked

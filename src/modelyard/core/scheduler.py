@@ -64,6 +64,8 @@ class Scheduler:
             ev.PolicyChanged: self._handle_policy_changed,
             ev.KeepAliveAsked: self._handle_keep_alive_asked,
             ev.Removed: self._handle_removed,
+            ev.QueueBounded: self._handle_queue_bounded,
+            ev.Changed: self._handle_changed,
             ev.LoadAsked: self._handle_load_asked,
             ev.UnloadAsked: self._handle_unload_asked,
             ev.ShutdownAsked: self._handle_shutdown_asked,
@@ -322,10 +324,22 @@ class Scheduler:
         if version is None:
             return
         version.removed = True
-        step.deny(version, "model_removed", f"{version.spec.model} was removed")
+        fate = "removed"
+        successor = self.state.versions.get(event.replaced_by)
+        if successor is not None:
+            fate = f"replaced by {successor.key}"
+            successor.inherit(version)
+        step.deny(version, "model_removed", f"{version.spec.model} was {fate}")
         for instance in list(version.instances.values()):
-            instances.leave(step, instance, "removed")
+            instances.leave(step, instance, fate)
         step.look_at(version)
+
+    def _handle_queue_bounded(self, step: Step, event: ev.QueueBounded) -> None:
+        self.state.queue_bound = event.bound
+
+    def _handle_changed(self, step: Step, event: ev.Changed) -> None:
+        for part in event.parts:
+            self._handlers[type(part)](step, part)
 
     def _forget(self, step: Step, version: Version) -> None:
         if version.key in self.state.line:

@@ -280,6 +280,10 @@ class Version:
         self.heat = self.heat_now(now) + 1.0
         self.heat_at = self.last_used = now
 
+    def inherit(self, other: Version) -> None:
+        """It takes the place of another version: who asked for that one will ask for this one."""
+        self.heat, self.heat_at, self.last_used = other.heat, other.heat_at, other.last_used
+
     def turns(self, ahead: int) -> int:
         """Turns of service that `ahead` requests before one more take, at worst: ⌈ahead / slots⌉."""
         return -(-ahead // self.capacity)

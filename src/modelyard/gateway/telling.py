@@ -137,7 +137,11 @@ _SENTENCES: dict[str, Callable[[Json], str]] = {
     Kind.LOST: lambda r: f"{r['count']} records are missing here: the disk took none.",
     Kind.SHUTDOWN: lambda r: "The server began to shut down" + (" at once." if r["now"] else "."),
     Kind.MODEL_ADDED: lambda r: f"{r['model']} was added; an instance needs {_need(r['need'])}.",
-    Kind.MODEL_REMOVED: lambda r: f"{r['model']} was removed.",
+    Kind.MODEL_REMOVED: lambda r: (
+        f"{r['version']} was replaced by {r['replaced_by']}."
+        if "replaced_by" in r
+        else f"{r['model']} was removed."
+    ),
     Kind.POLICY: lambda r: f"The policy of {r['model']} was changed.",
     Kind.ARRIVED: _arrived,
     Kind.TURNED_AWAY: lambda r: f"The request was turned away before it was one for a model: {r['code']}.",

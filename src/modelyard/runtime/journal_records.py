@@ -111,7 +111,7 @@ class Encoder:
             ev.FetchFailed: self._fetch_failed,
             ev.DeviceAdded: self._device,
             ev.Added: self._added,
-            ev.Removed: lambda event: {"kind": Kind.MODEL_REMOVED, **_model(event.version)},
+            ev.Removed: self._removed,
             ev.PolicyChanged: lambda event: {"kind": Kind.POLICY, **_model(event.version)},
             ev.LoadAsked: lambda event: {
                 "kind": Kind.LOAD_ASKED,
@@ -174,8 +174,10 @@ class Encoder:
             decision = _decision(event.request, actions)
             actions = [action for action in actions if action is not decision]
             yield self._arrived(event, decision, api, queued)
-        elif (encode := self._events.get(type(event))) is not None and not _went_well(event):
-            yield encode(event)
+        else:
+            for part in event.parts if isinstance(event, ev.Changed) else (event,):
+                if (encode := self._events.get(type(part))) is not None and not _went_well(part):
+                    yield encode(part)
         for action in sorted(actions, key=_follows):
             if isinstance(action, ac.Note):
                 if (record := self._note(action)) is not None:
@@ -297,6 +299,10 @@ class Encoder:
         of = {**_model(spec.version), "engine": spec.engine, "slots": spec.slots}
         return {"kind": Kind.MODEL_ADDED, **of, "need": event.cached.bytes if event.cached else None}
 
+    def _removed(self, event: ev.Removed) -> Fields:
+        fields: Fields = {"kind": Kind.MODEL_REMOVED, **_model(event.version)}
+        return {**fields, "replaced_by": event.replaced_by} if event.replaced_by else fields
+
     def _unload_asked(self, event: ev.UnloadAsked) -> Fields:
         fields: Fields = {"kind": Kind.UNLOAD_ASKED, **_model(event.version), "now": event.now}
         return {**fields, "instance": event.instance} if event.instance else fields
@@ -340,7 +346,7 @@ _ALWAYS = frozenset(
             ev.FetchFailed,
             ev.DeviceAdded,
         ),
-        *(ev.Added, ev.Removed, ev.PolicyChanged, ev.LoadAsked, ev.UnloadAsked, ev.ShutdownAsked),
+        *(ev.Added, ev.Removed, ev.PolicyChanged, ev.Changed, ev.LoadAsked, ev.UnloadAsked, ev.ShutdownAsked),
     }
 )
 

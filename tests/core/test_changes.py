@@ -1,0 +1,60 @@
+"""Several changes at once: nothing is decided between them, and a new version takes the place of the old."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from core.yard import Yard, gpu, granted, need, of, refused, spec, started, stopped
+from modelyard.core import actions as ac
+from modelyard.core import events as ev
+from modelyard.core.types import Policy
+
+NEW = replace(spec("a"), digest="1" * 12)
+
+
+def test_nothing_is_decided_between_the_parts() -> None:
+    """The pin moves from a to b: for a moment neither is pinned, and c waits for the memory of one."""
+    yard = Yard(gpu(size=120))
+    a, b = yard.load("a", pin=True), yard.load("b", pin=True)
+    c = yard.add("c", patience=0.0)
+    yard.ask("r", c)
+    yard.pass_time(10.0)
+    assert "r" in yard.state.waiting
+    loose, pinned = Policy(), Policy(pin=True)
+    both = (ev.PolicyChanged(a, loose), ev.PolicyChanged(b, loose), ev.PolicyChanged(b, pinned))
+    assert stopped(yard.do(ev.Changed(both))) == ["a"]
+    assert yard.states(b) == ["ready"]
+
+
+def test_a_new_version_is_served_while_the_old_one_finishes_and_inherits_its_demand() -> None:
+    yard = Yard(gpu(size=120))
+    old = yard.load("a")
+    for request in ("r1", "r2"):
+        yard.ask(request, old)
+    yard.pass_time(3.0)
+    demand = yard.version(old).heat_now(yard.now)
+    parts = (ev.Added(NEW, Policy(), need(60)), ev.Removed(old, replaced_by=NEW.version))
+    out = yard.do(ev.Changed(parts))
+    assert refused(out) == {"r2": "model_removed"}
+    assert of(ac.Refuse, out)[0].message == f"a was replaced by {NEW.version}"
+    assert yard.version(NEW.version).heat_now(yard.now) == demand
+    assert yard.version(NEW.version).last_used == 0.0
+    assert yard.states(old) == ["draining"]
+    assert started(yard.do(ev.Arrived("r2", NEW.version, since=0.0))) == ["a"]
+    assert granted(yard.ready(NEW.version)) == ["r2"]
+    assert stopped(yard.finish("r1")) == ["a"]
+    yard.released(old)
+    assert old not in yard.state.versions
+
+
+def test_the_bound_of_all_queues_counts_for_who_comes_from_then_on() -> None:
+    yard = Yard()
+    a = yard.add("a")
+    for request in ("r1", "r2"):
+        yard.ask(request, a)
+    yard.do(ev.QueueBounded(2))
+    assert refused(yard.ask("r3", a)) == {"r3": "queue_full"}
+    yard.do(ev.QueueBounded(3))
+    assert refused(yard.ask("r4", a)) == {}
+    assert refused(yard.do(ev.QueueBounded(1))) == {}
+    assert len(yard.state.waiting) == 3
