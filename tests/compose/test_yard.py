@@ -28,6 +28,7 @@ from gateway.live_yard import (
     until,
 )
 from modelyard import compose, config, foreground
+from modelyard.compose import ahead
 from modelyard.config.problems import ConfigErrors
 from modelyard.engines.base import Files
 from modelyard.errors import ConfigError, ModelNotFound
@@ -61,7 +62,7 @@ class TestPreload:
         """What does not fit beside those before it is left for the first request."""
         async with live_yard({name: fake() for name in "abc"}, preload=["a", "b", "c"]) as yard:
             await loaded(yard, "a", "b")
-            await until(lambda: not yard.yard._preloading)
+            await until(lambda: not yard.yard.ahead._loading)
             assert yard.state.sequence == 2
             assert not yard.notes("leave")
             assert (await yard.chat("c")).status == 200
@@ -103,13 +104,13 @@ class TestWhatRunsBeside:
     async def test_demand_is_counted_once_when_the_end_comes_during_a_record(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(compose, "DEMAND_EVERY", 0.01)
+        monkeypatch.setattr(ahead, "DEMAND_EVERY", 0.01)
         async with live_yard({"a": fake()}) as yard:
             disk = yard.driver.footprints = SlowDisk()
             assert (await yard.chat("a")).status == 200
             await until(disk.writing.is_set)
             closing = asyncio.create_task(yard.yard.close())
-            await until(yard.yard._ending.is_set)
+            await until(yard.yard.ahead._ending.is_set)
             disk.written.set()
             await closing
             assert disk.demand() == {"a": pytest.approx(1.0)}
@@ -131,7 +132,8 @@ class TestWhatRunsBeside:
                 raise OSError("no demand")
 
         with short_folder() as folder:
-            yard = await compose.build(config.load(None, sections(folder, {"a": fake()})))
+            text = sections(folder, {"a": fake()}, preload="auto")
+            yard = await compose.build(config.load(None, text))
             yard.driver.footprints = NoDemand()
             try:
                 with capture_logs() as logs:

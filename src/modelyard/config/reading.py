@@ -6,6 +6,7 @@ Filled by `load`; asked by whoever reads a configuration anew while it is served
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +26,9 @@ class Reading:
     def see(self, path: Path, found: os.stat_result | None) -> None:
         """A file is read now, or is not there."""
         self._files[path] = None if found is None else _stamp(found)
-        if found is not None:
-            self._newest = max(self._newest, found.st_ctime)
-            if self.check is not None:
-                self.check(path, found)
+        self._newest = max(self._newest, time.time() if found is None else found.st_ctime)
+        if found is not None and self.check is not None:
+            self.check(path, found)
 
     def glob(self, folder: Path, pattern: str) -> list[Path]:
         """The files that an `include` with a pattern names now."""
@@ -38,7 +38,7 @@ class Reading:
 
     @property
     def changed_at(self) -> float:
-        """When one of the files changed last (seconds since the epoch)."""
+        """When one of the files changed last (seconds since the epoch): now, if one is not there."""
         return self._newest
 
     def unchanged(self) -> bool:

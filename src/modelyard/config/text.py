@@ -86,8 +86,7 @@ def retype(value: object) -> object:
 def _text_of(path: Path | None, reading: Reading) -> str:
     assert path is not None
     try:
-        if reading.check is not None:
-            reading.check(path, path.stat())  # to open a pipe may take for ever
+        reading.see(path, path.stat())  # before it is opened: to open a pipe may take for ever
         with path.open("rb") as file:
             reading.see(path, os.fstat(file.fileno()))
             raw = file.read(LARGEST_FILE + 1)

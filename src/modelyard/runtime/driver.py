@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import count
 from secrets import token_hex
@@ -26,6 +26,7 @@ from modelyard.errors import (
     BrokenPromise,
     InternalError,
     ModelNotFound,
+    ModelRemoved,
     ModelyardError,
     StoreError,
     by_code,
@@ -74,7 +75,7 @@ class Driver:
         self.check_failures = 0
         self.on_note: Callable[[ac.Note], None] | None = None
         self.timing: Duration | None = None  # how long the scheduler takes
-        self._recheck = recheck
+        self.recheck = recheck  # seconds between two looks at the devices, at most
         self._check = check
         self._loop = asyncio.get_running_loop()
         self.observer = Observer(
@@ -123,7 +124,7 @@ class Driver:
         for device in self.devices.all:
             self.post(ev.DeviceAdded(device))
         await self.observer.look()
-        self._watch = asyncio.create_task(self.observer.watch(self._recheck))
+        self._watch = asyncio.create_task(self.observer.watch(lambda: self.recheck))
         return reaped
 
     async def examine(self, entry: Entry) -> None:
@@ -145,7 +146,12 @@ class Driver:
     def add(self, entry: Entry) -> None:
         """Make a version known that was examined; its files are used if they are in the cache."""
         self.entries[entry.spec.version] = entry
-        self.post(ev.Added(entry.spec, entry.policy, entry.estimate if entry.files is not None else None))
+        self.post(entry.added())
+
+    def change(self, event: ev.Changed, entries: Iterable[Entry]) -> None:
+        """Take several changes as one; `entries` are the versions that it adds."""
+        self.entries.update((entry.spec.version, entry) for entry in entries)
+        self.post(event)
 
     def remove(self, version: str) -> None:
         """Refuse who waits, let what runs finish, then forget the version."""
@@ -231,7 +237,7 @@ class Driver:
                 self._execute[type(action)](action)
             except Exception:  # those behind it are decided as well
                 self._tell_failure("action.failed", action=repr(action))
-        if isinstance(event, ev.Removed | ev.Released):
+        if isinstance(event, ev.Removed | ev.Changed | ev.Released):
             self._forget_removed()
         if self._check is not None:
             try:
@@ -390,6 +396,10 @@ class Driver:
             raise BrokenPromise(
                 f"{entry.spec.model} was not ready within {entry.policy.max_wait:g} s"
             ) from None
+        except ModelRemoved:
+            if entry.successor is None:
+                raise
+            return await self.load(entry.successor.spec.version, evict=evict, wait=wait)
         finally:
             if asked in (left := self._asks.get(version, [])):
                 left.remove(asked)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from modelyard.core.events import Added
 from modelyard.core.types import Need, Policy, Spec
 from modelyard.engines.base import Engine, Files, Profile
 
@@ -14,7 +15,8 @@ from modelyard.engines.base import Engine, Files, Profile
 class Entry:
     """A version as the driver runs it. `files` is None until they lie in the cache; `problem` says why those
     that lie there cannot be used; `estimate` is its need as far as the files on this machine told when
-    it was added, None where they were elsewhere; `paths` are the API paths that its engine answers."""
+    it was added, None where they were elsewhere; `paths` are the API paths that its engine answers.
+    `successor` is the version that its model has now, once this one was replaced."""
 
     spec: Spec
     policy: Policy
@@ -23,10 +25,15 @@ class Entry:
     files: Files | None = None
     problem: str = ""
     estimate: Need | None = None
+    successor: Entry | None = field(default=None, repr=False)
     paths: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.paths = self.engine.paths(self.spec)
+
+    def added(self) -> Added:
+        """What the scheduler is told when it comes: its files are used if they are in the cache."""
+        return Added(self.spec, self.policy, self.estimate if self.files is not None else None)
 
 
 @dataclass(frozen=True, slots=True)

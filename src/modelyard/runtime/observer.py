@@ -45,10 +45,10 @@ class Observer:
         for seen in await self._look():
             self._post(DeviceSeen(seen.device, seen.total, seen.free, seen.ours))
 
-    async def watch(self, every: float) -> None:
-        """Look every `every` seconds, until cancelled: foreign memory comes and goes."""
+    async def watch(self, every: Callable[[], float]) -> None:
+        """Look every so many seconds, until cancelled: foreign memory comes and goes."""
         while True:
-            await asyncio.sleep(every)
+            await asyncio.sleep(every())
             try:
                 await self.look()
             except Exception:  # one bad look must not end the watch

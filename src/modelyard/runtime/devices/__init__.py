@@ -7,7 +7,7 @@ slow) and pins. It measures and decides nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -69,11 +69,33 @@ class Devices:
                 self._declared = Declared(declared, pools)
                 self._sources.append(self._declared)
                 found += [(self._declared, one) for one in self._declared.found()]
-            self.all = tuple(_device(source.kind, one, settings.get(one.id)) for source, one in found)
+            self._found = [(source.kind, one) for source, one in found]
+            self.all = tuple(_device(kind, one, settings.get(one.id)) for kind, one in self._found)
         except BaseException:
             self.close()
             raise
         self._source_of = {one.id: source for source, one in found}
+
+    def changed(self, settings: Mapping[str, DeviceSetting]) -> tuple[Device, ...]:
+        """Those devices that other settings make different from now, as they would be. The declared ones are
+        the same. Raises ConfigError (`devices.<id>`), as `discover` does."""
+        _check(settings, [one for kind, one in self._found if kind is not DeviceKind.DECLARED])
+        others = []
+        for (kind, one), device in zip(self._found, self.all, strict=True):
+            setting = settings.get(one.id)
+            pooled = kind is DeviceKind.DECLARED and setting is not None and setting.memory
+            other = _device(kind, replace(one, total=pooled) if pooled else one, setting)
+            if other != device:
+                others.append(other)
+        return tuple(others)
+
+    def take(self, changed: Sequence[Device]) -> None:
+        """Have these be as `changed` said."""
+        others = {device.id: device for device in changed}
+        self.all = tuple(others.get(device.id, device) for device in self.all)
+        for device in changed:
+            if self._declared is not None and device.kind is DeviceKind.DECLARED:
+                self._declared.resize(device.id, device.total)
 
     def look(self, pids: Mapping[str, Sequence[int]]) -> list[Seen]:
         """Every device's memory now; `pids` are the live processes of each instance. Blocks for some

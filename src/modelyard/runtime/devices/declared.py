@@ -38,9 +38,14 @@ class Declared:
         self._lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.pools = made.rename(parent / f"{_PREFIX}{made.name.removeprefix('.modelyard-')}")
-        for device, size in self._sizes.items():
+        for device, size in sizes.items():
             (self.pools / device).mkdir()
-            (self.pools / device / "size").write_text(str(size))
+            self.resize(device, size)
+
+    def resize(self, device: str, size: int) -> None:
+        """Have a device be of so many bytes; nobody who holds some loses any."""
+        self._sizes[device] = size
+        (self.pools / device / "size").write_text(str(size))
 
     def found(self) -> list[Found]:
         return [Found(device, "declared", size, 0) for device, size in self._sizes.items()]

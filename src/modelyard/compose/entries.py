@@ -1,0 +1,129 @@
+"""Models as they are run on this machine, and whether they ever fit on its devices.
+
+Used when a yard is built and when its configuration changes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+from modelyard.config import Config, ConfigErrors, Model, Problem
+from modelyard.core.memory import DeviceLedger
+from modelyard.core.placement import fit_together, in_units, never_fits
+from modelyard.core.types import DeviceKind, Need, Spec
+from modelyard.engines import registry
+from modelyard.engines.base import Engine, Profile
+from modelyard.runtime.devices import Devices
+from modelyard.runtime.entries import Entry
+from modelyard.store import Store
+from modelyard.store.local import absent
+
+
+def entries_of(config: Config, models: Iterable[Model], devices: Devices, store: Store) -> dict[str, Entry]:
+    """These models, by name. Raises ConfigErrors with what is wrong with any of them. Reads from the disk."""
+    entries: dict[str, Entry] = {}
+    problems: list[Problem] = []
+    for model in models:
+        try:
+            entries[model.spec.model] = _entry(config, model, devices, store)
+        except ConfigErrors as error:
+            problems += error.problems
+    if problems:
+        raise ConfigErrors(problems)
+    return entries
+
+
+def check_placements(
+    config: Config, entries: Collection[Entry], devices: Mapping[str, DeviceLedger], new: Collection[str]
+) -> None:
+    """Raise ConfigErrors for models that no device can ever hold, and for those that have to stay and do
+    not fit together, as far as their files are on this machine. `entries` are all that there will be, `new`
+    names those that may be to blame."""
+    problems = []
+    for entry in entries:
+        if entry.spec.model not in new or entry.estimate is None:
+            continue
+        never = never_fits(entry.estimate, entry.spec, devices)
+        if never is not None:
+            message = f"needs {in_units(never.need)} and can never fit: {never.reason}"
+            problems.append((f"models.{entry.spec.model}", message))
+    if not problems:
+        problems = _kept_in_vain(entries, new, devices)
+    if problems:
+        raise config.failure(problems)
+
+
+def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entry:
+    """The model as it is run here. Raises ConfigErrors with the path of what cannot be."""
+    profile = config.profiles[model.spec.engine]
+    engine = registry.load()[profile.type]
+    spec = _on_devices(model.spec, profile, devices)
+    problems = [(f"{model.path}.{path}", message) for path, message in engine.problems(spec, profile)]
+    problems += _misplaced(model, spec, devices)
+    problems += _bad_sources(model, spec, engine, store)
+    if problems:
+        raise config.failure(problems)
+    on_path = {program: shutil.which(program) for program in engine.programs}
+    found = {program: path for program, path in on_path.items() if path is not None}
+    return Entry(spec, model.policy, engine, replace(profile, found=found))
+
+
+def _kept_in_vain(
+    entries: Iterable[Entry], new: Collection[str], devices: Mapping[str, DeviceLedger]
+) -> list[tuple[str, str]]:
+    """Models that are always to be there, yet do not fit together: the fewest of them, with their sums."""
+    kept: dict[str, tuple[int, Need, Spec]] = {}
+    for entry in entries:
+        copies = max(entry.policy.min_replicas, int(entry.policy.pin))
+        if copies and entry.estimate is not None:
+            kept[entry.spec.model] = (copies, entry.estimate, entry.spec)
+
+    def fits(names: Iterable[str]) -> bool:
+        return fit_together([kept[name][1:] for name in names for _ in range(kept[name][0])], devices)
+
+    if fits(kept):
+        return []
+    clash = list(kept)
+    for name in kept:
+        if not fits(fewer := [other for other in clash if other != name]):
+            clash = fewer
+    if not any(name in new for name in clash):
+        return []  # known before, and not this one's doing
+    sums = {name: kept[name][0] * kept[name][1].bytes for name in clash}
+    parts = " + ".join(f"{name} {in_units(size)}" for name, size in sums.items())
+    budgets = ", ".join(f"{name} {in_units(account.device.budget)}" for name, account in devices.items())
+    message = (
+        "has to stay loaded (pin, min_replicas), and what has to does not fit together: "
+        f"{parts} = {in_units(sum(sums.values()))}; the budgets are {budgets}"
+    )
+    return [(f"models.{name}", message) for name in clash]
+
+
+def _on_devices(spec: Spec, profile: Profile, devices: Devices) -> Spec:
+    """A spec that names no device may use any accelerator, or host RAM where there is none."""
+    chosen = spec.devices or profile.devices
+    if not chosen and all(device.kind is DeviceKind.RAM for device in devices.all):
+        chosen = ("ram",)
+    return replace(spec, devices=chosen)
+
+
+def _misplaced(model: Model, spec: Spec, devices: Devices) -> list[tuple[str, str]]:
+    known = {device.id for device in devices.all}
+    return [
+        (f"{model.path}.devices", f"there is no device {name!r}; there are {', '.join(sorted(known))}")
+        for name in spec.devices
+        if name not in known
+    ]
+
+
+def _bad_sources(model: Model, spec: Spec, engine: Engine, store: Store) -> list[tuple[str, str]]:
+    """Sources that cannot work: a local file that is not there, a scheme that nobody knows."""
+    problems = []
+    for role, source in engine.sources(spec).items():
+        problem = store.problem(source) or absent(source)
+        if problem is not None:
+            where = "source" if role == "model" else f"parameters.{role}"
+            problems.append((f"{model.path}.{where}", problem))
+    return problems

@@ -1,0 +1,215 @@
+"""A whole yard: made from a configuration, listening from `start` until `stop` or `close`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from modelyard.compose.ahead import Ahead
+from modelyard.compose.entries import check_placements, entries_of
+from modelyard.config import Config, ConfigErrors, Model, Problem
+from modelyard.config.listen import cannot_listen, is_loopback
+from modelyard.core import invariants
+from modelyard.core.scheduler import Scheduler
+from modelyard.core.types import Address
+from modelyard.gateway.api import render
+from modelyard.gateway.app import build_app
+from modelyard.gateway.auth import Gate
+from modelyard.gateway.explain import with_ids
+from modelyard.gateway.http.limits import Limits
+from modelyard.gateway.http.server import Server
+from modelyard.gateway.inference import Inference
+from modelyard.gateway.names import Names
+from modelyard.gateway.serve import Service
+from modelyard.gateway.snapshot import Snapshot
+from modelyard.launchers.local import LocalLauncher
+from modelyard.runtime.devices import Devices
+from modelyard.runtime.driver import Driver
+from modelyard.runtime.files import StoreFiles
+from modelyard.runtime.footprints import FileFootprints
+from modelyard.runtime.journal import Journal
+from modelyard.store import Store
+from modelyard.telemetry.metrics import Metrics
+
+LAST_WORDS = 1.0  # seconds in which an answer that was cut at the end is told why
+
+
+class Yard:
+    """A configured Modelyard: made by `build`, listens from `start` until `stop` or `close`."""
+
+    def __init__(
+        self, config: Config, driver: Driver, store: Store, names: Names, metrics: Metrics, server: Server
+    ) -> None:
+        self.config = config
+        self.store = store
+        self.driver = driver
+        self.names = names
+        self.metrics = metrics
+        self.server = server
+        self.reaped: list[str] = []
+        self.ahead = Ahead(driver, names, metrics)
+        self._adding = asyncio.Lock()
+
+    async def start(self) -> Address:
+        """Reap leftovers, look at the devices, listen, and preload. Returns where it listens. Raises
+        ConfigErrors for models that can never fit, and when it cannot listen."""
+        self.reaped = await self.driver.open()
+        for entry in self.names.all():
+            await self.driver.examine(entry)
+        entries = self.names.all()
+        devices = self.driver.scheduler.state.ledger.devices
+        check_placements(self.config, entries, devices, {entry.spec.model for entry in entries})
+        for entry in self.names.all():
+            self.driver.add(entry)
+        await self._listen()
+        self.ahead.start(self.config)
+        return self.server.address
+
+    async def _listen(self) -> None:
+        setting = self.config.server
+        try:
+            if setting.unix:
+                if await _answers(setting.unix):  # else what lies there was left behind, and is replaced
+                    message = f"{setting.unix} is in use by another server: stop that, or name another path"
+                    raise self.config.failure([("server.unix", message)])
+                await self.server.start(Address(path=str(setting.unix)))
+            else:
+                await self.server.start(Address(host=setting.host, port=setting.port))
+        except OSError as error:
+            raise self.config.failure([cannot_listen(setting, error)]) from error
+
+    async def add_model(self, config: Config, model: Model) -> None:
+        """Serve one more model from now on, and load it if it is to be preloaded; `config` is the one it was
+        read from. Raises ConfigErrors, also for a name that is taken and for a model that can never fit; then
+        nothing has changed."""
+        async with self._adding:
+            taken = {
+                name
+                for entry in self.names.all()
+                for name in (entry.spec.model, *self.names.aliases_of(entry))
+            }
+            clash = next((name for name in (model.spec.model, *model.aliases) if name in taken), None)
+            if clash is not None:
+                message = f"'{clash}' is a name of a model that is served; remove that first"
+                raise ConfigErrors([Problem(model.path, message)])
+            (entry,) = entries_of(config, [model], self.driver.devices, self.store).values()
+            await self.driver.examine(entry)
+            devices = self.driver.scheduler.state.ledger.devices
+            check_placements(config, [*self.names.all(), entry], devices, [model.spec.model])
+            self.driver.add(entry)
+            self.names.add(entry, model.aliases)
+            if entry.policy.preload:
+                self.ahead.load([entry])
+
+    def remove_model(self, name: str) -> None:
+        """Stop serving a model: who waits is refused, what runs finishes. Raises ModelNotFound."""
+        entry = self.names.remove(name)
+        self.driver.remove(entry.spec.version)
+
+    async def stop(self, grace: float) -> None:
+        """Let what runs finish for `grace` seconds, then stop everything."""
+        self.ahead.stop_loading()
+        try:
+            async with asyncio.TaskGroup() as both:
+                # The driver's cut comes first: then whoever is cut off is told so, instead of losing the
+                # connection.
+                both.create_task(self.server.stop(grace + LAST_WORDS))
+                both.create_task(self.driver.shut_down(grace))
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Stop everything now; whoever is cut off is told so first. Idempotent."""
+        async with AsyncExitStack() as undo:  # what fails does not keep the others from it
+            undo.push_async_callback(asyncio.to_thread, self.store.close)
+            undo.push_async_callback(self.driver.close)
+            undo.push_async_callback(self.server.close_now)
+            self.driver.cut_off()
+            if self.server.connections:
+                await self.server.stop(LAST_WORDS)
+            await self.ahead.close()
+
+
+async def build(config: Config, *, check_invariants: bool = False) -> Yard:
+    """Make a yard. Raises ConfigErrors for what cannot be run on this machine; nothing is started yet."""
+    data = config.server.data_dir
+    with ExitStack() as undo:
+        with _data_folder(config):
+            data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            store = Store(data / "store")
+            undo.callback(store.close)
+            footprints = FileFootprints(data / "footprints.json")
+        devices = Devices.discover(config.devices, os.environ)
+        undo.callback(devices.close)
+        names = Names()
+        entries = entries_of(config, config.models, devices, store)
+        for model in config.models:
+            names.add(entries[model.spec.model], model.aliases)
+        driver = Driver(
+            Scheduler(queue_bound=config.server.queue_bound),
+            LocalLauncher(data),
+            devices,
+            StoreFiles(store),
+            footprints,
+            recheck=config.recheck,
+            journal=Journal(data / "journal", config.journal) if config.journal else None,
+            check=invariants.check if check_invariants else None,
+        )
+        metrics = Metrics()
+        driver.on_note = metrics.count
+        driver.timing = metrics.scheduler
+        yard = Yard(config, driver, store, names, metrics, _server(config, driver, names, metrics))
+        undo.pop_all()
+    return yard
+
+
+async def _answers(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket."""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+@contextmanager
+def _data_folder(config: Config) -> Iterator[None]:
+    """Turns what the data folder refuses into ConfigErrors that name it."""
+    try:
+        yield
+    except OSError as error:
+        data = config.server.data_dir
+        where = f"{error.filename}: " if error.filename not in (None, str(data)) else ""
+        message = (
+            f"the folder {data} cannot be used ({where}{error.strerror or error}); "
+            "name one that this user can write, or make it so"
+        )
+        raise config.failure([("server.data_dir", message)]) from error
+
+
+def _server(config: Config, driver: Driver, names: Names, metrics: Metrics) -> Server:
+    """The gateway: inference lanes, control surface, and the checks in front of both."""
+    gate = _gate(config)
+    service = Service(driver, metrics, heartbeat_after=config.server.heartbeat_after)
+    inference = Inference(service, names, gate, driver, Snapshot(driver, names))
+    app = build_app(driver, names, config, metrics)
+    render_error = with_ids(driver, render)
+    return Server(
+        inference.handler_for,
+        app,
+        Limits(**asdict(config.server.limits)),
+        admit=gate.admit,
+        render_error=render_error,
+    )
+
+
+def _gate(config: Config) -> Gate:
+    setting = config.server
+    local = setting.unix is not None or is_loopback(setting.host)
+    hosts = (*setting.allowed_hosts, setting.host) if local else setting.allowed_hosts
+    return Gate(config.keys, hosts=hosts, origins=setting.allowed_origins, local=local)
