@@ -167,6 +167,22 @@ class TestGenerate:
                 assert (answer.message, answer.body["error"]["param"]) == (said, name)
             assert yard.state.sequence == 0
 
+    async def test_refuses_fields_that_nobody_would_honour(self) -> None:
+        wrong = [("temprature", "`temperature`"), ("streaming", "`stream`"), ("chat_template_kwargs", "")]
+        async with live_yard({"a": fake()}) as yard:
+            for name, near in wrong:
+                answer = await yard.post("/generate", {"model": "a", "prompt": "hi", name: 1})
+                assert (answer.status, answer.code) == (400, "invalid_request"), name
+                assert answer.message.startswith(f"`{name}` is no field that /generate takes for a.")
+                assert near in answer.message
+                assert answer.body["error"]["param"] == name
+            long = await yard.post("/generate", {"model": "a", "prompt": "hi", "x" * 100_000: 1})
+            assert (long.status, len(long.message) < 200) == (400, True)
+            assert yard.state.sequence == 0
+            more = {"temperature": 0, "top_k": 1, "stop": None, "user": "me", "logprobs": None}
+            answer = await yard.post("/generate", {"model": "a", "prompt": "hi", "max_tokens": 2, **more})
+            assert answer.body["text"] == expected_text("a", "hi", 2)
+
     async def test_passes_on_what_the_engine_refuses(self) -> None:
         async with live_yard({"a": fake(parameters={"context": 8})}) as yard:
             answer = await yard.post("/generate", {"model": "a", "prompt": "hi " * 20})

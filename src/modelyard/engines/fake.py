@@ -53,6 +53,7 @@ class FakeEngine(LlamaHttp):
 
     type: ClassVar[str] = "fake"
     programs: ClassVar[tuple[str, ...]] = ()
+    chat_fields: ClassVar[frozenset[str]] = LlamaHttp.chat_fields | {"fake"}
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         options = spec.parameters

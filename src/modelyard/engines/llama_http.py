@@ -22,6 +22,10 @@ class LlamaHttp:
         {
             *("top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n", "n_keep"),
             *("mirostat", "mirostat_tau", "mirostat_eta"),
+            *("dynatemp_range", "dynatemp_exponent", "xtc_probability", "xtc_threshold", "top_n_sigma"),
+            *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n"),
+            *("dry_sequence_breakers", "samplers", "min_keep", "grammar", "json_schema", "ignore_eos"),
+            *("cache_prompt", "n_discard", "t_max_predict_ms"),
             *("chat_template_kwargs", "thinking_budget_tokens"),
         }
     )

@@ -1,11 +1,15 @@
 """`POST /generate`: the shortest way to some text. JSON in (`model`, `prompt`, `stream`, `max_tokens`,
 `load`), JSON out (`text`, `usage`, `model`); as a stream, SSE events with the same fields, and `[DONE]`.
 
-Called by the inference lanes. It writes the engine's completions request, and reshapes its answers; all else
-(`temperature`, `stop`, `seed`, …) is passed on under its own name.
+Called by the inference lanes. It writes the engine's completions request, and reshapes its answers. All else
+that OpenAI's completions and the engine honour (`temperature`, `top_k`, …) is passed on under its own name;
+any other field is refused.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
 
 import orjson
 
@@ -16,6 +20,14 @@ from modelyard.runtime.entries import Entry
 from modelyard.wire.json_head import Head
 
 OURS = frozenset({"model", "prompt", "stream", "max_tokens", "load"})
+OPENAIS = frozenset(
+    {
+        *("temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias"),
+        "user",
+    }
+)
+CHATS = frozenset({"chat_template_kwargs", "thinking_budget_tokens"})  # of an engine's, for its chat alone
+LONGEST = 60  # characters of a field's name that are compared and repeated
 
 
 def demand_of(entry: Entry, head: Head) -> Demand:
@@ -30,7 +42,8 @@ def demand_of(entry: Entry, head: Head) -> Demand:
     load = value.get("load", True)
     if not isinstance(load, bool):
         raise InvalidRequest("`load` has to be true or false.", param="load")
-    body: dict[str, object] = {key: field for key, field in value.items() if key not in OURS}
+    body = {key: field for key, field in value.items() if key not in OURS and field is not None}
+    _check_names(body, OPENAIS | (entry.engine.chat_fields - CHATS), entry)
     body.update(
         model=entry.engine.model_name(entry.spec) or entry.spec.model,
         prompt=prompt,
@@ -57,6 +70,17 @@ def demand_of(entry: Entry, head: Head) -> Demand:
         reshape=whole,
         reshape_events=lambda: events,
     )
+
+
+def _check_names(body: Mapping[str, object], known: frozenset[str], entry: Entry) -> None:
+    """Raises InvalidRequest for a field that is not `known`, with those of a near name."""
+    for name in body:
+        if name not in known:
+            shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}…"
+            near = get_close_matches(shown, known | OURS, n=2)
+            hint = f"Did you mean {' or '.join(f'`{other}`' for other in near)}?" if near else ""
+            said = f"`{shown}` is no field that /generate takes for {entry.spec.model}. {hint}"
+            raise InvalidRequest(said.strip(), param=shown)
 
 
 def _reshape(answer: dict[str, object], model: str) -> bytes:

@@ -121,9 +121,19 @@ class Detokenize(Asked):
 
 
 class Generate(Streaming):
+    """Any field but these and those that the model's engine has beyond them is refused by its name."""
+
     prompt: str
     max_tokens: int = Field(default=256, ge=1)
     load: bool = Field(default=True, description="false: 409 rather than load a model that is not running.")
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | list[Any] | None = None
+    user: str | None = Field(default=None, description="Ignored.")
 
 
 class Message(Asked):
