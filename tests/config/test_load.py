@@ -267,7 +267,7 @@ def test_included_files_join_and_keep_their_folders(tmp_path: Path) -> None:
         "include: more/c.yaml\nmodels:\n  b: {engine: fake, source: ./b.gguf}\npreload: [b]\n"
     )
     (tmp_path / "conf.d" / "more" / "c.yaml").write_text(
-        "include: ../../c.yaml\nmodels: {c: {engine: fake, source: ../c.gguf}}\n"
+        "include: ../*.yaml\nmodels: {c: {engine: fake, source: ../c.gguf}}\n"
         "keys: [{name: c, key: cc, scopes: admin}]\n"
     )
     config = load(tmp_path / "c.yaml", environ=HOME)

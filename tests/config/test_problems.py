@@ -36,7 +36,9 @@ def problems(content: str, path: Path | None = None, **environ: str) -> ConfigEr
         ("models: [a]", "models", "must be a mapping"),
         ("keys: {a: b}", "keys", "must be a list"),
         ("models: {' a': {engine: fake}}", "models. a", "is not a name"),
-        ("models: {a@1: {engine: fake}}", "models.a@1", "is not a name"),
+        ("models: {a@1: {engine: fake}}", "models.a@1", "a version's digest"),
+        ("models: {a: {engine: fake, aliases: [x@1]}}", "models.a.aliases[0]", "a version's digest"),
+        ("models: {a: {engine: fake, aliases: [x y]}}", "models.a.aliases[0]", "is not a name; use letters"),
         ("models: {a: {engine: fake, slots: 0}}", "models.a.slots", "must be between 1 and"),
         ("models: {a: {engine: fake, slots: true}}", "models.a.slots", "is not a whole number"),
         ("models: {a: {engine: fake, slots: 1.5}}", "models.a.slots", "is not a whole number"),
@@ -213,6 +215,16 @@ def test_a_model_in_two_files_names_both(tmp_path: Path) -> None:
     assert str(error) == (
         f"models.a: is defined twice; the other one is at {tmp_path}/c.yaml:2 ({tmp_path}/b.yaml:3)"
     )
+
+
+def test_a_file_that_includes_itself(tmp_path: Path) -> None:
+    main, other = tmp_path / "c.yaml", tmp_path / "b.yaml"
+    error = problems("models: {a: {engine: fake}}\ninclude: [c.yaml]", main)
+    assert str(error) == f"include[0]: makes {main} include itself: {main} includes {main} ({main}:2)"
+    other.write_text("\ninclude: c.yaml\n")
+    error = problems("include: [b.yaml]", main)
+    way = f"{main} includes {other} includes {main}"
+    assert str(error) == f"include[0]: makes {main} include itself: {way} ({other}:2)"
 
 
 def test_a_section_of_one_file_only(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from modelyard.config.problems import Problem, join, near_miss
-from modelyard.config.schema import ModelSection, Root
+from modelyard.config.schema import NAME, ModelSection, Root
 from modelyard.config.text import Document
 from modelyard.config.values import nearest
 
@@ -80,7 +80,7 @@ def _problem(detail: ErrorDetails, positions: Mapping[str, str]) -> Problem:
 def _sentence(detail: ErrorDetails, is_name: bool) -> str:
     kind, location = detail["type"], detail["loc"]
     if is_name:
-        return "is not a name; use letters, digits and . _ : / + - (a variable's: letters, digits, _)"
+        return _no_name(location)
     if kind == "extra_forbidden":
         return _unknown(location)
     if kind == "value_error":
@@ -88,8 +88,16 @@ def _sentence(detail: ErrorDetails, is_name: bool) -> str:
     if kind == "literal_error":
         return f"must be {detail['ctx']['expected']}"
     if kind == "string_pattern_mismatch":
-        return f"does not match {detail['ctx']['pattern']}"
+        pattern = detail["ctx"]["pattern"]
+        return _no_name(location) if pattern == NAME else f"does not match {pattern}"
     return _SENTENCES.get(kind, detail["msg"])
+
+
+def _no_name(location: tuple[int | str, ...]) -> str:
+    said = "is not a name; use letters, digits and . _ : / + -"
+    if location[0] == "models":
+        return f"{said} (an `@` would stand before a version's digest, as in `qwen@3f9a0c`)"
+    return f"{said} (a variable's: letters, digits, _)"
 
 
 def _unknown(location: tuple[int | str, ...]) -> str:

@@ -103,23 +103,28 @@ def _text_of(path: Path | None, reading: Reading) -> str:
 
 
 class _Joiner:
-    """Reads files and joins them into one document; each file is read once."""
+    """Reads files and joins them into one document; each file is read once. `_open` are those that are being
+    read: each but the first is included by the one before it."""
 
     def __init__(self, whole: Document, environ: Mapping[str, str], reading: Reading) -> None:
         self._whole = whole
         self._environ = environ
         self._reading = reading
         self._seen: set[Path] = set()
+        self._open: list[Path] = []
 
     def add(self, path: Path | None, text: str) -> None:
         if path is not None:
             self._seen.add(path.resolve())
+            self._open.append(path.resolve())
         part = _Reader(path, self._environ).document(text)
         self._whole.problems += part.problems
         included = part.tree.pop("include", [])
         self._join(part)
         for name in self._includes(included, part.positions, path):
             self.add(name, _text_of(name, self._reading))
+        if path is not None:
+            self._open.pop()
 
     def _includes(self, value: object, positions: dict[str, Position], path: Path | None) -> list[Path]:
         names = [value] if isinstance(value, str) else value
@@ -134,6 +139,8 @@ class _Joiner:
             at = positions.get(f"include[{index}]", positions.get("include"))
             for file in found:
                 if file.resolve() in self._seen:
+                    if file.resolve() in self._open and not is_glob:
+                        self._refuse_circle(file.resolve(), f"include[{index}]", at)
                     continue
                 self._seen.add(file.resolve())
                 if not file.is_file():
@@ -145,6 +152,10 @@ class _Joiner:
                 else:
                     files.append(file)
         return files
+
+    def _refuse_circle(self, file: Path, path: str, at: Position | None) -> None:
+        way = [str(each) for each in (*self._open[self._open.index(file) :], file)]
+        self._whole.refuse(path, f"makes {file} include itself: {' includes '.join(way)}", at)
 
     def _join(self, part: Document) -> None:
         tree, positions = self._whole.tree, self._whole.positions
