@@ -32,6 +32,13 @@ class DeviceLedger:
         self._held: dict[str, tuple[int, int]] = {}  # own bytes of each instance, reserved and observed
         self._mapped: dict[str, tuple[int, set[str]]] = {}
 
+    def copy(self) -> DeviceLedger:
+        copied = DeviceLedger(self.device)
+        copied.foreign, copied.reserved, copied.excess = self.foreign, self.reserved, self.excess
+        copied._held = self._held.copy()
+        copied._mapped = {digest: (size, users.copy()) for digest, (size, users) in self._mapped.items()}
+        return copied
+
     @property
     def free(self) -> int:
         """Bytes that a new reservation may take now; negative when a foreigner took what was promised."""
@@ -133,6 +140,11 @@ class Ledger:
 
     def __init__(self) -> None:
         self.devices: dict[str, DeviceLedger] = {}
+
+    def copy(self) -> Ledger:
+        copied = Ledger()
+        copied.devices = {device: account.copy() for device, account in self.devices.items()}
+        return copied
 
     def add(self, device: Device) -> None:
         """Open an account. A device that is known already keeps what is booked on it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import exp2, inf
 from typing import NamedTuple
@@ -125,6 +125,15 @@ class Queue:
         self.count = 0
         self._turn = 0
 
+    def copy(self, copies: Mapping[str, Waiting]) -> Queue:
+        """The same queue of the `copies` of its requests, by name."""
+        copied = Queue()
+        copied._lanes = tuple(
+            deque(copies[waiting.request] for waiting in lane if not waiting.gone) for lane in self._lanes
+        )
+        copied.counts, copied.count, copied._turn = self.counts.copy(), self.count, self._turn
+        return copied
+
     def put(self, waiting: Waiting) -> None:
         """Append; a retry that is older than what waits goes before it."""
         lane = self._lanes[waiting.priority]
@@ -193,6 +202,11 @@ class Line:
 
     def __len__(self) -> int:
         return len(self._order)
+
+    def copy(self) -> Line:
+        copied = Line()
+        copied._order, copied._keys = self._order.copy(), self._keys.copy()
+        return copied
 
     def __contains__(self, version: str) -> bool:
         return version in self._keys

@@ -23,6 +23,11 @@ class Timers:
     def __len__(self) -> int:
         return len(self._when)
 
+    def copy(self) -> Timers:
+        copied = Timers()
+        copied._when, copied._heap = self._when.copy(), self._heap.copy()
+        return copied
+
     def set(self, key: Key, when: float) -> None:
         """Have `key` due at `when` (absolute seconds), whatever it was before."""
         before = self._when.get(key)

@@ -1,0 +1,266 @@
+"""A dry run with its conditions: what a scheduler would do about some events, and what that rests on.
+
+`plan` tries the events on a copy and lets a virtual clock run until nothing follows from them; the scheduler
+itself decides, so a plan knows every rule that there is. `changed` says which precondition of a plan holds no
+more. Both only read the scheduler that they are given.
+
+Cost: a copy (see `copying`), and at most `dryrun.EVENTS` events on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from json import dumps
+from typing import Any
+
+from modelyard.core import events as ev
+from modelyard.core.dryrun import Does, DryRun, PlannedStep, flat, named, only_asks
+from modelyard.core.outlook import Estimates
+from modelyard.core.readings import Fact, Precondition, Reading, may_use, order, read, wanted
+from modelyard.core.scheduler import Scheduler
+from modelyard.core.state import State
+
+COURSE = "what follows"
+USUAL = Estimates()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBytes:
+    """`before`: reserved and free bytes now; `after`: when the plan has been carried out."""
+
+    device: str
+    name: str
+    budget: int
+    reserved_before: int
+    reserved_after: int
+    free_before: int
+    free_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`events` are what to post to carry it out; the first `at_once` steps are done in that moment. `open`
+    says, for people, what the dry run could not know."""
+
+    events: tuple[ev.Event, ...]
+    estimates: Estimates
+    steps: tuple[PlannedStep, ...]
+    preconditions: tuple[Precondition, ...]
+    memory: tuple[DeviceBytes, ...]
+    at_once: int = 0
+    open: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Until its last step, as expected."""
+        return self.steps[-1].at if self.steps else 0.0
+
+    @property
+    def id(self) -> str:
+        """Names what it says and what it rests on."""
+        said = dumps([repr(self.events), self._content()], sort_keys=True)
+        return f"plan-{sha256(said.encode()).hexdigest()[:16]}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, **self._content()}
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "steps": [_step_json(step) for step in self.steps],
+            "preconditions": [
+                {"name": each.name, "value": each.value, "note": each.note} for each in self.preconditions
+            ],
+            "memory": [
+                {
+                    "device": each.device,
+                    "name": each.name,
+                    "budget": each.budget,
+                    "reserved": {"before": each.reserved_before, "after": each.reserved_after},
+                    "free": {"before": each.free_before, "after": each.free_after},
+                }
+                for each in self.memory
+            ],
+            "seconds": round(self.seconds, 3),
+            "open": list(self.open),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A precondition that holds no more."""
+
+    name: str
+    was: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: was {self.was}, is {self.now}"
+
+
+def plan(
+    scheduler: Scheduler, events: Sequence[ev.Event], now: float, *, estimates: Estimates = USUAL
+) -> Plan:
+    """What would follow if these events were posted at `now`, in this order. Nothing is changed."""
+    run = DryRun(scheduler, events, now, estimates)
+    readings = dict.fromkeys(_readings(scheduler.state, events, run, now))
+    return Plan(
+        tuple(events),
+        estimates,
+        tuple(run.steps),
+        tuple(read(scheduler, reading, now) for reading in readings),
+        tuple(_memory(scheduler, run.after)),
+        run.at_once,
+        tuple(run.open),
+    )
+
+
+def changed(plan_: Plan, scheduler: Scheduler, now: float) -> list[Change]:
+    """What the plan rests on and is different now; empty: posting its events at `now` does what it says.
+
+    The last of its preconditions is the plan itself: made anew, it has the same steps.
+    """
+    changes = differing(plan_, scheduler, now)
+    if not changes:
+        anew = DryRun(scheduler, plan_.events, now, plan_.estimates).steps
+        changes = list(_other_course(plan_.steps, anew))
+    return changes
+
+
+def differing(plan_: Plan, scheduler: Scheduler, now: float) -> list[Change]:
+    """The preconditions with another value now."""
+    pairs = ((each, read(scheduler, each.reading, now)) for each in plan_.preconditions)
+    return [Change(was.name, was.value, found.value) for was, found in pairs if was.value != found.value]
+
+
+def _other_course(planned: Sequence[PlannedStep], anew: Sequence[PlannedStep]) -> Iterator[Change]:
+    for number in range(max(len(planned), len(anew))):
+        was = planned[number] if number < len(planned) else None
+        found = anew[number] if number < len(anew) else None
+        if was is None or found is None or was.key != found.key:
+            yield Change(f"{COURSE}, step {number + 1}", _in_words(was), _in_words(found))
+            return
+
+
+def _in_words(step: PlannedStep | None) -> str:
+    if step is None:
+        return "nothing"
+    where = ", ".join(device for device, _ in step.bytes)
+    parts = (step.does.value, step.instance or step.model, f"on {where}" if where else "", step.code)
+    return " ".join(part for part in parts if part)
+
+
+# -- what a plan rests on -------------------------------------------------------------------------------
+
+
+def _readings(state: State, events: Sequence[ev.Event], run: DryRun, now: float) -> Iterator[Reading]:
+    """What was read for these steps, in the order that people want to know it."""
+    yield Reading(Fact.SERVER)
+    added = {event.spec.version: event for event in flat(events) if isinstance(event, ev.Added)}
+    at_once = _served_at_once(run)
+    arrivals = [event for event in flat(events) if isinstance(event, ev.Arrived)]
+    for event in flat(events):
+        if isinstance(event, ev.DeviceAdded):
+            yield Reading(Fact.DEVICE, event.device.id)
+    for event in arrivals:
+        yield from _of_arrival(event, at_once=at_once)
+    served = {event.version for event in arrivals} if at_once else set()
+    for key in run.about:
+        if key not in served:
+            yield from _of_version(state, key, added.get(key))
+    if not only_asks(events):
+        yield from (Reading(Fact.CONTENDERS, key) for key in named(events))
+    yield from _of_victims(state, run, added, now)
+    for key in run.waits:
+        yield from _of_all_around(state, key, added.get(key), now)
+
+
+def _served_at_once(run: DryRun) -> bool:
+    return len(run.steps) == run.at_once and all(step.does is Does.GRANT for step in run.steps)
+
+
+def _of_arrival(event: ev.Arrived, *, at_once: bool) -> Iterator[Reading]:
+    yield Reading(Fact.VERSION, event.version)
+    yield Reading(Fact.SLOT, event.version)
+    if at_once:
+        return
+    yield Reading(Fact.QUEUE, event.version)
+    yield Reading(Fact.ADMISSION, event.version, priority=event.priority, max_wait=event.max_wait)
+    yield Reading(Fact.LINE, event.version, priority=event.priority)
+
+
+def _of_version(state: State, key: str, added: ev.Added | None) -> Iterator[Reading]:
+    yield Reading(Fact.VERSION, key)
+    version = state.versions.get(key)
+    if version is None:
+        if added is not None:
+            yield Reading(Fact.ROOM, key, added=added)
+            yield Reading(Fact.LINE, key, added=added)
+        return
+    facts = (Fact.POLICY, Fact.FILES, Fact.FOOTPRINT, Fact.TRIES, Fact.INSTANCES, Fact.ASKED, Fact.WAITING)
+    for fact in (*facts, Fact.ROOM, Fact.LINE):
+        yield Reading(fact, key)
+    for name in version.instances:
+        yield Reading(Fact.INSTANCE, name)
+
+
+def _of_victims(state: State, run: DryRun, added: Mapping[str, ev.Added], now: float) -> Iterator[Reading]:
+    """Those who leave: what they do, who waits for them, and that nobody else comes before them."""
+    last: dict[str, int] = {}
+    for step in run.steps:
+        if step.instance and step.does in (Does.LEAVE, Does.STOP, Does.GONE):
+            yield Reading(Fact.INSTANCE, step.instance)
+            winner = wanted(state, step.winner, added.get(step.winner))
+            if winner is not None:
+                yield Reading(Fact.WAITING, step.version)
+                yield Reading(Fact.ASKED, step.version)
+                names = order(state, winner, now)
+                place = names.index(step.instance) + 1 if step.instance in names else 0
+                last[step.winner] = max(place, last.get(step.winner, 0))
+    for key, place in last.items():
+        yield Reading(Fact.ORDER, key, most=place, added=added.get(key))
+
+
+def _of_all_around(state: State, key: str, added: ev.Added | None, now: float) -> Iterator[Reading]:
+    """A version that has to wait is helped by whatever happens first on the devices that it may use."""
+    version = wanted(state, key, added)
+    if version is None:
+        return
+    devices = may_use(state, version)
+    for instance in state.instances.values():
+        if any(charge.device in devices for charge in instance.placement):
+            yield Reading(Fact.INSTANCE, instance.id)
+            yield Reading(Fact.WAITING, instance.version.key)
+    yield Reading(Fact.ORDER, key, most=len(order(state, version, now)), added=added)
+
+
+def _memory(before: Scheduler, after: Scheduler) -> Iterator[DeviceBytes]:
+    for device, account in after.state.ledger.devices.items():
+        earlier = before.state.ledger.devices.get(device)
+        yield DeviceBytes(
+            device,
+            account.device.name,
+            account.device.budget,
+            earlier.reserved if earlier is not None else 0,
+            account.reserved,
+            earlier.free if earlier is not None else 0,
+            account.free,
+        )
+
+
+def _step_json(step: PlannedStep) -> dict[str, Any]:
+    return {
+        "at": round(step.at, 3),
+        "does": step.does.value,
+        "model": step.model,
+        "version": step.version,
+        "instance": step.instance or None,
+        "memory": dict(step.bytes),
+        "reason": step.reason,
+        "for": step.winner.rpartition("@")[0] or None,
+        "code": step.code or None,
+        "requests": step.count,
+        "seconds": round(step.seconds, 3),
+        "score": dict(step.score),
+    }

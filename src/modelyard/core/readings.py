@@ -1,0 +1,273 @@
+"""What a plan reads of a scheduler, as named facts that can be read again later.
+
+A fact is what a decision compares (who goes before whom, whether there is room), not the number behind it:
+heat cools down, bytes of others come and go, and the plan holds as long as the same follows. Reads only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+
+from modelyard.core.admission import waits
+from modelyard.core.dispatch import pick
+from modelyard.core.events import Added
+from modelyard.core.lifecycle import InstanceState
+from modelyard.core.placement import candidates, in_units
+from modelyard.core.scheduler import Scheduler
+from modelyard.core.state import LEAVING, State, Version
+from modelyard.core.types import NoFit, Policy, Priority
+from modelyard.core.victims import Room
+
+STARTING = (InstanceState.STARTING, InstanceState.WARMING)
+UNREAD = frozenset({"first_byte_timeout", "token_timeout", "preload"})  # of a policy: not the scheduler's
+
+
+class Fact(StrEnum):
+    """What is read, of the subject that is named with it."""
+
+    SERVER = "server"
+    VERSION = "version"
+    POLICY = "policy"
+    FILES = "files"
+    FOOTPRINT = "footprint"
+    TRIES = "tries"
+    INSTANCES = "instances"
+    ASKED = "asked"
+    WAITING = "waiting"
+    QUEUE = "queue"
+    LINE = "line"
+    CONTENDERS = "contenders"
+    SLOT = "slot"
+    ADMISSION = "admission"
+    ROOM = "room"
+    ORDER = "order"
+    INSTANCE = "instance"
+    DEVICE = "device"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which fact to read. `subject` is a version, an instance or a device; `most` bounds a list; `priority`
+    and `max_wait` are those of a request, None where it has its version's; `added` is what makes the subject
+    known where it is not yet."""
+
+    fact: Fact
+    subject: str = ""
+    most: int = 0
+    priority: Priority | None = None
+    max_wait: float | None = None
+    added: Added | None = field(default=None, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """What was read. `value` has to be the same for the plan to hold; `note` has numbers for people."""
+
+    reading: Reading
+    name: str
+    value: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value}" + (f" ({self.note})" if self.note else "")
+
+
+def read(scheduler: Scheduler, reading: Reading, now: float) -> Precondition:
+    """The fact as it is now."""
+    state, subject = scheduler.state, reading.subject
+    name, value, note = reading.fact.value, "", ""
+    match reading.fact:
+        case Fact.SERVER:
+            name, value = "the server", "shutting down" if state.shutting_down else "open"
+        case Fact.DEVICE:
+            name, value = f"device {subject}", _device(state, subject)
+        case Fact.INSTANCE:
+            name, value = subject, _instance(state, subject)
+        case _:
+            version = wanted(state, subject, reading.added)
+            name = _NAMES[reading.fact].format(subject.rpartition("@")[0])
+            if version is None:
+                value = "unknown"
+            else:
+                value, note = _of_version(scheduler, version, reading, now)
+    return Precondition(reading, name, value, note)
+
+
+_NAMES = {
+    Fact.VERSION: "version of {}",
+    Fact.POLICY: "policy of {}",
+    Fact.FILES: "files of {}",
+    Fact.FOOTPRINT: "footprint of {}",
+    Fact.TRIES: "starts of {}",
+    Fact.INSTANCES: "instances of {}",
+    Fact.ASKED: "a load of {}",
+    Fact.WAITING: "waiting for {}",
+    Fact.QUEUE: "requests waiting for {}",
+    Fact.LINE: "in line before {}",
+    Fact.CONTENDERS: "in line for memory that {} may use",
+    Fact.SLOT: "free slot of {}",
+    Fact.ADMISSION: "expected wait for {}",
+    Fact.ROOM: "room for {}",
+    Fact.ORDER: "who leaves first for {}",
+}
+
+
+def _of_version(scheduler: Scheduler, version: Version, reading: Reading, now: float) -> tuple[str, str]:
+    """The value, and a note."""
+    state, note = scheduler.state, ""
+    match reading.fact:
+        case Fact.VERSION:
+            value = "being removed" if version.removed else version.key
+        case Fact.POLICY:
+            value = policy_text(version.policy)
+        case Fact.FILES:
+            value = version.files.value
+        case Fact.FOOTPRINT:
+            value = _footprint(version)
+        case Fact.TRIES:
+            backs_off = now < version.backoff_until
+            value = f"backing off: {version.last_error[1] or 'a start failed'}" if backs_off else "possible"
+        case Fact.INSTANCES:
+            value = ", ".join(f"{each.id} {_phase(each.state)}" for each in version.instances.values())
+        case Fact.ASKED:
+            value = "not asked for" if version.asked_since is None else "asked for"
+        case Fact.WAITING:
+            value = "somebody" if version.queue.count else "nobody"
+            note = f"{version.queue.count} requests" if version.queue.count else ""
+        case Fact.QUEUE:
+            value = str(version.queue.count)
+        case Fact.LINE:
+            value = ", ".join(_before(state, version, reading.priority))
+        case Fact.CONTENDERS:
+            value = ", ".join(contenders(state, [version.key]))
+        case Fact.SLOT:
+            instance = pick(version)
+            value = instance.id if instance is not None and not version.queue.count else "none"
+        case Fact.ADMISSION:
+            value, note = _admission(scheduler, version, reading)
+        case Fact.ROOM:
+            value, note = _room(state, version, now)
+        case _:
+            value = ", then ".join(order(state, version, now)[: reading.most])
+    return value or "none", note
+
+
+def policy_text(policy: Policy) -> str:
+    """What differs from the defaults, of what the scheduler reads."""
+    usual = Policy()
+    return ", ".join(
+        f"{each.name} {getattr(policy, each.name)}"
+        for each in fields(Policy)
+        if each.name not in UNREAD and getattr(policy, each.name) != getattr(usual, each.name)
+    )
+
+
+def _footprint(version: Version) -> str:
+    need = version.need
+    if need is None:
+        return "not known before its files are here"
+    parts = ", ".join(
+        f"{in_units(share.bytes + sum(share.mapped.values()))} on {share.on}" for share in need.shares
+    )
+    return (parts if need.known else f"{parts}, never measured") + (", fits nowhere" if version.never else "")
+
+
+def _phase(state: InstanceState) -> str:
+    """A state, without the steps that follow by themselves."""
+    if state in STARTING:
+        return "starting"
+    return "leaving" if state in LEAVING else state.value
+
+
+def _instance(state: State, name: str) -> str:
+    instance = state.instances.get(name)
+    if instance is None:
+        return "gone"
+    phase = _phase(instance.state)
+    if instance.leases:
+        phase += f", runs {', '.join(sorted(instance.leases))}"
+    elif instance.state is InstanceState.READY:
+        phase = "idle"
+    return f"{phase}, suspect" if instance.suspect else phase
+
+
+def _device(state: State, name: str) -> str:
+    account = state.ledger.devices.get(name)
+    return f"budget {in_units(account.device.budget)}" if account is not None else "unknown"
+
+
+def wanted(state: State, key: str, added: Added | None) -> Version | None:
+    """The version, or one as it will be when it was added."""
+    if key in state.versions or added is None:
+        return state.versions.get(key)
+    return Version(added.spec, added.policy, key, need=added.cached)
+
+
+def may_use(state: State, version: Version) -> set[str]:
+    """The devices that the version may be placed on; all of them while its need is not known."""
+    devices = state.ledger.devices
+    if version.need is None:
+        return set(devices)
+    return {device for share in version.need.shares for device in candidates(share, version.spec, devices)}
+
+
+def contenders(state: State, versions: Iterable[str]) -> list[str]:
+    """Versions in line that may use memory of these, or that these may use."""
+    devices: set[str] = set()
+    for key in versions:
+        if key in state.versions:
+            devices |= _touched(state, state.versions[key])
+    return [key for _, key in state.line if not devices.isdisjoint(may_use(state, state.versions[key]))]
+
+
+def _touched(state: State, version: Version) -> set[str]:
+    """The devices that it may use, or uses."""
+    used = {charge.device for instance in version.instances.values() for charge in instance.placement}
+    return may_use(state, version) | used
+
+
+def _before(state: State, version: Version, priority: Priority | None) -> list[str]:
+    """Who is in line before a wish of this class, and may want the same memory."""
+    first = -(version.policy.priority if priority is None else priority)
+    own = state.line.key(version.key) if version.key in state.line else (first, float("inf"), 0)
+    devices = may_use(state, version)
+    return [
+        key
+        for place, key in state.line
+        if key != version.key and place < own and not devices.isdisjoint(may_use(state, state.versions[key]))
+    ]
+
+
+def _admission(scheduler: Scheduler, version: Version, reading: Reading) -> tuple[str, str]:
+    policy = version.policy
+    priority = policy.priority if reading.priority is None else reading.priority
+    longest = policy.max_wait if reading.max_wait is None else reading.max_wait
+    estimate, _ = waits(scheduler.state, scheduler.sums, version, priority)
+    value = "within its max_wait" if estimate <= longest else "longer than its max_wait"
+    return value, f"{estimate:.1f} s of {longest:g} s"
+
+
+def _room(state: State, version: Version, now: float) -> tuple[str, str]:
+    if version.need is None:
+        return "not known", ""
+    found = Room(state, now).place_now(version.need, version.spec)
+    accounts = state.ledger.devices
+    note = ", ".join(
+        f"{device} has {in_units(max(0, accounts[device].free))} free"
+        for device in sorted(may_use(state, version))
+    )
+    if isinstance(found, NoFit):
+        return "none while everybody stays", note
+    return "on " + ", ".join(charge.device for charge in found), note
+
+
+def order(state: State, version: Version, now: float) -> list[str]:
+    """Who may be put out at all on devices that the version may use, cheapest first."""
+    devices = may_use(state, version)
+    return [
+        instance.id
+        for _, instance in Room(state, now).ranked()
+        if instance.version is not version and any(charge.device in devices for charge in instance.placement)
+    ]
