@@ -106,8 +106,10 @@ class TestClasses:
     async def test_that_are_unknown_are_refused(self) -> None:
         async with live_yard({"a": fake()}) as yard:
             for word in ("urgent", "2", "", "high,low"):
-                for path in (CHAT, "/generate"):
-                    body = {"model": "a", "prompt": "hi", **body_of("a", "hi", 1, False, {})}
+                for path, body in (
+                    (CHAT, body_of("a", "hi", 1, False, {})),
+                    ("/generate", {"model": "a", "prompt": "hi"}),
+                ):
                     answer = await yard.post(path, body, **{"x-priority": word})
                     assert (answer.status, answer.code) == (400, "invalid_request"), word
                     assert answer.message == "X-Priority is low, normal or high."

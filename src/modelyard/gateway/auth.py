@@ -59,6 +59,10 @@ class Gate:
         origins: Iterable[str] = (),
         local: bool = True,
     ) -> None:
+        self.take(keys, hosts=hosts, origins=origins, local=local)
+
+    def take(self, keys: Sequence[Key], *, hosts: Iterable[str], origins: Iterable[str], local: bool) -> None:
+        """Let these in from now on, and nobody else."""
         self._callers = {key.digest: Caller(key.name, key.scopes, key.max_priority) for key in keys}
         self._hosts = {host.lower() for host in hosts} | (LOCAL_NAMES if local or hosts else set())
         self._origins = {origin.lower().rstrip("/") for origin in origins}
@@ -93,6 +97,22 @@ class Gate:
             raise Unauthorized("No API key: send it as `Authorization: Bearer KEY`.")
         caller = self._known.get(sent)
         return caller if caller is not None else self._look_up(sent)
+
+    def priority(self, headers: Headers) -> Priority | None:
+        """The class that X-Priority asks for, None when it does not. Raises InvalidRequest for an unknown
+        one, Forbidden for one above the key's."""
+        value = headers.get(b"x-priority")
+        if value is None:
+            return None
+        try:
+            priority = Priority[value.decode("latin-1").strip().upper()]
+        except KeyError:
+            raise InvalidRequest("X-Priority is low, normal or high.", param="X-Priority") from None
+        caller = self.caller(headers)
+        if priority > caller.max_priority:
+            most = caller.max_priority.name.lower()
+            raise Forbidden(f"The key {caller.name!r} may ask for the priority {most!r} at most.")
+        return priority
 
     def _look_up(self, sent: bytes) -> Caller:
         scheme, _, rest = sent.partition(b" ")
@@ -131,19 +151,3 @@ def _host_of(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
-
-
-def priority_of(headers: Headers, caller: Caller) -> Priority | None:
-    """The class that X-Priority asks for, None when it does not. Raises InvalidRequest for an unknown one,
-    Forbidden for one above the key's."""
-    value = headers.get(b"x-priority")
-    if value is None:
-        return None
-    try:
-        priority = Priority[value.decode("latin-1").strip().upper()]
-    except KeyError:
-        raise InvalidRequest("X-Priority is low, normal or high.", param="X-Priority") from None
-    if priority > caller.max_priority:
-        most = caller.max_priority.name.lower()
-        raise Forbidden(f"The key {caller.name!r} may ask for the priority {most!r} at most.")
-    return priority

@@ -10,24 +10,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
 
-from modelyard.config import Scope
-from modelyard.errors import Forbidden, ModelNotFound, ModelyardError, NotFound, Unauthorized
+from modelyard.errors import ModelNotFound, NotFound
 from modelyard.gateway import views
-from modelyard.gateway.auth import scope_of
-from modelyard.gateway.exchange import Exchange
 from modelyard.gateway.follow import Followers
-from modelyard.gateway.http.answers import Answer
 from modelyard.gateway.names import Names
-from modelyard.gateway.serve import REQUEST_HEADER, request_line
 from modelyard.gateway.telling import sentence
-from modelyard.runtime.driver import Driver
 from modelyard.runtime.journal import Journal, in_thread
 from modelyard.runtime.journal_records import Kind
 
@@ -276,28 +270,3 @@ def _parsed(line: bytes) -> Json | None:
 
 def _moment(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-# -- ids of what never reached the scheduler ------------------------------------------------------------
-
-Render = Callable[[Exchange, ModelyardError], Answer]
-
-
-def with_ids(driver: Driver, render: Render) -> Render:
-    """`render`, which also names the requests for a model that fail before the serve loop has named them. One
-    without a right key is not named: strangers could fill the journal."""
-
-    def render_named(exchange: Exchange, error: ModelyardError) -> Answer:
-        if (
-            exchange.method == "POST"
-            and scope_of(exchange.path) is Scope.INFERENCE
-            and not isinstance(error, Unauthorized | Forbidden)
-            and REQUEST_HEADER not in exchange.also
-        ):
-            request = driver.new_request()
-            exchange.also += request_line(request)
-            if driver.journal is not None:
-                driver.journal.say(Kind.TURNED_AWAY, request=request, code=error.code)
-        return render(exchange, error)
-
-    return render_named

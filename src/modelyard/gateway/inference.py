@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import orjson
 
-from modelyard.errors import InvalidRequest, MethodNotAllowed, ModelyardError, NotSupported
+from modelyard.errors import InvalidRequest, MethodNotAllowed, NotSupported
 from modelyard.gateway import anthropic, ollama, ollama_listing, ollama_request, progress
 from modelyard.gateway.api import OPENAI
-from modelyard.gateway.auth import Gate, priority_of
-from modelyard.gateway.exchange import Disconnected, Exchange, Handler
+from modelyard.gateway.auth import Gate
+from modelyard.gateway.exchange import Exchange, Handler
 from modelyard.gateway.generate import demand_of
 from modelyard.gateway.http.answers import JSON
 from modelyard.gateway.names import Names
@@ -63,7 +63,7 @@ class Inference:
         self._gate = gate
         self._driver = driver
         self._snapshot = snapshot
-        handlers: dict[str, Handler] = {
+        self._handlers: dict[str, Handler] = {
             **dict.fromkeys(KINDS, self._pass_on),
             GENERATE: self._generate,
             MESSAGES: self._messages,
@@ -72,7 +72,6 @@ class Inference:
             SHOW: self._show,
             PULL: self._pull,
         }
-        self._handlers = {path: self._counted(path, handler) for path, handler in handlers.items()}
 
     def handler_for(self, method: str, path: str) -> Handler | None:
         """The handler of an inference path, None for any other. Raises MethodNotAllowed."""
@@ -82,24 +81,6 @@ class Inference:
         if method != "POST":
             raise MethodNotAllowed(f"{path} takes POST, not {method}.", allowed="POST")
         return handler
-
-    def _counted(self, path: str, handler: Handler) -> Handler:
-        """The same handler, with what fails before it came to `serve` counted."""
-        kind = ALL_KINDS.get(path)
-        if kind is None:
-            return handler
-
-        async def counted(exchange: Exchange) -> None:
-            try:
-                await handler(exchange)
-            except ModelyardError as error:
-                self._service.failed_early(kind, error.code)
-                raise
-            except Disconnected:
-                self._service.failed_early(kind, "cancelled")
-                raise
-
-        return counted
 
     async def _pass_on(self, exchange: Exchange) -> None:
         """Hand the body to the engine as it is; only the model's name may be replaced."""
@@ -111,7 +92,7 @@ class Inference:
         name = entry.engine.model_name(entry.spec)
         if name is not None and head.model is not None:
             body = replace_model(body, name)
-        priority = priority_of(exchange.headers, self._gate.caller(exchange.headers))
+        priority = self._gate.priority(exchange.headers)
         demand = Demand(entry, KINDS[path], path.encode(), body, head.stream, priority)
         demand.progress = progress.wanted(exchange.headers, head.stream, OPENAI)
         await self._service.serve(exchange, demand)
@@ -166,7 +147,7 @@ class Inference:
         return ollama.resolve(self._names, name) if isinstance(name, str) else self._entry_of(head)
 
     async def _serve(self, exchange: Exchange, demand: Demand) -> None:
-        demand.priority = priority_of(exchange.headers, self._gate.caller(exchange.headers))
+        demand.priority = self._gate.priority(exchange.headers)
         demand.progress = progress.wanted(exchange.headers, demand.stream, demand.api)
         await self._service.serve(exchange, demand)
 

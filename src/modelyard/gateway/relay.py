@@ -2,8 +2,8 @@
 
 Called by the serve loop, which decides what to make of a Result. On the way back nothing is parsed: an
 answer that is not a stream is held until it is whole (then a broken engine can still be replaced), a stream
-passes in whole SSE events. Everything runs in the event loop's read callbacks; there is one timer per
-attempt and no task per chunk. What ends an attempt from outside comes through its request's `Interrupt`.
+passes in whole SSE events. Everything runs in the event loop's read callbacks; there is one timer for all
+attempts and no task per chunk. What ends an attempt from outside comes through its request's `Interrupt`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from modelyard.wire.sse import TAIL, Framer
 HeaderPairs = list[tuple[bytes, bytes]]
 REQUEST_HEADERS = ((b"content-type", b"application/json"), (b"accept", b"*/*"))
 HELD_BACK = frozenset({b"server", b"date", b"content-length", b"access-control-allow-origin"})
-SLICE = 1.0  # seconds between two looks at the deadlines, at most
+SLICE = 1.0  # seconds between two looks at the deadlines of all attempts
 RESHAPED_MOST = 64 * 1024 * 1024
 """Bytes of one answer that are held where its whole is to be reshaped; a larger one is an error."""
 
@@ -58,6 +58,29 @@ class Result:
     chunks: int = 0
     bytes: int = 0
     first_byte_at: float = 0.0
+
+
+class Watch:
+    """Has every attempt under way look at its deadlines, SLICE apart: one timer for all of them."""
+
+    def __init__(self) -> None:
+        self._attempts: set[Attempt] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, attempt: Attempt) -> None:
+        self._attempts.add(attempt)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SLICE, self._look)
+
+    def discard(self, attempt: Attempt) -> None:
+        self._attempts.discard(attempt)
+
+    def _look(self) -> None:
+        self._timer = None
+        for attempt in tuple(self._attempts):
+            attempt.look()
+        if self._attempts:
+            self._timer = asyncio.get_running_loop().call_later(SLICE, self._look)
 
 
 class Attempt:
@@ -91,6 +114,7 @@ class Attempt:
         "_tail",
         "_timeout",
         "_timer",
+        "_watch",
         "bytes",
         "chunks",
     )
@@ -101,6 +125,7 @@ class Attempt:
         lease: Lease,
         policy: Policy,
         interrupt: Interrupt,
+        watch: Watch,
         *,
         timeout: float,
         stream: bool,
@@ -113,6 +138,7 @@ class Attempt:
         self._lease = lease
         self._policy = policy
         self._interrupt = interrupt
+        self._watch = watch
         self._timeout = timeout
         self._stream = stream
         self._heads = heads
@@ -143,7 +169,10 @@ class Attempt:
         self._call = Call(method, target, REQUEST_HEADERS, body, self)
         if self._paused:
             self._call.pause()
-        self._timer = loop.call_later(min(SLICE, self._timeout, self._policy.first_byte_timeout), self._look)
+        self._watch.add(self)
+        first = min(self._timeout, self._policy.first_byte_timeout)
+        if first < SLICE:
+            self._timer = loop.call_later(first, self.look)
         self._lease.on_cut(self._interrupt.cut)
         try:
             with self._interrupt:
@@ -156,7 +185,9 @@ class Attempt:
         except Interrupted as end:
             return self._result(end.outcome, end.error)
         finally:
-            self._timer.cancel()
+            self._watch.discard(self)
+            if self._timer is not None:
+                self._timer.cancel()
             self._call = None  # it refers to us: bodies would stay until a garbage collection
         return self._result(OutcomeKind.DONE, body=whole)
 
@@ -268,8 +299,8 @@ class Attempt:
             first_byte_at=self._first_byte_at,
         )
 
-    def _look(self) -> None:
-        """Is a deadline over? Looks again before the next one."""
+    def look(self) -> None:
+        """Is a deadline over? One that comes before the watch looks again has a timer of its own."""
         loop = asyncio.get_running_loop()
         now, policy, instance = loop.time(), self._policy, self._lease.instance
         left = self._timeout - (now - self._started_at)
@@ -294,7 +325,10 @@ class Attempt:
                 self._lease.doubt()
                 self._progress_at, quiet = now, 0.0
             left = min(left, policy.first_byte_timeout - quiet)
-        self._timer = loop.call_later(max(0.001, min(SLICE, left)), self._look)
+        if left < SLICE:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_later(max(0.001, left), self.look)
 
 
 def _explain(error: WireError, instance: str) -> tuple[OutcomeKind, ModelyardError]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import orjson
 
@@ -33,12 +33,12 @@ from modelyard.gateway.exchange import Disconnected, Exchange
 from modelyard.gateway.http.answers import JSON
 from modelyard.gateway.interrupt import Interrupt, Interrupted
 from modelyard.gateway.progress import Progress
-from modelyard.gateway.relay import Attempt, HeaderPairs, Reshape, Result
+from modelyard.gateway.relay import Attempt, HeaderPairs, Reshape, Result, Watch
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.journal_records import Ended
 from modelyard.runtime.lease import Lease, Ticket
-from modelyard.telemetry.metrics import NO_MODEL, Metrics, Traffic
+from modelyard.telemetry.metrics import Metrics, Traffic
 from modelyard.wire.errors import WireError
 from modelyard.wire.sse import last_usage
 
@@ -69,7 +69,7 @@ class Demand:
     stream: bool
     priority: Priority | None = None
     load: bool = True
-    exclude: frozenset[str] = field(default_factory=frozenset)
+    exclude: frozenset[str] = frozenset()
     reshape: Reshape | None = None
     reshape_events: Callable[[], Reshape] | None = None
     api: Api = OPENAI
@@ -83,12 +83,9 @@ class Service:
     def __init__(self, driver: Driver, metrics: Metrics, *, heartbeat_after: float) -> None:
         self._driver = driver
         self._metrics = metrics
-        self._heartbeat_after = heartbeat_after
+        self.heartbeat_after = heartbeat_after
+        self._watch = Watch()
         self._progress = Progress(driver)
-
-    def failed_early(self, kind: str, outcome: str) -> None:
-        """Count a request that ended before it came to a model."""
-        self._metrics.traffic(NO_MODEL).end(kind, outcome)
 
     async def serve(self, exchange: Exchange, demand: Demand) -> None:
         """Answer the request; every outcome ends as an answer, an error event, or a client that left."""
@@ -210,7 +207,7 @@ class Service:
             beat = loop.call_later(HEARTBEAT_EVERY, heartbeat)
 
         if demand.stream:
-            beat = loop.call_later(self._heartbeat_after, heartbeat)
+            beat = loop.call_later(self.heartbeat_after, heartbeat)
         try:
             return await self._lease_of(ticket, interrupt)
         finally:
@@ -243,6 +240,7 @@ class Service:
             lease,
             policy,
             interrupt,
+            self._watch,
             timeout=policy.request_timeout - ran,
             stream=demand.stream,
             heads=heads,

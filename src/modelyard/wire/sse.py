@@ -6,9 +6,10 @@ on framing alone: no event is decoded, except the last few, once, for their `usa
 
 from __future__ import annotations
 
-import json
 import re
 from collections import deque
+
+import orjson
 
 from modelyard.wire.errors import ProtocolError
 
@@ -20,16 +21,16 @@ TAIL = 4096  # bytes
 _BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n))[\r\n]+")
 _BLANK = re.compile(rb"[\r\n]+")
 _DATA = re.compile(rb"(?:^|[\r\n])data[:\r\n]")
-_DECODER = json.JSONDecoder()
-_USAGE = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*(?=\{)')
+# An object of counts, and of details that are objects of counts.
+_USAGE = re.compile(rb'"usage"[ \t\r\n]*+:[ \t\r\n]*+(\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\})')
 
 # OpenAI's names, and those of Anthropic's and OpenAI's newer APIs for the same counts.
-_COUNTS = {
-    "prompt_tokens": "prompt_tokens",
-    "completion_tokens": "completion_tokens",
-    "input_tokens": "prompt_tokens",
-    "output_tokens": "completion_tokens",
-}
+_COUNTS = (
+    ("prompt_tokens", "prompt_tokens"),
+    ("completion_tokens", "completion_tokens"),
+    ("input_tokens", "prompt_tokens"),
+    ("output_tokens", "completion_tokens"),
+)
 
 
 class Framer:
@@ -113,14 +114,10 @@ def last_usage(tail: bytes) -> dict[str, int] | None:
         if match is None:
             continue
         try:
-            usage, _ = _DECODER.raw_decode(tail[match.end() :].decode("utf-8", "replace"))
+            usage = orjson.loads(match[1])
         except ValueError:
             continue
-        counts = {
-            _COUNTS[key]: value
-            for key, value in usage.items()
-            if key in _COUNTS and isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        }
+        counts = {name: value for key, name in _COUNTS if type(value := usage.get(key)) is int and value >= 0}
         if counts:
             return counts
     return None

@@ -41,12 +41,17 @@ def _render_plain(exchange: Exchange, error: ModelyardError) -> Answer:
     return plain_error(error)
 
 
+def _tell_nobody(exchange: Exchange, error: ModelyardError | None) -> None:
+    return None
+
+
 class Server:
     """Serves exchanges on one address.
 
     `handler_for(method, path)` names the handler of a lane, or None for the ASGI application; it and
     `admit(exchange)` run before the body is read and may raise ModelyardError; `admit` may also answer.
-    `render_error` gives status, headers and body of an error in the shape of the API that was called.
+    `render_error` gives status, headers and body of an error in the shape of the API that was called;
+    `on_failed` is told before of every request that fails, with None when its client left.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Server:
         *,
         admit: Callable[[Exchange], None] = _admit_all,
         render_error: Callable[[Exchange, ModelyardError], Answer] = _render_plain,
+        on_failed: Callable[[Exchange, ModelyardError | None], None] = _tell_nobody,
     ) -> None:
         self.limits = limits or Limits()
         self.stopping = False
@@ -65,6 +71,7 @@ class Server:
         self._bridge = bridge(asgi_app, self)
         self._admit = admit
         self._render_error = render_error
+        self._on_failed = on_failed
         self._connections: set[Connection] = set()
         self._idle: list[tuple[float, int, Connection]] = []  # found idle, and since when; the oldest last
         self._search_at = 0.0
@@ -222,6 +229,7 @@ class Server:
             if not exchange.finished and not exchange.closed:
                 raise RuntimeError("the handler returned before its answer was finished")
         except Disconnected:
+            self._on_failed(exchange, None)
             exchange.abort()
         except ModelyardError as error:
             self._fail(exchange, error)
@@ -239,6 +247,7 @@ class Server:
         self._fail(exchange, InternalError("The server failed on this request; its log says why."))
 
     def _fail(self, exchange: ServedExchange, error: ModelyardError) -> None:
+        self._on_failed(exchange, error)
         if exchange.finished or exchange.closed:
             return
         if exchange.started:
