@@ -19,7 +19,7 @@ from modelyard.core.types import Address
 from modelyard.gateway.api import render
 from modelyard.gateway.app import build_app
 from modelyard.gateway.auth import Gate
-from modelyard.gateway.explain import with_ids
+from modelyard.gateway.early import EarlyEnds
 from modelyard.gateway.http.limits import Limits
 from modelyard.gateway.http.server import Server
 from modelyard.gateway.inference import Inference
@@ -198,13 +198,13 @@ def _server(config: Config, driver: Driver, names: Names, metrics: Metrics) -> S
     service = Service(driver, metrics, heartbeat_after=config.server.heartbeat_after)
     inference = Inference(service, names, gate, driver, Snapshot(driver, names))
     app = build_app(driver, names, config, metrics)
-    render_error = with_ids(driver, render)
     return Server(
         inference.handler_for,
         app,
         Limits(**asdict(config.server.limits)),
         admit=gate.admit,
-        render_error=render_error,
+        render_error=render,
+        on_failed=EarlyEnds(driver, metrics),
     )
 
 
