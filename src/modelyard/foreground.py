@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -23,15 +24,24 @@ log = structlog.get_logger(__name__)
 GC_THRESHOLDS = (10_000, 20, 50)  # requests leave no cycles behind, so there is little to find
 
 
-def serve(config: Config, *, on_ready: Callable[[compose.Yard], None] | None = None) -> int:
+def serve(
+    config: Config,
+    origin: compose.Origin | None = None,
+    *,
+    on_ready: Callable[[compose.Yard], None] | None = None,
+) -> int:
     """Run until SIGINT or SIGTERM: the first drains for `server.drain_grace`, the second stops at once.
+    SIGHUP has the configuration read again from its `origin`, unless it says that the terminal was closed:
+    then it ends the run as SIGTERM does.
 
     Returns the exit code. Raises ConfigErrors before anything is started.
     """
-    return uvloop.run(_serve(config, on_ready))
+    return uvloop.run(_serve(config, origin, on_ready))
 
 
-async def _serve(config: Config, on_ready: Callable[[compose.Yard], None] | None) -> int:
+async def _serve(
+    config: Config, origin: compose.Origin | None, on_ready: Callable[[compose.Yard], None] | None
+) -> int:
     loop = asyncio.get_running_loop()
     first, second = asyncio.Event(), asyncio.Event()
 
@@ -40,11 +50,22 @@ async def _serve(config: Config, on_ready: Callable[[compose.Yard], None] | None
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    yard = await compose.build(config)
+    in_terminal = _has_terminal()
+    yard = await compose.build(config, origin)
+
+    def on_hangup() -> None:
+        if in_terminal and not _has_terminal():
+            on_signal()
+        else:
+            yard.live.reload()
+
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     try:
         address = await yard.start()
         _settle_garbage_collector()
         log.info("listening", address=str(address), models=len(yard.names.all()), reaped=len(yard.reaped))
+        if not yard.names.all():
+            log.warning("no_models", message="no model is configured: name some under `models:`")
         if on_ready is not None:
             on_ready(yard)
         await first.wait()
@@ -53,6 +74,15 @@ async def _serve(config: Config, on_ready: Callable[[compose.Yard], None] | None
     finally:
         await yard.close()
     return 0
+
+
+def _has_terminal() -> bool:
+    """Whether there is a terminal whose end would be the end of this process."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _tell_what_is_awaited(yard: compose.Yard) -> None:

@@ -201,9 +201,9 @@ def test_a_wrong_configuration(tmp_path: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
-def test_the_tour(tmp_path: Path) -> None:
-    """All of it, in plain lines, then Ctrl-C."""
-    words = command("demo", "-c", str(config_file(tmp_path)), "--port", "0")
+def the_tour(config: Path, last: str) -> tuple[str, str]:
+    """What `modelyard demo` prints up to a line with the words `last`, and its log; then Ctrl-C."""
+    words = command("demo", "-c", str(config), "--port", "0")
     with subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as demo:
@@ -212,21 +212,49 @@ def test_the_tour(tmp_path: Path) -> None:
             lines = []
             for line in demo.stdout:
                 lines.append(line)
-                if "Ctrl-C ends it" in line:
+                if last in line:
                     break
             demo.send_signal(signal.SIGINT)
             rest, errors = demo.communicate(timeout=DEADLINE)
         finally:
             demo.kill()
-    text = "".join(lines)
-    assert (demo.returncode, rest, errors) == (0, "", WAITS)
+    assert (demo.returncode, rest) == (0, "")
+    assert errors.endswith(WAITS)
+    return "".join(lines), errors.removesuffix(WAITS)
+
+
+def test_the_tour(tmp_path: Path) -> None:
+    """All of it, in plain lines, then Ctrl-C."""
+    text, log = the_tour(config_file(tmp_path), "Ctrl-C ends it")
+    assert log == ""
     assert "\x1b" not in text
-    assert "It serves" in text
+    assert "It serves one, six, two." in text
     assert "makes room for" in text
     assert text.index("before pool") < text.index("after  pool")
     assert "16 answers in" in text
     assert "nobody turned away" in text
     assert "from openai import OpenAI" in text
+
+
+def test_the_tour_of_fewer_models(tmp_path: Path) -> None:
+    path = config_file(tmp_path)
+    whole = yaml.safe_load(path.read_text())
+
+    def tour_of(*names: str, last: str = "Ctrl-C ends it") -> tuple[str, str]:
+        models = {name: whole["models"][name] for name in names}
+        path.write_text(yaml.safe_dump({**whole, "models": models}))
+        return the_tour(path, last)
+
+    alone, _ = tour_of("one")
+    assert "\nOne model\n" in alone
+    assert "several models" not in alone
+    assert "And one more" not in alone
+    assert "16 answers in" in alone
+    pair, _ = tour_of("one", "two")
+    assert "It fits beside the others: nobody had to leave." in pair
+    none, log = tour_of(last="no tour")
+    assert "It serves no model yet" in none
+    assert "no model is configured" in log
 
 
 def test_the_tour_on_an_ipv6_address(tmp_path: Path) -> None:

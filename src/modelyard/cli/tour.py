@@ -83,12 +83,13 @@ class _Steps:
     def all(self) -> None:
         models = self._welcome()
         if not models:
-            self._say("None of the models can chat, so there is no tour; the server goes on.")
+            self._say("There is no model that can chat, so there is no tour; the server goes on.")
             return
-        self._title("One address, several models")
-        for model, question in zip(models[:-1], _QUESTIONS, strict=False):
+        self._title("One address, several models" if len(models) > 1 else "One model")
+        for model, question in zip(models[:-1] or models, _QUESTIONS, strict=False):
             self._ask(model, question)
-        self._swap(models[-1])
+        if len(models) > 1:
+            self._one_more(models[-1])
         self._crowd(models)
         self._next(models[0]["id"])
 
@@ -96,7 +97,8 @@ class _Steps:
         """Say what is there; the models that the tour uses."""
         listed = self._client.models()
         self._say(f"[bold]Modelyard[/] listens on [cyan]{escape(self._client.url)}[/]")
-        self._say(f"It serves {', '.join(escape(model['id']) for model in listed)}.")
+        names = ", ".join(escape(model["id"]) for model in listed)
+        self._say(f"It serves {names}." if names else "It serves no model yet: name some under `models:`.")
         return [model for model in listed if _path_of(model) is not None][:MODELS]
 
     def _ask(self, model: Json, question: str) -> None:
@@ -116,17 +118,19 @@ class _Steps:
             piece = answer.next(_POLL)
         self._say(f"\n  [dim]first words after {answer.first:.1f} s, all after {answer.total:.1f} s[/]")
 
-    def _swap(self, model: Json) -> None:
-        """The last model does not fit beside the others: show who leaves for it, and why."""
-        self._title("One more than fits")
+    def _one_more(self, model: Json) -> None:
+        """The last model may not fit beside the others: show who leaves for it, and why."""
+        self._title("And one more")
         began = time.time()
         self._memory("before")
         self._ask(model, _QUESTIONS[-1])
-        left = [event for event in self._client.ps()["events"] if event["at"] >= began]
-        reasons = [event for event in left if event["kind"] == "leave"]
+        events = [event for event in self._client.ps()["events"] if event["at"] >= began]
+        reasons = [event for event in events if event["kind"] == "leave"]
         for event in reasons:
             self._say(f"  [yellow]swap[/] {escape(event['subject'])} {escape(event['message'])}")
-        if not reasons:
+        if not any(event["kind"] == "start" for event in events):
+            self._say("  It was in memory already.")
+        elif not reasons:
             self._say("  It fits beside the others: nobody had to leave.")
         self._memory("after")
 
