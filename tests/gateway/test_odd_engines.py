@@ -129,6 +129,25 @@ class TestGenerate:
             assert f"its answer is longer than {2 * MB} bytes" in answer.message
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "message", "code"),
+    [
+        (400, b'{"error":{"code":400,"message":"no","type":"x"}}', "no", "invalid_request"),
+        (422, b'{"detail":"odd"}', '{"detail":"odd"}', "invalid_request"),
+        (404, b"lost", "lost", "invalid_request"),
+        (501, b'{"error":{"code":501,"message":"never"}}', "never", "engine_failed"),
+    ],
+)
+async def test_a_refusal_has_the_apis_shape(status: int, body: bytes, message: str, code: str) -> None:
+    head = b"HTTP/1.1 %d X\r\ncontent-type: text/x\r\ncontent-length: %d\r\n\r\n"
+    async with answered_with(head % (status, len(body)) + body) as yard:
+        answer = await yard.post("/v1/completions", PROMPT)
+        assert answer.status == status
+        assert answer.headers["content-type"] == "application/json"
+        assert set(answer.body["error"]) == {"message", "type", "param", "code"}
+        assert (answer.message, answer.code) == (message, code)
+
+
 async def test_a_large_answer_passes_as_it_is_and_its_tokens_count() -> None:
     body = completion("x" * 3 * MB)
     async with answered_with(json_answer(body)) as yard:

@@ -34,8 +34,8 @@ class Api(Protocol):
         """The last thing in a stream that has begun."""
         ...
 
-    def refusal(self, status: int, message: str) -> bytes | None:
-        """The body for an engine's own refusal; None: the engine's body is in this shape already."""
+    def refusal(self, status: int, error: ModelyardError) -> bytes:
+        """The body for an engine's own refusal, which goes out with the engine's status."""
         ...
 
 
@@ -51,8 +51,8 @@ class OpenAI:
     def error_event(self, error: ModelyardError) -> bytes:
         return b"data: " + orjson.dumps({"error": error_object(error)}) + b"\n\n"
 
-    def refusal(self, status: int, message: str) -> bytes | None:
-        return None
+    def refusal(self, status: int, error: ModelyardError) -> bytes:
+        return orjson.dumps({"error": error_object(error)})
 
 
 _TYPES = {  # Anthropic's, by status
@@ -76,9 +76,9 @@ class Anthropic:
     def error_event(self, error: ModelyardError) -> bytes:
         return b"event: error\ndata: " + self._body(self._type(error), _message(error)) + b"\n\n"
 
-    def refusal(self, status: int, message: str) -> bytes | None:
+    def refusal(self, status: int, error: ModelyardError) -> bytes:
         other = "invalid_request_error" if status < 500 else "api_error"
-        return self._body(_TYPES.get(status, other), message)
+        return self._body(_TYPES.get(status, other), error.message)
 
     def _body(self, kind: str, message: str) -> bytes:
         return orjson.dumps({"type": "error", "error": {"type": kind, "message": message}})
@@ -101,8 +101,8 @@ class Ollama:
     def error_event(self, error: ModelyardError) -> bytes:
         return orjson.dumps({"error": error.message}) + b"\n"
 
-    def refusal(self, status: int, message: str) -> bytes | None:
-        return orjson.dumps({"error": message})
+    def refusal(self, status: int, error: ModelyardError) -> bytes:
+        return orjson.dumps({"error": error.message})
 
 
 OPENAI = OpenAI()

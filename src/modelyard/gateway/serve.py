@@ -10,7 +10,7 @@ Whatever happens, its lease is released exactly once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import orjson
@@ -25,6 +25,8 @@ from modelyard.errors import (
     InternalError,
     InvalidRequest,
     LoadFailed,
+    ModelNotFound,
+    ModelRemoved,
     ModelyardError,
     NoAlternative,
 )
@@ -75,10 +77,18 @@ class Demand:
     api: Api = OPENAI
     progress: bool = False
 
+    def move_to(self, other: Demand) -> None:
+        """Have it be what `other` is: the same request to another version."""
+        self.entry, self.path, self.body = other.entry, other.path, other.body
+        self.reshape, self.reshape_events = other.reshape, other.reshape_events
+
 
 class Service:
     """Serves demands with the driver's leases. `heartbeat_after` seconds of waiting, a streaming client gets
-    its 200 and comments, so that nobody on the way takes the connection for dead."""
+    its 200 and comments, so that nobody on the way takes the connection for dead. `demand_again` makes the
+    demand of a request anew, when the version that it waited for is gone."""
+
+    demand_again: Callable[[Exchange], Awaitable[Demand]] | None = None
 
     def __init__(self, driver: Driver, metrics: Metrics, *, heartbeat_after: float) -> None:
         self._driver = driver
@@ -124,7 +134,11 @@ class Service:
             raise Disconnected
         for _ in range(ATTEMPTS):
             try:
-                lease = await self._acquire(exchange, demand, course.request, interrupt, since, waited)
+                try:
+                    lease = await self._acquire(exchange, demand, course.request, interrupt, since, waited)
+                except ModelRemoved as gone:
+                    lease = await self._acquire_anew(exchange, demand, course, interrupt, gone, since, ran)
+                    waited = loop.time() - course.started - ran - lease.waited
             except ModelyardError as error:
                 if last is None:
                     self._count_refusal(demand, error)
@@ -190,6 +204,36 @@ class Service:
         if ticket.error is not None:
             raise ticket.error
         return await self._wait(exchange, demand, ticket, interrupt)
+
+    async def _acquire_anew(
+        self,
+        exchange: Exchange,
+        demand: Demand,
+        course: Ended,
+        interrupt: Interrupt,
+        gone: ModelRemoved,
+        since: float | None,
+        ran: float,
+    ) -> Lease:
+        """A slot of the version that the model has now, for a request that keeps its place; its attempts took
+        `ran` seconds. Raises `gone` when the model went as well, and as `_acquire` does."""
+        while True:
+            if self.demand_again is None:
+                raise gone
+            try:
+                fresh = await self.demand_again(exchange)
+            except ModelNotFound:
+                raise gone from None
+            if fresh.entry is demand.entry:
+                raise gone
+            demand.move_to(fresh)
+            course.version = demand.entry.spec.version
+            place = course.started if since is None else since
+            waited = asyncio.get_running_loop().time() - course.started - ran
+            try:
+                return await self._acquire(exchange, demand, course.request, interrupt, place, waited)
+            except ModelRemoved as error:
+                gone = error
 
     async def _wait(self, exchange: Exchange, demand: Demand, ticket: Ticket, interrupt: Interrupt) -> Lease:
         """Wait for the lease; keep a streaming client's connection alive, give up when the client leaves."""
@@ -284,17 +328,16 @@ class Service:
             return "ok"
         if result.status == 400 and b"exceed_context_size" in result.body:
             raise ContextOverflow(_engine_message(result.body), param=INPUTS.get(demand.path))
-        if exchange.started:
-            raise _refusal(result)
-        body = None
-        if result.status >= 400:
-            body = demand.api.refusal(result.status, _engine_message(result.body))
-        if body is None:
+        if exchange.started:  # a stream was promised
+            refusal = _refusal(result)
+            raise type(refusal)(f"the engine answered with {result.status}: {refusal.message}")
+        if result.status < 400:
             exchange.respond(result.status, result.headers, result.body)
-        else:
-            headers = [pair for pair in result.headers if pair[0] != b"content-type"]
-            exchange.respond(result.status, [*headers, JSON], body)
-        return "ok" if result.status < 400 else _refusal(result).code
+            return "ok"
+        refusal = _refusal(result)
+        headers = [pair for pair in result.headers if pair[0] != b"content-type"]
+        exchange.respond(result.status, [*headers, JSON], demand.api.refusal(result.status, refusal))
+        return refusal.code
 
     def _tell(self, exchange: Exchange, demand: Demand, error: ModelyardError) -> None:
         """The request failed: as an answer, or as the last event of a stream that has begun."""
@@ -353,8 +396,8 @@ def _worth_a_retry(result: Result) -> bool:
 
 
 def _refusal(result: Result) -> ModelyardError:
-    """What an engine's own answer is where a stream was promised already."""
-    said = f"the engine answered with {result.status}: {_engine_message(result.body)}"
+    """What an engine's own answer is in our terms, with its message."""
+    said = _engine_message(result.body)
     if result.status >= 500:
         return EngineFailed(said)
     return InvalidRequest(said) if result.status >= 400 else EngineProtocol(said)
