@@ -260,6 +260,14 @@ class LoadFailed(ServiceError):
     code = "load_failed"
 
 
+class CannotLoad(LoadFailed):
+    """The engine says that it can never load this model: it does not know the file or an argument, or is
+    not installed."""
+
+    code = "cannot_load"
+    retryable = False
+
+
 class ShuttingDown(ServiceError):
     """The server is stopping."""
 

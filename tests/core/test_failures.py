@@ -365,7 +365,7 @@ def test_a_permanent_failure_is_told_at_once() -> None:
     yard = Yard()
     a = yard.add("a")
     yard.ask("r", a)
-    assert refused(yard.failed(a, Cause.BAD_MODEL)) == {"r": "load_failed"}
+    assert refused(yard.failed(a, Cause.BAD_MODEL)) == {"r": "cannot_load"}
 
 
 def test_files_that_cannot_be_fetched_are_told_with_their_code() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ import openai
 import pytest
 
 from e2e.real_models import demo_sections
+from engines.gguf_file import gguf
 from gateway.live_yard import LiveYard, live_yard, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -181,3 +183,14 @@ async def test_a_model_for_embeddings() -> None:
         with pytest.raises(openai.APIStatusError) as unable:
             await whole(client, "vectors")
         assert (unable.value.status_code, unable.value.code) == (501, "not_supported")
+
+
+async def test_a_file_that_the_engine_does_not_know_is_not_to_be_asked_for_again(tmp_path: Path) -> None:
+    file = tmp_path / "odd.gguf"
+    file.write_bytes(gguf({"general.architecture": "moonshine", "moonshine.block_count": 1}))
+    model = {"engine": "cpu", "source": str(file)}
+    async with demo_yard({"odd": model}) as (_, yard):
+        answer = await yard.chat("odd")
+        assert (answer.status, answer.code) == (503, "cannot_load")
+        assert "unknown model architecture: 'moonshine'" in answer.message
+        assert answer.headers["x-should-retry"] == "false"

@@ -60,7 +60,7 @@ async def test_load_without_waiting_tells_what_is_decided_at_once(yard: LiveYard
     assert (await order(yard, "small/load", {"wait": False}))["instance"] == ready.id
     await error(yard, "POST", "/admin/models/broken/load", 503)
     found = await error(yard, "POST", "/admin/models/broken/load", 503, json={"wait": False})
-    assert found["code"] == "load_failed"
+    assert found["code"] == "cannot_load"
     assert "failed to load model" in found["message"]
 
 
@@ -86,7 +86,7 @@ async def test_load_puts_others_out_unless_told_not_to(yard: LiveYard) -> None:
 
 async def test_load_tells_why_it_failed(yard: LiveYard) -> None:
     found = await error(yard, "POST", "/admin/models/broken/load", 503)
-    assert found["code"] == "load_failed"
+    assert found["code"] == "cannot_load"
     assert "failed to load model" in found["message"]
     await until(lambda: not yard.instances("broken"))
     assert yard.reserved() == 0

@@ -353,7 +353,7 @@ class TestErrors:
         broken = fake(parameters={"exit_code": 1, "exit_log": "error: failed to load model: torn"})
         async with live_yard({"a": broken}) as yard:
             failed = await yard.post(MESSAGES, asked())
-            assert refusal(failed) == (503, "overloaded_error")
+            assert refusal(failed) == (503, "api_error")
             assert "torn" in failed.body["error"]["message"]
 
     async def test_of_the_engine_are_translated(self) -> None:

@@ -194,7 +194,7 @@ class TestHeartbeats:
         )
         async with live_yard({"a": model}, server={"heartbeat_after": "50ms"}) as yard:
             stream = await yard.stream("a")
-            assert (stream.status, stream.code) == (200, "load_failed")
+            assert (stream.status, stream.code) == (200, "cannot_load")
             assert stream.comments == 1
             assert "error: failed to load model: torn" in stream.errors[0]["message"]
             assert not stream.done
@@ -203,7 +203,7 @@ class TestHeartbeats:
         model = fake(parameters={"load_time": 0.3, "exit_code": 1})
         async with live_yard({"a": model}, server={"heartbeat_after": "50ms"}) as yard:
             answer = await yard.chat("a")
-            assert (answer.status, answer.code) == (503, "load_failed")
+            assert (answer.status, answer.code) == (503, "cannot_load")
 
 
 async def test_sixteen_clients_share_memory_for_two_of_three_models() -> None:

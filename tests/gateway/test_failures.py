@@ -270,19 +270,20 @@ class TestStart:
         model = fake(parameters={"exit_code": 3, "exit_log": "error: failed to load model: bad magic"})
         async with live_yard({"a": model}) as yard:
             answer = await yard.chat("a")
-            assert (answer.status, answer.code) == (503, "load_failed")
+            assert (answer.status, answer.code) == (503, "cannot_load")
             assert "a did not start: bad_model: exit code 3" in answer.message
             assert "error: failed to load model: bad magic" in answer.message
-            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.headers["x-should-retry"] == "false"
+            assert "retry-after" not in answer.headers
             again = await yard.chat("a")
-            assert (again.status, again.code, again.message) == (503, "load_failed", answer.message)
+            assert (again.status, again.code, again.message) == (503, "cannot_load", answer.message)
             assert yard.state.sequence == 1, "a model that backs off is not started for a request"
 
     async def test_of_a_program_that_is_not_there_is_not_tried_again(self) -> None:
         engines = {"broken": {"type": "fake", "program": "/no/such/program"}}
         async with live_yard({"a": {**fake(), "engine": "broken"}}, engines=engines) as yard:
             answer = await yard.chat("a")
-            assert (answer.status, answer.code) == (503, "load_failed")
+            assert (answer.status, answer.code) == (503, "cannot_load")
             assert "not_installed: /no/such/program cannot be executed: No such file" in answer.message
             assert yard.state.sequence == 1
 
@@ -302,6 +303,7 @@ class TestStart:
         async with live_yard({"a": model}) as yard:
             answer = await yard.chat("a")
             assert (answer.status, answer.code) == (503, "load_failed")
+            assert int(answer.headers["retry-after"]) >= 1
             assert "crashed: exit code 3" in answer.message
             assert "error: the moon is full" in answer.message
             assert yard.state.sequence == 2

@@ -203,7 +203,7 @@ class TestPages:
         broken = fake(parameters={"exit_code": 1, "exit_log": "error: failed to load model: torn"})
         async with live_yard({"a": broken}) as yard:
             assert (await yard.http.get("/ready")).status_code == 200, "nobody has tried yet"
-            assert (await yard.chat("a")).code == "load_failed"
+            assert (await yard.chat("a")).code == "cannot_load"
             response = await yard.http.get("/ready")
             assert response.status_code == 503
             assert response.json()["ready"] is False

@@ -184,11 +184,11 @@ class TestFailures:
         broken = {"load_time": 0.2, "exit_code": 1, "exit_log": "error: failed to load model: torn"}
         async with live_yard({"a": fake(parameters=broken)}) as yard:
             stream = await told(yard, "a")
-            assert (stream.status, stream.code) == (200, "load_failed")
+            assert (stream.status, stream.code) == (200, "cannot_load")
             assert "serving" not in states(stream)
             assert not stream.done
             again = await told(yard, "a")
-            assert (again.status, again.refusal.code) == (503, "load_failed"), "refused at once: no stream"
+            assert (again.status, again.refusal.code) == (503, "cannot_load"), "refused at once: no stream"
 
     async def test_of_an_attempt_are_told_as_another_wait(self) -> None:
         async with live_yard({"a": fake(parameters={"crash_after_tokens": 0, "load_time": 0.2})}) as yard:

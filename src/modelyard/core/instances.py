@@ -194,7 +194,7 @@ def fail(step: Step, instance: Instance, cause: Cause, detail: str) -> None:
     back_off(
         step,
         version,
-        "load_failed",
+        "cannot_load" if starting and cause in PERMANENT else "load_failed",
         f"{version.spec.model} {'did not start' if starting else 'failed'}: {reason}",
         permanent=cause in PERMANENT,
         starting=starting,

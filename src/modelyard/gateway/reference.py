@@ -50,8 +50,8 @@ def _kinds(*kinds: type[ModelyardError]) -> tuple[type[ModelyardError], ...]:
 
 
 STARTING: tuple[type[ModelyardError], ...] = (
-    *(errors.ModelNotFound, errors.ModelRemoved, errors.LoadFailed, errors.NeverFits, errors.NoMemory),
-    *(errors.BrokenPromise, errors.ShuttingDown),
+    *(errors.ModelNotFound, errors.ModelRemoved, errors.LoadFailed, errors.CannotLoad, errors.NeverFits),
+    *(errors.NoMemory, errors.BrokenPromise, errors.ShuttingDown),
     *_kinds(errors.StoreError),
 )
 """What stands in the way of a model that has to be in memory."""
