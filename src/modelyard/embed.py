@@ -55,14 +55,13 @@ class Modelyard(Client):
         loaded = _load(self._sections)
         self._folder = tempfile.TemporaryDirectory(prefix="modelyard-")  # 0700
         socket = Path(self._folder.name) / "yard.sock"
-        server = replace(loaded.server, unix=socket, allowed_hosts=(), allowed_origins=())
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         started: Future[compose.Yard] = Future()
         self._thread = threading.Thread(
             target=self._serve,
-            args=(replace(loaded, server=server, keys=()), started),
+            args=(loaded, socket, started),
             name="modelyard",
             daemon=True,  # an exit without `close` must not hang; atexit closes before that
         )
@@ -75,15 +74,21 @@ class Modelyard(Client):
         super().__init__(f"unix:{socket}")
         atexit.register(self.close)
 
-    def _serve(self, config: Config, started: Future[compose.Yard]) -> None:
+    def _serve(self, config: Config, socket: Path, started: Future[compose.Yard]) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._run(config, started))
+            runner.run(self._run(config, socket, started))
 
-    async def _run(self, config: Config, started: Future[compose.Yard]) -> None:
+    async def _run(self, config: Config, socket: Path, started: Future[compose.Yard]) -> None:
         yard: compose.Yard | None = None
+
+        def at_the_socket(config: Config) -> Config:
+            server = replace(config.server, unix=socket, allowed_hosts=(), allowed_origins=())
+            return replace(config, server=server, keys=())
+
         try:
             async with asyncio.timeout(START_DEADLINE):
-                yard = await compose.build(config)
+                origin = compose.Origin(adjust=at_the_socket)
+                yard = await compose.build(at_the_socket(config), origin)
                 await yard.start()
             started.set_result(yard)
             await self._stop.wait()
@@ -127,11 +132,7 @@ class Modelyard(Client):
 
     def remove_model(self, name: str) -> None:
         """Stop serving a model: who waits is refused, what runs finishes. Raises ModelNotFound."""
-
-        async def remove() -> None:
-            self._yard.remove_model(name)
-
-        self._call(remove())
+        self._call(self._yard.remove_model(name))
 
     def _call(self, order: Coroutine[Any, Any, None]) -> None:
         """Carry out an order on the server's loop."""

@@ -66,6 +66,20 @@ class InvalidRequest(RequestError):
     code = "invalid_request"
 
 
+class ConfigRefused(RequestError):
+    """The configuration is invalid, or cannot be served here: the one before stays, all of it. The message
+    names each wrong value, with its file and line."""
+
+    code = "config_refused"
+
+
+class RestartNeeded(ConfigRefused):
+    """The configuration changes what cannot change while the server runs: the one before stays, all of it."""
+
+    status = 409
+    code = "restart_needed"
+
+
 class ContextOverflow(RequestError):
     """Prompt and answer do not fit the model's context."""
 

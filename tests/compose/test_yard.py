@@ -223,20 +223,20 @@ class TestModels:
     async def test_go_with_their_aliases_and_their_instances(self) -> None:
         async with live_yard({"a": fake(aliases=["x"]), "b": fake()}) as yard:
             await yard.load("a")
-            yard.yard.remove_model("a")
+            await yard.yard.remove_model("a")
             for name in ("a", "x"):
                 assert (await yard.chat(name)).code == "model_not_found"
             await until(lambda: not yard.state.instances)
             assert yard.reserved() == 0
             with pytest.raises(ModelNotFound):
-                yard.yard.remove_model("a")
+                await yard.yard.remove_model("a")
             assert (await yard.chat("b")).status == 200
 
     async def test_that_go_finish_what_they_run(self) -> None:
         async with live_yard({"a": fake()}) as yard:
             async with yard.open_stream("a", tokens=12, fake={"tokens_per_second": 20}) as (stream, more):
                 await anext(more)
-                yard.yard.remove_model("a")
+                await yard.yard.remove_model("a")
                 async for _ in more:
                     pass
             assert (stream.text, stream.done) == (right_text("a", "hi", 12), True)
@@ -246,7 +246,7 @@ class TestModels:
         async with live_yard({"a": fake(parameters={"load_time": 5.0})}) as yard:
             waiting = asyncio.create_task(yard.chat("a"))
             await until(lambda: yard.waiting() == 1)
-            yard.yard.remove_model("a")
+            await yard.yard.remove_model("a")
             answer = await waiting
             assert (answer.status, answer.code) == (404, "model_removed")
             await until(lambda: not yard.state.instances)
@@ -257,11 +257,11 @@ class TestModels:
             await yard.load("a")
             gone, idle = (yard.yard.names.resolve(name).spec.version for name in "ab")
             driver._on_progress(Progress(gone, 1, 2))
-            yard.yard.remove_model("a")
+            await yard.yard.remove_model("a")
             assert gone in driver.entries, "its instance is still there"
             await until(lambda: not yard.state.instances)
             assert set(driver.entries) == {idle}
-            yard.yard.remove_model("b")
+            await yard.yard.remove_model("b")
             driver._on_progress(Progress(idle, 1, 2))
             assert (driver.entries, driver.progress) == ({}, {})
 
@@ -294,7 +294,7 @@ class TestModels:
             waiting = asyncio.create_task(yard.chat("m"))
             await asyncio.wait_for(endless.began.wait(), 20)
             assert len(yard.driver.progress) == 1
-            yard.yard.remove_model("m")
+            await yard.yard.remove_model("m")
             assert (await waiting).code == "model_removed"
             await asyncio.wait_for(endless.ended.wait(), 20)
             assert yard.driver.progress == {}
@@ -336,7 +336,7 @@ class TestModels:
     async def test_come_back_changed(self) -> None:
         async with live_yard({"a": fake()}) as yard:
             first = (await yard.chat("a")).headers["x-modelyard-version"]
-            yard.yard.remove_model("a")
+            await yard.yard.remove_model("a")
             changed = read(a=fake(slots=3))
             await yard.yard.add_model(changed, changed.models[0])
             answer = await yard.chat("a")

@@ -112,5 +112,5 @@ class TestTheEnd:
             await ending
             assert done
             assert [line["count"] for line in said if line["event"] == "commands.late"] == [1]
-            yard.yard.remove_model("m")
+            await yard.yard.remove_model("m")
             assert (await asked).code

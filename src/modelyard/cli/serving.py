@@ -20,6 +20,7 @@ from modelyard.cli.tour import Tour
 from modelyard.config import Config, json_schema
 from modelyard.config import load as load_config
 from modelyard.config.listen import is_loopback
+from modelyard.config.reading import Reading
 from modelyard.errors import ConfigError
 from modelyard.telemetry import log_output
 
@@ -34,10 +35,15 @@ Port = Annotated[
 ]
 
 
-def serve(config: ConfigFile, host: Host = None, port: Port = None) -> None:
-    """Serve the models of a configuration until Ctrl-C."""
+def serve(
+    config: ConfigFile,
+    host: Host = None,
+    port: Port = None,
+    watch: Annotated[bool, typer.Option(help="Take a change of the file, or of what it includes.")] = True,
+) -> None:
+    """Serve the models of a configuration until Ctrl-C; SIGHUP has it read again."""
     log_output.configure()
-    raise typer.Exit(_run(_listening(load_config(config), host, port)))
+    raise typer.Exit(_run(config, host, port, watch=watch))
 
 
 def demo(
@@ -49,10 +55,9 @@ def demo(
 ) -> None:
     """Serve three small models on this machine, show what happens, and go on serving until Ctrl-C."""
     log_output.configure(quiet=True)
-    loaded = load_config(config or demo_file())
     tour = Tour(Console(highlight=False))
     try:
-        code = _run(_listening(loaded, host, port), on_ready=lambda yard: tour.start(_url(yard)))
+        code = _run(config or demo_file(), host, port, on_ready=lambda yard: tour.start(_url(yard)))
     finally:
         tour.stop()
     raise typer.Exit(code)
@@ -81,10 +86,23 @@ def _listening(config: Config, host: str | None, port: int | None) -> Config:
     return replace(config, server=server)
 
 
-def _run(config: Config, on_ready: Callable[[Yard], None] | None = None) -> int:
-    from modelyard import foreground  # noqa: PLC0415 - half a second that `ps` does not need
+def _run(
+    path: Path,
+    host: str | None,
+    port: int | None,
+    *,
+    watch: bool = True,
+    on_ready: Callable[[Yard], None] | None = None,
+) -> int:
+    def adjust(config: Config) -> Config:
+        return _listening(config, host, port)
 
-    return foreground.serve(config, on_ready=on_ready)
+    reading = Reading()
+    config = adjust(load_config(path, reading=reading))
+    from modelyard import compose, foreground  # noqa: PLC0415 - half a second that `ps` does not need
+
+    origin = compose.Origin(path.absolute(), reading, adjust, watch)
+    return foreground.serve(config, origin, on_ready=on_ready)
 
 
 def _url(yard: Yard) -> str:

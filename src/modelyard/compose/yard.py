@@ -6,11 +6,13 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from modelyard.compose.ahead import Ahead
+from modelyard.compose.ahead import Ahead, spawn
 from modelyard.compose.entries import check_placements, entries_of
+from modelyard.compose.live import Live
+from modelyard.compose.reading import Origin
 from modelyard.config import Config, ConfigErrors, Model, Problem
 from modelyard.config.listen import cannot_listen, is_loopback
 from modelyard.core import invariants
@@ -42,31 +44,44 @@ class Yard:
     """A configured Modelyard: made by `build`, listens from `start` until `stop` or `close`."""
 
     def __init__(
-        self, config: Config, driver: Driver, store: Store, names: Names, metrics: Metrics, server: Server
+        self,
+        live: Live,
+        driver: Driver,
+        store: Store,
+        names: Names,
+        metrics: Metrics,
+        ahead: Ahead,
+        server: Server,
     ) -> None:
-        self.config = config
+        self.live = live
+        self.metrics = metrics
         self.store = store
         self.driver = driver
         self.names = names
-        self.metrics = metrics
+        self.ahead = ahead
         self.server = server
         self.reaped: list[str] = []
-        self.ahead = Ahead(driver, names, metrics)
-        self._adding = asyncio.Lock()
+        self._following: asyncio.Task[None] | None = None
+
+    @property
+    def config(self) -> Config:
+        """What is served now."""
+        return self.live.config
 
     async def start(self) -> Address:
         """Reap leftovers, look at the devices, listen, and preload. Returns where it listens. Raises
         ConfigErrors for models that can never fit, and when it cannot listen."""
         self.reaped = await self.driver.open()
-        for entry in self.names.all():
-            await self.driver.examine(entry)
         entries = self.names.all()
+        for entry in entries:
+            await self.driver.examine(entry)
         devices = self.driver.scheduler.state.ledger.devices
         check_placements(self.config, entries, devices, {entry.spec.model for entry in entries})
-        for entry in self.names.all():
+        for entry in entries:
             self.driver.add(entry)
         await self._listen()
         self.ahead.start(self.config)
+        self._following = spawn("config", self.live.follow())
         return self.server.address
 
     async def _listen(self) -> None:
@@ -86,32 +101,37 @@ class Yard:
         """Serve one more model from now on, and load it if it is to be preloaded; `config` is the one it was
         read from. Raises ConfigErrors, also for a name that is taken and for a model that can never fit; then
         nothing has changed."""
-        async with self._adding:
-            taken = {
-                name
-                for entry in self.names.all()
-                for name in (entry.spec.model, *self.names.aliases_of(entry))
-            }
+
+        def with_it(now: Config) -> Config:
+            taken = {name for one in now.models for name in (one.spec.model, *one.aliases)}
             clash = next((name for name in (model.spec.model, *model.aliases) if name in taken), None)
             if clash is not None:
                 message = f"'{clash}' is a name of a model that is served; remove that first"
                 raise ConfigErrors([Problem(model.path, message)])
-            (entry,) = entries_of(config, [model], self.driver.devices, self.store).values()
-            await self.driver.examine(entry)
-            devices = self.driver.scheduler.state.ledger.devices
-            check_placements(config, [*self.names.all(), entry], devices, [model.spec.model])
-            self.driver.add(entry)
-            self.names.add(entry, model.aliases)
-            if entry.policy.preload:
-                self.ahead.load([entry])
+            ahead = (model.spec.model,) if model.policy.preload else ()
+            return replace(
+                now,
+                models=(*now.models, model),
+                profiles={**now.profiles, **config.profiles},
+                preload=(*now.preload, *ahead),
+                positions={**now.positions, **config.positions},
+            )
 
-    def remove_model(self, name: str) -> None:
+        await self.live.change(with_it)
+
+    async def remove_model(self, name: str) -> None:
         """Stop serving a model: who waits is refused, what runs finishes. Raises ModelNotFound."""
-        entry = self.names.remove(name)
-        self.driver.remove(entry.spec.version)
+
+        def without_it(now: Config) -> Config:
+            self.names.model(name)
+            models = tuple(model for model in now.models if model.spec.model != name)
+            return replace(now, models=models, preload=tuple(one for one in now.preload if one != name))
+
+        await self.live.change(without_it)
 
     async def stop(self, grace: float) -> None:
         """Let what runs finish for `grace` seconds, then stop everything."""
+        await self._stop_following()
         self.ahead.stop_loading()
         try:
             async with asyncio.TaskGroup() as both:
@@ -128,14 +148,23 @@ class Yard:
             undo.push_async_callback(asyncio.to_thread, self.store.close)
             undo.push_async_callback(self.driver.close)
             undo.push_async_callback(self.server.close_now)
+            await self._stop_following()
             self.driver.cut_off()
             if self.server.connections:
                 await self.server.stop(LAST_WORDS)
             await self.ahead.close()
 
+    async def _stop_following(self) -> None:
+        """The configuration changes no more by itself."""
+        following, self._following = self._following, None
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
-async def build(config: Config, *, check_invariants: bool = False) -> Yard:
-    """Make a yard. Raises ConfigErrors for what cannot be run on this machine; nothing is started yet."""
+
+async def build(config: Config, origin: Origin | None = None, *, check_invariants: bool = False) -> Yard:
+    """Make a yard; `origin` is where its configuration can be read again. Raises ConfigErrors for what cannot
+    be run on this machine; nothing is started yet."""
     data = config.server.data_dir
     with ExitStack() as undo:
         with _data_folder(config):
@@ -162,7 +191,10 @@ async def build(config: Config, *, check_invariants: bool = False) -> Yard:
         metrics = Metrics()
         driver.on_note = metrics.count
         driver.timing = metrics.scheduler
-        yard = Yard(config, driver, store, names, metrics, _server(config, driver, names, metrics))
+        ahead = Ahead(driver, names, metrics)
+        gateway = Gateway(driver, names, metrics)
+        live = Live(config, origin or Origin(), driver, names, store, ahead, gateway.take)
+        yard = Yard(live, driver, store, names, metrics, ahead, gateway.open(live))
         undo.pop_all()
     return yard
 
@@ -192,24 +224,37 @@ def _data_folder(config: Config) -> Iterator[None]:
         raise config.failure([("server.data_dir", message)]) from error
 
 
-def _server(config: Config, driver: Driver, names: Names, metrics: Metrics) -> Server:
-    """The gateway: inference lanes, control surface, and the checks in front of both."""
-    gate = _gate(config)
-    service = Service(driver, metrics, heartbeat_after=config.server.heartbeat_after)
-    inference = Inference(service, names, gate, driver, Snapshot(driver, names))
-    app = build_app(driver, names, config, metrics)
-    return Server(
-        inference.handler_for,
-        app,
-        Limits(**asdict(config.server.limits)),
-        admit=gate.admit,
-        render_error=render,
-        on_failed=EarlyEnds(driver, metrics),
-    )
+class Gateway:
+    """Inference lanes, control surface, and the checks in front of both; `take` sets what may change."""
 
+    def __init__(self, driver: Driver, names: Names, metrics: Metrics) -> None:
+        self._driver = driver
+        self._names = names
+        self._metrics = metrics
+        self._gate = Gate(())
+        self._service = Service(driver, metrics, heartbeat_after=0.0)
+        self._server: Server | None = None
 
-def _gate(config: Config) -> Gate:
-    setting = config.server
-    local = setting.unix is not None or is_loopback(setting.host)
-    hosts = (*setting.allowed_hosts, setting.host) if local else setting.allowed_hosts
-    return Gate(config.keys, hosts=hosts, origins=setting.allowed_origins, local=local)
+    def open(self, live: Live) -> Server:
+        """The server of all this, not listening yet."""
+        snapshot = Snapshot(self._driver, self._names, live)
+        inference = Inference(self._service, self._names, self._gate, self._driver, snapshot)
+        self._server = Server(
+            inference.handler_for,
+            build_app(self._driver, self._names, live, self._metrics),
+            admit=self._gate.admit,
+            render_error=render,
+            on_failed=EarlyEnds(self._driver, self._metrics),
+        )
+        self.take(live.config)
+        return self._server
+
+    def take(self, config: Config) -> None:
+        """Have these keys, hosts and limits from now on; connections that are open keep their limits."""
+        setting = config.server
+        local = setting.unix is not None or is_loopback(setting.host)
+        hosts = (*setting.allowed_hosts, setting.host) if local else setting.allowed_hosts
+        self._gate.take(config.keys, hosts=hosts, origins=setting.allowed_origins, local=local)
+        self._service.heartbeat_after = setting.heartbeat_after
+        if self._server is not None:
+            self._server.limits = Limits(**asdict(setting.limits))

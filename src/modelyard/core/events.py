@@ -215,11 +215,14 @@ class QueueBounded:
     bound: int
 
 
+Part = DeviceAdded | Added | PolicyChanged | Removed | QueueBounded
+
+
 @dataclass(frozen=True, slots=True)
 class Changed:
     """All of these at once: nothing is decided before the last of them has been taken."""
 
-    parts: tuple[DeviceAdded | Added | PolicyChanged | Removed | QueueBounded, ...]
+    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from modelyard.config import Config
 from modelyard.errors import (
     InternalError,
     InvalidRequest,
@@ -26,8 +25,10 @@ from modelyard.errors import (
 from modelyard.gateway import reference
 from modelyard.gateway.admin import admin_router
 from modelyard.gateway.api import api_of
+from modelyard.gateway.changes import config_router
 from modelyard.gateway.exchange import Headers
 from modelyard.gateway.listing import listing_router
+from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Names
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
@@ -35,23 +36,27 @@ from modelyard.telemetry.metrics import Metrics
 from modelyard.wire.json_head import parse
 
 
-def build_app(driver: Driver, names: Names, config: Config, metrics: Metrics) -> FastAPI:
+def build_app(driver: Driver, names: Names, live: LiveConfig, metrics: Metrics) -> FastAPI:
     """The control surface over one driver, whose gauges `metrics` shows from now on. Must be called on the
     driver's event loop."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
-    snapshot = Snapshot(driver, names)
+    snapshot = Snapshot(driver, names, live)
     metrics.snapshot = snapshot.gauges
-    routers = (listing_router(names, snapshot, metrics), admin_router(driver, names, snapshot))
+    routers = (
+        listing_router(names, snapshot, metrics),
+        admin_router(driver, names, snapshot),
+        config_router(live),
+    )
     for router in routers:
         app.include_router(router)
 
     @cache
-    def described() -> bytes:
-        return orjson.dumps(reference.document(routers, keys=bool(config.keys)))
+    def described(keys: bool) -> bytes:
+        return orjson.dumps(reference.document(routers, keys=keys))
 
     @app.get("/openapi.json")
     async def openapi_document() -> Response:
-        return Response(await asyncio.to_thread(described), media_type="application/json")
+        return Response(await asyncio.to_thread(described, live.has_keys), media_type="application/json")
 
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

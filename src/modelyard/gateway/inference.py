@@ -7,6 +7,8 @@ translated to the engine's chat, each by its own module.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import orjson
 
 from modelyard.errors import InvalidRequest, MethodNotAllowed, NotSupported
@@ -63,11 +65,17 @@ class Inference:
         self._gate = gate
         self._driver = driver
         self._snapshot = snapshot
+        self._demands: dict[str, Callable[[Exchange, Head, bytes], Demand]] = {
+            **dict.fromkeys(KINDS, self._passed_on),
+            GENERATE: self._generated,
+            MESSAGES: self._message,
+            COUNT_TOKENS: self._count,
+            **dict.fromkeys(OLLAMA_KINDS, self._of_ollama),
+        }
+        service.demand_again = self._demand_again
         self._handlers: dict[str, Handler] = {
             **dict.fromkeys(KINDS, self._pass_on),
-            GENERATE: self._generate,
-            MESSAGES: self._messages,
-            COUNT_TOKENS: self._count_tokens,
+            **dict.fromkeys((GENERATE, MESSAGES, COUNT_TOKENS), self._translate),
             **dict.fromkeys(OLLAMA_KINDS, self._ollama),
             SHOW: self._show,
             PULL: self._pull,
@@ -82,11 +90,18 @@ class Inference:
             raise MethodNotAllowed(f"{path} takes POST, not {method}.", allowed="POST")
         return handler
 
-    async def _pass_on(self, exchange: Exchange) -> None:
-        """Hand the body to the engine as it is; only the model's name may be replaced."""
-        path = exchange.path
+    async def _demand_again(self, exchange: Exchange) -> Demand:
+        """What a request that was begun wants of its model as it is now."""
         body = await exchange.body()
-        head = parse(body)
+        return self._demands[exchange.path](exchange, parse(body), body)
+
+    async def _pass_on(self, exchange: Exchange) -> None:
+        body = await exchange.body()
+        await self._service.serve(exchange, self._passed_on(exchange, parse(body), body))
+
+    def _passed_on(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
+        """The engine gets the body as it is; only the model's name may be replaced."""
+        path = exchange.path
         entry = self._entry_of(head)
         _require(entry, path)
         name = entry.engine.model_name(entry.spec)
@@ -95,42 +110,53 @@ class Inference:
         priority = self._gate.priority(exchange.headers)
         demand = Demand(entry, KINDS[path], path.encode(), body, head.stream, priority)
         demand.progress = progress.wanted(exchange.headers, head.stream, OPENAI)
-        await self._service.serve(exchange, demand)
+        return demand
 
-    async def _generate(self, exchange: Exchange) -> None:
+    async def _translate(self, exchange: Exchange) -> None:
+        body = await exchange.body()
+        await self._service.serve(exchange, self._demands[exchange.path](exchange, parse(body), body))
+
+    def _generated(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
         """`/generate`: the short form, served by the engine's completions."""
-        head = parse(await exchange.body())
         entry = self._entry_of(head)
         _require(entry, "/v1/completions")
-        await self._serve(exchange, demand_of(entry, head))
+        return self._asked(exchange, demand_of(entry, head))
 
-    async def _messages(self, exchange: Exchange) -> None:
-        head = parse(await exchange.body())
+    def _message(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
         entry = self._entry_of(head)
         _require(entry, anthropic.CHAT)
-        await self._serve(exchange, anthropic.demand_of(entry, head))
+        return self._asked(exchange, anthropic.demand_of(entry, head))
 
-    async def _count_tokens(self, exchange: Exchange) -> None:
-        head = parse(await exchange.body())
-        await self._serve(exchange, anthropic.count_demand_of(self._entry_of(head), head))
+    def _count(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
+        return self._asked(exchange, anthropic.count_demand_of(self._entry_of(head), head))
 
     async def _ollama(self, exchange: Exchange) -> None:
         """Ollama's chat, generations and embeddings; who asks for nothing has the model loaded."""
-        head = parse(await exchange.body())
+        body = await exchange.body()
+        head = parse(body)
         kind = OLLAMA_KINDS[exchange.path]
-        entry = self._entry_of_ollama(head)
-        path = ollama.path_of(kind, head)
-        _require(entry, path)
+        entry, path = self._place_of_ollama(exchange, head)
         keep_alive = ollama_request.keep_alive_of(head.value.get("keep_alive"))
         if path != ollama.EMBEDDINGS and ollama.only_loads(kind, head):
             chat = kind == "ollama_chat"
             await ollama.load(self._driver, exchange, entry, head, chat=chat, keep_alive=keep_alive)
             return
-        demand = ollama.demand_of(kind, entry, head)
+        demand = self._of_ollama(exchange, head, body)
         try:
-            await self._serve(exchange, demand)
+            await self._service.serve(exchange, demand)
         finally:
-            ollama.keep(self._driver, entry, keep_alive)
+            ollama.keep(self._driver, demand.entry, keep_alive)
+
+    def _of_ollama(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
+        entry, _ = self._place_of_ollama(exchange, head)
+        return self._asked(exchange, ollama.demand_of(OLLAMA_KINDS[exchange.path], entry, head))
+
+    def _place_of_ollama(self, exchange: Exchange, head: Head) -> tuple[Entry, str]:
+        """The model, and the path of its engine."""
+        entry = self._entry_of_ollama(head)
+        path = ollama.path_of(OLLAMA_KINDS[exchange.path], head)
+        _require(entry, path)
+        return entry, path
 
     async def _show(self, exchange: Exchange) -> None:
         entry = self._entry_of_ollama(parse(await exchange.body()))
@@ -146,10 +172,11 @@ class Inference:
         name = head.model or head.value.get("name")
         return ollama.resolve(self._names, name) if isinstance(name, str) else self._entry_of(head)
 
-    async def _serve(self, exchange: Exchange, demand: Demand) -> None:
+    def _asked(self, exchange: Exchange, demand: Demand) -> Demand:
+        """With what the headers ask for."""
         demand.priority = self._gate.priority(exchange.headers)
         demand.progress = progress.wanted(exchange.headers, demand.stream, demand.api)
-        await self._service.serve(exchange, demand)
+        return demand
 
     def _entry_of(self, head: Head) -> Entry:
         """The model that was named, or the only one there is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 from modelyard.errors import ModelNotFound
@@ -22,13 +23,17 @@ class Names:
         for alias in aliases:
             self._aliases[alias] = entry.spec.model
 
-    def remove(self, model: str) -> Entry:
-        """Forget a model and its aliases. Raises ModelNotFound."""
-        entry = self._entries.get(model)
+    def replace(self, models: Iterable[tuple[Entry, tuple[str, ...]]]) -> None:
+        """Know these with their aliases, and no others."""
+        self._entries, self._aliases = {}, {}
+        for entry, aliases in models:
+            self.add(entry, aliases)
+
+    def model(self, name: str) -> Entry:
+        """The model of this very name. Raises ModelNotFound, with near names."""
+        entry = self._entries.get(name)
         if entry is None:
-            raise self._unknown(model)
-        del self._entries[model]
-        self._aliases = {alias: name for alias, name in self._aliases.items() if name != model}
+            raise self._unknown(name)
         return entry
 
     def all(self) -> list[Entry]:

@@ -20,6 +20,7 @@ from modelyard.core.state import Instance, State, Version
 from modelyard.core.types import Priority
 from modelyard.errors import InstanceNotFound
 from modelyard.gateway import views
+from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Names
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
@@ -37,9 +38,10 @@ STATUS_EVENTS = 20
 class Snapshot:
     """Views of one driver. Moments in the state are loop times; what leaves here is wall-clock time."""
 
-    def __init__(self, driver: Driver, names: Names) -> None:
+    def __init__(self, driver: Driver, names: Names, live: LiveConfig) -> None:
         self._driver = driver
         self._names = names
+        self._live = live
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self.created = int(time.time())
@@ -58,11 +60,11 @@ class Snapshot:
     # -- the whole ----------------------------------------------------------------------------------------
 
     def health(self) -> views.Health:
-        """The process is up; and what its journal lost, if it did."""
-        journal = self._driver.journal
-        if journal is None or not (journal.lost or journal.problem):
-            return views.Health()
-        return views.Health(journal=views.JournalHealth(lost=journal.lost, problem=journal.problem))
+        """The process is up; whether its configuration was refused, and what its journal lost."""
+        journal, lost = self._driver.journal, None
+        if journal is not None and (journal.lost or journal.problem):
+            lost = views.JournalHealth(lost=journal.lost, problem=journal.problem)
+        return views.Health(config="refused" if self._live.standing.problem else None, journal=lost)
 
     def readiness(self) -> views.Readiness:
         """Whether a request for at least one model could be served, with the reason when not."""
@@ -87,6 +89,7 @@ class Snapshot:
             ready=readiness.ready,
             reason=readiness.reason,
             shutting_down=state.shutting_down,
+            config=self._config(),
             waiting=len(state.waiting),
             running=len(state.leases),
             devices=self.devices({}),
@@ -94,6 +97,16 @@ class Snapshot:
             instances=self.instances(),
             fetches=self.fetches(),
             events=self.events(STATUS_EVENTS),
+        )
+
+    def _config(self) -> views.ConfigView:
+        standing = self._live.standing
+        return views.ConfigView(
+            source=str(standing.source) if standing.source is not None else None,
+            watched=standing.watched,
+            since=standing.since,
+            problem=standing.problem,
+            refused_at=standing.refused_at or None,
         )
 
     def gauges(self) -> Gauges:

@@ -47,6 +47,10 @@ class JournalHealth(View):
 
 class Health(View):
     status: Literal["ok"] = "ok"
+    config: Literal["refused"] | None = Field(
+        default=None,
+        description="Only when the file was not taken when it was read last; the status says why.",
+    )
     journal: JournalHealth | None = Field(
         default=None, description="Only when records were lost or the disk takes none."
     )
@@ -271,6 +275,16 @@ class FetchView(View):
     total: int | None
 
 
+class ConfigView(View):
+    """The configuration that is served."""
+
+    source: str | None = Field(description="Its file; null when it was read from none.")
+    watched: bool = Field(description="A change of the file is noticed.")
+    since: float
+    problem: str = Field(description="Why the file was not taken when it was read last; empty when it was.")
+    refused_at: float | None
+
+
 class Status(View):
     """Everything in one answer: what `modelyard ps` and the status page show."""
 
@@ -279,6 +293,7 @@ class Status(View):
     ready: bool
     reason: str
     shutting_down: bool
+    config: ConfigView
     waiting: int
     running: int
     devices: list[DeviceView]

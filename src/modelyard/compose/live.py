@@ -1,0 +1,302 @@
+"""The configuration that is served, and the one way in which it changes.
+
+A change is prepared while requests go on: read, checked like a start, compared with what is served. Then it
+is made in one turn of the event loop, or not at all. Changes are made one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from modelyard.compose import reading as readings
+from modelyard.compose.ahead import Ahead
+from modelyard.compose.entries import check_placements, entries_of
+from modelyard.compose.reading import NotRead, Origin, read
+from modelyard.config import Config, ConfigErrors
+from modelyard.config.difference import Difference, Kind, compare
+from modelyard.config.reading import Reading
+from modelyard.core import events as ev
+from modelyard.core.memory import DeviceLedger
+from modelyard.core.placement import in_units
+from modelyard.core.types import Device, Policy
+from modelyard.errors import ConfigError, ConfigRefused, RestartNeeded, ShuttingDown
+from modelyard.gateway.live import Applied, Standing
+from modelyard.gateway.names import Names
+from modelyard.runtime.driver import Driver
+from modelyard.runtime.entries import Entry
+from modelyard.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A change that can be made: `fresh` are the versions that come, by model; `devices` those with another
+    budget; `event` is all that the scheduler is told."""
+
+    config: Config
+    difference: Difference
+    fresh: Mapping[str, Entry]
+    devices: tuple[Device, ...]
+    event: ev.Changed
+
+
+class Live:
+    """`take` is called with each new configuration for what is not a model's: keys, limits and the like."""
+
+    def __init__(
+        self,
+        config: Config,
+        origin: Origin,
+        driver: Driver,
+        names: Names,
+        store: Store,
+        ahead: Ahead,
+        take: Callable[[Config], None],
+    ) -> None:
+        self.config = config
+        self.standing = Standing(origin.path, origin.watch and origin.path is not None, time.time())
+        self._adjust = origin.adjust
+        self._driver = driver
+        self._names = names
+        self._store = store
+        self._ahead = ahead
+        self._take = take
+        self._lock = asyncio.Lock()
+        self._ordered = asyncio.Event()
+        self._reading = origin.reading  # the last of the file that is served
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self.config.keys)
+
+    # -- orders -------------------------------------------------------------------------------------------
+
+    async def change(self, make: Callable[[Config], Config]) -> Difference:
+        """Serve what `make` makes of what is served. Raises ConfigErrors, and what `make` raises; then
+        nothing has changed."""
+        async with self._lock:
+            prepared = await self._prepare(make(self.config))
+            self._make(prepared)
+            return prepared.difference
+
+    async def apply(self, path: Path | None, *, dry_run: bool) -> Applied:
+        """See LiveConfig.apply."""
+        async with self._lock:
+            own = path is None or path == self.standing.source
+            source = path or self.standing.source
+            if source is None:
+                raise ConfigRefused("What is served was not read from a file; name one.", param="path")
+            if not source.is_absolute():
+                raise ConfigRefused(f"{source} is no absolute path on the server's machine.", param="path")
+            try:
+                reading, config = await read(source, self._adjust, foreign=not own)
+                prepared = await self._prepare(config)
+                running = self._running_on(prepared.difference)
+                if not dry_run:
+                    self._make(prepared)
+            except NotRead as error:
+                raise self._refused(error.error, error.reading, own=own, dry_run=dry_run) from error
+            except ConfigError as error:
+                raise self._refused(error, reading, own=own, dry_run=dry_run) from error
+            if not dry_run:
+                self._reading = reading
+                self.standing = replace(self.standing, source=source, problem="", refused_at=0.0)
+            return Applied(source, not dry_run, prepared.difference, running)
+
+    def reload(self) -> None:
+        """Have the file that is served read again, soon. May be called by a signal's handler."""
+        self._ordered.set()
+
+    async def follow(self) -> None:
+        """Read the file again when it was ordered or, if it is watched, has changed; until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(readings.POLL):
+                    await self._ordered.wait()
+            ordered = self._ordered.is_set()
+            self._ordered.clear()
+            try:
+                if ordered or await self._has_changed():
+                    await self.apply(None, dry_run=False)
+            except (ConfigRefused, ShuttingDown):
+                pass  # it was said
+            except Exception as error:
+                log.exception("config.failed")
+                bug = ConfigError("", f"{type(error).__name__}: {error}")
+                self._refused(bug, self._reading, own=True, dry_run=False)
+
+    async def _has_changed(self) -> bool:
+        if not self.standing.watched or self._reading is None:
+            return False
+        return not await asyncio.to_thread(self._reading.unchanged)
+
+    def _refused(
+        self, error: ConfigError, reading: Reading | None, *, own: bool, dry_run: bool
+    ) -> ConfigRefused:
+        """What a caller is told; if it was to be served, it is said to all."""
+        if not dry_run:
+            log.error("config.refused", problem=str(error))
+            if own:
+                self._reading = reading  # it is tried again when it has changed
+                self.standing = replace(self.standing, problem=str(error), refused_at=time.time())
+        kind = RestartNeeded if isinstance(error, NotLive) else ConfigRefused
+        return kind(str(error), param=error.path or None)
+
+    # -- a change -----------------------------------------------------------------------------------------
+
+    async def _prepare(self, config: Config) -> Prepared:
+        """Everything that may fail or take time. Raises ConfigErrors (a NotLive for what is fixed)."""
+        difference = compare(self.config, config)
+        if difference.fixed:
+            raise NotLive(self.config, config, difference)
+        try:
+            devices = self._driver.devices.changed(config.devices)
+        except ConfigError as error:
+            raise config.failure([(error.path, str(error).removeprefix(f"{error.path}: "))]) from error
+        new = [one.after for one in difference.of(Kind.ADDED, Kind.REPLACED) if one.after is not None]
+        fresh = await asyncio.to_thread(entries_of, config, new, self._driver.devices, self._store)
+        for entry in fresh.values():
+            await self._driver.examine(entry)
+        ledgers = self._with(devices)
+        everyone = {model.spec.model for model in config.models}
+        suspects = everyone if devices else {one.name for one in difference.models}
+        check_placements(config, list(self._after(config, fresh)), ledgers, suspects)
+        return Prepared(config, difference, fresh, devices, self._event(config, difference, fresh, devices))
+
+    def _with(self, devices: Iterable[Device]) -> Mapping[str, DeviceLedger]:
+        ledgers = dict(self._driver.scheduler.state.ledger.devices)
+        return {**ledgers, **{device.id: DeviceLedger(device) for device in devices}}
+
+    def _after(self, config: Config, fresh: Mapping[str, Entry]) -> Iterable[Entry]:
+        """All entries as they would be."""
+        versions = self._driver.scheduler.state.versions
+        for model in config.models:
+            entry = fresh.get(model.spec.model)
+            if entry is None:
+                known = self._names.resolve(model.spec.model)
+                version = versions.get(known.spec.version)
+                estimate = known.estimate or (version.need if version is not None else None)
+                entry = replace(known, policy=model.policy, estimate=estimate)
+            yield entry
+
+    def _event(
+        self, config: Config, difference: Difference, fresh: Mapping[str, Entry], devices: Iterable[Device]
+    ) -> ev.Changed:
+        parts: list[ev.Part] = [ev.DeviceAdded(device) for device in devices]
+        if config.server.queue_bound != self.config.server.queue_bound:
+            parts.append(ev.QueueBounded(config.server.queue_bound))
+        parts += [entry.added() for entry in fresh.values()]
+        for one in difference.of(Kind.REMOVED, Kind.REPLACED):
+            successor = fresh[one.name].spec.version if one.name in fresh else ""
+            parts.append(ev.Removed(self._names.resolve(one.name).spec.version, successor))
+        for one in difference.of(Kind.POLICY):
+            if one.after is not None and one.before is not None and one.after.policy != one.before.policy:
+                version = self._names.resolve(one.name).spec.version
+                parts.append(ev.PolicyChanged(version, one.after.policy))
+        return ev.Changed(tuple(parts))
+
+    def _make(self, prepared: Prepared) -> None:
+        """The change itself, in one turn of the event loop. Raises ConfigErrors and ShuttingDown before
+        anything has changed."""
+        config, difference, state = prepared.config, prepared.difference, self._driver.scheduler.state
+        if state.shutting_down:
+            raise ShuttingDown("the server is shutting down")
+        self._check_held(prepared)
+        self._driver.devices.take(prepared.devices)
+        replaced = [
+            (self._names.resolve(one.name), prepared.fresh[one.name]) for one in difference.of(Kind.REPLACED)
+        ]
+        resident = [old for old, _ in replaced if state.versions[old.spec.version].live()]
+        for old, new in replaced:
+            old.successor = new
+        for one in difference.of(Kind.POLICY):
+            if one.after is not None:
+                self._names.resolve(one.name).policy = one.after.policy
+        known = {entry.spec.model: entry for entry in self._names.all()} | dict(prepared.fresh)
+        self._names.replace((known[model.spec.model], model.aliases) for model in config.models)
+        self._driver.recheck = config.recheck
+        self._take(config)
+        self._driver.change(prepared.event, prepared.fresh.values())
+        before, self.config = self.config, config
+        self.standing = replace(self.standing, since=time.time())
+        self._load_ahead(before, prepared, replaced, resident)
+        _tell(difference)
+
+    def _check_held(self, prepared: Prepared) -> None:
+        """A budget cannot be less than what instances hold by now."""
+        accounts = self._driver.scheduler.state.ledger.devices
+        problems = [
+            (
+                f"devices.{device.id}.memory",
+                f"would be {in_units(device.budget)}, less than the {in_units(accounts[device.id].reserved)} "
+                "that instances hold now; unload some first",
+            )
+            for device in prepared.devices
+            if device.budget < accounts[device.id].reserved
+        ]
+        if problems:
+            raise prepared.config.failure(problems)
+
+    def _load_ahead(
+        self,
+        before: Config,
+        prepared: Prepared,
+        replaced: Iterable[tuple[Entry, Entry]],
+        resident: Collection[Entry],
+    ) -> None:
+        """What was in memory comes again as its new version, and who is to be preloaded from now on comes."""
+        for old, new in replaced:
+            if old in resident:
+                self._ahead.load_after(new, old)
+        old_policy = {model.spec.model: model.policy for model in before.models}
+        wanted = [
+            self._names.resolve(name)
+            for name in prepared.config.preload
+            if not old_policy.get(name, Policy()).preload
+        ]
+        if wanted:
+            self._ahead.load(wanted)
+
+    def _running_on(self, difference: Difference) -> dict[str, int]:
+        """Requests that run on what goes, by model."""
+        versions, running = self._driver.scheduler.state.versions, {}
+        for one in difference.of(Kind.REMOVED, Kind.REPLACED):
+            version = versions.get(self._names.resolve(one.name).spec.version)
+            instances = version.instances.values() if version is not None else ()
+            running[one.name] = sum(len(instance.leases) for instance in instances)
+        return running
+
+
+class NotLive(ConfigErrors):
+    """Values that cannot change while the server runs."""
+
+    def __init__(self, before: Config, after: Config, difference: Difference) -> None:
+        problems = [
+            (
+                one.path,
+                f"cannot change while the server runs: it is {_said(one.before)}, and this says "
+                f"{_said(one.after)}; restart the server, or leave it as it is",
+            )
+            for one in difference.fixed
+        ]
+        super().__init__(after.failure(problems).problems)
+
+
+def _said(value: object) -> str:
+    return "not set" if value is None else str(value)
+
+
+def _tell(difference: Difference) -> None:
+    """One line in the log: names, no values."""
+    models = {kind.value: [one.name for one in difference.of(kind)] for kind in Kind}
+    told = {kind: names for kind, names in models.items() if names}
+    settings = [one.path for one in difference.settings]
+    log.info("config.changed", **told, **({"settings": settings} if settings else {}))

@@ -1,0 +1,99 @@
+"""`/admin/config`: the order to serve another configuration, or to say what that would change.
+
+Mounted by `gateway/app.py`; carried out by whoever made the yard. A configuration comes as the path of a file
+on this machine, never as its text: it says which programs are run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends
+from pydantic import Field
+
+from modelyard.config.difference import Changed, Kind, ModelChange
+from modelyard.errors import ConfigRefused, RestartNeeded, ShuttingDown, UnsupportedMediaType
+from modelyard.gateway import views
+from modelyard.gateway.admin import needs_json
+from modelyard.gateway.live import Applied, LiveConfig
+from modelyard.gateway.reference import refusals
+
+
+class ConfigOrder(views.Order):
+    """Which configuration is to be served."""
+
+    path: Annotated[str, Field(max_length=4096)] | None = Field(
+        default=None, description="A file on the server's machine; none: the one that is served, read again."
+    )
+    dry_run: bool = Field(default=False, description="Change nothing; say what would.")
+
+
+class FieldChange(views.View):
+    path: str
+    before: Any = Field(description="null where it was not set.")
+    after: Any = Field(description="null where it is not set any more.")
+
+
+class ModelDifference(views.View):
+    """What becomes of one model."""
+
+    model: str
+    kind: Kind = Field(
+        description="added, removed; replaced: another version, under the same name; policy: no process is "
+        "touched."
+    )
+    version: str | None = Field(description="As it will be; null for one that goes.")
+    fields: list[FieldChange] = Field(description="Below `models.<model>`.")
+    running: int = Field(description="Requests that finish on what goes before it leaves.")
+
+
+class ConfigChange(views.View):
+    """What a configuration changes."""
+
+    source: str
+    applied: bool
+    models: list[ModelDifference]
+    settings: list[FieldChange] = Field(description="What is not a model's.")
+
+
+def config_router(live: LiveConfig) -> APIRouter:
+    """The route `/admin/config`."""
+    router = APIRouter(prefix="/admin", dependencies=[Depends(needs_json)])
+
+    @router.post(
+        "/config",
+        tags=["configuration"],
+        responses=refusals(ConfigRefused, RestartNeeded, ShuttingDown, UnsupportedMediaType),
+    )
+    async def change(order: Annotated[ConfigOrder | None, Body()] = None) -> ConfigChange:
+        """Serve another configuration without a restart, all of it or nothing."""
+        order = order or ConfigOrder()
+        path = Path(order.path) if order.path else None
+        return view_of(await live.apply(path, dry_run=order.dry_run))
+
+    return router
+
+
+def view_of(applied: Applied) -> ConfigChange:
+    return ConfigChange(
+        source=str(applied.source),
+        applied=applied.done,
+        models=[_model(one, applied.running) for one in applied.difference.models],
+        settings=[_field(one) for one in applied.difference.settings],
+    )
+
+
+def _model(change: ModelChange, running: Mapping[str, int]) -> ModelDifference:
+    return ModelDifference(
+        model=change.name,
+        kind=change.kind,
+        version=change.after.spec.version if change.after is not None else None,
+        fields=[_field(one) for one in change.fields],
+        running=running.get(change.name, 0),
+    )
+
+
+def _field(change: Changed) -> FieldChange:
+    return FieldChange(path=change.path, before=change.before, after=change.after)
