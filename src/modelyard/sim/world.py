@@ -51,6 +51,7 @@ class World:
     stop: Callable[[str], float] = lambda _: 0.1
     after_each: Callable[[Scheduler], None] | None = None
     before_arrival: Callable[[ev.Arrived], None] | None = None
+    watch: Callable[[float, ev.Event, list[ac.Action]], None] | None = None
     now: float = 0.0
     records: dict[str, Record] = field(default_factory=dict)
     loads: int = 0
@@ -79,10 +80,13 @@ class World:
         """Hand one event to the scheduler now and carry out what it answers."""
         if self.before_arrival is not None and isinstance(event, ev.Arrived):
             self.before_arrival(event)
-        for action in self.scheduler.handle(event, self.now):
+        actions = self.scheduler.handle(event, self.now)
+        for action in actions:
             self._execute(action)
         if isinstance(event, ev.Arrived) and event.request in self.scheduler.state.waiting:
             self.records[event.request].bound = self.scheduler.state.waiting[event.request].bound
+        if self.watch is not None:
+            self.watch(self.now, event, actions)
         if self.after_each is not None:
             self.after_each(self.scheduler)
 
