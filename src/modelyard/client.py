@@ -11,6 +11,8 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 from urllib.parse import quote
@@ -165,6 +167,13 @@ class Client:
     def explain(self, name: str) -> Json:
         """What the journal tells of a request (its id stands in `x-modelyard-request`) or of a model."""
         return self._object("GET", f"/admin/explain/{_path(name)}")
+
+    def apply(self, path: str | PathLike[str] | None = None, *, dry_run: bool = False) -> Json:
+        """Have another configuration served, without a restart, or say what that would change. `path` is a
+        file on the server's machine; None: the one that is served is read again. Raises ConfigRefused
+        (RestartNeeded) with all that is wrong; then nothing has changed."""
+        order = {"path": None if path is None else str(Path(path).absolute()), "dry_run": dry_run}
+        return self._object("POST", "/admin/config", order)
 
     # -- what these are made of ---------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -313,14 +313,19 @@ class ChildYard(Client):
 
 @asynccontextmanager
 async def child_yard(
-    folder: Path, models: Mapping[str, Any], *, environment: Mapping[str, str] | None = None, **settings: Any
+    folder: Path,
+    models: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
+    **settings: Any,
 ) -> AsyncIterator[ChildYard]:
     """`modelyard serve` on a configuration in `folder`; killed at the end if it still lives."""
     path = folder / "modelyard.yaml"
     path.write_text(sections(folder, models, **settings))
     with (folder / "output").open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "modelyard", "serve", "-c", str(path)],
+            [sys.executable, "-m", "modelyard", "serve", "-c", str(path), *options],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

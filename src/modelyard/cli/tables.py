@@ -70,6 +70,13 @@ def print_status(console: Console, status: Json) -> None:
     for fetch in status["fetches"]:
         of = f" of {size(fetch['total'])}" if fetch["total"] else ""
         console.print(f"fetching {escape(fetch['model'])}: {size(fetch['done'])}{of}")
+    if problem := status["config"]["problem"]:
+        lines = problem.splitlines()
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        console.print(
+            f"[red]the last reload failed[/], and what was served before still is: {escape(lines[0])}{more}",
+            soft_wrap=True,
+        )
     state = "ready" if status["ready"] else f"not ready: {escape(status['reason'])}"
     console.print(
         f"{state} · {status['running']} running, {status['waiting']} waiting · "

@@ -226,7 +226,8 @@ class Live:
         self._take(config)
         self._driver.change(prepared.event, prepared.fresh.values())
         before, self.config = self.config, config
-        self.standing = replace(self.standing, since=time.time())
+        if difference:
+            self.standing = replace(self.standing, since=time.time())
         self._load_ahead(before, prepared, replaced, resident)
         _tell(difference)
 
@@ -296,6 +297,9 @@ def _said(value: object) -> str:
 
 def _tell(difference: Difference) -> None:
     """One line in the log: names, no values."""
+    if not difference:
+        log.info("config.unchanged")
+        return
     models = {kind.value: [one.name for one in difference.of(kind)] for kind in Kind}
     told = {kind: names for kind, names in models.items() if names}
     settings = [one.path for one in difference.settings]
