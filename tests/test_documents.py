@@ -15,6 +15,7 @@ from modelyard import cli, config
 from modelyard.gateway.admin import admin_router
 from modelyard.gateway.listing import listing_router
 from modelyard.gateway.reference import document
+from modelyard.importing import llama_swap, written
 from modelyard.telemetry.metrics import DECLARED
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +23,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 WRITTEN = [page for page in PAGES if page.parent.name != "reference"]
 PAGE = pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
 SERVED = {"/", "/docs", "/openapi.json"}
+KNOWN = {"Anthropic", "Ollama", "Prometheus", "Retry", "After", "Unix"}  # in diagrams
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -59,6 +61,35 @@ def test_configurations_load(page: Path, tmp_path: Path) -> None:
 
 
 @PAGE
+def test_imports_make_what_is_shown(page: Path, tmp_path: Path) -> None:
+    """A configuration of llama-swap is followed by what the import makes of it."""
+    pairs = re.findall(
+        r"^```yaml llama-swap\n(.*?)^```.*?^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert len(pairs) == len(blocks(page, "yaml llama-swap"))
+    for before, after in pairs:
+        (tmp_path / "config.yaml").write_text(before)
+        imported = llama_swap.read(tmp_path / "config.yaml", {}, elsewhere=True)
+        text = written.text_of(imported, tmp_path / "modelyard.yaml", {}, elsewhere=True)
+        assert re.sub(r"\A(#.*\n)*?(#\n|\n)", "", text) == after
+
+
+@PAGE
+def test_diagrams_name_what_there_is(page: Path) -> None:
+    """Files by their path's end, folders, and whatever begins with a capital: a class."""
+    source = ROOT / "src" / "modelyard"
+    code = "\n".join(file.read_text() for file in source.rglob("*.py"))
+    for diagram in blocks(page, "mermaid"):
+        for name in re.findall(r"[a-z_][a-z_/]*\.py\b", diagram):
+            assert any(str(file).endswith(f"/{name}") for file in source.rglob("*.py")), name
+        for name in re.findall(r"\b([a-z]+)/[\s:]", diagram):
+            assert any(folder.is_dir() for folder in source.rglob(name)), name
+        keywords = {"Note"}
+        for name in set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)*\b", diagram)) - keywords - KNOWN:
+            assert re.search(rf"^class {name}\b", code, re.MULTILINE), name
+
+
+@PAGE
 def test_python_is_python(page: Path) -> None:
     for text in blocks(page, "python"):
         compile(text, str(page), "exec")
@@ -70,7 +101,11 @@ def test_commands_exist(page: Path) -> None:
     for span in spans(page):
         for name, rest in re.findall(r"(?:^|\$ )modelyard ([a-z]+)(.*)", span):
             assert name in group.commands, span
-            options = {option for one in group.commands[name].params for option in one.opts}
+            command = group.commands[name]
+            if words := rest.split() if hasattr(command, "commands") else []:
+                assert words[0] in command.commands, span
+                command = command.commands[words[0]]
+            options = {option for one in command.params for option in one.opts}
             assert set(re.findall(r" (--?[a-z]+)", rest)) <= options | {"--help"}, span
 
 
@@ -81,7 +116,7 @@ def test_endpoints_exist(page: Path) -> None:
     known = SERVED | set(document(routers, keys=False)["paths"])
     for span in spans(page):
         for path in re.findall(
-            r"(?:^|GET |POST |:8080)(/(?:v1|admin|health|ready|metrics|docs)\b[\w/{}.]*)", span
+            r"(?:^|GET |POST |:8080)(/(?:v1|admin|health|ready|metrics|docs)\b[\w/{}.-]*)", span
         ):
             assert any(other == path or other.startswith(f"{path}/") for other in known), span
 
