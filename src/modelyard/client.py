@@ -175,6 +175,16 @@ class Client:
         order = {"path": None if path is None else str(Path(path).absolute()), "dry_run": dry_run}
         return self._object("POST", "/admin/config", order)
 
+    def plan(self, action: Literal["load", "unload", "request"], model: str, **options: Any) -> Json:
+        """What a load, an unload or a request of a model would do now; nothing is changed. `options`: `evict`
+        of a load, `now` of an unload, `priority` and `max_wait` of a request."""
+        return self._object("POST", "/admin/plan", {action: {"model": model, **options}})
+
+    def apply_plan(self, plan: str, *, wait: bool = True) -> Json:
+        """Carry out the plan with this id, exactly. Raises PlanStale, with what has changed, when it does not
+        hold any more; nothing is done then."""
+        return self._object("POST", "/admin/apply-plan", {"id": plan, "wait": wait})
+
     # -- what these are made of ---------------------------------------------------------------------------
 
     def call(self, method: str, path: str, body: Json | None = None) -> Any:

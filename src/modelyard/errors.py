@@ -158,6 +158,19 @@ class RequestTimeout(RequestError):
     code = "request_timeout"
 
 
+class PlanNotFound(NotFound):
+    """No plan has this id any more: it was carried out, or too many were made since."""
+
+    code = "plan_not_found"
+
+
+class PlanStale(RequestError):
+    """What the plan rests on has changed, as the message says; nothing was done."""
+
+    status = 409
+    code = "plan_stale"
+
+
 class NotRunning(RequestError):
     """The caller asked not to load a model that is not running."""
 

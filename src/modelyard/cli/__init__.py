@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from modelyard.cli import changes, control, importing, serving
+from modelyard.cli import changes, control, importing, plan, serving
 from modelyard.errors import ModelyardError
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ app.command("load")(control.load)
 app.command("unload")(control.unload)
 app.command("logs")(control.logs)
 app.command("explain")(control.explain)
+app.command("plan")(plan.plan)
 app.command("diff")(changes.diff)
 app.command("apply")(changes.apply)
 app.add_typer(importing.app)

@@ -110,15 +110,15 @@ def _would_come_home(version: Version) -> bool:
 
 class DryRun:
     """A run, which is over when it has been made. `steps`: in order, `at_once` of them decided when the
-    events came; `about`: the versions that it tells of; `waits`: who stood in line then; `open`: what it could not
-    know, in words; `after`: the copy in its last state."""
+    events came. `named`: the versions of the events; `about`: all that it tells of; `waits`: who stood in
+    line then, unhelped. `open`: what it could not know, in words; `after`: the copy in its last state."""
 
     def __init__(
         self, original: Scheduler, events: Sequence[ev.Event], now: float, estimates: Estimates
     ) -> None:
         self.steps: list[PlannedStep] = []
         self.after = copy_of(original)
-        self.about = about(original.state, events)
+        self.named, self.about = named(events), about(original.state, events)
         self._original, self._events = original.state, events
         self._started, self._estimates = now, estimates
         self._outlook = Outlook(self.after, now, estimates)
@@ -134,7 +134,7 @@ class DryRun:
         for event in events:
             self._post(event)
         self.at_once = len(self.steps)
-        self.waits = [key for key in self.about if self._stands(key)]
+        self.waits = [key for key in self.about if self._waits(key)]
         self.open = self._run()
 
     # -- time -------------------------------------------------------------------------------------------
@@ -170,6 +170,12 @@ class DryRun:
 
     def _stands(self, key: str) -> bool:
         return key in self.after.state.line
+
+    def _waits(self, key: str) -> bool:
+        """Whether it stands in line for memory that nobody has begun to free for it."""
+        version = self.after.state.versions.get(key)
+        cached = version is not None and version.files is FilesState.CACHED
+        return cached and self._stands(key) and all(step.winner != key for step in self.steps)
 
     def _moves(self, key: str) -> bool:
         version = self.after.state.versions.get(key)
@@ -220,12 +226,8 @@ class DryRun:
         state = self.after.state
         match action:
             case ac.Start(name, _, key, _, _, reason):
-                instance, version = state.instances[name], state.versions[key]
-                known = version.need is None or version.need.known
-                seconds = version.usual_load()
-                self._tell(
-                    Does.START, instance, bytes=_bytes(instance), reason=reason, seconds=seconds, exact=known
-                )
+                instance, seconds = state.instances[name], state.versions[key].usual_load()
+                self._tell(Does.START, instance, bytes=_bytes(instance), reason=reason, seconds=seconds)
             case ac.Note("leave", name, reason, fields):
                 self._leave(state.instances[name], reason, dict(fields))
             case ac.Stop(name, _, _, reason):
@@ -277,7 +279,8 @@ class DryRun:
         """Of an instance; False when it is none of this run's business."""
         version, winner = instance.version, instance.leaving_for
         kept = instance.id if instance.id in self._original.instances else ""
-        return self._say(does, version.key, winner=winner, instance=kept, **more)
+        known = version.need is None or version.need.known
+        return self._say(does, version.key, winner=winner, instance=kept, exact=known, **more)
 
     def _say(self, does: Does, version: str, *, winner: str = "", **more: object) -> bool:
         if version not in self._told and winner not in self._told:

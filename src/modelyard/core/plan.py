@@ -16,14 +16,16 @@ from json import dumps
 from typing import Any
 
 from modelyard.core import events as ev
-from modelyard.core.dryrun import Does, DryRun, PlannedStep, flat, named, only_asks
+from modelyard.core.dryrun import Does, DryRun, PlannedStep, flat, only_asks
 from modelyard.core.outlook import Estimates
+from modelyard.core.placement import in_units
 from modelyard.core.readings import Fact, Precondition, Reading, may_use, order, read, wanted
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import State
 
 COURSE = "what follows"
 USUAL = Estimates()
+STARTED = frozenset({Does.FETCH, Does.START, Does.REFUSE, Does.LOADED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +148,13 @@ def _other_course(planned: Sequence[PlannedStep], anew: Sequence[PlannedStep]) -
 def _in_words(step: PlannedStep | None) -> str:
     if step is None:
         return "nothing"
-    where = ", ".join(device for device, _ in step.bytes)
-    parts = (step.does.value, step.instance or step.model, f"on {where}" if where else "", step.code)
+    where = ", ".join(f"{device} ({in_units(size)})" for device, size in step.bytes)
+    parts = (
+        f"{step.does} {step.instance or step.version}",
+        f"on {where}" if where else "",
+        f"for {step.winner}" if step.winner else "",
+        step.code,
+    )
     return " ".join(part for part in parts if part)
 
 
@@ -168,9 +175,9 @@ def _readings(state: State, events: Sequence[ev.Event], run: DryRun, now: float)
     served = {event.version for event in arrivals} if at_once else set()
     for key in run.about:
         if key not in served:
-            yield from _of_version(state, key, added.get(key))
+            yield from _of_version(state, key, added.get(key), starts=_may_start(run, key))
     if not only_asks(events):
-        yield from (Reading(Fact.CONTENDERS, key) for key in named(events))
+        yield from (Reading(Fact.CONTENDERS, key) for key in run.named)
     yield from _of_victims(state, run, added, now)
     for key in run.waits:
         yield from _of_all_around(state, key, added.get(key), now)
@@ -190,7 +197,13 @@ def _of_arrival(event: ev.Arrived, *, at_once: bool) -> Iterator[Reading]:
     yield Reading(Fact.LINE, event.version, priority=event.priority)
 
 
-def _of_version(state: State, key: str, added: ev.Added | None) -> Iterator[Reading]:
+def _may_start(run: DryRun, key: str) -> bool:
+    """Whether it was decided to start the version, or not to. What only leaves, or is there, reads less."""
+    does = {step.does for step in run.steps if step.version == key and (not step.instance or step.code)}
+    return key in run.waits or key not in run.named or not does.isdisjoint(STARTED)
+
+
+def _of_version(state: State, key: str, added: ev.Added | None, *, starts: bool) -> Iterator[Reading]:
     yield Reading(Fact.VERSION, key)
     version = state.versions.get(key)
     if version is None:
@@ -198,8 +211,8 @@ def _of_version(state: State, key: str, added: ev.Added | None) -> Iterator[Read
             yield Reading(Fact.ROOM, key, added=added)
             yield Reading(Fact.LINE, key, added=added)
         return
-    facts = (Fact.POLICY, Fact.FILES, Fact.FOOTPRINT, Fact.TRIES, Fact.INSTANCES, Fact.ASKED, Fact.WAITING)
-    for fact in (*facts, Fact.ROOM, Fact.LINE):
+    facts = (Fact.POLICY, Fact.FILES, Fact.FOOTPRINT, Fact.TRIES, Fact.ROOM, Fact.LINE) if starts else ()
+    for fact in (*facts, Fact.INSTANCES, Fact.ASKED, Fact.WAITING):
         yield Reading(fact, key)
     for name in version.instances:
         yield Reading(Fact.INSTANCE, name)

@@ -121,7 +121,7 @@ def _of_version(scheduler: Scheduler, version: Version, reading: Reading, now: f
         case Fact.VERSION:
             value = "being removed" if version.removed else version.key
         case Fact.POLICY:
-            value = policy_text(version.policy)
+            value = _policy(version.policy) or "as by default"
         case Fact.FILES:
             value = version.files.value
         case Fact.FOOTPRINT:
@@ -154,7 +154,7 @@ def _of_version(scheduler: Scheduler, version: Version, reading: Reading, now: f
     return value or "none", note
 
 
-def policy_text(policy: Policy) -> str:
+def _policy(policy: Policy) -> str:
     """What differs from the defaults, of what the scheduler reads."""
     usual = Policy()
     return ", ".join(

@@ -23,13 +23,13 @@ from modelyard.errors import (
 )
 from modelyard.gateway import explain, follow, views
 from modelyard.gateway.names import Names
+from modelyard.gateway.plan import STOP_ALLOWANCE, add_plans
 from modelyard.gateway.reference import STARTING, refusals
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.journal import Journal
 from modelyard.runtime.journal_records import Kind
 
-STOP_ALLOWANCE = 10.0  # seconds for TERM, KILL and the shim, on top of drain and release caps
 MOST_LINES = 10_000
 _EVENT_STREAM = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
@@ -59,6 +59,7 @@ def admin_router(driver: Driver, names: Names, snapshot: Snapshot) -> APIRouter:
     _add_journal(router, driver, names, followers)
     _add_load(router, driver, names)
     _add_unload(router, driver, names)
+    add_plans(router, driver, names)
     return router
 
 
@@ -254,7 +255,7 @@ def _add_unload(router: APIRouter, driver: Driver, names: Names) -> None:
         driver.unload(key, now=order.now)
         if order.wait:
             drain = 0.0 if order.now else policy.drain
-            gone = await _all_gone(driver, instances, drain + policy.release_cap + STOP_ALLOWANCE)
+            gone = await follow.gone(driver, instances, drain + policy.release_cap + STOP_ALLOWANCE)
         else:
             gone = not instances
         response.status_code = 200 if gone else 202
@@ -265,18 +266,3 @@ def _add_unload(router: APIRouter, driver: Driver, names: Names) -> None:
             instances=instances,
             seconds=asyncio.get_running_loop().time() - began,
         )
-
-
-async def _all_gone(driver: Driver, instances: list[str], timeout: float) -> bool:
-    """Wait until these instances are gone; False when `timeout` seconds were not enough. (New ones may have
-    been started meanwhile: whoever asks for the model has it loaded again.)"""
-    notes = driver.subscribe()
-    try:
-        async with asyncio.timeout(timeout):
-            while any(name in driver.scheduler.state.instances for name in instances):
-                await notes.get()
-    except TimeoutError:
-        return False
-    finally:
-        driver.unsubscribe(notes)
-    return True

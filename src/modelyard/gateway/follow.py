@@ -135,3 +135,18 @@ class _Growing:
             return b""
         self._offset += len(piece)
         return piece
+
+
+async def gone(driver: Driver, instances: list[str], timeout: float) -> bool:
+    """Wait until these instances are gone; False when `timeout` seconds were not enough. (New ones may have
+    been started meanwhile: whoever asks for the model has it loaded again.)"""
+    notes = driver.subscribe()
+    try:
+        async with asyncio.timeout(timeout):
+            while any(name in driver.scheduler.state.instances for name in instances):
+                await notes.get()
+    except TimeoutError:
+        return False
+    finally:
+        driver.unsubscribe(notes)
+    return True

@@ -1,0 +1,132 @@
+"""`modelyard plan`: what an order would do, as a table or JSON, and doing exactly that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from modelyard.cli.control import DEFAULT_URL, AsJson, Key, ModelName, Url
+from modelyard.cli.tables import console, size
+from modelyard.client import Client
+
+Json = Mapping[str, Any]
+
+
+class Action(StrEnum):
+    LOAD = "load"
+    UNLOAD = "unload"
+    REQUEST = "request"
+
+
+class Priority(StrEnum):
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+def plan(
+    action: Annotated[Action, typer.Argument(metavar="load|unload|request", help="What is to be planned.")],
+    model: ModelName,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    evict: Annotated[bool, typer.Option(help="load: put others out for it.")] = True,
+    now: Annotated[bool, typer.Option("--now", help="unload: cut what runs on it.")] = False,
+    priority: Annotated[Priority | None, typer.Option(help="request: its class; else the model's.")] = None,
+    max_wait: Annotated[
+        float | None, typer.Option(help="request: seconds it may wait; else the model's.")
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Carry it out, if it still holds.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what loading, unloading or asking a model would do, and why; with --apply, do exactly that."""
+    options: dict[str, Any] = {}
+    if action is Action.LOAD:
+        options = {"evict": evict}
+    elif action is Action.UNLOAD:
+        options = {"now": now}
+    else:
+        options = {"priority": priority, "max_wait": max_wait}
+    _refuse_foreign(action, evict=not evict, now=now, priority=priority, max_wait=max_wait)
+    with Client(url, key) as client:
+        made = client.plan(action.value, model, **options)
+        if not as_json:
+            print_plan(console(), made)
+        done = client.apply_plan(made["id"]) if apply else None
+    if as_json:
+        typer.echo(json.dumps({**made, "applied": done}, indent=2, ensure_ascii=False))
+    elif done is not None:
+        state = "done" if done["done"] else "under way"
+        typer.echo(f"{done['order']}: {state} after {done['seconds']:.2f} s")
+
+
+def _refuse_foreign(action: Action, **given: object) -> None:
+    """An option of another action is a mistake. Raises BadParameter."""
+    own = {Action.LOAD: {"evict"}, Action.UNLOAD: {"now"}, Action.REQUEST: {"priority", "max_wait"}}[action]
+    for name, value in given.items():
+        if value and name not in own:
+            raise typer.BadParameter(f"`{action}` has no --{name.replace('_', '-')}")
+
+
+def print_plan(where: Console, made: Json) -> None:
+    """The steps of a plan, the memory of each device before and after, and what it rests on."""
+    where.print(escape(f"{made['order']} would take about {made['seconds']:.1f} s"), style="bold")
+    _print(where, ("in", "what happens", "why"), (_row(step) for step in made["steps"]))
+    if not made["steps"]:
+        where.print("Nothing would happen.")
+    for line in made["open"]:
+        where.print(escape(f"Not known: {line}."))
+    moved = (device for device in made["memory"] if device["free"]["before"] != device["free"]["after"])
+    for device in moved:
+        free = device["free"]
+        where.print(
+            escape(f"{device['device']}: {size(free['before'])} free now, {size(free['after'])} then")
+        )
+    rows = ((each["name"], each["value"], each["note"]) for each in made["preconditions"])
+    _print(where, ("holds while", "is", ""), rows)
+
+
+def _row(step: Json) -> tuple[str, str, str]:
+    memory = ", ".join(f"{size(held)} on {device}" for device, held in step["memory"].items())
+    score = step["score"]
+    why = step["reason"]
+    if "cost" in score:
+        spared = f"; spared: {score['spared']}" if "spared" in score else ""
+        why += f"; score: {score['standing']}, {score['cost']:.2f}{spared}"
+    return f"{step['at']:.1f} s", f"{_what(step)}{f' ({memory})' if memory else ''}", why
+
+
+def _what(step: Json) -> str:
+    who, count = step["instance"] or step["model"], step["requests"]
+    requests = f"{count} request{'' if count == 1 else 's'}"
+    sentences = {
+        "fetch": f"{step['model']}: its files are fetched",
+        "start": f"{step['model']} starts, for about {step['seconds']:.1f} s",
+        "ready": f"{who} is ready",
+        "leave": f"{who} leaves" + (f", when {requests} finished" if count else ""),
+        "stop": f"{who} stops",
+        "gone": f"{who} is gone",
+        "fail": f"{who} fails",
+        "cut": f"{requests} on {who} cut: {step['code']}",
+        "grant": f"the request has a slot of {who}",
+        "refuse": f"{requests} for {step['model']} refused: {step['code']}",
+        "loaded": f"{step['model']} is not loaded: {step['code']}" if step["code"] else f"{who} is loaded",
+    }
+    return sentences[step["does"]]
+
+
+def _print(where: Console, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in ("in", "what happens"))
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    if table.row_count:
+        where.print(table)

@@ -1,0 +1,51 @@
+"""`modelyard plan` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli import test_commands
+from cli.test_commands import run
+from modelyard.client import Client
+
+
+@pytest.fixture(name="server")
+def running(tmp_path: Path) -> Iterator[str]:
+    """The URL of a running server, with room for two of its three models."""
+    yield from test_commands.server.__wrapped__(tmp_path)  # type: ignore[attr-defined]
+
+
+def test_plan_shows_what_leaves_and_apply_does_it(server: str) -> None:
+    with Client(server) as client:
+        client.load("one")
+        client.load("two")
+        shown = run("plan", "load", "six", MODELYARD_URL=server)
+        assert shown.returncode == 0, shown.stderr
+        for words in ("load six would take about", "one-1 leaves (4.0 MB on pool)", "makes room for six"):
+            assert words in shown.stdout
+        assert "one-1" in shown.stdout.partition("holds while")[2], "what it rests on"
+        assert {each["id"] for each in client.instances()} == {"one-1", "two-2"}
+        done = run("plan", "load", "six", "--apply", MODELYARD_URL=server)
+        assert "load six: done after" in done.stdout
+        assert {each["id"] for each in client.instances()} == {"two-2", "six-3"}
+
+
+def test_plan_as_json(server: str) -> None:
+    told = json.loads(
+        run("plan", "request", "one", "--priority", "high", "--json", MODELYARD_URL=server).stdout
+    )
+    assert [step["does"] for step in told["steps"]] == ["start", "ready", "grant"]
+    assert told["applied"] is None
+    again = json.loads(run("plan", "unload", "one", "--apply", "--json", MODELYARD_URL=server).stdout)
+    assert again["steps"] == []
+    assert again["applied"]["done"]
+
+
+def test_an_option_of_another_action_is_refused() -> None:
+    refused = run("plan", "load", "one", "--now", MODELYARD_URL="http://127.0.0.1:9")
+    assert refused.returncode == 2
+    assert "has no --now" in refused.stderr
