@@ -151,6 +151,17 @@ def test_secrets_are_not_written(whole: tuple[Imported, Config], tmp_path: Path)
     assert 'key: "${APP_KEY}"' in text
 
 
+def test_keys_that_cannot_be_are_told(tmp_path: Path, model: Path, environ: dict[str, str]) -> None:
+    text = (
+        one(f"llama-server -m {model} -c 512")
+        + 'apiKeys: [sk-1, "${env.ONE}", "a b", sk-2, "${env.UNSET}"]\n'
+    )
+    result = imported(tmp_path, text, {**environ, "ONE": "sk-1"})
+    written.text_of(result, tmp_path / "o.yaml", environ, elsewhere=False)
+    assert [key["name"] for key in result.keys] == ["key-1", "key-4", "key-5"]
+    assert list(lost(result)) == ["apiKeys[1]", "apiKeys[2]"]
+
+
 def one(command: str, **fields: Any) -> str:
     lines = "".join(f"    {name}: {value}\n" for name, value in fields.items())
     return f"models:\n  m:\n    cmd: {command}\n{lines}"

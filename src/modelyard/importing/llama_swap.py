@@ -347,7 +347,13 @@ class _Swap:
 
     def _keys(self, keys: Any) -> None:
         """Secrets are not written: a digest does, or the variable that holds one."""
+        seen = set()
         for index, secret in enumerate(_texts(keys)):
+            value = filled(secret, {**dict.fromkeys(references(secret), f"x{index}"), **self._environ})
+            if not re.fullmatch(r"[\x21-\x7e]{1,512}", value) or value in seen:
+                self._result.lose(f"apiKeys[{index}]", "is there already, or is no key that is possible here")
+                continue
+            seen.add(value)
             key: dict[str, Any] = {"name": f"key-{index + 1}"}
             if references(secret):
                 key["key"] = secret
