@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from modelyard.cli import changes, control, importing, plan, serving
+from modelyard.cli import changes, control, importing, plan, replay, serving
 from modelyard.errors import ModelyardError
 
 __all__ = ["app", "main"]
@@ -32,6 +32,8 @@ app.command("unload")(control.unload)
 app.command("logs")(control.logs)
 app.command("explain")(control.explain)
 app.command("plan")(plan.plan)
+app.command("replay")(replay.replay)
+app.command("advise")(replay.advise)
 app.command("diff")(changes.diff)
 app.command("apply")(changes.apply)
 app.add_typer(importing.app)

@@ -122,6 +122,13 @@ class Observer:
         footprint = self._footprints.get(key_of(entry.spec, entry.files, self._kinds(entry)))
         return need if footprint is None else self._learned(entry, footprint, need)
 
+    def usual_load(self, entry: Entry) -> float | None:
+        """Seconds that loads of the same files and parameters usually took here; None while unknown."""
+        if entry.files is None:
+            return None
+        footprint = self._footprints.get(key_of(entry.spec, entry.files, self._kinds(entry)))
+        return None if footprint is None else footprint.load_seconds
+
     def _learned(self, entry: Entry, footprint: Footprint, estimate: Need) -> Need:
         """What was learned. Its margin never asks for more than a device has: a model that ran there, and
         nearly filled it, would be refused from then on."""

@@ -120,9 +120,8 @@ def replay(scene: Scene, jobs: Sequence[Job], strategy: Strategy, progress: Prog
         world.post(ev.DeviceAdded(device))
     for model in scene.models:
         world.post(ev.Added(model.spec, strategy.policy(model.policy), model.need))
-    for model in scene.models:
-        if model.preload:
-            world.post(ev.LoadAsked(model.spec.version, evict=False))
+    for version in scene.preload:
+        world.post(ev.LoadAsked(version, evict=False))
     world.submit(jobs)
     world.run()
     records = list(world.records.values())

@@ -55,16 +55,17 @@ class Loadable:
     need: Need
     load: float
     aliases: tuple[str, ...] = ()
-    preload: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Devices, models and the bound of what may wait in all; `assumed` says what is not known of them."""
+    """Devices, models, the versions to preload in order, and the bound of what may wait in all; `assumed`
+    says what is not known of them."""
 
     devices: tuple[Device, ...]
     models: tuple[Loadable, ...]
     rules: Rules = field(default_factory=Rules)
+    preload: tuple[str, ...] = ()
     queue_bound: int = 1024
     assumed: tuple[str, ...] = ()
 
