@@ -123,7 +123,8 @@ class Client:
         return list(self.call("GET", "/v1/models")["data"])
 
     def load(self, model: str, *, wait: bool = True, evict: bool = True) -> Json:
-        """Have an instance of a model ready. `evict` False: only in memory that is free now."""
+        """Have an instance of a model ready. `evict` False: only in memory that is free, or on its way
+        back."""
         return self._object("POST", f"/admin/models/{_path(model)}/load", {"wait": wait, "evict": evict})
 
     def unload(self, model: str, *, now: bool = False, wait: bool = True) -> Json:

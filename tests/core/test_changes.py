@@ -40,7 +40,8 @@ def test_a_new_version_is_served_while_the_old_one_finishes_and_inherits_its_dem
     assert yard.version(NEW.version).heat_now(yard.now) == demand
     assert yard.version(NEW.version).last_used == 0.0
     assert yard.states(old) == ["draining"]
-    assert started(yard.do(ev.Arrived("r2", NEW.version, since=0.0))) == ["a"]
+    assert started(out) == ["a"]
+    yard.do(ev.Arrived("r2", NEW.version, since=0.0))
     assert granted(yard.ready(NEW.version)) == ["r2"]
     assert stopped(yard.finish("r1")) == ["a"]
     yard.released(old)
@@ -58,3 +59,45 @@ def test_the_bound_of_all_queues_counts_for_who_comes_from_then_on() -> None:
     assert refused(yard.ask("r4", a)) == {}
     assert refused(yard.do(ev.QueueBounded(1))) == {}
     assert len(yard.state.waiting) == 3
+
+
+def replaced(old: str, size: int) -> ev.Changed:
+    return ev.Changed((ev.Added(NEW, Policy(), need(size)), ev.Removed(old, replaced_by=NEW.version)))
+
+
+def test_what_was_in_memory_comes_again_beside_the_old_one_where_there_is_room() -> None:
+    yard = Yard(gpu(size=120))
+    old = yard.load("a")
+    yard.ask("r", old)
+    assert started(yard.do(replaced(old, 60))) == ["a"]
+    assert yard.states(old) == ["draining"]
+
+
+def test_else_it_comes_when_the_old_one_has_left_and_puts_nobody_out() -> None:
+    yard = Yard(gpu(size=120))
+    old, other = yard.load("a"), yard.load("b")
+    yard.ask("r", old)
+    assert started(yard.do(replaced(old, 60))) == []
+    yard.pass_time(30.0)
+    assert yard.states(other) == ["ready"]
+    yard.finish("r")
+    assert started(yard.released(old)) == ["a"]
+
+
+def test_what_does_not_fit_without_putting_somebody_out_waits_for_a_request() -> None:
+    yard = Yard(gpu(size=120))
+    old, other = yard.load("a"), yard.load("b")
+    out = yard.do(replaced(old, 100))
+    assert [loaded.code for loaded in of(ac.Loaded, out)] == ["no_memory"]
+    assert started(yard.released(old)) == []
+    yard.pass_time(30.0)
+    assert yard.states(other) == ["ready"]
+    assert stopped(yard.ask("r", NEW.version)) == ["b"]
+
+
+def test_what_was_not_in_memory_is_not_loaded() -> None:
+    yard = Yard()
+    old = yard.add("a")
+    assert started(yard.do(replaced(old, 60))) == []
+    assert old not in yard.state.versions
+    assert not yard.state.line

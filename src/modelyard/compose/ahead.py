@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from modelyard.config import Config
-from modelyard.errors import ModelyardError, NoMemory
+from modelyard.errors import ModelyardError
 from modelyard.gateway.names import Names
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
@@ -23,7 +23,6 @@ log = structlog.get_logger(__name__)
 
 DEMAND_EVERY = 60.0  # seconds between two records of what was asked for
 TASKS_END = 5.0  # seconds in which preloading and recording have to end
-LEAVES = 15.0  # seconds for TERM, KILL and the shim, on top of drain and release caps
 
 
 class Ahead:
@@ -46,10 +45,6 @@ class Ahead:
     def load(self, wanted: Sequence[Entry]) -> None:
         """Load these one after the other, as long as they fit in free memory."""
         self._begin(self._load(wanted))
-
-    def load_after(self, entry: Entry, old: Entry) -> None:
-        """Load a version as soon as there is room beside the one that it replaces, or when that has gone."""
-        self._begin(self._load_after(entry, old))
 
     def stop_loading(self) -> None:
         """What is loaded goes on; nothing more is asked for."""
@@ -92,34 +87,7 @@ class Ahead:
             try:
                 await self._driver.load(entry.spec.version, evict=False)
             except ModelyardError as error:
-                _skipped(entry, error)
-
-    async def _load_after(self, entry: Entry, old: Entry) -> None:
-        notes = self._driver.subscribe()
-        try:
-            async with asyncio.timeout(old.policy.drain + old.policy.release_cap + LEAVES):
-                while True:
-                    version = self._driver.scheduler.state.versions.get(old.spec.version)
-                    left = version is not None and len(version.instances)
-                    try:
-                        await self._driver.load(entry.spec.version, evict=False)
-                        return
-                    except NoMemory:
-                        if not left:
-                            raise
-                    await self._fewer(notes, old, left)
-        except ModelyardError as error:
-            _skipped(entry, error)
-        except TimeoutError:
-            log.warning("preload.skipped", model=entry.spec.model, reason="what it replaces does not go")
-        finally:
-            self._driver.unsubscribe(notes)
-
-    async def _fewer(self, notes: asyncio.Queue[Any], old: Entry, count: int) -> None:
-        """Wait until a version has fewer instances than so many."""
-        versions = self._driver.scheduler.state.versions
-        while (version := versions.get(old.spec.version)) is not None and len(version.instances) >= count:
-            await notes.get()
+                log.warning("preload.skipped", model=entry.spec.model, reason=error.message)
 
     async def _record_demand(self) -> None:
         """Keep what is asked for, so that the next start can preload it; for the last time at the end."""
@@ -137,10 +105,6 @@ class Ahead:
         more = {model: total - self._counted.get(model, 0) for model, total in totals.items()}
         self._counted.update(totals)
         return {model: count for model, count in more.items() if count}
-
-
-def _skipped(entry: Entry, error: ModelyardError) -> None:
-    log.warning("preload.skipped", model=entry.spec.model, reason=error.message)
 
 
 def spawn(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

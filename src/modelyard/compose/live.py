@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from modelyard.config.reading import Reading
 from modelyard.core import events as ev
 from modelyard.core.memory import DeviceLedger
 from modelyard.core.placement import in_units
-from modelyard.core.types import Device, Policy
+from modelyard.core.types import Device
 from modelyard.errors import ConfigError, ConfigRefused, RestartNeeded, ShuttingDown
 from modelyard.gateway.live import Applied, Standing
 from modelyard.gateway.names import Names
@@ -214,7 +214,6 @@ class Live:
         replaced = [
             (self._names.resolve(one.name), prepared.fresh[one.name]) for one in difference.of(Kind.REPLACED)
         ]
-        resident = [old for old, _ in replaced if state.versions[old.spec.version].live()]
         for old, new in replaced:
             old.successor = new
         for one in difference.of(Kind.POLICY):
@@ -228,7 +227,7 @@ class Live:
         before, self.config = self.config, config
         if difference:
             self.standing = replace(self.standing, since=time.time())
-        self._load_ahead(before, prepared, replaced, resident)
+        self._preload(before)
         _tell(difference)
 
     def _check_held(self, prepared: Prepared) -> None:
@@ -246,23 +245,10 @@ class Live:
         if problems:
             raise prepared.config.failure(problems)
 
-    def _load_ahead(
-        self,
-        before: Config,
-        prepared: Prepared,
-        replaced: Iterable[tuple[Entry, Entry]],
-        resident: Collection[Entry],
-    ) -> None:
-        """What was in memory comes again as its new version, and who is to be preloaded from now on comes."""
-        for old, new in replaced:
-            if old in resident:
-                self._ahead.load_after(new, old)
-        old_policy = {model.spec.model: model.policy for model in before.models}
-        wanted = [
-            self._names.resolve(name)
-            for name in prepared.config.preload
-            if not old_policy.get(name, Policy()).preload
-        ]
+    def _preload(self, before: Config) -> None:
+        """Who is to be preloaded from now on comes."""
+        known = {model.spec.model for model in before.models if model.policy.preload}
+        wanted = [self._names.resolve(name) for name in self.config.preload if name not in known]
         if wanted:
             self._ahead.load(wanted)
 

@@ -131,7 +131,8 @@ def _consider(room: Room, wish: Wish, moves: list[Move]) -> bool:
         return True
     if any(not room.closed(need).isdisjoint(candidates(share, spec, devices)) for share in need.shares):
         return False
-    if version.asked_since is not None and not version.ask_evicts and not version.queue.count:
+    puts_nobody_out = version.asked_since is not None and not version.ask_evicts and not version.queue.count
+    if puts_nobody_out and isinstance(place(need, spec, devices, room.later.__getitem__, room.gone), NoFit):
         moves.append(Deny(version, "no_memory", f"{placement.reason} for {spec.model}"))
         return False
     if policy.when_full is WhenFull.FAIL and not wish.growing:

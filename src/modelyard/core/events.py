@@ -202,7 +202,8 @@ class KeepAliveAsked:
 @dataclass(frozen=True, slots=True)
 class Removed:
     """The version goes: waiting requests are refused, running ones finish, then it leaves. `replaced_by` is
-    the version that its model has from now on, which inherits what is known of the demand."""
+    the version that its model has from now on: it inherits what is known of the demand, and if this one is in
+    memory, it is loaded as by a LoadAsked that puts nobody out."""
 
     version: str
     replaced_by: str = ""
@@ -228,7 +229,7 @@ class Changed:
 @dataclass(frozen=True, slots=True)
 class LoadAsked:
     """Have one instance of this version, as if a request waited for it. `evict` False: only in memory that is
-    free now. Answered by Loaded."""
+    free, or on its way back. Answered by Loaded."""
 
     version: str
     evict: bool = True

@@ -329,6 +329,9 @@ class Scheduler:
         if successor is not None:
             fate = f"replaced by {successor.key}"
             successor.inherit(version)
+            if version.live() and successor.asked_since is None and not self.state.shutting_down:
+                step.ask(successor, evict=False)
+                step.look_at(successor)
         step.deny(version, "model_removed", f"{version.spec.model} was {fate}")
         for instance in list(version.instances.values()):
             instances.leave(step, instance, fate)
