@@ -190,7 +190,10 @@ class TestTools:
             answer = (await yard.post(MESSAGES, asked(tools=[WEATHER]))).body
             assert (answer["content"], answer["stop_reason"]) == ([], "max_tokens")
             events = await stream(yard, tools=[WEATHER])
-            assert events[-2]["delta"]["stop_reason"] == "max_tokens"
+            (call,) = blocks(events)
+            with pytest.raises(json.JSONDecodeError):
+                json.loads(call["json"])
+            assert events[-2]["delta"]["stop_reason"] == "max_tokens", "and not tool_use"
 
     @pytest.mark.parametrize("order", ["crash_after_tokens", "crash_mid_event"])
     async def test_that_a_death_cuts_end_in_an_error(self, order: str) -> None:

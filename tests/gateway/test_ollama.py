@@ -134,11 +134,27 @@ class TestTools:
             assert (end["done_reason"], end["message"]) == ("length", {"role": "assistant", "content": ""})
             assert "tool_calls" not in (await whole(yard, CHAT, body))["message"]
 
-    async def test_that_a_death_cuts_are_an_error(self) -> None:
-        async with live_yard({"a": fake(parameters={"tool_calls": CALLS, "crash_after_tokens": 4})}) as yard:
+    @pytest.mark.parametrize("order", ["crash_after_tokens", "crash_mid_event"])
+    async def test_that_a_death_cuts_are_an_error(self, order: str) -> None:
+        async with live_yard({"a": fake(parameters={"tool_calls": CALLS, order: 4})}) as yard:
             found = await lines(yard, CHAT, asked("Weather?", 100, tools=[WEATHER]))
             assert [set(line) for line in found] == [{"error"}]
             assert "a-1" in found[0]["error"]
+
+    async def test_that_were_whole_are_sent_before_the_error(self) -> None:
+        """Also one that could be whole, when nobody says that it is."""
+        first, second = (
+            {"index": index, "function": {"name": "weather", "arguments": "{}"}} for index in range(2)
+        )
+        deltas = [{"tool_calls": [call]} for call in (first, second)]
+        events = [json.dumps({"choices": [{"delta": delta}]}).encode() for delta in deltas]
+        body = b"".join(b"data: " + event + b"\n\n" for event in events)
+        async with answered_with(sse_answer(body)) as yard:
+            call, error = await lines(yard, CHAT, asked())
+            assert [one["function"]["index"] for one in call["message"]["tool_calls"]] == [0]
+            assert "before its answer was whole" in error["error"]
+        async with answered_with(sse_answer(body + DONE)) as yard:  # it all came at once: nothing was out
+            assert refusal(await yard.post(CHAT, asked()))[0] == 502
 
     async def test_without_an_object_are_an_error(self) -> None:
         function = {"name": "weather", "arguments": '{"city": '}

@@ -1,8 +1,8 @@
 """Anthropic's Messages API in front of an engine's chat completions: requests in, demands out.
 
 Called by the inference lanes. Translated also where an engine serves `/v1/messages` itself: llama.cpp's drops
-documents and the choice of one tool without a word, and its errors are in OpenAI's shape. What is asked is in
-`anthropic_request`, what is answered in `anthropic_answer`.
+documents and unknown fields without a word, takes the choice of one tool for that of any, and its errors are
+in OpenAI's shape. What is asked is in `anthropic_request`, what is answered in `anthropic_answer`.
 """
 
 from __future__ import annotations
