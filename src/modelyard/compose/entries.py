@@ -59,15 +59,16 @@ def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entr
     """The model as it is run here. Raises ConfigErrors with the path of what cannot be."""
     profile = config.profiles[model.spec.engine]
     engine = registry.load()[profile.type]
+    on_path = {program: shutil.which(program) for program in engine.programs}
+    found = {program: path for program, path in on_path.items() if path is not None}
+    profile = replace(profile, found=found)
     spec = _on_devices(model.spec, profile, devices)
     problems = [(f"{model.path}.{path}", message) for path, message in engine.problems(spec, profile)]
     problems += _misplaced(model, spec, devices)
     problems += _bad_sources(model, spec, engine, store)
     if problems:
         raise config.failure(problems)
-    on_path = {program: shutil.which(program) for program in engine.programs}
-    found = {program: path for program, path in on_path.items() if path is not None}
-    return Entry(spec, model.policy, engine, replace(profile, found=found))
+    return Entry(spec, model.policy, engine, profile)
 
 
 def _kept_in_vain(
