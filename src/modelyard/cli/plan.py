@@ -110,7 +110,7 @@ def _what(step: Json) -> str:
         "fetch": f"{step['model']}: its files are fetched",
         "start": f"{step['model']} starts, for about {step['seconds']:.1f} s",
         "ready": f"{who} is ready",
-        "leave": f"{who} leaves" + (f", when {requests} finished" if count else ""),
+        "leave": f"{who} leaves" + (f", {requests} still running" if count else ""),
         "stop": f"{who} stops",
         "gone": f"{who} is gone",
         "fail": f"{who} fails",

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
+from modelyard.core.capacity import LOOKAHEAD
 from modelyard.core.copying import copy_of
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.outlook import Estimates, Outlook
@@ -20,7 +22,7 @@ from modelyard.core.readings import STARTING, contenders
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import LEAVING, Instance, State, Version
 
-EVENTS = 2_000  # handled in one run
+EVENTS = 1_000  # handled in one run
 HORIZON = 3600.0  # seconds that a run looks ahead
 STEPS = 500  # told of one run
 
@@ -97,7 +99,7 @@ def about(state: State, events: Sequence[ev.Event]) -> list[str]:
     keys = dict.fromkeys(named(events))
     parts = list(flat(events))
     if any(isinstance(event, ev.DeviceAdded | ev.DeviceSeen | ev.ShutdownAsked) for event in parts):
-        keys |= dict.fromkeys(key for _, key in state.line)
+        keys |= dict.fromkeys(key for _, key in islice(state.line, LOOKAHEAD))
     if not only_asks(events):
         keys |= dict.fromkeys(contenders(state, keys))
         keys |= {key: None for key, version in state.versions.items() if _would_come_home(version)}
@@ -111,10 +113,17 @@ def _would_come_home(version: Version) -> bool:
 class DryRun:
     """A run, which is over when it has been made. `steps`: in order, `at_once` of them decided when the
     events came. `named`: the versions of the events; `about`: all that it tells of; `waits`: who stood in
-    line then, unhelped. `open`: what it could not know, in words; `after`: the copy in its last state."""
+    line then, unhelped. `open`: what it could not know, in words; `after`: the copy in its last state.
+    Without `later` no time passes: only what is decided at once is told."""
 
     def __init__(
-        self, original: Scheduler, events: Sequence[ev.Event], now: float, estimates: Estimates
+        self,
+        original: Scheduler,
+        events: Sequence[ev.Event],
+        now: float,
+        estimates: Estimates,
+        *,
+        later: bool = True,
     ) -> None:
         self.steps: list[PlannedStep] = []
         self.after = copy_of(original)
@@ -135,7 +144,7 @@ class DryRun:
             self._post(event)
         self.at_once = len(self.steps)
         self.waits = [key for key in self.about if self._waits(key)]
-        self.open = self._run()
+        self.open = self._run() if later else []
 
     # -- time -------------------------------------------------------------------------------------------
 

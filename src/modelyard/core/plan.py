@@ -118,22 +118,18 @@ def plan(
     )
 
 
-def changed(plan_: Plan, scheduler: Scheduler, now: float) -> list[Change]:
+def changed(plan_: Plan, scheduler: Scheduler, now: float, *, later: bool = True) -> list[Change]:
     """What the plan rests on and is different now; empty: posting its events at `now` does what it says.
 
-    The last of its preconditions is the plan itself: made anew, it has the same steps.
+    The last of its preconditions is the plan itself: made anew, it has the same steps. Without `later` only
+    those are made anew that are decided at once, which costs little more than a copy.
     """
-    changes = differing(plan_, scheduler, now)
-    if not changes:
-        anew = DryRun(scheduler, plan_.events, now, plan_.estimates).steps
-        changes = list(_other_course(plan_.steps, anew))
-    return changes
-
-
-def differing(plan_: Plan, scheduler: Scheduler, now: float) -> list[Change]:
-    """The preconditions with another value now."""
     pairs = ((each, read(scheduler, each.reading, now)) for each in plan_.preconditions)
-    return [Change(was.name, was.value, found.value) for was, found in pairs if was.value != found.value]
+    changes = [Change(was.name, was.value, found.value) for was, found in pairs if was.value != found.value]
+    if not changes:
+        anew = DryRun(scheduler, plan_.events, now, plan_.estimates, later=later).steps
+        changes = list(_other_course(plan_.steps if later else plan_.steps[: plan_.at_once], anew))
+    return changes
 
 
 def _other_course(planned: Sequence[PlannedStep], anew: Sequence[PlannedStep]) -> Iterator[Change]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from itertools import islice
 
 from modelyard.core.admission import waits
+from modelyard.core.capacity import LOOKAHEAD
 from modelyard.core.dispatch import pick
 from modelyard.core.events import Added
 from modelyard.core.lifecycle import InstanceState
@@ -214,12 +216,13 @@ def may_use(state: State, version: Version) -> set[str]:
 
 
 def contenders(state: State, versions: Iterable[str]) -> list[str]:
-    """Versions in line that may use memory of these, or that these may use."""
+    """Versions in line that may use memory of these, or that these may use: the first LOOKAHEAD."""
     devices: set[str] = set()
     for key in versions:
         if key in state.versions:
             devices |= _touched(state, state.versions[key])
-    return [key for _, key in state.line if not devices.isdisjoint(may_use(state, state.versions[key]))]
+    found = (key for _, key in state.line if not devices.isdisjoint(may_use(state, state.versions[key])))
+    return list(islice(found, LOOKAHEAD))
 
 
 def _touched(state: State, version: Version) -> set[str]:

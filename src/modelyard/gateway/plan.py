@@ -1,8 +1,11 @@
 """`/admin/plan` and `/admin/apply-plan`: what an order would do, and doing exactly that.
 
 Wired by `gateway/admin.py`. A plan is made by `core/plan.py` and kept here under its id, the last KEPT of
-them: a client names a plan and sends none, so nobody can have anything done that was not planned here. It is
-checked and carried out in one turn of the event loop; whatever came between is a reason to refuse it.
+them: a client names a plan and sends none, so nobody can have anything done that was not planned here.
+
+The dry run, which may take a second under a long queue, is made in a thread, on a copy. Before a plan is
+carried out it is checked whole in the same way; then what it rests on and what is decided at once are checked
+again, in the turn of the event loop that carries it out.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ from fastapi import APIRouter, Body, Response
 from pydantic import Field, model_validator
 
 from modelyard.core import events as ev
+from modelyard.core.copying import copy_of
 from modelyard.core.dryrun import Does
 from modelyard.core.outlook import Estimates
-from modelyard.core.plan import Plan, changed, plan
+from modelyard.core.plan import Change, Plan, changed, plan
 from modelyard.core.types import OutcomeKind, Priority
 from modelyard.errors import (
     InvalidRequest,
@@ -56,32 +60,39 @@ class Plans:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._one_at_a_time = asyncio.Semaphore(1)  # each holds copies of the scheduler
 
-    def make(self, order: str, events: Sequence[ev.Event]) -> Kept:
+    async def make(self, order: str, events: Sequence[ev.Event]) -> Kept:
         """What these events would do now."""
-        now = asyncio.get_running_loop().time()
-        made = plan(self._driver.scheduler, events, now, estimates=Estimates(stop=self._usual_stop()))
+        estimates = Estimates(stop=self._usual_stop())
+        async with self._one_at_a_time:
+            still, now = copy_of(self._driver.scheduler), asyncio.get_running_loop().time()
+            made = await asyncio.to_thread(plan, still, events, now, estimates=estimates)
         kept = self._kept[made.id] = Kept(order, made)
         self._kept.move_to_end(made.id)
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return kept
 
-    def take(self, name: str) -> Kept:
+    async def take(self, name: str) -> Kept:
         """A plan that holds, and is not kept any more: it is to be carried out before anything is awaited.
         Raises PlanNotFound, and PlanStale with what has changed; it is kept then."""
+        async with self._one_at_a_time:
+            still, now = copy_of(self._driver.scheduler), asyncio.get_running_loop().time()
+            kept = self._find(name)
+            _refuse_stale(name, kept, await asyncio.to_thread(changed, kept.plan, still, now))
+        kept, now = self._find(name), asyncio.get_running_loop().time()
+        _refuse_stale(name, kept, changed(kept.plan, self._driver.scheduler, now, later=False))
+        return self._kept.pop(name)
+
+    def _find(self, name: str) -> Kept:
         kept = self._kept.get(name)
         if kept is None:
             raise PlanNotFound(
                 f"There is no plan {name}: it was carried out already, or {KEPT} others were made since, or "
                 "the server was restarted. Plan again."
             )
-        changes = changed(kept.plan, self._driver.scheduler, asyncio.get_running_loop().time())
-        if changes:
-            told = "; ".join(str(change) for change in changes[:TOLD])
-            more = f"; and {len(changes) - TOLD} more" if len(changes) > TOLD else ""
-            raise PlanStale(f"{name} ({kept.order}) no longer holds: {told}{more}. Nothing was done.")
-        return self._kept.pop(name)
+        return kept
 
     def _usual_stop(self) -> float:
         """Seconds from a stop to the return of its memory, from the stops that the last notes tell of."""
@@ -93,6 +104,13 @@ class Plans:
             elif note.kind == "gone" and note.subject in left:
                 took.append(at - left.pop(note.subject))
         return median(took) if took else Estimates().stop
+
+
+def _refuse_stale(name: str, kept: Kept, changes: Sequence[Change]) -> None:
+    if changes:
+        told = "; ".join(str(change) for change in changes[:TOLD])
+        more = f"; and {len(changes) - TOLD} more" if len(changes) > TOLD else ""
+        raise PlanStale(f"{name} ({kept.order}) no longer holds: {told}{more}. Nothing was done.")
 
 
 # -- shapes ---------------------------------------------------------------------------------------------
@@ -203,7 +221,7 @@ def add_plans(router: APIRouter, driver: Driver, names: Names) -> Plans:
     async def make(order: Annotated[PlanOrder, Body()]) -> PlanView:
         """What a load, an unload or a request would do now, in order, and what that rests on. Nothing is
         changed."""
-        return view_of(plans.make(*_events(order, names)))
+        return view_of(await plans.make(*_events(order, names)))
 
     @router.post(
         "/apply-plan",
@@ -220,7 +238,7 @@ def add_plans(router: APIRouter, driver: Driver, names: Names) -> Plans:
     async def apply(response: Response, order: Annotated[ApplyOrder, Body()]) -> PlanApplied:
         """Carry out a plan exactly, or say what it rests on and is different now."""
         began = asyncio.get_running_loop().time()
-        kept = plans.take(order.id)
+        kept = await plans.take(order.id)
         done, instance = await _carry_out(driver, kept.plan, wait=order.wait)
         response.status_code = 200 if done else 202
         seconds = asyncio.get_running_loop().time() - began
