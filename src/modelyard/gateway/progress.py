@@ -155,10 +155,9 @@ class Progress:
     def _eta(self, version: Version, position: int, estimate: float, now: float) -> float | None:
         """Seconds until the request is served, as the past tells; None where it does not. `estimate` is
         what is left of that at its arrival."""
-        turns = version.turns(position)
         if version.ready:
-            return turns * version.service_seconds
-        later = (turns - 1) * version.service_seconds
+            return -(-position // (version.capacity * len(version.ready))) * version.service_seconds
+        later = (version.turns(position) - 1) * version.service_seconds
         if version.files is FilesState.FETCHING:
             left = self._transfer_left(version.key, now)
             return None if left is None else left + (version.load_seconds or 0.0) + later
