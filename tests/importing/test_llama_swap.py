@@ -162,6 +162,17 @@ def test_keys_that_cannot_be_are_told(tmp_path: Path, model: Path, environ: dict
     assert list(lost(result)) == ["apiKeys[1]", "apiKeys[2]"]
 
 
+def test_decades_are_for_ever(tmp_path: Path, model: Path, environ: dict[str, str]) -> None:
+    text = "globalTTL: 999999999\nhealthCheckTimeout: 999999999\n" + one(
+        f"llama-server -m {model} -c 512", ttl=600
+    )
+    config = configured(imported(tmp_path, text, environ), tmp_path, environ)
+    assert (config.models[0].policy.keep_alive, config.models[0].policy.load_cap) == (600, 365 * 86400)
+    text = one(f"llama-server -m {model} -c 512", ttl=999_999_999)
+    config = configured(imported(tmp_path, text, environ), tmp_path, environ)
+    assert config.models[0].policy.keep_alive == inf
+
+
 def one(command: str, **fields: Any) -> str:
     lines = "".join(f"    {name}: {value}\n" for name, value in fields.items())
     return f"models:\n  m:\n    cmd: {command}\n{lines}"

@@ -56,6 +56,16 @@ def test_models_that_the_loader_refuses_are_left_out(tmp_path: Path, model: Path
     assert {remark.path.split(".")[1] for remark in result.lost} == {"bad", "unknown", "missing", "part"}
 
 
+def test_models_go_with_the_engine_that_the_loader_refuses(tmp_path: Path, model: Path) -> None:
+    result = one(model)
+    result.models["odd"] = {**result.models["m"], "engine": result.profile("", {"NOT-A-NAME": "1"})}
+    text = written.text_of(result, tmp_path / "o.yaml", {}, elsewhere=False)
+    assert [one.spec.model for one in load(tmp_path / "o.yaml", text, {}).models] == ["m"]
+    (remark,) = result.lost
+    assert remark.path == "models.odd"
+    assert "engines.llama-server.environment.NOT-A-NAME is not a name" in remark.message
+
+
 def test_nothing_is_put_out_unasked(tmp_path: Path) -> None:
     target = tmp_path / "o.yaml"
     written.save("a: 1\n", target, 0o640, force=False)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from modelyard.config.quantities import LONGEST
 from modelyard.importing import llama_server, swap_text
 from modelyard.importing.imported import Imported, absolute, filled, references
 
@@ -114,10 +115,10 @@ class _Swap:
     def _defaults(self) -> None:
         general, defaults = self._text.general, self._result.defaults
         seconds = self._whole("globalTTL", general.pop("globalTTL", 0), 0)
-        defaults["keep_alive"] = seconds or "forever"
+        defaults["keep_alive"] = _stay(seconds)
         if "healthCheckTimeout" in general:
             given = self._whole("healthCheckTimeout", general.pop("healthCheckTimeout"), 120)
-            defaults["load_cap"] = max(given, _SHORTEST_CHECK)
+            defaults["load_cap"] = min(max(given, _SHORTEST_CHECK), int(LONGEST))
 
     def _whole(self, path: str, value: Any, default: int, model: str = "") -> int:
         """A number of seconds, at least 0."""
@@ -230,7 +231,7 @@ class _Swap:
         result = self._result
         ttl = given.pop("ttl", -1)
         if ttl != -1:
-            section["keep_alive"] = self._whole(f"{path}.ttl", ttl, 0, name) or "forever"
+            section["keep_alive"] = _stay(self._whole(f"{path}.ttl", ttl, 0, name))
         check = given.pop("checkEndpoint", "/health")
         if check not in ("/health", "none"):
             result.lose(f"{path}.checkEndpoint", "llama-server is asked at /health", name)
@@ -239,7 +240,7 @@ class _Swap:
         for field, value in self._section(f"{path}.timeouts", given.pop("timeouts", None)).items():
             seconds = self._whole(f"{path}.timeouts.{field}", value, 0, name)
             if field == "responseHeader" and seconds:
-                section["first_byte_timeout"] = seconds
+                section["first_byte_timeout"] = min(seconds, int(LONGEST))
             elif field != "responseHeader":
                 result.lose(f"{path}.timeouts.{field}", "there is no such timeout to an engine here", name)
         self._capabilities(path, name, section, given.pop("capabilities", None))
@@ -383,6 +384,11 @@ def _words(command: str) -> list[str]:
     lines = swap_text.without_comments(command).split("\n")
     joined = [f"{line.rstrip()[:-1]} " if line.rstrip().endswith("\\") else line for line in lines]
     return shlex.split("\n".join(joined))
+
+
+def _stay(seconds: int) -> int | str:
+    """How long an idle model stays; 0 says for ever there, and so do those who say decades."""
+    return seconds if 0 < seconds <= LONGEST else "forever"
 
 
 def _texts(value: Any) -> list[str]:

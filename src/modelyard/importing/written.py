@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +90,26 @@ def _refused(config: Config, elsewhere: bool) -> Iterator[tuple[str, str]]:
 
 
 def _drop(imported: Imported, problems: list[tuple[str, str]]) -> bool:
-    """Leave out the models that problems are about. Whether there was one."""
-    dropped = False
+    """Leave out the models that problems are about, or whose engine profile. Whether there was one."""
+    before = len(imported.models)
     for path, message in problems:
-        for name in sorted(imported.models, key=len, reverse=True):
-            if path == f"models.{name}" or path.startswith((f"models.{name}.", f"models.{name}[")):
-                imported.leave_out(name, path, message)
-                dropped = True
-                break
-    return dropped
+        name = _named(path, "models", imported.models)
+        engine = _named(path, "engines", imported.engines)
+        users = [user for user, model in imported.models.items() if model["engine"] == engine]
+        if name:
+            imported.leave_out(name, path, message)
+        for model in users if engine else ():
+            imported.leave_out(model, f"models.{model}", f"{path} {message}")
+    return len(imported.models) < before
+
+
+def _named(path: str, section: str, names: Iterable[str]) -> str:
+    """Which of the names in a section a path leads to; names may hold dots themselves."""
+    for name in sorted(names, key=len, reverse=True):
+        whole = f"{section}.{name}"
+        if path == whole or path.startswith((f"{whole}.", f"{whole}[")):
+            return name
+    return ""
 
 
 # -- text -----------------------------------------------------------------------------------------------
