@@ -45,7 +45,7 @@ async def _scene(config: Config, said: Mapping[str, int], rules: Rules) -> Scene
     recorded = sum(1 for model in models if model.load != rules.load(model.need))
     assumed = [
         f"devices: {budgets}; nobody else takes memory there",
-        f"{len(models)} models, whose files are here; load times of {recorded} as recorded or configured",
+        f"{len(models)} models; load times of {recorded} of them as recorded or configured, else by rule",
     ]
     if config.preload_auto:
         assumed.append("preload: auto depends on past demand: nothing is preloaded")

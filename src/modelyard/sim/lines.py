@@ -105,7 +105,10 @@ class Csv(Lines):
                 )
             self._columns, self._width = columns, max(columns.values()) + 1
             return ()
-        cells = next(csv.reader([line], delimiter=self._delimiter), [])
+        try:
+            cells = next(csv.reader([line], delimiter=self._delimiter), [])
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
         if len(cells) < self._width:
             raise ValueError(f"has {len(cells)} columns, not {self._width}")
         at = self._columns

@@ -308,7 +308,7 @@ class _Panel:
             waits.sort()
             x = LEFT + wide * number
             high = WAITS * frame.height(waits[-1])
-            most += f"M{x:.1f} {base:g}v{-high:.1f}h{wide:.1f}v{high:.1f}z"
+            most += f"M{x:.1f} {base:g}v{-high:.1f}h{wide + 0.3:.1f}v{high:.1f}z"
             for name, share in (("p95", 0.95), ("p50", 0.5)):
                 y = base - WAITS * frame.height(percentile(waits, share))
                 lines[name] += f"{'L' if number - 1 in bins else 'M'}{x + wide / 2:.1f} {y:.1f}h.1"
