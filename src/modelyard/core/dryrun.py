@@ -150,14 +150,14 @@ class DryRun:
 
     def _run(self) -> list[str]:
         """Let time pass; what is left open."""
-        coming = self._outlook.coming()
-        for _ in range(EVENTS):
-            if self._is_over():
-                return self._unknown()
-            event = next(coming, None)
-            if event is None or self._outlook.now - self._started > HORIZON or len(self.steps) >= STEPS:
+        if self._is_over():
+            return self._unknown()
+        for event in islice(self._outlook.coming(), EVENTS):
+            if self._outlook.now - self._started > HORIZON or len(self.steps) >= STEPS:
                 break
             self._post(event)
+            if self._is_over():
+                return self._unknown()
         return self._unknown() or [
             f"what comes later than {self._outlook.now - self._started:.0f} s from now, or after {EVENTS} "
             "events, was not looked at"

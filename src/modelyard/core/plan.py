@@ -22,6 +22,7 @@ from modelyard.core.placement import in_units
 from modelyard.core.readings import Fact, Precondition, Reading, may_use, order, read, wanted
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import State
+from modelyard.core.types import Priority
 
 COURSE = "what follows"
 USUAL = Estimates()
@@ -161,8 +162,9 @@ def _readings(state: State, events: Sequence[ev.Event], run: DryRun, now: float)
     """What was read for these steps, in the order that people want to know it."""
     yield Reading(Fact.SERVER)
     added = {event.spec.version: event for event in flat(events) if isinstance(event, ev.Added)}
-    at_once = _served_at_once(run)
     arrivals = [event for event in flat(events) if isinstance(event, ev.Arrived)]
+    classes = {event.version: event.priority for event in arrivals}
+    at_once = _served_at_once(run)
     for event in flat(events):
         if isinstance(event, ev.DeviceAdded):
             yield Reading(Fact.DEVICE, event.device.id)
@@ -171,7 +173,8 @@ def _readings(state: State, events: Sequence[ev.Event], run: DryRun, now: float)
     served = {event.version for event in arrivals} if at_once else set()
     for key in run.about:
         if key not in served:
-            yield from _of_version(state, key, added.get(key), starts=_may_start(run, key))
+            priority = classes.get(key)
+            yield from _of_version(state, key, added.get(key), priority, starts=_may_start(run, key))
     if not only_asks(events):
         yield from (Reading(Fact.CONTENDERS, key) for key in run.named)
     yield from _of_victims(state, run, added, now)
@@ -190,7 +193,6 @@ def _of_arrival(event: ev.Arrived, *, at_once: bool) -> Iterator[Reading]:
         return
     yield Reading(Fact.QUEUE, event.version)
     yield Reading(Fact.ADMISSION, event.version, priority=event.priority, max_wait=event.max_wait)
-    yield Reading(Fact.LINE, event.version, priority=event.priority)
 
 
 def _may_start(run: DryRun, key: str) -> bool:
@@ -199,7 +201,9 @@ def _may_start(run: DryRun, key: str) -> bool:
     return key in run.waits or key not in run.named or not does.isdisjoint(STARTED)
 
 
-def _of_version(state: State, key: str, added: ev.Added | None, *, starts: bool) -> Iterator[Reading]:
+def _of_version(
+    state: State, key: str, added: ev.Added | None, priority: Priority | None, *, starts: bool
+) -> Iterator[Reading]:
     yield Reading(Fact.VERSION, key)
     version = state.versions.get(key)
     if version is None:
@@ -207,8 +211,11 @@ def _of_version(state: State, key: str, added: ev.Added | None, *, starts: bool)
             yield Reading(Fact.ROOM, key, added=added)
             yield Reading(Fact.LINE, key, added=added)
         return
-    facts = (Fact.POLICY, Fact.FILES, Fact.FOOTPRINT, Fact.TRIES, Fact.ROOM, Fact.LINE) if starts else ()
-    for fact in (*facts, Fact.INSTANCES, Fact.ASKED, Fact.WAITING):
+    if starts:
+        for fact in (Fact.POLICY, Fact.FILES, Fact.FOOTPRINT, Fact.TRIES, Fact.ROOM):
+            yield Reading(fact, key)
+        yield Reading(Fact.LINE, key, priority=priority)
+    for fact in (Fact.INSTANCES, Fact.ASKED, Fact.WAITING):
         yield Reading(fact, key)
     for name in version.instances:
         yield Reading(Fact.INSTANCE, name)

@@ -1,0 +1,516 @@
+"""Plans of small yards, step by step: what is told, when, and what it rests on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from core.yard import Yard, gpu, need, ram, spec
+from modelyard.core import dryrun
+from modelyard.core import events as ev
+from modelyard.core.copying import copy_of
+from modelyard.core.invariants import check
+from modelyard.core.outlook import Estimates, Fetched
+from modelyard.core.plan import Plan, changed, plan
+from modelyard.core.types import Cause, OutcomeKind, Policy, Priority, WhenFull
+
+Told = tuple[float, str, str]
+
+
+def planned(yard: Yard, *events: ev.Event, **estimates: Any) -> Plan:
+    return plan(yard.scheduler, events, yard.now, estimates=Estimates(**estimates))
+
+
+def told(made: Plan) -> list[Told]:
+    """When, what, and who: an instance that there is, else a model."""
+    return [(round(step.at, 2), step.does.value, step.instance or step.model) for step in made.steps]
+
+
+def facts(made: Plan) -> dict[str, str]:
+    return {each.name: each.value for each in made.preconditions}
+
+
+@pytest.fixture
+def yard() -> Yard:
+    """One device; `a` is idle for 3 s, and `b` fits only instead of it."""
+    yard = Yard()
+    yard.load("a", 60, slots=2)
+    yard.add("b", 60)
+    yard.pass_time(3.0)
+    return yard
+
+
+A, B = spec("a").version, spec("b").version
+
+
+class TestLoads:
+    def test_into_free_memory(self) -> None:
+        yard = Yard()
+        key = yard.add("a", 60)
+        made = planned(yard, ev.LoadAsked(key))
+        assert told(made) == [(0.0, "start", "a"), (1.0, "ready", "a"), (1.0, "loaded", "a")]
+        start = made.steps[0]
+        assert (start.bytes, start.reason, start.exact) == ((("gpu0", 60),), "asked to load", True)
+        assert start.seconds == pytest.approx(1.0)
+        assert made.seconds == pytest.approx(1.0)
+        assert (made.at_once, made.open) == (1, ())
+        (device,) = made.memory
+        assert (device.device, device.budget) == ("gpu0", 100)
+        assert (device.reserved_before, device.reserved_after) == (0, 60)
+        assert (device.free_before, device.free_after) == (100, 40)
+
+    def test_what_is_mapped_counts(self) -> None:
+        yard = Yard(ram())
+        key = yard.add("a", need(10, on="ram"))
+        wanted = yard.version(key).need
+        assert wanted is not None
+        wanted.shares[0].mapped["file"] = 30  # type: ignore[index]
+        assert planned(yard, ev.LoadAsked(key)).steps[0].bytes == (("ram", 40),)
+
+    def test_a_victim_leaves_with_its_score(self, yard: Yard) -> None:
+        made = planned(yard, ev.LoadAsked(B), stop=2.0)
+        assert told(made) == [
+            (0.0, "leave", "a-1"),
+            (2.0, "gone", "a-1"),
+            (2.0, "start", "b"),
+            (3.0, "ready", "b"),
+            (3.0, "loaded", "b"),
+        ]
+        leave = made.steps[0]
+        assert (leave.winner, leave.bytes, leave.count) == (B, (("gpu0", 60),), 0)
+        assert leave.reason.startswith("makes room for b")
+        assert dict(leave.score) == {"cost": 0.0, "standing": "idle"}
+        assert facts(made)["a-1"] == "idle"
+        assert facts(made)["who leaves first for b"] == "a-1"
+        assert made.at_once == 1
+
+    def test_a_busy_victim_finishes_first(self, yard: Yard) -> None:
+        yard.ask("r1", A)
+        yard.version(A).service_seconds = 8.0
+        made = planned(yard, ev.LoadAsked(B))
+        assert told(made)[:3] == [(5.0, "leave", "a-1"), (8.0, "stop", "a-1"), (8.5, "gone", "a-1")]
+        assert (made.steps[0].count, made.steps[1].reason) == (1, "drained")
+        assert made.at_once == 0
+        assert facts(made)["a-1"] == "ready, runs r1"
+
+    def test_a_victim_that_does_not_finish_is_cut(self) -> None:
+        yard = Yard()
+        a = yard.load("a", 60, slots=2, drain_cap=1.0, min_residency=0.0, patience=0.0)
+        b = yard.add("b", 60, patience=0.0)
+        yard.ask("r1", a)
+        yard.ask("r2", a)
+        yard.version(a).service_seconds = 50.0
+        made = planned(yard, ev.Arrived("planned", b))
+        assert told(made)[:4] == [
+            (0.0, "leave", "a-1"),
+            (1.0, "cut", "a-1"),
+            (1.0, "stop", "a-1"),
+            (1.5, "gone", "a-1"),
+        ]
+        assert (made.steps[1].count, made.steps[1].code) == (2, "cut_at_drain")
+
+    def test_one_that_is_ready(self, yard: Yard) -> None:
+        made = planned(yard, ev.LoadAsked(A))
+        assert told(made) == [(0.0, "loaded", "a-1")]
+        assert "policy of a" not in facts(made)
+
+    def test_one_that_can_never_fit(self) -> None:
+        yard = Yard()
+        key = yard.add("a", 130)
+        made = planned(yard, ev.LoadAsked(key))
+        (step,) = made.steps
+        assert (step.does, step.code, step.instance) == (dryrun.Does.LOADED, "never_fits", "")
+        assert "can never fit" in step.reason
+        assert facts(made)["footprint of a"] == "130 bytes on accelerator, fits nowhere"
+
+    def test_one_that_is_to_evict_nobody(self, yard: Yard) -> None:
+        (step,) = planned(yard, ev.LoadAsked(B, evict=False)).steps
+        assert (step.does, step.code) == (dryrun.Does.LOADED, "no_memory")
+
+    def test_an_unknown_footprint_takes_what_is_free(self) -> None:
+        yard = Yard()
+        key = yard.add("a", need(60, known=False))
+        made = planned(yard, ev.LoadAsked(key))
+        assert [(step.bytes, step.exact) for step in made.steps[:2]] == [((("gpu0", 100),), False)] * 2
+        yard.seen("gpu0", free=97)
+        assert changed(made, yard.scheduler, yard.now) == [], "the bytes are not what it rests on"
+
+    def test_a_start_that_will_be_too_slow(self) -> None:
+        yard = Yard()
+        key = yard.add("a", 60, load_cap=5.0)
+        yard.version(key).load_seconds = 9.0
+        made = planned(yard, ev.LoadAsked(key))
+        assert told(made)[:3] == [(0.0, "start", "a"), (5.0, "fail", "a"), (5.5, "gone", "a")]
+        assert "load_cap" in made.steps[1].reason
+
+    def test_an_unknown_version(self) -> None:
+        made = planned(Yard(), ev.LoadAsked("x@0"))
+        assert [(step.does.value, step.code) for step in made.steps] == [("loaded", "model_removed")]
+        assert facts(made)["version of x"] == "unknown"
+
+
+class TestFiles:
+    def test_nothing_is_known_of_what_follows_a_fetch(self) -> None:
+        yard = Yard()
+        key = yard.add("a", 60, cached=False)
+        made = planned(yard, ev.LoadAsked(key))
+        assert told(made) == [(0.0, "fetch", "a")]
+        assert made.open == (
+            "the files of a are not here: what it needs, and what follows, is known when they are",
+        )
+        assert facts(made)["files of a"] == "absent"
+        assert facts(made)["room for a"] == "not known"
+        yard.do(ev.LoadAsked(key))
+        assert planned(yard, ev.Arrived("planned", key)).open == made.open, "it is being fetched"
+
+    def test_unless_it_is_expected(self) -> None:
+        yard = Yard()
+        key = yard.add("a", 60, cached=False)
+        fetch = {key: Fetched(7.0, need(30))}
+        made = planned(yard, ev.LoadAsked(key), fetch=fetch)
+        assert told(made)[:2] == [(0.0, "fetch", "a"), (7.0, "start", "a")]
+        assert made.steps[1].bytes == (("gpu0", 30),)
+        yard.do(ev.LoadAsked(key))
+        assert told(planned(yard, ev.LoadAsked(key), fetch=fetch))[0] == (7.0, "start", "a")
+
+
+class TestRequests:
+    def test_a_free_slot(self, yard: Yard) -> None:
+        made = planned(yard, ev.Arrived("planned", A))
+        assert told(made) == [(0.0, "grant", "a-1")]
+        assert facts(made) == {"the server": "open", "version of a": A, "free slot of a": "a-1"}
+        yard.ask("r1", A)
+        assert changed(made, yard.scheduler, yard.now) == [], "one slot of two is left"
+        yard.ask("r2", A)
+        (change,) = changed(made, yard.scheduler, yard.now)
+        assert str(change) == "free slot of a: was a-1, is none"
+
+    def test_a_slot_that_becomes_free(self, yard: Yard) -> None:
+        yard.ask("r1", A)
+        yard.pass_time(0.4)
+        yard.ask("r2", A)
+        made = planned(yard, ev.Arrived("planned", A))
+        assert told(made) == [(0.6, "grant", "a-1")]
+        assert made.at_once == 0
+        assert facts(made)["requests waiting for a"] == "0"
+        yard.ask("r3", A)
+        names = [change.name for change in changed(made, yard.scheduler, yard.now)]
+        assert names == ["requests waiting for a", "waiting for a"]
+
+    def test_a_suspect_instance_is_expected_to_be_well(self, yard: Yard) -> None:
+        yard.ask("r1", A)
+        yard.finish("r1", OutcomeKind.DIED)
+        made = planned(yard, ev.Arrived("planned", A))
+        assert told(made) == [(0.0, "grant", "a-1")]
+        assert facts(made)["a-1"] == "idle, suspect"
+        assert made.at_once == 0
+
+    def test_a_wait_that_is_too_long(self, yard: Yard) -> None:
+        yard.ask("r1", A)
+        yard.ask("r2", A)
+        (step,) = planned(yard, ev.Arrived("planned", A, max_wait=0.2)).steps
+        assert (step.does.value, step.code, step.count) == ("refuse", "wait_too_long", 1)
+        late = planned(yard, ev.Arrived("planned", A, max_wait=0.2))
+        expected = next(each for each in late.preconditions if each.name == "expected wait for a")
+        assert (expected.value, expected.note) == ("longer than its max_wait", "1.0 s of 0.2 s")
+
+    def test_its_class_counts(self, yard: Yard) -> None:
+        c = yard.add("c", 70, priority=Priority.LOW)
+        yard.ask("r1", c)
+        assert facts(planned(yard, ev.Arrived("planned", B)))["in line before b"] == "none"
+        low = facts(planned(yard, ev.Arrived("planned", B, Priority.LOW)))
+        assert low["in line before b"] == c
+
+
+class TestChanges:
+    def test_unload(self, yard: Yard) -> None:
+        made = planned(yard, ev.UnloadAsked(A))
+        assert told(made) == [(0.0, "leave", "a-1"), (0.5, "gone", "a-1")]
+        assert made.memory[0].free_after == 100
+        assert list(facts(made)) == [
+            "the server",
+            "version of a",
+            "instances of a",
+            "a load of a",
+            "waiting for a",
+            "a-1",
+            "in line for memory that a may use",
+        ]
+
+    def test_unload_now_cuts(self, yard: Yard) -> None:
+        yard.ask("r1", A)
+        yard.ask("r2", A)
+        made = planned(yard, ev.UnloadAsked(A, now=True))
+        assert [what for _, what, _ in told(made)] == ["leave", "cut", "stop", "gone"]
+        assert (made.steps[1].count, made.steps[1].code, made.at_once) == (2, "unloaded", 3)
+
+    def test_who_waits_for_the_memory_gets_it(self, yard: Yard) -> None:
+        yard.ask("r1", A)
+        yard.ask("r2", B)
+        made = planned(yard, ev.UnloadAsked(A, now=True))
+        assert (0.5, "start", "b") in told(made)
+        assert facts(made)["in line for memory that a may use"] == B
+
+    def test_a_home_model_comes_back(self, yard: Yard) -> None:
+        yard.add("h", 50, home=True)
+        made = planned(yard, ev.UnloadAsked(A))
+        assert told(made)[2:] == [(2.0, "start", "h"), (3.0, "ready", "h")]
+        assert "policy of h" in facts(made)
+
+    def test_not_one_that_was_unloaded_by_order(self, yard: Yard) -> None:
+        home = yard.add("h", 50, home=True)
+        yard.do(ev.UnloadAsked(home))
+        assert len(planned(yard, ev.UnloadAsked(A)).steps) == 2
+
+    def test_a_removed_model_refuses_who_waits(self, yard: Yard) -> None:
+        for request in ("r1", "r2", "r3", "r4"):
+            yard.ask(request, A)
+        made = planned(yard, ev.Removed(A))
+        assert told(made)[:2] == [(0.0, "leave", "a-1"), (0.0, "refuse", "a")]
+        refuse = made.steps[1]
+        assert (refuse.count, refuse.code) == (2, "model_removed")
+        assert (made.steps[0].count, facts(made)["waiting for a"]) == (2, "somebody")
+
+    def test_a_new_model_that_has_to_stay(self, yard: Yard) -> None:
+        new = spec("new")
+        made = planned(yard, ev.Added(new, Policy(min_replicas=1), need(50)))
+        assert told(made)[:3] == [(0.0, "leave", "a-1"), (0.5, "gone", "a-1"), (0.5, "start", "new")]
+        assert facts(made)["version of new"] == "unknown"
+        assert facts(made)["room for new"] == "none while everybody stays"
+        assert facts(made)["who leaves first for new"] == "a-1"
+
+    def test_a_device_that_is_added(self, yard: Yard) -> None:
+        yard.do(ev.PolicyChanged(A, Policy(pin=True)))
+        yard.ask("r1", B)
+        made = planned(yard, ev.DeviceAdded(gpu("gpu1")))
+        assert told(made)[0] == (0.0, "start", "b")
+        assert made.steps[0].bytes == (("gpu1", 60),)
+        added = made.memory[1]
+        assert (added.device, added.free_before, added.free_after) == ("gpu1", 0, 40)
+        assert facts(made)["device gpu1"] == "unknown"
+
+    def test_several_at_once(self, yard: Yard) -> None:
+        new = spec("new")
+        both = ev.Changed((ev.Removed(A), ev.Added(new, Policy(min_replicas=1), need(50))))
+        made = planned(yard, both)
+        assert [what for _, what, _ in told(made)] == ["leave", "gone", "start", "ready"]
+
+    def test_a_policy_that_lets_nobody_stay(self, yard: Yard) -> None:
+        made = planned(yard, ev.PolicyChanged(A, Policy(keep_alive=0.0)))
+        assert told(made) == [], "the next tick lets it go"
+        assert planned(yard, ev.ShutdownAsked()).open == ()
+
+
+class TestBounds:
+    def test_the_horizon(self, yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(dryrun, "HORIZON", 10.0)
+        yard.do(ev.PolicyChanged(A, Policy(pin=True)))
+        made = planned(yard, ev.LoadAsked(B))
+        assert made.steps == ()
+        assert made.open[0].startswith("what comes later than ")
+
+    @pytest.mark.parametrize(("name", "bound", "last"), [("EVENTS", 1, "start"), ("STEPS", 1, "leave")])
+    def test_events_and_steps(
+        self, yard: Yard, monkeypatch: pytest.MonkeyPatch, name: str, bound: int, last: str
+    ) -> None:
+        monkeypatch.setattr(dryrun, name, bound)
+        made = planned(yard, ev.LoadAsked(B))
+        assert made.steps[-1].does.value == last
+        assert len(made.open) == 1
+        monkeypatch.setattr(dryrun, name, {"EVENTS": 2, "STEPS": 5}[name])
+        assert planned(yard, ev.LoadAsked(B)).open == ()
+
+    def test_without_later_only_what_is_decided_at_once_is_compared(self, yard: Yard) -> None:
+        yard.ask("r1", A)
+        made = planned(yard, ev.Arrived("planned", B, max_wait=3.0))
+        assert told(made)[-1] == (2.5, "grant", "b")
+        yard.version(A).service_seconds = 2.0
+        (change,) = changed(made, yard.scheduler, yard.now)
+        assert change.name == "what follows, step 4"
+        assert (change.was, change.now) == (f"ready {B} on gpu0 (60 bytes)", f"refuse {B} broken_promise")
+        assert changed(made, yard.scheduler, yard.now, later=False) == []
+
+
+class TestId:
+    def test_it_names_what_is_said(self, yard: Yard) -> None:
+        one, same = planned(yard, ev.LoadAsked(B)), planned(yard, ev.LoadAsked(B))
+        assert one.id == same.id
+        assert one.id.startswith("plan-")
+        others = {planned(yard, ev.LoadAsked(B, evict=False)).id, planned(yard, ev.LoadAsked(B), stop=3.0).id}
+        assert len({one.id, *others}) == 3
+
+    def test_json(self, yard: Yard) -> None:
+        made = planned(yard, ev.LoadAsked(B))
+        said = json.loads(json.dumps(made.to_json()))
+        assert said["id"] == made.id
+        assert said["steps"][0] == {
+            "at": 0.0,
+            "does": "leave",
+            "model": "a",
+            "version": A,
+            "instance": "a-1",
+            "memory": {"gpu0": 60},
+            "reason": made.steps[0].reason,
+            "for": "b",
+            "code": None,
+            "requests": 0,
+            "seconds": 0.0,
+            "score": {"cost": 0.0, "standing": "idle"},
+        }
+        assert said["steps"][2]["instance"] is None
+        assert said["memory"] == [
+            {
+                "device": "gpu0",
+                "name": "",
+                "budget": 100,
+                "reserved": {"before": 60, "after": 60},
+                "free": {"before": 40, "after": 40},
+            }
+        ]
+        assert said["preconditions"][0] == {"name": "the server", "value": "open", "note": ""}
+        assert (said["seconds"], said["open"]) == (1.5, [])
+
+
+Change = Callable[[Yard], object]
+CHANGES: dict[str, Change] = {
+    "the server: was open, is shutting down": lambda yard: yard.do(ev.ShutdownAsked()),
+    "version of b: was b@000000000000, is unknown": lambda yard: yard.do(ev.Removed(B)),
+    "policy of b: was as by default, is patience 1.0": lambda yard: yard.do(
+        ev.PolicyChanged(B, Policy(patience=1.0))
+    ),
+    "footprint of b: was 60 bytes on accelerator, is 50 bytes on accelerator": lambda yard: yard.do(
+        ev.Learned(B, need(50))
+    ),
+    "a load of b: was not asked for, is asked for": lambda yard: yard.do(ev.LoadAsked(B)),
+    "waiting for b: was nobody, is somebody": lambda yard: yard.ask("r1", B),
+    "a-1: was idle, is ready, runs r1": lambda yard: yard.ask("r1", A),
+    "a-1: was idle, is leaving": lambda yard: yard.do(ev.UnloadAsked(A)),
+    "room for b: was none while everybody stays, is on gpu1": lambda yard: yard.do(
+        ev.DeviceAdded(gpu("gpu1"))
+    ),
+    "who leaves first for b: was a-1, is none": lambda yard: yard.do(ev.PolicyChanged(A, Policy(pin=True))),
+}
+
+
+@pytest.mark.parametrize("said", CHANGES)
+def test_what_has_changed_is_named(yard: Yard, said: str) -> None:
+    made = planned(yard, ev.LoadAsked(B))
+    CHANGES[said](yard)
+    assert said in [str(change) for change in changed(made, yard.scheduler, yard.now)]
+
+
+def test_a_start_that_failed_is_named(yard: Yard) -> None:
+    yard.do(ev.UnloadAsked(A))
+    yard.released(A)
+    made = planned(yard, ev.LoadAsked(B))
+    yard.do(ev.LoadAsked(B))
+    yard.failed(B, Cause.BAD_MODEL, "as told")
+    yard.released(B)
+    said = [str(change) for change in changed(made, yard.scheduler, yard.now)]
+    assert said[0] == "starts of b: was possible, is backing off: b did not start: bad_model: as told"
+
+
+def test_who_is_in_line_before_is_named(yard: Yard) -> None:
+    c = yard.add("c", 70)
+    made = planned(yard, ev.LoadAsked(B))
+    yard.ask("r0", A)
+    yard.ask("r1", c)
+    said = [str(change) for change in changed(made, yard.scheduler, yard.now)]
+    assert f"in line before b: was none, is {c}" in said
+
+
+def test_those_elsewhere_are_not_in_line_before() -> None:
+    yard = Yard(gpu("gpu0"), gpu("gpu1"))
+    yard.load("a", 60, devices=("gpu0",))
+    yard.load("d", 60, devices=("gpu1",), pin=True)
+    c, b = yard.add("c", 60, devices=("gpu1",)), yard.add("b", 60, devices=("gpu0",))
+    yard.pass_time(3.0)
+    made = planned(yard, ev.LoadAsked(b))
+    yard.ask("r1", c)
+    yard.ask("r2", "d@000000000000")
+    assert changed(made, yard.scheduler, yard.now) == []
+
+
+def test_the_order_is_read_up_to_the_last_victim() -> None:
+    yard = Yard(gpu(size=130))
+    keys = [yard.load(model, 40) for model in ("a", "b", "c")]
+    yard.pass_time(3.0)
+    for number, key in enumerate(keys):
+        for turn in range(number):
+            yard.ask(f"{key}{turn}", key)
+            yard.finish(f"{key}{turn}")
+    d = yard.add("d", 70)
+    made = planned(yard, ev.LoadAsked(d))
+    assert [step.instance for step in made.steps if step.does is dryrun.Does.LEAVE] == ["a-1", "b-2"]
+    assert facts(made)["who leaves first for d"] == "a-1, then b-2"
+    assert "c-3" not in facts(made)
+    yard.ask("r1", keys[2])
+    assert changed(made, yard.scheduler, yard.now) == []
+
+
+def test_when_full_wait_reads_everybody_there(yard: Yard) -> None:
+    yard.do(ev.PolicyChanged(B, Policy(when_full=WhenFull.WAIT)))
+    made = planned(yard, ev.LoadAsked(B))
+    assert facts(made)["a-1"] == "idle"
+    assert facts(made)["waiting for a"] == "nobody"
+
+
+# -- the copy -------------------------------------------------------------------------------------------
+
+
+def _parts(thing: object) -> Iterator[object]:
+    """What can be reached from a thing, without going into values that never change."""
+    if isinstance(thing, dict):
+        yield from thing.keys()
+        yield from thing.values()
+    elif isinstance(thing, list | tuple | set | frozenset) or type(thing).__name__ == "deque":
+        yield from thing  # type: ignore[misc]
+    else:
+        for kind in type(thing).__mro__:
+            yield from (
+                getattr(thing, name) for name in getattr(kind, "__slots__", ()) if hasattr(thing, name)
+            )
+        yield from vars(thing).values() if hasattr(thing, "__dict__") else ()
+
+
+def _changing(root: object) -> dict[int, object]:
+    """Everything that may change, by identity: events' values and what is frozen is left out."""
+    found: dict[int, object] = {}
+    todo = [root]
+    while todo:
+        thing = todo.pop()
+        frozen = getattr(getattr(thing, "__dataclass_params__", None), "frozen", False)
+        if id(thing) in found or frozen or isinstance(thing, str | int | float | bool | type(None) | type):
+            continue
+        if callable(thing):
+            continue
+        if not isinstance(thing, tuple | frozenset):
+            found[id(thing)] = thing
+        todo.extend(_parts(thing))
+    return found
+
+
+def test_a_copy_shares_nothing_that_changes(yard: Yard) -> None:
+    for request in ("r1", "r2", "r3"):
+        yard.ask(request, A)
+    yard.ask("r4", B)
+    original, copied = yard.scheduler, copy_of(yard.scheduler)
+    check(copied)
+    mine = _changing([original.state, original.sums])
+    both = mine.keys() & _changing([copied.state, copied.sums]).keys()
+    assert [mine[each] for each in both] == []
+    assert len(mine) > 40, "it was looked through"
+
+
+def test_a_copy_keeps_leases_of_what_is_gone(yard: Yard) -> None:
+    yard.ask("r1", A)
+    yard.do(ev.UnloadAsked(A, now=True))
+    yard.released(A)
+    copied = copy_of(yard.scheduler)
+    assert copied.state.leases["r1"].instance.id == "a-1"
+    lease = yard.state.leases["r1"]
+    copied.handle(ev.Finished("r1", "a-1", lease.generation, OutcomeKind.CUT), yard.now)
+    assert "r1" in yard.state.leases
