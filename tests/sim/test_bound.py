@@ -16,7 +16,7 @@ from modelyard.sim.bound import lower_bound
 from modelyard.sim.world import Job, World
 from sim.scenes import gpu, key, need, served, spec
 
-INSTANCES = 240
+INSTANCES = 200
 BLOCKS = 10
 PARTS = 2
 
@@ -38,12 +38,12 @@ class Tiny:
     def draw(cls, seed: int) -> Tiny:
         dice = Random(seed)
         names = "abcd"[: dice.choice([2, 3, 3, 4])]
-        uniform, waits, services = dice.random() < 0.4, dice.choice([0, 1, 2]), dice.choice([0, 0, 1, 3])
+        uniform, waits, services = dice.random() < 0.4, dice.choice([0, 1, 2]), dice.choice([0, 1, 1, 2])
         shares: dict[str, tuple[int, ...]]
         shares = {name: (2 if uniform else dice.randint(1, 3),) for name in names}
         two = len(names) < 4 and dice.random() < 0.3
-        budgets = (3, dice.randint(1, 3)) if two else (dice.randint(3, 5),)
-        count, span = dice.randint(3, 6), dice.randint(3, 7)
+        budgets = (3, dice.randint(1, 2)) if two else (dice.randint(3, 4),)
+        count, span = dice.randint(4, 7), dice.randint(5, 9)
         jobs = tuple(
             Job(
                 float(at),
@@ -53,7 +53,7 @@ class Tiny:
             )
             for at in sorted(dice.choices(range(span), k=count))
         )
-        return cls(jobs, shares, budgets, float(dice.randint(0, 2)))
+        return cls(jobs, shares, budgets, float(dice.choice([0, 0, 1, 2])))
 
     def deadline(self, job: Job) -> float:
         return job.at + (self.max_wait if job.max_wait is None else job.max_wait)
