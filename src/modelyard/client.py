@@ -173,13 +173,18 @@ class Client:
         """Have another configuration served, without a restart, or say what that would change. `path` is a
         file on the server's machine; None: the one that is served is read again. Raises ConfigRefused
         (RestartNeeded) with all that is wrong; then nothing has changed."""
-        order = {"path": None if path is None else str(Path(path).absolute()), "dry_run": dry_run}
+        order = {"path": _absolute(path), "dry_run": dry_run}
         return self._object("POST", "/admin/config", order)
 
     def plan(self, action: Literal["load", "unload", "request"], model: str, **options: Any) -> Json:
         """What a load, an unload or a request of a model would do now; nothing is changed. `options`: `evict`
         of a load, `now` of an unload, `priority` and `max_wait` of a request."""
         return self._object("POST", "/admin/plan", {action: {"model": model, **options}})
+
+    def plan_config(self, path: str | PathLike[str] | None = None) -> Json:
+        """What serving another configuration would do to instances; nothing is changed. `path` as in
+        `apply`."""
+        return self._object("POST", "/admin/plan", {"config": {"path": _absolute(path)}})
 
     def apply_plan(self, plan: str, *, wait: bool = True) -> Json:
         """Carry out the plan with this id, exactly. Raises PlanStale, with what has changed, when it does not
@@ -243,6 +248,10 @@ def _translated(url: str) -> Iterator[None]:
         raise ServerUnreachable(f"{url} was silent for too long") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServerUnreachable(f"the connection to {url} broke: {error}") from error
+
+
+def _absolute(path: str | PathLike[str] | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
 
 
 def _path(name: str) -> str:

@@ -18,7 +18,8 @@ from modelyard.cli import changes
 
 def printed(change: dict[str, Any]) -> str:
     told = io.StringIO()
-    changes.print_change(Console(file=told, width=100), {"source": "/etc/yard.yaml", **change})
+    plan: dict[str, Any] = {"steps": [], "open": []}
+    changes.print_change(Console(file=told, width=100), {"source": "/etc/yard.yaml", "plan": plan, **change})
     return told.getvalue()
 
 

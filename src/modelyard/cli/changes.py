@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from modelyard.cli.control import DEFAULT_URL, AsJson, Key, Url
+from modelyard.cli.plan import print_steps
 from modelyard.cli.tables import console
 from modelyard.client import Client
 
@@ -60,6 +61,7 @@ def print_change(where: Console, change: Json) -> None:
     for setting in change["settings"]:
         table.add_row(escape(setting["path"]), "set", escape(_values(setting)))
     where.print(table)
+    print_steps(where, change["plan"])
     done = "is served now" if change["applied"] else "is not served yet; `modelyard apply` does that"
     where.print(escape(f"{change['source']} {done}."), soft_wrap=True)
 

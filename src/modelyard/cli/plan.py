@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from modelyard.cli.control import DEFAULT_URL, AsJson, Key, ModelName, Url
+from modelyard.cli.control import DEFAULT_URL, AsJson, Key, Url
 from modelyard.cli.tables import console, size
 from modelyard.client import Client
 
@@ -33,8 +34,14 @@ class Priority(StrEnum):
 
 
 def plan(
-    action: Annotated[Action, typer.Argument(metavar="load|unload|request", help="What is to be planned.")],
-    model: ModelName,
+    action: Annotated[
+        Action | None, typer.Argument(metavar="load|unload|request", help="What is to be planned.")
+    ] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="A model's name or alias.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("-f", "--file", help="Plan to serve this configuration instead; see `apply`."),
+    ] = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
     evict: Annotated[bool, typer.Option(help="load: put others out for it.")] = True,
@@ -46,17 +53,21 @@ def plan(
     apply: Annotated[bool, typer.Option("--apply", help="Carry it out, if it still holds.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what loading, unloading or asking a model would do, and why; with --apply, do exactly that."""
-    options: dict[str, Any] = {}
-    if action is Action.LOAD:
-        options = {"evict": evict}
-    elif action is Action.UNLOAD:
-        options = {"now": now}
-    else:
-        options = {"priority": priority, "max_wait": max_wait}
+    """Show what loading, unloading or asking a model, or serving a file, would do, and why; with --apply, do
+    exactly that."""
+    if (action is None) == (file is None) or (action is None) != (model is None):
+        raise typer.BadParameter("name an action and a model, or --file")
     _refuse_foreign(action, evict=not evict, now=now, priority=priority, max_wait=max_wait)
+    options: dict[Action, dict[str, Any]] = {
+        Action.LOAD: {"evict": evict},
+        Action.UNLOAD: {"now": now},
+        Action.REQUEST: {"priority": priority, "max_wait": max_wait},
+    }
     with Client(url, key) as client:
-        made = client.plan(action.value, model, **options)
+        if action is not None and model is not None:
+            made = client.plan(action.value, model, **options[action])
+        else:
+            made = client.plan_config(file)
         if not as_json:
             print_plan(console(), made)
         done = client.apply_plan(made["id"]) if apply else None
@@ -67,22 +78,22 @@ def plan(
         typer.echo(f"{done['order']}: {state} after {done['seconds']:.2f} s")
 
 
-def _refuse_foreign(action: Action, **given: object) -> None:
+def _refuse_foreign(action: Action | None, **given: object) -> None:
     """An option of another action is a mistake. Raises BadParameter."""
-    own = {Action.LOAD: {"evict"}, Action.UNLOAD: {"now"}, Action.REQUEST: {"priority", "max_wait"}}[action]
+    all_own = {Action.LOAD: {"evict"}, Action.UNLOAD: {"now"}, Action.REQUEST: {"priority", "max_wait"}}
+    own = all_own[action] if action is not None else set()
     for name, value in given.items():
         if value and name not in own:
-            raise typer.BadParameter(f"`{action}` has no --{name.replace('_', '-')}")
+            raise typer.BadParameter(f"`{action or '--file'}` has no --{name.replace('_', '-')}")
 
 
 def print_plan(where: Console, made: Json) -> None:
     """The steps of a plan, the memory of each device before and after, and what it rests on."""
-    where.print(escape(f"{made['order']} would take about {made['seconds']:.1f} s"), style="bold")
-    _print(where, ("in", "what happens", "why"), (_row(step) for step in made["steps"]))
+    title = f"{made['order']} would take about {made['seconds']:.1f} s"
+    where.print(escape(title), style="bold", soft_wrap=True)
     if not made["steps"]:
         where.print("Nothing would happen.")
-    for line in made["open"]:
-        where.print(escape(f"Not known: {line}."))
+    print_steps(where, made)
     moved = (device for device in made["memory"] if device["free"]["before"] != device["free"]["after"])
     for device in moved:
         free = device["free"]
@@ -91,6 +102,13 @@ def print_plan(where: Console, made: Json) -> None:
         )
     rows = ((each["name"], each["value"], each["note"]) for each in made["preconditions"])
     _print(where, ("holds while", "is", ""), rows)
+
+
+def print_steps(where: Console, made: Json) -> None:
+    """What happens, when and why; nothing where nothing does."""
+    _print(where, ("in", "what happens", "why"), (_row(step) for step in made["steps"]))
+    for line in made["open"]:
+        where.print(escape(f"Not known: {line}."))
 
 
 def _row(step: Json) -> tuple[str, str, str]:

@@ -27,7 +27,7 @@ from modelyard.core.memory import DeviceLedger
 from modelyard.core.placement import in_units
 from modelyard.core.types import Device
 from modelyard.errors import ConfigError, ConfigRefused, RestartNeeded, ShuttingDown
-from modelyard.gateway.live import Applied, Standing
+from modelyard.gateway.live import Applied, Before, Standing
 from modelyard.gateway.names import Names
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
@@ -87,7 +87,7 @@ class Live:
             self._make(prepared)
             return prepared.difference
 
-    async def apply(self, path: Path | None, *, dry_run: bool) -> Applied:
+    async def apply(self, path: Path | None, *, dry_run: bool, before: Before | None = None) -> Applied:
         """See LiveConfig.apply."""
         async with self._lock:
             own = path is None or path == self.standing.source
@@ -100,6 +100,8 @@ class Live:
                 reading, config = await read(source, self._adjust, foreign=not own)
                 prepared = await self._prepare(config)
                 running = self._running_on(prepared.difference)
+                if before is not None:
+                    await before(source, prepared.event)
                 if not dry_run:
                     self._make(prepared)
             except NotRead as error:

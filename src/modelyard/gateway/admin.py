@@ -22,8 +22,10 @@ from modelyard.errors import (
     UnsupportedMediaType,
 )
 from modelyard.gateway import explain, follow, views
+from modelyard.gateway.changes import add_config
+from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Names
-from modelyard.gateway.plan import STOP_ALLOWANCE, add_plans
+from modelyard.gateway.plan import STOP_ALLOWANCE, Plans, add_plans
 from modelyard.gateway.reference import STARTING, refusals
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
@@ -49,7 +51,9 @@ async def needs_json(request: Request) -> None:
         )
 
 
-def admin_router(driver: Driver, names: Names, snapshot: Snapshot) -> APIRouter:
+def admin_router(
+    driver: Driver, names: Names, snapshot: Snapshot, live: LiveConfig, plans: Plans
+) -> APIRouter:
     """The routes under /admin."""
     router = APIRouter(prefix="/admin", dependencies=[Depends(needs_json)])
     followers = follow.Followers()
@@ -59,7 +63,8 @@ def admin_router(driver: Driver, names: Names, snapshot: Snapshot) -> APIRouter:
     _add_journal(router, driver, names, followers)
     _add_load(router, driver, names)
     _add_unload(router, driver, names)
-    add_plans(router, driver, names)
+    add_plans(router, driver, names, live, plans)
+    add_config(router, live, plans)
     return router
 
 

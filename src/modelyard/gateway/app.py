@@ -25,11 +25,11 @@ from modelyard.errors import (
 from modelyard.gateway import reference
 from modelyard.gateway.admin import admin_router
 from modelyard.gateway.api import api_of
-from modelyard.gateway.changes import config_router
 from modelyard.gateway.exchange import Headers
 from modelyard.gateway.listing import listing_router
 from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Names
+from modelyard.gateway.plan import Plans
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
 from modelyard.telemetry.metrics import Metrics
@@ -44,8 +44,7 @@ def build_app(driver: Driver, names: Names, live: LiveConfig, metrics: Metrics) 
     metrics.snapshot = snapshot.gauges
     routers = (
         listing_router(names, snapshot, metrics),
-        admin_router(driver, names, snapshot),
-        config_router(live),
+        admin_router(driver, names, snapshot, live, Plans(driver)),
     )
     for router in routers:
         app.include_router(router)

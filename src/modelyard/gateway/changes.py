@@ -1,6 +1,6 @@
 """`/admin/config`: the order to serve another configuration, or to say what that would change.
 
-Mounted by `gateway/app.py`; carried out by whoever made the yard. A configuration comes as the path of a file
+Wired by `gateway/admin.py`; carried out by whoever made the yard. A configuration comes as the path of a file
 on this machine, never as its text: it says which programs are run.
 """
 
@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Body
 from pydantic import Field
 
 from modelyard.config.difference import Changed, Kind, ModelChange
 from modelyard.errors import ConfigRefused, RestartNeeded, ShuttingDown, UnsupportedMediaType
 from modelyard.gateway import views
-from modelyard.gateway.admin import needs_json
 from modelyard.gateway.live import Applied, LiveConfig
+from modelyard.gateway.plan import Kept, Plans, PlanView, serve
+from modelyard.gateway.plan import view_of as view_of_plan
 from modelyard.gateway.reference import refusals
 
 
@@ -56,12 +57,10 @@ class ConfigChange(views.View):
     applied: bool
     models: list[ModelDifference]
     settings: list[FieldChange] = Field(description="What is not a model's.")
+    plan: PlanView = Field(description="What that does to instances, as it was planned before it was done.")
 
 
-def config_router(live: LiveConfig) -> APIRouter:
-    """The route `/admin/config`."""
-    router = APIRouter(prefix="/admin", dependencies=[Depends(needs_json)])
-
+def add_config(router: APIRouter, live: LiveConfig, plans: Plans) -> None:
     @router.post(
         "/config",
         tags=["configuration"],
@@ -71,17 +70,16 @@ def config_router(live: LiveConfig) -> APIRouter:
         """Serve another configuration without a restart, all of it or nothing."""
         order = order or ConfigOrder()
         path = Path(order.path) if order.path else None
-        return view_of(await live.apply(path, dry_run=order.dry_run))
-
-    return router
+        return view_of(*await serve(live, plans, path, dry_run=order.dry_run))
 
 
-def view_of(applied: Applied) -> ConfigChange:
+def view_of(applied: Applied, kept: Kept) -> ConfigChange:
     return ConfigChange(
         source=str(applied.source),
         applied=applied.done,
         models=[_model(one, applied.running) for one in applied.difference.models],
         settings=[_field(one) for one in applied.difference.settings],
+        plan=view_of_plan(kept),
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from modelyard.config.difference import Difference
+from modelyard.core.events import Changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,9 @@ class Standing:
     refused_at: float = 0.0
 
 
+Before = Callable[[Path, Changed], Awaitable[None]]
+
+
 class LiveConfig(Protocol):
     @property
     def standing(self) -> Standing: ...
@@ -43,7 +47,9 @@ class LiveConfig(Protocol):
         """Whether it asks for keys."""
         ...
 
-    async def apply(self, path: Path | None, *, dry_run: bool) -> Applied:
+    async def apply(self, path: Path | None, *, dry_run: bool, before: Before | None = None) -> Applied:
         """Serve the configuration of a file (None: of the one that is served, read again), or only say what
-        would change. Raises ConfigRefused and RestartNeeded; then nothing has changed."""
+        would change. `before` is awaited in the moment before it is done, with the file and all that the
+        scheduler will be told. Raises ConfigRefused, RestartNeeded and what `before` raises; then nothing has
+        changed."""
         ...

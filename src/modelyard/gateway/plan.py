@@ -14,6 +14,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
 
@@ -27,16 +28,19 @@ from modelyard.core.outlook import Estimates
 from modelyard.core.plan import Change, Plan, changed, plan
 from modelyard.core.types import OutcomeKind, Priority
 from modelyard.errors import (
+    ConfigRefused,
     InvalidRequest,
     ModelNotFound,
     NotRunning,
     PlanNotFound,
     PlanStale,
     QueueFull,
+    RestartNeeded,
     UnsupportedMediaType,
     WaitTooLong,
 )
 from modelyard.gateway import follow, views
+from modelyard.gateway.live import Applied, LiveConfig
 from modelyard.gateway.names import Names
 from modelyard.gateway.reference import STARTING, refusals
 from modelyard.runtime.driver import Driver
@@ -48,10 +52,11 @@ STOP_ALLOWANCE = 10.0  # seconds for TERM, KILL and the shim, on top of drain an
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A plan with the order that it is of, for people: `load big`."""
+    """A plan with the order that it is of, for people: `load big`. `path`: it is of that configuration."""
 
     order: str
     plan: Plan
+    path: Path | None = None
 
 
 class Plans:
@@ -62,13 +67,13 @@ class Plans:
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._one_at_a_time = asyncio.Semaphore(1)  # each holds copies of the scheduler
 
-    async def make(self, order: str, events: Sequence[ev.Event]) -> Kept:
+    async def make(self, order: str, events: Sequence[ev.Event], path: Path | None = None) -> Kept:
         """What these events would do now."""
         estimates = Estimates(stop=self._usual_stop())
         async with self._one_at_a_time:
             still, now = copy_of(self._driver.scheduler), asyncio.get_running_loop().time()
             made = await asyncio.to_thread(plan, still, events, now, estimates=estimates)
-        kept = self._kept[made.id] = Kept(order, made)
+        kept = self._kept[made.id] = Kept(order, made, path)
         self._kept.move_to_end(made.id)
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
@@ -79,13 +84,14 @@ class Plans:
         Raises PlanNotFound, and PlanStale with what has changed; it is kept then."""
         async with self._one_at_a_time:
             still, now = copy_of(self._driver.scheduler), asyncio.get_running_loop().time()
-            kept = self._find(name)
+            kept = self.find(name)
             _refuse_stale(name, kept, await asyncio.to_thread(changed, kept.plan, still, now))
-        kept, now = self._find(name), asyncio.get_running_loop().time()
+        kept, now = self.find(name), asyncio.get_running_loop().time()
         _refuse_stale(name, kept, changed(kept.plan, self._driver.scheduler, now, later=False))
         return self._kept.pop(name)
 
-    def _find(self, name: str) -> Kept:
+    def find(self, name: str) -> Kept:
+        """A plan that is kept. Raises PlanNotFound."""
         kept = self._kept.get(name)
         if kept is None:
             raise PlanNotFound(
@@ -132,17 +138,24 @@ class PlanRequest(views.Order):
     max_wait: float | None = Field(default=None, ge=0, description="Seconds; else its model's.")
 
 
+class PlanConfig(views.Order):
+    path: Annotated[str, Field(max_length=4096)] | None = Field(
+        default=None, description="A file on the server's machine; none: the one that is served, read again."
+    )
+
+
 class PlanOrder(views.Order):
     """One of these."""
 
     load: PlanLoad | None = None
     unload: PlanUnload | None = None
     request: PlanRequest | None = None
+    config: PlanConfig | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> PlanOrder:
-        if sum(part is not None for part in (self.load, self.unload, self.request)) != 1:
-            raise ValueError("name one of load, unload, request")
+        if sum(part is not None for part in (self.load, self.unload, self.request, self.config)) != 1:
+            raise ValueError("name one of load, unload, request, config")
         return self
 
 
@@ -212,15 +225,17 @@ def view_of(kept: Kept) -> PlanView:
 # -- routes ---------------------------------------------------------------------------------------------
 
 
-def add_plans(router: APIRouter, driver: Driver, names: Names) -> Plans:
-    plans = Plans(driver)
+def add_plans(router: APIRouter, driver: Driver, names: Names, live: LiveConfig, plans: Plans) -> None:
+    refused = (ConfigRefused, RestartNeeded, UnsupportedMediaType)
 
-    @router.post(
-        "/plan", tags=["plans"], responses=refusals(ModelNotFound, InvalidRequest, UnsupportedMediaType)
-    )
+    @router.post("/plan", tags=["plans"], responses=refusals(ModelNotFound, InvalidRequest, *refused))
     async def make(order: Annotated[PlanOrder, Body()]) -> PlanView:
-        """What a load, an unload or a request would do now, in order, and what that rests on. Nothing is
-        changed."""
+        """What a load, an unload, a request or another configuration would do now, in order, and what that
+        rests on. Nothing is changed."""
+        if order.config is not None:
+            path = Path(order.config.path) if order.config.path else None
+            _, kept = await serve(live, plans, path, dry_run=True)
+            return view_of(kept)
         return view_of(await plans.make(*_events(order, names)))
 
     @router.post(
@@ -230,7 +245,7 @@ def add_plans(router: APIRouter, driver: Driver, names: Names) -> Plans:
             202: {"model": PlanApplied, "description": "It goes on."},
             **refusals(
                 *(PlanStale, PlanNotFound, QueueFull, WaitTooLong, NotRunning, InvalidRequest),
-                UnsupportedMediaType,
+                *refused,
                 *STARTING,
             ),
         },
@@ -238,13 +253,40 @@ def add_plans(router: APIRouter, driver: Driver, names: Names) -> Plans:
     async def apply(response: Response, order: Annotated[ApplyOrder, Body()]) -> PlanApplied:
         """Carry out a plan exactly, or say what it rests on and is different now."""
         began = asyncio.get_running_loop().time()
+        kept = plans.find(order.id)
+        if kept.path is not None:
+            await _serve_as_planned(live, plans, order.id, kept.path)
+            seconds = asyncio.get_running_loop().time() - began
+            return PlanApplied(id=order.id, order=kept.order, done=True, instance=None, seconds=seconds)
         kept = await plans.take(order.id)
         done, instance = await _carry_out(driver, kept.plan, wait=order.wait)
         response.status_code = 200 if done else 202
         seconds = asyncio.get_running_loop().time() - began
         return PlanApplied(id=order.id, order=kept.order, done=done, instance=instance, seconds=seconds)
 
-    return plans
+
+async def serve(live: LiveConfig, plans: Plans, path: Path | None, *, dry_run: bool) -> tuple[Applied, Kept]:
+    """Serve another configuration, or only say what would change; with the plan of it, made before."""
+    made: list[Kept] = []
+
+    async def tell(source: Path, event: ev.Changed) -> None:
+        made.append(await plans.make(f"serve {source}", [event], source))
+
+    applied = await live.apply(path, dry_run=dry_run, before=tell)
+    return applied, made[0]
+
+
+async def _serve_as_planned(live: LiveConfig, plans: Plans, name: str, path: Path) -> None:
+    async def holds(source: Path, event: ev.Changed) -> None:
+        kept = plans.find(name)
+        if kept.plan.events != (event,):
+            raise PlanStale(
+                f"{name} ({kept.order}) no longer holds: what {source} says, or what is served, has changed. "
+                "Nothing was done."
+            )
+        await plans.take(name)
+
+    await live.apply(path, dry_run=False, before=holds)
 
 
 def _events(order: PlanOrder, names: Names) -> tuple[str, list[ev.Event]]:
