@@ -139,7 +139,7 @@ def test_no_schedule_needs_fewer_loads(block: int) -> None:
             assert bound <= fewest, (seed, tiny)
             tried, exact = tried + 1, exact + (bound == fewest)
     assert tried > INSTANCES / BLOCKS / 2
-    assert exact / tried > 0.8
+    assert exact / tried > 0.7
 
 
 def test_two_that_take_turns_in_memory_for_one() -> None:
