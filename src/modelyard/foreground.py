@@ -50,16 +50,17 @@ async def _serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    in_terminal = _has_terminal()
-    yard = await compose.build(config, origin)
+    ends_with_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()  # no nohup
+    reload = asyncio.Event()
 
     def on_hangup() -> None:
-        if in_terminal and not _has_terminal():
+        if ends_with_terminal and not _has_terminal():
             on_signal()
         else:
-            yard.live.reload()
+            reload.set()
 
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
+    yard = await compose.build(config, origin, reload)
     try:
         address = await yard.start()
         _settle_garbage_collector()

@@ -287,5 +287,5 @@ class TestWatch:
     async def test_an_order_reads_one_that_is_not_watched(self) -> None:
         async with file_yard({"a": fake()}) as yard:
             yard.write({"b": fake()})
-            yard.yard.live.reload()
+            yard.yard.live._ordered.set()
             await until(lambda: yard.yard.names.all()[0].spec.model == "b")

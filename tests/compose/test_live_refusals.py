@@ -263,6 +263,15 @@ class TestWhoseFiles:
             evil.chmod(0o646)
             assert f"{evil} belongs to another user" in (await yard.apply(other)).message
 
+    async def test_it_has_to_stay_so_once_it_is_served(self) -> None:
+        async with file_yard({"a": fake()}) as yard:
+            other = yard.folder / "other.yaml"
+            other.write_text(yard.text({"b": fake()}))
+            assert (await yard.apply(other)).status == 200
+            other.chmod(0o666)
+            assert "everybody may write it" in (await yard.apply()).message
+            assert "everybody may write it" in yard.problem
+
     async def test_a_text_is_not_taken(self) -> None:
         async with file_yard({"a": fake()}) as yard:
             assert (await yard.post("/admin/config", {"text": "models: {}"})).code == "invalid_request"

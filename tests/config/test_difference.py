@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,14 @@ def test_settings_and_which_of_them_need_a_restart() -> None:
         "devices.ram.memory": 10**9,
     }
     assert [one.path for one in found.fixed] == ["server.data_dir", "server.port"]
+
+
+def test_an_address_that_is_not_listened_on_may_change() -> None:
+    sockets = [read(server={"unix": "/s"}), read(server={"unix": "/s"})]
+    changed = replace(sockets[1], server=replace(sockets[1].server, port=99))
+    assert [one.path for one in compare(sockets[0], changed).settings] == ["server.port"]
+    assert not compare(sockets[0], changed).fixed
+    assert [one.path for one in compare(sockets[0], read()).fixed] == ["server.unix"]
 
 
 def test_declared_devices_neither_come_nor_go() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import modelyard
 from modelyard import Client, Modelyard, embed
-from modelyard.errors import ConfigError, ModelNotFound, ServerUnreachable, ShuttingDown
+from modelyard.errors import ConfigError, ConfigRefused, ModelNotFound, ServerUnreachable, ShuttingDown
 
 
 @pytest.fixture
@@ -29,6 +29,19 @@ def test_models_come_and_go(yard: Modelyard) -> None:
     assert yard.models() == []
     with pytest.raises(ModelNotFound):
         yard.generate("echo", "Hello")
+
+
+def test_a_file_is_applied_at_the_same_socket(yard: Modelyard, tmp_path: Path) -> None:
+    file = tmp_path / "yard.yaml"
+    file.write_text(f"server: {{data_dir: {tmp_path}/data, port: 1}}\nmodels: {{more: {{engine: fake}}}}")
+    yard.add_model("echo", engine="fake")
+    assert [one["kind"] for one in yard.apply(file, dry_run=True)["models"]] == ["added", "removed"]
+    yard.apply(file)
+    assert [model["id"] for model in yard.models()] == ["more"]
+    yard.add_model("echo", engine="fake")
+    assert [model["id"] for model in yard.models()] == ["more", "echo"]
+    with pytest.raises(ConfigRefused, match=r"wrong\.yaml: No such file"):
+        yard.apply(tmp_path / "wrong.yaml")
 
 
 def test_streamed_text_is_the_same(yard: Modelyard) -> None:

@@ -101,7 +101,7 @@ def _run(
     config = adjust(load_config(path, reading=reading))
     from modelyard import compose, foreground  # noqa: PLC0415 - half a second that `ps` does not need
 
-    origin = compose.Origin(path.absolute(), reading, adjust, watch)
+    origin = compose.Origin(path.absolute(), reading, adjust, watch and path.is_file())  # no pipe
     return foreground.serve(config, origin, on_ready=on_ready)
 
 

@@ -49,7 +49,8 @@ class Prepared:
 
 
 class Live:
-    """`take` is called with each new configuration for what is not a model's: keys, limits and the like."""
+    """`take` is called with each new configuration for what is not a model's: keys, limits and the like.
+    `reload` is set by whoever wants the file that is served read again, soon."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Live:
         store: Store,
         ahead: Ahead,
         take: Callable[[Config], None],
+        reload: asyncio.Event | None = None,
     ) -> None:
         self.config = config
         self.standing = Standing(origin.path, origin.watch and origin.path is not None, time.time())
@@ -70,7 +72,8 @@ class Live:
         self._ahead = ahead
         self._take = take
         self._lock = asyncio.Lock()
-        self._ordered = asyncio.Event()
+        self._ordered = reload or asyncio.Event()
+        self._named_by_start = origin.path
         self._reading = origin.reading  # the last of the file that is served
 
     @property
@@ -97,7 +100,7 @@ class Live:
             if not source.is_absolute():
                 raise ConfigRefused(f"{source} is no absolute path on the server's machine.", param="path")
             try:
-                reading, config = await read(source, self._adjust, foreign=not own)
+                reading, config = await read(source, self._adjust, foreign=source != self._named_by_start)
                 prepared = await self._prepare(config)
                 running = self._running_on(prepared.difference)
                 if before is not None:
@@ -112,10 +115,6 @@ class Live:
                 self._reading = reading
                 self.standing = replace(self.standing, source=source, problem="", refused_at=0.0)
             return Applied(source, not dry_run, prepared.difference, running)
-
-    def reload(self) -> None:
-        """Have the file that is served read again, soon. May be called by a signal's handler."""
-        self._ordered.set()
 
     async def follow(self) -> None:
         """Read the file again when it was ordered or, if it is watched, has changed; until cancelled."""

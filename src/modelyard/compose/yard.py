@@ -162,9 +162,15 @@ class Yard:
             await asyncio.gather(following, return_exceptions=True)
 
 
-async def build(config: Config, origin: Origin | None = None, *, check_invariants: bool = False) -> Yard:
-    """Make a yard; `origin` is where its configuration can be read again. Raises ConfigErrors for what cannot
-    be run on this machine; nothing is started yet."""
+async def build(
+    config: Config,
+    origin: Origin | None = None,
+    reload: asyncio.Event | None = None,
+    *,
+    check_invariants: bool = False,
+) -> Yard:
+    """Make a yard; `origin` is where its configuration can be read again, which is done when `reload` is set.
+    Raises ConfigErrors for what cannot be run on this machine; nothing is started yet."""
     data = config.server.data_dir
     with ExitStack() as undo:
         with _data_folder(config):
@@ -193,7 +199,7 @@ async def build(config: Config, origin: Origin | None = None, *, check_invariant
         driver.timing = metrics.scheduler
         ahead = Ahead(driver, names, metrics)
         gateway = Gateway(driver, names, metrics)
-        live = Live(config, origin or Origin(), driver, names, store, ahead, gateway.take)
+        live = Live(config, origin or Origin(), driver, names, store, ahead, gateway.take, reload)
         yard = Yard(live, driver, store, names, metrics, ahead, gateway.open(live))
         undo.pop_all()
     return yard

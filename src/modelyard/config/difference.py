@@ -64,17 +64,21 @@ class Difference:
         return (model for model in self.models if model.kind in kinds)
 
 
-FIXED = ("server.host", "server.port", "server.unix", "server.data_dir", "journal.bytes")
+ADDRESS = ("server.host", "server.port")
+FIXED = ("server.unix", "server.data_dir", "journal.bytes")
 
 
 def compare(before: Config, after: Config) -> Difference:
     """What has to be done so that `before` becomes `after`."""
     settings = tuple(_settings(before, after))
-    return Difference(
-        models=tuple(_models(before, after)),
-        settings=settings,
-        fixed=tuple(one for one in settings if one.path in FIXED or _is_other_device(one, before, after)),
-    )
+    fixed = (one for one in settings if _is_fixed(one, before, after))
+    return Difference(tuple(_models(before, after)), settings, tuple(fixed))
+
+
+def _is_fixed(changed: Changed, before: Config, after: Config) -> bool:
+    if changed.path in ADDRESS:
+        return after.server.unix is None
+    return changed.path in FIXED or _is_other_device(changed, before, after)
 
 
 def _is_other_device(changed: Changed, before: Config, after: Config) -> bool:
