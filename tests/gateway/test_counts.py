@@ -8,14 +8,14 @@ import pytest
 
 from gateway.live_yard import fake, live_yard, until
 from gateway.test_inference import metrics_of
-from modelyard.gateway.serve import Service
+from modelyard.gateway import serve
 
 
 async def test_a_bug_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(*_: object) -> str:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Service, "_answer", answer)
+    monkeypatch.setattr(serve._Serving, "_answer", answer)
     async with live_yard({"a": fake()}) as yard:
         assert (await yard.chat("a")).status == 500
         found = await metrics_of(yard)

@@ -13,9 +13,9 @@ from modelyard.errors import NotSupported
 from modelyard.gateway import anthropic_answer
 from modelyard.gateway.anthropic_request import chat_of, hides_thinking
 from modelyard.gateway.api import ANTHROPIC
+from modelyard.gateway.demand import Demand
 from modelyard.gateway.fields import Fields
 from modelyard.gateway.relay import Reshape
-from modelyard.gateway.serve import Demand
 from modelyard.runtime.entries import Entry
 from modelyard.wire.json_head import Head
 

@@ -15,7 +15,7 @@ import orjson
 
 from modelyard.errors import InvalidRequest
 from modelyard.gateway import chunks
-from modelyard.gateway.serve import Demand
+from modelyard.gateway.demand import Demand
 from modelyard.runtime.entries import Entry
 from modelyard.wire.json_head import Head
 

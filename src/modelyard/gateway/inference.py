@@ -15,12 +15,13 @@ from modelyard.errors import InvalidRequest, MethodNotAllowed, NotSupported
 from modelyard.gateway import anthropic, ollama, ollama_listing, ollama_request, progress
 from modelyard.gateway.api import OPENAI
 from modelyard.gateway.auth import Gate
+from modelyard.gateway.demand import Demand
 from modelyard.gateway.exchange import Exchange, Handler
 from modelyard.gateway.generate import demand_of
 from modelyard.gateway.http.answers import JSON
 from modelyard.gateway.names import Names
 from modelyard.gateway.ollama_pull import Pull
-from modelyard.gateway.serve import Demand, Service
+from modelyard.gateway.serve import Service
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry

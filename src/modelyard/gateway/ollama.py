@@ -15,12 +15,12 @@ from modelyard.errors import ModelNotFound
 from modelyard.gateway import ollama_answer as answers
 from modelyard.gateway import ollama_request as requests
 from modelyard.gateway.api import OLLAMA
+from modelyard.gateway.demand import Demand
 from modelyard.gateway.exchange import Disconnected, Exchange
 from modelyard.gateway.fields import Fields
 from modelyard.gateway.http.answers import JSON
 from modelyard.gateway.interrupt import Interrupt, Interrupted
 from modelyard.gateway.names import Names
-from modelyard.gateway.serve import Demand
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.wire.json_head import Head

@@ -74,7 +74,7 @@ class Journal:
         tickets: Mapping[str, Ticket],
     ) -> None:
         """The scheduler took an event at this loop time, and decided; nothing was carried out yet."""
-        if not worth_a_record(event, actions):
+        if not actions and not worth_a_record(event):
             return
         api, queued = "", None
         if type(event) is ev.Arrived:

@@ -324,14 +324,14 @@ class Encoder:
         return _model(self._versions.get(instance, ""))
 
 
-def worth_a_record(event: ev.Event, actions: Sequence[ac.Action]) -> bool:
-    """Whether a step has anything to tell that is told nowhere else. An attempt that went well is told with
-    the end of its request."""
-    return bool(actions) or (type(event) in _ALWAYS and not _went_well(event))
+def worth_a_record(event: ev.Event) -> bool:
+    """Whether an event on which nothing was decided has anything to tell that is told nowhere else. An
+    attempt that went well is told with the end of its request."""
+    return type(event) in _ALWAYS and not _went_well(event)
 
 
 def _went_well(event: ev.Event) -> bool:
-    return isinstance(event, ev.Finished) and event.outcome is OutcomeKind.DONE
+    return type(event) is ev.Finished and event.outcome is OutcomeKind.DONE
 
 
 _ALWAYS = frozenset(

@@ -1,0 +1,38 @@
+"""An engine's own refusals in our terms. Called by the serve loop."""
+
+from __future__ import annotations
+
+import orjson
+
+from modelyard.errors import ContextOverflow, EngineFailed, EngineProtocol, InvalidRequest, ModelyardError
+from modelyard.gateway.relay import Result
+
+INPUTS = {  # by the engine's path: the field that holds what may be too long
+    b"/v1/chat/completions": "messages",
+    b"/v1/completions": "prompt",
+    b"/v1/embeddings": "input",
+    b"/v1/responses": "input",
+}
+
+
+def overflow(path: bytes, result: Result) -> ContextOverflow | None:
+    """What an answer is that says that the input of `path` was too long; None for any other."""
+    if result.status != 400 or b"exceed_context_size" not in result.body:
+        return None
+    return ContextOverflow(message(result.body), param=INPUTS.get(path))
+
+
+def refusal(result: Result) -> ModelyardError:
+    """What an engine's own answer is in our terms, with its message."""
+    said = message(result.body)
+    if result.status >= 500:
+        return EngineFailed(said)
+    return InvalidRequest(said) if result.status >= 400 else EngineProtocol(said)
+
+
+def message(body: bytes) -> str:
+    """The message of an engine's error body, or its beginning."""
+    try:
+        return str(orjson.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode(errors="replace")
