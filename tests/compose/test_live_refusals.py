@@ -320,6 +320,7 @@ class TestChild:
             async def knows_two() -> bool:
                 return await knows() == ["a", "b"]
 
+            server: psutil.Process | None = None
             try:
                 await until(knows)
                 (server,) = psutil.Process(terminal.pid).children()
@@ -331,6 +332,8 @@ class TestChild:
             finally:
                 terminal.kill()
                 terminal.wait()
+                if server is not None and server.is_running():
+                    server.kill()
                 await yard.close()
 
 

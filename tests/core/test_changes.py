@@ -13,17 +13,14 @@ NEW = replace(spec("a"), digest="1" * 12)
 
 
 def test_nothing_is_decided_between_the_parts() -> None:
-    """The pin moves from a to b: for a moment neither is pinned, and c waits for the memory of one."""
-    yard = Yard(gpu(size=120))
-    a, b = yard.load("a", pin=True), yard.load("b", pin=True)
-    c = yard.add("c", patience=0.0)
+    """The pin that keeps c waiting goes, and c goes, too: nobody has to leave for it."""
+    yard = Yard(gpu(size=60))
+    a, c = yard.load("a", pin=True), yard.add("c", patience=0.0)
     yard.ask("r", c)
     yard.pass_time(10.0)
-    assert "r" in yard.state.waiting
-    loose, pinned = Policy(), Policy(pin=True)
-    both = (ev.PolicyChanged(a, loose), ev.PolicyChanged(b, loose), ev.PolicyChanged(b, pinned))
-    assert stopped(yard.do(ev.Changed(both))) == ["a"]
-    assert yard.states(b) == ["ready"]
+    out = yard.do(ev.Changed((ev.PolicyChanged(a, Policy()), ev.Removed(c))))
+    assert refused(out) == {"r": "model_removed"}
+    assert (stopped(out), yard.states(a)) == ([], ["ready"])
 
 
 def test_a_new_version_is_served_while_the_old_one_finishes_and_inherits_its_demand() -> None:
