@@ -8,9 +8,26 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from modelyard.sim.inputs import Trace, TraceError, read
+from modelyard.sim.logs import FORMATS
+from modelyard.sim.scene import Rules, of_journal
 
+NAMES = (
+    "t",
+    "kind",
+    "request",
+    "model",
+    "decision",
+    "time",
+    "path",
+    "uri",
+    "duration",
+    "placement",
+    "instance",
+)
 AZURE = """\
 TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44
@@ -171,6 +188,25 @@ def test_a_journal_has_its_models_and_service_times(tmp_path: Path) -> None:
     assert note(trace, "bad").endswith("line 12: is no JSON object")
 
 
+def test_a_journal_tells_of_its_server(tmp_path: Path) -> None:
+    text = records(
+        {"t": 1.0, "kind": "device", "device": "gpu0", "total": 100, "budget": 90}.items(),
+        {"t": 1.0, "kind": "model_added", "model": "a", "slots": 4, "need": None}.items(),
+        {"t": 2.0, "kind": "arrived", "request": "r-1", "model": "a", "decision": "queued"}.items(),
+        {"t": 2.0, "kind": "start", "model": "a", "instance": "a-1", "placement": {"gpu0": 60}}.items(),
+        {"t": 5.5, "kind": "ready", "model": "a", "instance": "a-1"}.items(),
+        {"t": 6.0, "kind": "start", "model": "b", "instance": "b-2", "placement": {"gpu0": "?"}}.items(),
+    )
+    yard = read(written(tmp_path, text)).yard
+    assert yard is not None
+    assert yard.devices == {"gpu0": 90}
+    assert yard.models == {"a": {"gpu0": 60}, "b": {}}
+    assert (yard.slots, yard.loads) == ({"a": 4}, {"a": 3.5})
+    scene = of_journal(yard)
+    assert (scene.models[0].load, scene.models[0].spec.slots, scene.models[0].need.bytes) == (3.5, 4, 60)
+    assert scene.models[1].load == Rules().load_fixed
+
+
 def test_a_journal_that_is_cut_still_ends_what_began(tmp_path: Path) -> None:
     arrived = [
         {"t": float(at), "kind": "arrived", "request": f"r-{at}", "model": "a", "decision": "granted"}
@@ -222,3 +258,32 @@ def test_json_lines_of_a_proxy(tmp_path: Path) -> None:
         (6.0, "b", None, 3),
     ]
     assert "2 bad lines" in note(trace, "bad")
+
+
+# -- anything -----------------------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=6),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(JSON.map(json.dumps) | st.text(max_size=40), max_size=8), st.sampled_from([*FORMATS, None]))
+def test_nothing_but_a_trace_or_a_trace_error(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], format: str | None
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "anything"
+    path.write_text("\n".join(lines), encoding="utf-8", errors="surrogatepass")
+    try:
+        trace = read(path, format=format)
+    except TraceError:
+        return
+    assert trace.requests
+    assert trace.requests[0].at == 0.0
+
+
+def test_a_line_that_is_too_deep(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="is no JSON object"):
+        read(written(tmp_path, "[" * 200_000), format="json")

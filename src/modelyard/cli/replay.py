@@ -18,10 +18,10 @@ from modelyard.cli import scenes, tables
 from modelyard.config import parse_duration, parse_size
 from modelyard.sim import advise as advising
 from modelyard.sim import inputs, plot
-from modelyard.sim.lines import FORMATS
+from modelyard.sim.logs import FORMATS
 from modelyard.sim.replay import Run, as_json
 from modelyard.sim.replay import replay as run_replay
-from modelyard.sim.scene import GB, SIZES, Load, Rules, Scene, load, synthetic
+from modelyard.sim.scene import GB, SIZES, Load, Rules, Scene, load, of_journal, synthetic
 from modelyard.sim.strategies import OURS, STRATEGIES, Strategy
 
 Format = StrEnum("Format", {name.upper(): name for name in FORMATS})  # type: ignore[misc]
@@ -163,9 +163,11 @@ def replay(
     console = tables.console()
     _print_assumed(console, found, jobs, assumed)
     console.print(_table(runs, fewest, target))
-    _print_refusals(console, runs)
     if bound:
         console.print("least: with fewer loads nobody serves the same requests within the same longest wait")
+    _print_refusals(console, runs)
+    console.print()
+    console.print(_memory(runs))
     if picture is not None:
         console.print(f"drawn: {picture}")
 
@@ -221,6 +223,8 @@ def _scene(
 ) -> Scene:
     if config is not None:
         return scenes.of_config(config, _said_sizes(said or ()), Rules())
+    if trace.yard is not None and trace.yard.models:
+        return of_journal(trace.yard)
     names = trace.models or [f"model-{number}" for number in range(models)]
     chosen = [_size(text) for text in sizes.split(",")] if sizes else SIZES
     return synthetic(names, memory, sizes=chosen, slots=slots)
@@ -289,8 +293,7 @@ def _table(runs: Sequence[Run], fewest: Sequence[int | None], target: float) -> 
     table = Table(box=None, pad_edge=False)
     table.add_column("strategy")
     heads = ["loads", "least", "loaded", "wait p50", "p95", "p99", "max", f"≤ {target:g} s", "refused"]
-    devices = [device.id for device in runs[0].scene.devices if runs[0].peak_memory(device.id)]
-    for head in heads + [f"{device}: held, mean, peak" for device in devices]:
+    for head in heads:
         table.add_column(head, justify="right")
     for run, least in zip(runs, fewest, strict=True):
         waits = [f"{run.wait(share):.2f}" for share in (0.5, 0.95, 0.99, 1.0)]
@@ -302,14 +305,31 @@ def _table(runs: Sequence[Run], fewest: Sequence[int | None], target: float) -> 
             *waits,
             f"{100 * run.within(target):.2f} %",
             f"{run.refused.total():,}",
-            *(_held(run, device) for device in devices),
         )
     return table
 
 
-def _held(run: Run, device: str) -> str:
-    mean, peak = tables.size(round(run.mean_memory(device))), tables.size(run.peak_memory(device))
-    return f"{run.held(device):,.0f} s, {mean}, {peak}"
+def _memory(runs: Sequence[Run]) -> Table:
+    """How long each device was held, and how much of it."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("strategy")
+    devices = [
+        device.id for device in runs[0].scene.devices if any(run.peak_memory(device.id) for run in runs)
+    ]
+    for device in devices:
+        for head in (f"{device}: held", "mean", "peak"):
+            table.add_column(head, justify="right")
+    for run in runs:
+        cells = [
+            (
+                f"{run.held(device):,.0f} s",
+                tables.size(round(run.mean_memory(device))),
+                tables.size(run.peak_memory(device)),
+            )
+            for device in devices
+        ]
+        table.add_row(run.strategy, *(cell for of_device in cells for cell in of_device))
+    return table
 
 
 def _print_refusals(console: Console, runs: Sequence[Run]) -> None:

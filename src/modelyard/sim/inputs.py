@@ -1,8 +1,8 @@
 """What a trace is read from: a CSV, our own journal, an access log → requests in the order of their arrival.
 
 Called by `modelyard replay` and `advise`. A file is read line by line, so what is held is bounded by `limit`.
-How lines become requests is said in `sim/lines.py`; here is which kind of file it is, what was wrong with it,
-and everything that the user has to be told.
+How lines become requests is said in `sim/lines.py` and `sim/logs.py`; here is what was wrong with a file, and
+everything else that the user has to be told of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from modelyard.errors import ModelyardError
-from modelyard.sim.lines import FORMATS, Lines, Request, detect
+from modelyard.sim.lines import Lines, Request, Yard
+from modelyard.sim.logs import FORMATS, detect
 
 LIMIT = 100_000  # requests
 LONGEST = 2**20  # bytes of one line
@@ -35,6 +36,7 @@ class Trace:
     format: str
     requests: list[Request]
     notes: list[str] = field(default_factory=list)
+    yard: Yard | None = None
 
     @property
     def seconds(self) -> float:
@@ -120,7 +122,8 @@ class _Reading:
         if not found:
             why = f"; {self._bad} of its lines are bad, the first is {self._first_bad}" if self._bad else ""
             raise TraceError(f"{self._path} has no request, read as {parser.what}{why}. {EXPECTED}")
-        trace = Trace(self._path.name, parser.format, found, [f"read as {parser.what}", *parser.notes()])
+        notes = [f"read as {parser.what}", *parser.notes()]
+        trace = Trace(self._path.name, parser.format, found, notes, parser.yard)
         if self._bad:
             noun = "line was" if self._bad == 1 else "lines were"
             trace.notes.append(f"{self._bad:,} bad {noun} skipped, the first is {self._first_bad}")

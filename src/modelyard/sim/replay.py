@@ -20,6 +20,7 @@ from modelyard.sim.strategies import Strategy
 from modelyard.sim.world import Job, Record, World
 
 POINTS = 1000  # of a series in JSON
+ROUNDING = 1e-6  # seconds
 
 Progress = Callable[[float], None]
 
@@ -96,7 +97,7 @@ class Run:
         long as the longest did)."""
         jobs = [record.job for record in self.records if record.finished_at is not None]
         longest = self.waits[-1] if self.waits else 0.0
-        return fewest_loads(self.scene, jobs, longest if max_wait is None else max_wait)
+        return fewest_loads(self.scene, jobs, longest + ROUNDING if max_wait is None else max_wait)
 
 
 def fewest_loads(scene: Scene, jobs: Sequence[Job], max_wait: float) -> int:

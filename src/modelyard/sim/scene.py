@@ -14,10 +14,11 @@ from statistics import median
 
 from modelyard.core.types import Device, DeviceKind, Need, Policy, Share, Spec
 from modelyard.sim.inputs import Trace
-from modelyard.sim.lines import Request
+from modelyard.sim.lines import Request, Yard
 from modelyard.sim.world import Job
 
 GB = 10**9
+RAM = "ram"
 SIZES = (2 * GB, 4 * GB, 8 * GB, 16 * GB)
 NAMED = 5  # names in a text
 
@@ -108,6 +109,24 @@ def synthetic(
     text = f"{len(models)} models of {by_turns} GB by turns, {slots} slots each, in {memory / GB:g} GB"
     device = Device("gpu0", DeviceKind.DECLARED, memory, memory)
     return Scene((device,), tuple(models), rules, assumed=(f"no configuration: {text}",))
+
+
+def of_journal(yard: Yard, rules: Rules | None = None) -> Scene:
+    """The devices of a journal's server and the models that it started, with default policies."""
+    rules = rules or Rules()
+    models = []
+    for name, placement in yard.models.items():
+        need = Need(
+            tuple(Share("ram" if on == RAM else "accelerator", size) for on, size in placement.items())
+        )
+        spec = Spec(name, "0" * 12, "fake", slots=yard.slots.get(name, 1))
+        models.append(Loadable(spec, Policy(), need, yard.loads.get(name, rules.load(need))))
+    devices = tuple(
+        Device(name, DeviceKind.RAM if name == RAM else DeviceKind.DECLARED, budget, budget)
+        for name, budget in yard.devices.items()
+    )
+    text = "devices, and the models that were started with their sizes, slots and loads, as in the journal"
+    return Scene(devices, tuple(models), rules, assumed=(f"no configuration: {text}; default policies",))
 
 
 @dataclass(frozen=True, slots=True)
