@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -177,6 +178,30 @@ class TestSettings:
             assert (await yard.http.get("/v1/models")).status_code == 200
             yard.http.headers["authorization"] = "Bearer b-secret"
             assert (await yard.http.get("/v1/models")).status_code == 401
+
+    async def test_who_follows_something_is_let_go_when_the_keys_change(self) -> None:
+        keys = [{"name": name, "key": f"{name}-secret", "scopes": ["inference", "admin"]} for name in "ab"]
+        async with file_yard({"m": fake()}, keys=keys) as yard:
+            yard.http.headers["authorization"] = "Bearer b-secret"
+            instance = await yard.load("m")
+            paths = ("/admin/events", f"/admin/instances/{instance.id}/logs?follow=true")
+            async with AsyncExitStack() as streams:
+                followed = [
+                    (await streams.enter_async_context(yard.http.stream("GET", path))).aiter_raw()
+                    for path in paths
+                ]
+                for stream in followed:
+                    await anext(stream)
+                yard.http.headers["authorization"] = "Bearer a-secret"
+                await yard.change({"m": fake(pin=True), "n": fake()}, keys=keys)
+                await yard.load("n")
+                async with asyncio.timeout(10):
+                    await anext(followed[0])  # the keys are what they were
+                await yard.change({"m": fake(), "n": fake()}, keys=keys[:1])
+                for stream in followed:
+                    async with asyncio.timeout(10):
+                        async for _ in stream:
+                            pass
 
     async def test_limits_and_bounds_of_the_server(self) -> None:
         async with file_yard({"a": fake(parameters={"load_time": 1.0})}) as yard:

@@ -19,7 +19,7 @@ from modelyard.compose import reading as readings
 from modelyard.compose.ahead import Ahead
 from modelyard.compose.entries import check_placements, entries_of
 from modelyard.compose.reading import NotRead, Origin, read
-from modelyard.config import Config, ConfigErrors
+from modelyard.config import Config, ConfigErrors, Key
 from modelyard.config.difference import Difference, Kind, compare
 from modelyard.config.reading import Reading
 from modelyard.core import events as ev
@@ -77,8 +77,9 @@ class Live:
         self._reading = origin.reading  # the last of the file that is served
 
     @property
-    def has_keys(self) -> bool:
-        return bool(self.config.keys)
+    def keys(self) -> tuple[Key, ...]:
+        """See LiveConfig.keys."""
+        return self.config.keys
 
     # -- orders -------------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ def admin_router(
 ) -> APIRouter:
     """The routes under /admin."""
     router = APIRouter(prefix="/admin", dependencies=[Depends(needs_json)])
-    followers = follow.Followers()
+    followers = follow.Followers(lambda: live.keys)
     _add_reading(router, driver, snapshot)
     _add_instances(router, driver, snapshot, followers)
     _add_events(router, driver, snapshot, followers)

@@ -55,7 +55,7 @@ def build_app(driver: Driver, names: Names, live: LiveConfig, metrics: Metrics) 
 
     @app.get("/openapi.json")
     async def openapi_document() -> Response:
-        return Response(await asyncio.to_thread(described, live.has_keys), media_type="application/json")
+        return Response(await asyncio.to_thread(described, bool(live.keys)), media_type="application/json")
 
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,9 +25,11 @@ _PIECE = 256 * 1024
 
 
 class Followers:
-    """Counts the clients that follow something."""
+    """Counts the clients that follow something. `keys` are those that are in force: when they change, nobody
+    goes on with the right of before."""
 
-    def __init__(self, bound: int = FOLLOWERS) -> None:
+    def __init__(self, keys: Callable[[], object] = tuple, bound: int = FOLLOWERS) -> None:
+        self._keys = keys
         self._bound = bound
         self.count = 0
 
@@ -40,10 +42,12 @@ class Followers:
             )
 
     @contextmanager
-    def one(self) -> Iterator[None]:
+    def one(self) -> Iterator[Callable[[], bool]]:
+        """One more, while the context lasts; it gives what tells whether it may go on."""
+        keys = self._keys()
         self.count += 1
         try:
-            yield
+            yield lambda: self._keys() == keys
         finally:
             self.count -= 1
 
@@ -53,14 +57,14 @@ async def events(
 ) -> AsyncIterator[bytes]:
     """The last events and then each new one, as server-sent events; a comment when nothing happens.
 
-    Ends when the server is shutting down and its last instance is gone.
+    Ends when the server is shutting down and its last instance is gone, and when the keys have changed.
     """
-    with followers.one():
+    with followers.one() as may_go_on:
         notes = driver.subscribe()  # before the first yield: nothing falls between what was and what comes
         try:
             yield b": events\n\n" + b"".join(_sse(event) for event in snapshot.events(last))
             silent = 0.0
-            while not _over(driver):
+            while may_go_on() and not _over(driver):
                 try:
                     async with asyncio.timeout(_LOOK):
                         note = await notes.get()
@@ -88,13 +92,14 @@ def _sse(event: EventView) -> bytes:
 async def output(
     driver: Driver, followers: Followers, instance: str, path: Path, lines: int
 ) -> AsyncIterator[bytes]:
-    """The last lines of an instance's output and then what it writes, until the instance is gone."""
-    with followers.one():
+    """The last lines of an instance's output and then what it writes, until the instance is gone, or the keys
+    have changed."""
+    with followers.one() as may_go_on:
         file = _Growing(path)
         await asyncio.to_thread(file.skip)  # first: what is written between comes twice rather than never
         tail = await asyncio.to_thread(driver.launcher.tail, instance, lines)
         yield f"{tail}\n".encode() if tail else b""
-        while True:
+        while may_go_on():
             last_look = instance not in driver.scheduler.state.instances
             piece = await asyncio.to_thread(file.read)
             if piece:

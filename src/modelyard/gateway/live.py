@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from modelyard.config import Key
 from modelyard.config.difference import Difference
 from modelyard.core.events import Changed
 
@@ -43,8 +44,8 @@ class LiveConfig(Protocol):
     def standing(self) -> Standing: ...
 
     @property
-    def has_keys(self) -> bool:
-        """Whether it asks for keys."""
+    def keys(self) -> tuple[Key, ...]:
+        """Those that are in force; none: it asks for none."""
         ...
 
     async def apply(self, path: Path | None, *, dry_run: bool, before: Before | None = None) -> Applied:
