@@ -112,6 +112,11 @@ class TestModels:
                 version = answer.headers["x-modelyard-version"]
                 assert version == yard.yard.names.resolve("a").spec.version
             assert (await streaming).done
+            request = answer.headers["x-modelyard-request"]
+            story = (await yard.http.get(f"/admin/explain/{request}")).json()["story"]
+            assert f"The version that it waited for is gone: a was replaced by {version}." in {
+                line["text"] for line in story
+            }
             order = [note.subject for _, note in yard.driver.notes if note.kind == "ready"]
             assert order == ["a-2"]
 

@@ -147,7 +147,11 @@ _SENTENCES: dict[str, Callable[[Json], str]] = {
     Kind.TURNED_AWAY: lambda r: f"The request was turned away before it was one for a model: {r['code']}.",
     Kind.BLOCKED: lambda r: f"{r['model']} waits for {r['reason']}.",
     Kind.GRANT: _grant,
-    Kind.REFUSE: lambda r: f"The request was refused while it waited ({r['code']}): {r['reason']}.",
+    Kind.REFUSE: lambda r: (
+        f"The version that it waited for is gone: {r['reason']}."
+        if " was replaced by " in r["reason"]
+        else f"The request was refused while it waited ({r['code']}): {r['reason']}."
+    ),
     Kind.CANCEL: lambda r: "Its client left while it waited.",
     Kind.CUT: lambda r: f"The answer of {r['instance']} is cut ({r['code']}): {r['reason']}.",
     Kind.ATTEMPT: lambda r: (
