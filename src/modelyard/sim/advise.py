@@ -151,7 +151,7 @@ def _policies(scene: Scene) -> Iterator[Change]:
         for value in values:
             if any(getattr(model.policy, name) != value for model in scene.models):
                 said = "forever" if value == float("inf") else f"{value:g}s"
-                yield Change(f"defaults: {name}: {said}", _with_all(scene, **{name: value}))
+                yield Change(f"all models: {name}: {said}", _with_all(scene, **{name: value}))
 
 
 def _of_models(scene: Scene, base: Run) -> Iterator[Change]:

@@ -20,6 +20,7 @@ short, and each version takes the windows that pay most.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -194,17 +195,26 @@ def _chain(items: Sequence[Item], size: int, upto: Sequence[float]) -> tuple[flo
     best: list[float] = []  # of a chain that ends with this item
     before: list[int] = []
     top: list[int] = []  # the best item up to this one
+    # Of the items before this one, the first `full` are so far away that a pair with them pays 1; `open_` of
+    # them do not overlap it. In between, `window` has those that may pay most, by what they are worth less
+    # the price up to their deadline.
+    full = open_ = 0
+    window: deque[tuple[float, int]] = deque()
     for number, item in enumerate(items):
-        worth, link = 0.0, -1
-        for other in range(number - 1, -1, -1):
-            if items[other].deadline >= item.arrival:
-                continue  # they overlap, as far as these moments tell
-            price = size * (upto[item.arrival] - upto[items[other].deadline])
-            last = other if price < 1.0 else top[other]
-            if link < 0 or best[last] + min(1.0, price) > worth:
-                worth, link = best[last] + min(1.0, price), last
-            if price >= 1.0:
-                break  # those before it pay no more, and `top` is the best of them
+        price = size * upto[item.arrival]
+        while open_ < number and items[open_].deadline < item.arrival:
+            worth = best[open_] - size * upto[items[open_].deadline]
+            while window and window[-1][0] <= worth:
+                window.pop()
+            window.append((worth, open_))
+            open_ += 1
+        while full < open_ and price - size * upto[items[full].deadline] >= 1.0:
+            full += 1
+        while window and window[0][1] < full:
+            window.popleft()
+        worth, link = (best[top[full - 1]] + 1.0, top[full - 1]) if full else (0.0, -1)
+        if window and (link < 0 or window[0][0] + price > worth):
+            worth, link = window[0][0] + price, window[0][1]
         best.append(worth)
         before.append(link)
         top.append(number if not number or worth >= best[top[-1]] else top[-1])
