@@ -28,9 +28,9 @@ from math import ceil
 
 from modelyard.sim.world import Job
 
-FIRST_STEPS = 4  # prices are bettered so many times on each grid of moments,
+FIRST_STEPS = 8  # prices are bettered so many times on each grid of moments,
 STEPS = 40  # and so many times more
-BETTERED = 3  # on the grids that look best
+BETTERED = 6  # on the grids that look best
 GRIDS = 6  # steps between moments that are tried
 MOMENTS = 500  # of one grid, at most
 MEASURES = 3  # of memory that are tried beside bytes
