@@ -94,7 +94,8 @@ class TestLoads:
         assert told(made)[:3] == [(5.0, "leave", "a-1"), (8.0, "stop", "a-1"), (8.5, "gone", "a-1")]
         assert (made.steps[0].count, made.steps[1].reason) == (1, "drained")
         assert made.at_once == 0
-        assert facts(made)["a-1"] == "ready, runs r1"
+        victim = next(each for each in made.preconditions if each.name == "a-1")
+        assert (victim.value, victim.note) == ("busy", "runs r1")
 
     def test_a_victim_that_does_not_finish_is_cut(self) -> None:
         yard = Yard()
@@ -195,10 +196,10 @@ class TestRequests:
         made = planned(yard, ev.Arrived("planned", A))
         assert told(made) == [(0.6, "grant", "a-1")]
         assert made.at_once == 0
-        assert facts(made)["requests waiting for a"] == "0"
+        assert facts(made)["waiting for a"] == "nobody"
         yard.ask("r3", A)
-        names = [change.name for change in changed(made, yard.scheduler, yard.now)]
-        assert names == ["requests waiting for a", "waiting for a"]
+        (change,) = changed(made, yard.scheduler, yard.now)
+        assert str(change) == "waiting for a: was nobody, is somebody"
 
     def test_a_suspect_instance_is_expected_to_be_well(self, yard: Yard) -> None:
         yard.ask("r1", A)
@@ -214,8 +215,20 @@ class TestRequests:
         (step,) = planned(yard, ev.Arrived("planned", A, max_wait=0.2)).steps
         assert (step.does.value, step.code, step.count) == ("refuse", "wait_too_long", 1)
         late = planned(yard, ev.Arrived("planned", A, max_wait=0.2))
-        expected = next(each for each in late.preconditions if each.name == "expected wait for a")
-        assert (expected.value, expected.note) == ("longer than its max_wait", "1.0 s of 0.2 s")
+        (verdict,) = [each for each in late.preconditions if each.name == "a request for a"]
+        assert verdict.value == "refused: wait_too_long"
+        assert verdict.note == "expected wait 1.0 s, at most 0.2 s"
+        assert str(verdict) == f"a request for a: {verdict.value} ({verdict.note})"
+
+    def test_a_queue_that_is_full(self, yard: Yard) -> None:
+        yard.do(ev.PolicyChanged(A, Policy(queue_bound=1)))
+        yard.ask("r1", A)
+        yard.ask("r2", A)
+        made = planned(yard, ev.Arrived("planned", A))
+        assert facts(made)["a request for a"] == "may wait"
+        yard.ask("r3", A)
+        said = [str(change) for change in changed(made, yard.scheduler, yard.now)]
+        assert "a request for a: was may wait, is refused: queue_full" in said
 
     def test_its_class_counts(self, yard: Yard) -> None:
         c = yard.add("c", 70, priority=Priority.LOW)
@@ -386,7 +399,7 @@ CHANGES: dict[str, Change] = {
     ),
     "a load of b: was not asked for, is asked for": lambda yard: yard.do(ev.LoadAsked(B)),
     "waiting for b: was nobody, is somebody": lambda yard: yard.ask("r1", B),
-    "a-1: was idle, is ready, runs r1": lambda yard: yard.ask("r1", A),
+    "a-1: was idle, is busy": lambda yard: yard.ask("r1", A),
     "a-1: was idle, is leaving": lambda yard: yard.do(ev.UnloadAsked(A)),
     "room for b: was none while everybody stays, is on gpu1": lambda yard: yard.do(
         ev.DeviceAdded(gpu("gpu1"))

@@ -79,7 +79,7 @@ async def test_a_stale_plan_names_what_changed_and_does_nothing(yard: LiveYard) 
     before = {each.id: each.state for each in yard.state.instances.values()}
     said = (await apply(yard, plan, 409))["error"]
     assert said["code"] == "plan_stale"
-    assert f"{victim}: was idle, is ready, runs " in said["message"]
+    assert f"{victim}: was idle, is busy" in said["message"]
     assert {each.id: each.state for each in yard.state.instances.values()} == before
     assert yard.instances("six") == []
     free()

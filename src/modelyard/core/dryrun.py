@@ -18,9 +18,9 @@ from modelyard.core.capacity import LOOKAHEAD
 from modelyard.core.copying import copy_of
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.outlook import Estimates, Outlook
-from modelyard.core.readings import STARTING, contenders
+from modelyard.core.readings import STARTING, away_from_home, contenders
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.state import LEAVING, Instance, State, Version
+from modelyard.core.state import LEAVING, Instance, State
 
 EVENTS = 1_000  # handled in one run
 HORIZON = 3600.0  # seconds that a run looks ahead
@@ -102,12 +102,8 @@ def about(state: State, events: Sequence[ev.Event]) -> list[str]:
         keys |= dict.fromkeys(key for _, key in islice(state.line, LOOKAHEAD))
     if not only_asks(events):
         keys |= dict.fromkeys(contenders(state, keys))
-        keys |= {key: None for key, version in state.versions.items() if _would_come_home(version)}
+        keys |= dict.fromkeys(away_from_home(state))
     return list(keys)
-
-
-def _would_come_home(version: Version) -> bool:
-    return version.policy.home and not version.live() and not version.unloaded
 
 
 class DryRun:
@@ -174,7 +170,7 @@ class DryRun:
             return True
         if any(self._stands(key) or self._moves(key) for key in self._told - fetched):
             return False
-        homes = any(_would_come_home(state.versions[key]) for key in self._told if key in state.versions)
+        homes = not self._told.isdisjoint(away_from_home(state))
         return not (homes and not len(state.line) and state.timers.when(("plan", "")) is not None)
 
     def _stands(self, key: str) -> bool:

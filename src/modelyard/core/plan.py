@@ -163,11 +163,13 @@ def _readings(state: State, events: Sequence[ev.Event], run: DryRun, now: float)
     yield Reading(Fact.SERVER)
     added = {event.spec.version: event for event in flat(events) if isinstance(event, ev.Added)}
     arrivals = [event for event in flat(events) if isinstance(event, ev.Arrived)]
+    policies = {event.version: event.policy for event in flat(events) if isinstance(event, ev.PolicyChanged)}
     classes = {event.version: event.priority for event in arrivals}
     at_once = _served_at_once(run)
     for event in flat(events):
         if isinstance(event, ev.DeviceAdded):
             yield Reading(Fact.DEVICE, event.device.id)
+            yield Reading(Fact.LINED_UP)
     for event in arrivals:
         yield from _of_arrival(event, at_once=at_once)
     served = {event.version for event in arrivals} if at_once else set()
@@ -175,6 +177,9 @@ def _readings(state: State, events: Sequence[ev.Event], run: DryRun, now: float)
         if key not in served:
             priority = classes.get(key)
             yield from _of_version(state, key, added.get(key), priority, starts=_may_start(run, key))
+    for key, policy in policies.items():
+        if policy.max_replicas > 1:
+            yield Reading(Fact.PATIENCE, key, max_wait=policy.patience)
     if not only_asks(events):
         yield from (Reading(Fact.CONTENDERS, key) for key in run.named)
     yield from _of_victims(state, run, added, now)
@@ -183,7 +188,7 @@ def _readings(state: State, events: Sequence[ev.Event], run: DryRun, now: float)
 
 
 def _served_at_once(run: DryRun) -> bool:
-    return len(run.steps) == run.at_once and all(step.does is Does.GRANT for step in run.steps)
+    return 0 < len(run.steps) == run.at_once and all(step.does is Does.GRANT for step in run.steps)
 
 
 def _of_arrival(event: ev.Arrived, *, at_once: bool) -> Iterator[Reading]:
@@ -191,7 +196,6 @@ def _of_arrival(event: ev.Arrived, *, at_once: bool) -> Iterator[Reading]:
     yield Reading(Fact.SLOT, event.version)
     if at_once:
         return
-    yield Reading(Fact.QUEUE, event.version)
     yield Reading(Fact.ADMISSION, event.version, priority=event.priority, max_wait=event.max_wait)
 
 
@@ -224,6 +228,7 @@ def _of_version(
 def _of_victims(state: State, run: DryRun, added: Mapping[str, ev.Added], now: float) -> Iterator[Reading]:
     """Those who leave: what they do, who waits for them, and that nobody else comes before them."""
     last: dict[str, int] = {}
+    victims: dict[str, dict[str, None]] = {}
     for step in run.steps:
         if step.instance and step.does in (Does.LEAVE, Does.STOP, Does.GONE):
             yield Reading(Fact.INSTANCE, step.instance)
@@ -233,9 +238,11 @@ def _of_victims(state: State, run: DryRun, added: Mapping[str, ev.Added], now: f
                 yield Reading(Fact.ASKED, step.version)
                 names = order(state, winner, now)
                 place = names.index(step.instance) + 1 if step.instance in names else 0
+                victims.setdefault(step.winner, {})[step.instance] = None
                 last[step.winner] = max(place, last.get(step.winner, 0))
     for key, place in last.items():
         yield Reading(Fact.ORDER, key, most=place, added=added.get(key))
+        yield Reading(Fact.ROOM_MADE, key, without=tuple(victims[key]), added=added.get(key))
 
 
 def _of_all_around(state: State, key: str, added: ev.Added | None, now: float) -> Iterator[Reading]:

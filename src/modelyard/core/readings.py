@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from itertools import islice
 
-from modelyard.core.admission import waits
+from modelyard.core.admission import admit, waits
 from modelyard.core.capacity import LOOKAHEAD
-from modelyard.core.dispatch import pick
+from modelyard.core.dispatch import NOBODY, pick
 from modelyard.core.events import Added
 from modelyard.core.lifecycle import InstanceState
-from modelyard.core.placement import candidates, in_units
+from modelyard.core.placement import candidates, in_units, place
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.state import LEAVING, State, Version
+from modelyard.core.state import LEAVING, State, Version, Waiting
 from modelyard.core.types import NoFit, Policy, Priority
 from modelyard.core.victims import Room
 
@@ -38,12 +38,14 @@ class Fact(StrEnum):
     INSTANCES = "instances"
     ASKED = "asked"
     WAITING = "waiting"
-    QUEUE = "queue"
+    PATIENCE = "patience"
     LINE = "line"
     CONTENDERS = "contenders"
+    LINED_UP = "lined_up"
     SLOT = "slot"
     ADMISSION = "admission"
     ROOM = "room"
+    ROOM_MADE = "room_made"
     ORDER = "order"
     INSTANCE = "instance"
     DEVICE = "device"
@@ -52,14 +54,15 @@ class Fact(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Reading:
     """Which fact to read. `subject` is a version, an instance or a device; `most` bounds a list; `priority`
-    and `max_wait` are those of a request, None where it has its version's; `added` is what makes the subject
-    known where it is not yet."""
+    and `max_wait` are those of a request, None where it has its version's; `without` names
+    instances that leave; `added` is what makes the subject known where it is not yet."""
 
     fact: Fact
     subject: str = ""
     most: int = 0
     priority: Priority | None = None
     max_wait: float | None = None
+    without: tuple[str, ...] = ()
     added: Added | None = field(default=None, hash=False)
 
 
@@ -83,10 +86,12 @@ def read(scheduler: Scheduler, reading: Reading, now: float) -> Precondition:
     match reading.fact:
         case Fact.SERVER:
             name, value = "the server", "shutting down" if state.shutting_down else "open"
+        case Fact.LINED_UP:
+            name, value = "in line for memory", _claims(state, [key for _, key in state.line])
         case Fact.DEVICE:
             name, value = f"device {subject}", _device(state, subject)
         case Fact.INSTANCE:
-            name, value = subject, _instance(state, subject)
+            name, (value, note) = subject, _instance(state, subject)
         case _:
             version = wanted(state, subject, reading.added)
             name = _NAMES[reading.fact].format(subject.rpartition("@")[0])
@@ -106,12 +111,13 @@ _NAMES = {
     Fact.INSTANCES: "instances of {}",
     Fact.ASKED: "a load of {}",
     Fact.WAITING: "waiting for {}",
-    Fact.QUEUE: "requests waiting for {}",
+    Fact.PATIENCE: "patience of who waits for {}",
     Fact.LINE: "in line before {}",
     Fact.CONTENDERS: "in line for memory that {} may use",
     Fact.SLOT: "free slot of {}",
-    Fact.ADMISSION: "expected wait for {}",
+    Fact.ADMISSION: "a request for {}",
     Fact.ROOM: "room for {}",
+    Fact.ROOM_MADE: "room for {} then",
     Fact.ORDER: "who leaves first for {}",
 }
 
@@ -138,19 +144,26 @@ def _of_version(scheduler: Scheduler, version: Version, reading: Reading, now: f
         case Fact.WAITING:
             value = "somebody" if version.queue.count else "nobody"
             note = f"{version.queue.count} requests" if version.queue.count else ""
-        case Fact.QUEUE:
-            value = str(version.queue.count)
+        case Fact.PATIENCE:
+            head, patience = version.queue.head(), reading.max_wait or 0.0
+            over = head is not None and now >= head.since + patience
+            value, note = "over" if over else "not over", f"of {patience:g} s"
         case Fact.LINE:
             value = ", ".join(_before(state, version, reading.priority))
         case Fact.CONTENDERS:
-            value = ", ".join(contenders(state, [version.key]))
+            value = _claims(state, contenders(state, [version.key]))
         case Fact.SLOT:
             instance = pick(version)
             value = instance.id if instance is not None and not version.queue.count else "none"
         case Fact.ADMISSION:
-            value, note = _admission(scheduler, version, reading)
+            value, note = _admission(scheduler, version, reading, now)
         case Fact.ROOM:
             value, note = _room(state, version, now)
+        case Fact.ROOM_MADE:
+            value, note = (
+                _room_made(state, version, reading.without, now),
+                f"without {', '.join(reading.without)}",
+            )
         case _:
             value = ", then ".join(order(state, version, now)[: reading.most])
     return value or "none", note
@@ -183,16 +196,17 @@ def _phase(state: InstanceState) -> str:
     return "leaving" if state in LEAVING else state.value
 
 
-def _instance(state: State, name: str) -> str:
+def _instance(state: State, name: str) -> tuple[str, str]:
     instance = state.instances.get(name)
     if instance is None:
-        return "gone"
+        return "gone", ""
     phase = _phase(instance.state)
-    if instance.leases:
-        phase += f", runs {', '.join(sorted(instance.leases))}"
-    elif instance.state is InstanceState.READY:
-        phase = "idle"
-    return f"{phase}, suspect" if instance.suspect else phase
+    if instance.state is InstanceState.READY:
+        phase = "busy" if instance.leases else "idle"
+    elif instance.leases:
+        phase += ", busy"
+    runs = f"runs {', '.join(instance.leases)}" if instance.leases else ""
+    return f"{phase}, suspect" if instance.suspect else phase, runs
 
 
 def _device(state: State, name: str) -> str:
@@ -225,6 +239,20 @@ def contenders(state: State, versions: Iterable[str]) -> list[str]:
     return list(islice(found, LOOKAHEAD))
 
 
+def away_from_home(state: State) -> list[str]:
+    """Home models that come back when there is room and nobody in line."""
+    return [
+        key
+        for key, version in state.versions.items()
+        if version.policy.home and not version.live() and not version.unloaded
+    ]
+
+
+def _claims(state: State, lined_up: list[str]) -> str:
+    homes = [f"{key} (home)" for key in away_from_home(state) if key not in lined_up]
+    return ", ".join([*lined_up, *homes]) or "none"
+
+
 def _touched(state: State, version: Version) -> set[str]:
     """The devices that it may use, or uses."""
     used = {charge.device for instance in version.instances.values() for charge in instance.placement}
@@ -243,13 +271,15 @@ def _before(state: State, version: Version, priority: Priority | None) -> list[s
     ]
 
 
-def _admission(scheduler: Scheduler, version: Version, reading: Reading) -> tuple[str, str]:
-    policy = version.policy
+def _admission(scheduler: Scheduler, version: Version, reading: Reading, now: float) -> tuple[str, str]:
+    policy, state, sums = version.policy, scheduler.state, scheduler.sums
     priority = policy.priority if reading.priority is None else reading.priority
     longest = policy.max_wait if reading.max_wait is None else reading.max_wait
-    estimate, _ = waits(scheduler.state, scheduler.sums, version, priority)
-    value = "within its max_wait" if estimate <= longest else "longer than its max_wait"
-    return value, f"{estimate:.1f} s of {longest:g} s"
+    asked = Waiting("", version.key, priority, now, now, now + longest, NOBODY)
+    verdict = admit(state, sums, asked, now)
+    estimate, _ = waits(state, sums, version, priority)
+    value = f"refused: {verdict.code}" if verdict.code else "may wait"
+    return value, f"expected wait {estimate:.1f} s, at most {longest:g} s"
 
 
 def _room(state: State, version: Version, now: float) -> tuple[str, str]:
@@ -264,6 +294,19 @@ def _room(state: State, version: Version, now: float) -> tuple[str, str]:
     if isinstance(found, NoFit):
         return "none while everybody stays", note
     return "on " + ", ".join(charge.device for charge in found), note
+
+
+def _room_made(state: State, version: Version, without: tuple[str, ...], now: float) -> str:
+    """Where the version may start when these have left, and those who leave already."""
+    if version.need is None:
+        return "not known"
+    room = Room(state, now)
+    victims = [state.instances[name] for name in without if name in state.instances]
+    left, gone = room.without(victims), room.gone.union(without)
+    closed = room.closed(version.need)
+    devices = {name: account for name, account in room.devices.items() if name not in closed}
+    found = place(version.need, version.spec, devices, left.__getitem__, gone)
+    return "none" if isinstance(found, NoFit) else "on " + ", ".join(charge.device for charge in found)
 
 
 def order(state: State, version: Version, now: float) -> list[str]:
