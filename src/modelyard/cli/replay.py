@@ -12,14 +12,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from modelyard.cli import scenes, tables
+from modelyard.cli import results, scenes, tables
 from modelyard.config import parse_duration, parse_size
 from modelyard.sim import advise as advising
 from modelyard.sim import inputs, plot
 from modelyard.sim.logs import FORMATS
-from modelyard.sim.replay import Run, as_json
+from modelyard.sim.replay import Run
 from modelyard.sim.replay import replay as run_replay
 from modelyard.sim.scene import GB, SIZES, Load, Rules, Scene, load, of_journal, synthetic
 from modelyard.sim.strategies import OURS, STRATEGIES, Strategy
@@ -87,6 +86,33 @@ Skew = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of the models that are drawn.")]
 Stretch = Annotated[float, typer.Option(min=1e-6, max=1e6, help="The trace's times are multiplied by it.")]
+LoadRate = Annotated[
+    int,
+    typer.Option(
+        parser=_size,
+        metavar="SIZE",
+        help="Bytes per second of a load, where that is unknown.",
+        show_default="2GB",
+    ),
+]
+TokenIn = Annotated[
+    float,
+    typer.Option(
+        parser=_seconds,
+        metavar="DURATION",
+        help="Of a token in, where service is unknown.",
+        show_default="0.2ms",
+    ),
+]
+TokenOut = Annotated[
+    float,
+    typer.Option(
+        parser=_seconds,
+        metavar="DURATION",
+        help="Of a token out, where service is unknown.",
+        show_default="10ms",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 SIXTY = 60 * GB
@@ -116,6 +142,9 @@ def replay(
     skew: Skew = 1.0,
     seed: Seed = 1,
     stretch: Stretch = 1.0,
+    load_rate: LoadRate = 2 * GB,
+    token_in: TokenIn = 0.0002,
+    token_out: TokenOut = 0.010,
     bound: Annotated[bool, typer.Option(help="Compute the lower bound of loads, too.")] = True,
     picture: Annotated[
         Path | None,
@@ -130,7 +159,8 @@ def replay(
     if picture is not None:
         plot.check(picture)
     found = inputs.read(trace, format=kind, limit=limit)
-    scene = _scene(config, found, models, memory, sizes, slots, size)
+    rules = Rules(token_in, token_out, load_rate=max(1, load_rate))
+    scene = _scene(config, found, models, memory, sizes, slots, size, rules)
     jobs = _jobs(found, scene, seed, skew, stretch)
     chosen = [_strategy(name) for name in dict.fromkeys(strategy or STRATEGIES)]
     runs: list[Run] = []
@@ -156,18 +186,13 @@ def replay(
             {
                 "trace": _about(found),
                 "assumed": assumed,
-                "strategies": _results(runs, fewest, target),
+                "strategies": results.as_list(runs, fewest, target),
             }
         )
         return
     console = tables.console()
-    _print_assumed(console, found, jobs, assumed)
-    console.print(_table(runs, fewest, target))
-    if bound:
-        console.print("least: with fewer loads nobody serves the same requests within the same longest wait")
-    _print_refusals(console, runs)
-    console.print()
-    console.print(_memory(runs))
+    results.print_assumed(console, found, jobs, assumed)
+    results.print_runs(console, runs, fewest, target)
     if picture is not None:
         console.print(f"drawn: {picture}")
 
@@ -186,12 +211,16 @@ def advise(
     skew: Skew = 1.0,
     seed: Seed = 1,
     stretch: Stretch = 1.0,
+    load_rate: LoadRate = 2 * GB,
+    token_in: TokenIn = 0.0002,
+    token_out: TokenOut = 0.010,
     simulations: Annotated[int, typer.Option(min=1, max=500, help="Changes that are tried at most.")] = 24,
     as_json: AsJson = False,
 ) -> None:
     """Say what to change in a configuration, with the gain that a replay of the trace shows for it."""
     found = inputs.read(trace, format=kind, limit=limit)
-    scene = _scene(config, found, models, memory, sizes, slots, size)
+    rules = Rules(token_in, token_out, load_rate=max(1, load_rate))
+    scene = _scene(config, found, models, memory, sizes, slots, size, rules)
     jobs = _jobs(found, scene, seed, skew, stretch)
     with _progress() as bars:
         task = bars.add_task("as configured", total=simulations + 1)
@@ -205,8 +234,8 @@ def advise(
         _print_json({"trace": _about(found), "assumed": assumed, **advice.as_json()})
         return
     console = tables.console()
-    _print_assumed(console, found, jobs, assumed)
-    _print_advice(console, advice, target)
+    results.print_assumed(console, found, jobs, assumed)
+    results.print_advice(console, advice, target)
 
 
 # -- what is replayed -----------------------------------------------------------------------------------
@@ -220,14 +249,15 @@ def _scene(
     sizes: str | None,
     slots: int,
     said: Sequence[str] | None,
+    rules: Rules,
 ) -> Scene:
     if config is not None:
-        return scenes.of_config(config, _said_sizes(said or ()), Rules())
+        return scenes.of_config(config, _said_sizes(said or ()), rules)
     if trace.yard is not None and trace.yard.models:
-        return of_journal(trace.yard)
+        return of_journal(trace.yard, rules)
     names = trace.models or [f"model-{number}" for number in range(models)]
     chosen = [_size(text) for text in sizes.split(",")] if sizes else SIZES
-    return synthetic(names, memory, sizes=chosen, slots=slots)
+    return synthetic(names, memory, sizes=chosen, slots=slots, rules=rules)
 
 
 def _strategy(name: str) -> Strategy:
@@ -272,105 +302,6 @@ def _progress() -> Progress:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-# -- what came of it --------------------------------------------------------------------------------------
-
-
-def _results(runs: Sequence[Run], fewest: Sequence[int | None], target: float) -> list[dict[str, Any]]:
-    return [as_json(run, target, least) for run, least in zip(runs, fewest, strict=True)]
-
-
-def _print_assumed(console: Console, trace: inputs.Trace, jobs: Load, assumed: Iterable[str]) -> None:
-    seconds = tables.duration(jobs.jobs[-1].at)
-    console.print(f"{trace.name}: {len(jobs.jobs):,} requests in {seconds}", markup=False)
-    for text in assumed:
-        console.print(f"  {text}", markup=False, style="dim")
-    console.print()
-
-
-def _table(runs: Sequence[Run], fewest: Sequence[int | None], target: float) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("strategy")
-    heads = ["loads", "least", "loaded", "wait p50", "p95", "p99", "max", f"≤ {target:g} s", "refused"]
-    for head in heads:
-        table.add_column(head, justify="right")
-    for run, least in zip(runs, fewest, strict=True):
-        waits = [f"{run.wait(share):.2f}" for share in (0.5, 0.95, 0.99, 1.0)]
-        table.add_row(
-            run.strategy,
-            f"{run.loads:,}",
-            "-" if least is None else f"{least:,}",
-            tables.size(run.bytes_loaded),
-            *waits,
-            f"{100 * run.within(target):.2f} %",
-            f"{run.refused.total():,}",
-        )
-    return table
-
-
-def _memory(runs: Sequence[Run]) -> Table:
-    """How long each device was held, and how much of it."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("strategy")
-    devices = [
-        device.id for device in runs[0].scene.devices if any(run.peak_memory(device.id) for run in runs)
-    ]
-    for device in devices:
-        for head in (f"{device}: held", "mean", "peak"):
-            table.add_column(head, justify="right")
-    for run in runs:
-        cells = [
-            (
-                f"{run.held(device):,.0f} s",
-                tables.size(round(run.mean_memory(device))),
-                tables.size(run.peak_memory(device)),
-            )
-            for device in devices
-        ]
-        table.add_row(run.strategy, *(cell for of_device in cells for cell in of_device))
-    return table
-
-
-def _print_refusals(console: Console, runs: Sequence[Run]) -> None:
-    for run in runs:
-        if run.refused:
-            codes = ", ".join(f"{count:,} {code}" for code, count in run.refused.most_common())
-            console.print(f"{run.strategy}: refused {codes}", markup=False)
-        if run.cuts:
-            console.print(f"{run.strategy}: {run.cuts:,} requests were cut at the drain cap", markup=False)
-
-
-def _print_advice(console: Console, advice: advising.Advice, target: float) -> None:
-    base = advice.base
-    console.print(
-        f"as configured: {base.loads:,} loads ({tables.size(base.bytes_loaded)}), "
-        f"{100 * base.within:.2f} % within {target:g} s, p99 {base.p99:.2f} s, {base.refused:,} refused",
-        markup=False,
-    )
-    console.print()
-    if not advice.helpful:
-        console.print(f"Nothing that was tried helps ({len(advice.tried)} changes).")
-        return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("change")
-    for head in ("loads", "loaded", f"≤ {target:g} s", "p99", "refused"):
-        table.add_column(head, justify="right")
-    for one in advice.helpful:
-        gain = one.result
-        table.add_row(
-            one.change.text,
-            f"{gain.loads - base.loads:+,} ({100 * (gain.loads / max(1, base.loads) - 1):+.1f} %)",
-            f"{(gain.bytes_loaded - base.bytes_loaded) / GB:+,.0f} GB",
-            f"{100 * (gain.within - base.within):+.2f} points",
-            f"{gain.p99 - base.p99:+.2f} s",
-            f"{gain.refused - base.refused:+,}",
-        )
-    console.print(table)
-    rest = len(advice.tried) - len(advice.helpful)
-    console.print(f"{rest} other changes were tried and do not help, or not in both halves of the trace.")
-    if advice.left:
-        console.print(f"{advice.left} more were not tried: --simulations tries more.")
 
 
 def _print_json(value: Any) -> None:

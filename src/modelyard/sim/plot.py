@@ -111,7 +111,7 @@ def _style(theme: Theme) -> str:
         "text{font-family:system-ui,'DejaVu Sans',sans-serif;font-size:11px}",
         ".title{font-size:16px;font-weight:600}.name{font-size:14px;font-weight:600}.small{font-size:9.5px}",
         ".line{fill:none;stroke-width:1.4;stroke-linejoin:round}",
-        ".dash{stroke-dasharray:5 3}.thin{stroke-width:.6}",
+        ".dash{stroke-dasharray:5 3}.thin{stroke-width:.6}.p95,.p50{stroke-linecap:round}",
         _colours(DARK if theme is Theme.DARK else LIGHT),
     ]
     if theme is Theme.AUTO:
@@ -167,7 +167,7 @@ class _Frame:
     def ticks(self) -> list[float]:
         """Moments for the axis of time, five or so."""
         units = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 604800)
-        step = next((unit for unit in units if self.end / unit <= 9), self.end / 5)
+        step = next((unit for unit in units if self.end / unit <= 9), 86400.0 * ceil(self.end / 6 / 86400))
         return [number * step for number in range(int(self.end / step) + 1)]
 
     def waits(self) -> list[float]:
