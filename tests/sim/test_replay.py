@@ -254,5 +254,20 @@ def test_keep_alive_that_is_too_short_is_advised() -> None:
 def test_no_more_simulations_than_allowed() -> None:
     scene = synthetic([f"m{n}" for n in range(6)], 8 * GB, sizes=[4 * GB])
     advice = advise(scene, random_jobs(scene, 100, 0.2), OURS, 10.0, 2, lambda _: None)
-    assert len(advice.tried) == 2
+    assert len(advice.tried) == 1
     assert advice.left > 0
+
+
+def test_changes_that_help_are_put_together() -> None:
+    """Two models that idle out between their requests, on a device each: both want a pin."""
+    policy = Policy(keep_alive=5.0)
+    models = tuple(replace(model, policy=policy) for model in TINY.models)
+    device = TINY.devices[0]
+    scene = replace(TINY, models=models, devices=(device, replace(device, id="gpu1")))
+    jobs = [Job(40.0 * n, key(name), 1.0) for n in range(60) for name in ("a", "b")]
+    advice = advise(scene, jobs, OURS, 3.0, 60, lambda _: None)
+    texts = {one.change.text for one in advice.helpful}
+    assert {"models.a: pin: true", "models.b: pin: true"} <= texts
+    assert advice.base.loads == 120
+    together = advice.together or max(advice.helpful, key=lambda one: one.gain)
+    assert together.result.loads == 2

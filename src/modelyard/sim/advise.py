@@ -1,22 +1,24 @@
 """What to change in a configuration: single changes, each simulated, and what each would have gained.
 
 Called by `modelyard advise`. A change is named only if it gains over the whole trace and loses in neither
-half of it: what helped by chance on a few requests does not return.
+half of it: what helped by chance on a few requests does not return. In the end those that need no more memory
+are put together, as far as each still gains beside the others.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from modelyard.core.types import Device
 from modelyard.sim.replay import Run, percentile, replay
 from modelyard.sim.scene import GB, Loadable, Scene
 from modelyard.sim.strategies import Strategy
 from modelyard.sim.world import Job
 
+TOGETHER = 4  # simulations that are kept for changes together
 TOP = 3  # models for which changes of one model are tried
 SHARE_NOISE = 0.0005  # of the requests: a smaller change of the share within the target counts as none
 LOADS_NOISE = 0.01  # of the loads
@@ -27,10 +29,12 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing to do otherwise, as people write it, and the scene with it."""
+    """One thing to do otherwise, as people write it. `subject` is what it is about: two changes of one do not
+    go together."""
 
     text: str
-    scene: Scene
+    subject: str
+    apply: Callable[[Scene], Scene]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +84,12 @@ class Tried:
 
 @dataclass(slots=True)
 class Advice:
-    """`helpful`: the best first. `left`: changes that there was no simulation left for."""
+    """`helpful`: the best first. `together`: several at once, where that gains more than each. `left`:
+    changes that there was no simulation left for."""
 
     base: Result
     tried: list[Tried] = field(default_factory=list)
+    together: Tried | None = None
     left: int = 0
 
     @property
@@ -97,6 +103,13 @@ class Advice:
                 {"change": one.change.text, "gain": one.gain, "helps": one.helps, **asdict(one.result)}
                 for one in sorted(self.tried, key=lambda one: (-one.helps, -one.gain))
             ],
+            "together": None
+            if self.together is None
+            else {
+                "change": self.together.change.text,
+                "gain": self.together.gain,
+                **asdict(self.together.result),
+            },
             "not_tried": self.left,
         }
 
@@ -105,25 +118,58 @@ def advise(
     scene: Scene, jobs: Sequence[Job], strategy: Strategy, target: float, simulations: int, tell: Tell
 ) -> Advice:
     """Try changes of the scene, `simulations` at most. `tell` is called before each, with what is tried."""
-    base = replay(scene, jobs, strategy)
-    middle = jobs[len(jobs) // 2].at
-    before = _parts(base, target, middle)
-    advice = Advice(before[0])
-    changes = list(candidates(scene, base))
-    for change in changes[:simulations]:
-        tell(change.text)
-        after = _parts(replay(change.scene, jobs, strategy), target, middle)
-        gains = [new.gain(old) for new, old in zip(after, before, strict=True)]
-        harmless = not any(new.harms(old) for new, old in zip(after, before, strict=True))
-        helps = gains[0] > 0 and min(gains) >= 0 and harmless
-        advice.tried.append(Tried(change, after[0], round(gains[0], 3), helps))
-    advice.left = max(0, len(changes) - simulations)
+    trial = _Trial(scene, jobs, strategy, target, tell)
+    advice = Advice(trial.before[0])
+    changes = list(candidates(scene, trial.base))
+    alone = max(1, simulations - TOGETHER)
+    advice.tried.extend(trial.of(change) for change in changes[:alone])
+    advice.left = max(0, len(changes) - alone)
+    best: Tried | None = None
+    free = [one for one in advice.helpful if not one.change.subject.startswith("memory")]
+    for one in free[: simulations - len(advice.tried) + 1]:
+        if best is None:
+            best = one
+        elif one.change.subject not in best.change.subject.split(", "):
+            both = trial.of(_both(best.change, one.change))
+            if both.helps and both.gain > best.gain and not both.result.harms(best.result):
+                best = advice.together = both
     return advice
 
 
-def _parts(run: Run, target: float, middle: float) -> list[Result]:
-    """The whole, the first half, the second half."""
-    return [Result.of(run, target), Result.of(run, target, end=middle), Result.of(run, target, middle)]
+class _Trial:
+    """Replays of one scene with changes, against the scene as it is."""
+
+    def __init__(
+        self, scene: Scene, jobs: Sequence[Job], strategy: Strategy, target: float, tell: Tell
+    ) -> None:
+        self._scene = scene
+        self._jobs = jobs
+        self._strategy = strategy
+        self._target = target
+        self._tell = tell
+        self._middle = jobs[len(jobs) // 2].at
+        self.base = replay(scene, jobs, strategy)
+        self.before = self._parts(self.base)
+
+    def of(self, change: Change) -> Tried:
+        self._tell(change.text)
+        after = self._parts(replay(change.apply(self._scene), self._jobs, self._strategy))
+        gains = [new.gain(old) for new, old in zip(after, self.before, strict=True)]
+        harmless = not any(new.harms(old) for new, old in zip(after, self.before, strict=True))
+        return Tried(change, after[0], round(gains[0], 3), gains[0] > 0 and min(gains) >= 0 and harmless)
+
+    def _parts(self, run: Run) -> list[Result]:
+        """Of the whole, of the first half, of the second half."""
+        halves = ((0.0, float("inf")), (0.0, self._middle), (self._middle, float("inf")))
+        return [Result.of(run, self._target, start, end) for start, end in halves]
+
+
+def _both(one: Change, other: Change) -> Change:
+    return Change(
+        f"{one.text}, {other.text}",
+        f"{one.subject}, {other.subject}",
+        lambda scene: other.apply(one.apply(scene)),
+    )
 
 
 # -- what may be changed ----------------------------------------------------------------------------------
@@ -151,7 +197,7 @@ def _policies(scene: Scene) -> Iterator[Change]:
         for value in values:
             if any(getattr(model.policy, name) != value for model in scene.models):
                 said = "forever" if value == float("inf") else f"{value:g}s"
-                yield Change(f"all models: {name}: {said}", _with_all(scene, **{name: value}))
+                yield Change(f"all models: {name}: {said}", name, partial(_with_all, changes={name: value}))
 
 
 def _of_models(scene: Scene, base: Run) -> Iterator[Change]:
@@ -164,13 +210,11 @@ def _of_models(scene: Scene, base: Run) -> Iterator[Change]:
     crowded = [by_version[version] for version, count in crowds.most_common(TOP) if count]
     for number in range(TOP):
         if number < len(loaded) and not loaded[number].policy.pin:
-            yield _one(scene, loaded[number], "pin", True)
+            yield _one(loaded[number], "pin", True)
         if number < len(crowded):
             model = crowded[number]
-            yield _one(scene, model, "max_replicas", model.policy.max_replicas + 1)
-            more = replace(model, spec=replace(model.spec, slots=2 * model.spec.slots))
-            text = f"models.{model.spec.model}: slots: {more.spec.slots} (in the same memory)"
-            yield Change(text, _with(scene, more))
+            yield _one(model, "max_replicas", model.policy.max_replicas + 1)
+            yield _more_slots(model)
 
 
 def _crowds(base: Run) -> Counter[str]:
@@ -195,30 +239,48 @@ def _memory(scene: Scene, base: Run) -> Iterator[Change]:
     for factor in (1, 2):
         for device in scene.devices:
             if step and base.peak_memory(device.id) + sizes[0] > device.budget:
-                more = replace(
-                    device, total=device.total + factor * step, budget=device.budget + factor * step
-                )
                 text = f"devices.{device.id}: {factor * step / GB:.3g} GB more memory"
-                yield Change(text, replace(scene, devices=_exchanged(scene.devices, more)))
+                more = partial(_with_memory, device=device.id, size=factor * step)
+                yield Change(text, f"memory of {device.id}", more)
 
 
-def _exchanged(devices: Sequence[Device], new: Device) -> tuple[Device, ...]:
-    return tuple(new if device.id == new.id else device for device in devices)
+def _with_memory(scene: Scene, device: str, size: int) -> Scene:
+    devices = (
+        replace(one, total=one.total + size, budget=one.budget + size) if one.id == device else one
+        for one in scene.devices
+    )
+    return replace(scene, devices=tuple(devices))
 
 
-def _one(scene: Scene, model: Loadable, name: str, value: bool | int) -> Change:
-    policy = replace(model.policy, **{name: value})  # type: ignore[arg-type]
-    said = str(value).lower()
-    return Change(f"models.{model.spec.model}: {name}: {said}", _with(scene, replace(model, policy=policy)))
+def _one(model: Loadable, name: str, value: bool | int) -> Change:
+    text = f"models.{model.spec.model}: {name}: {str(value).lower()}"
+
+    def change(found: Loadable) -> Loadable:
+        return replace(found, policy=replace(found.policy, **{name: value}))  # type: ignore[arg-type]
+
+    return Change(
+        text, f"{name} of {model.spec.model}", partial(_with, version=model.spec.version, change=change)
+    )
 
 
-def _with(scene: Scene, new: Loadable) -> Scene:
-    """The scene with another setting of one model. (Slots are a part of its version's name in life, not
-    here.)"""
-    same = new.spec.version
-    return replace(scene, models=tuple(new if one.spec.version == same else one for one in scene.models))
+def _more_slots(model: Loadable) -> Change:
+    """In the same memory. (Slots are a part of a version's name in life, not here.)"""
+    slots = 2 * model.spec.slots
+    text = f"models.{model.spec.model}: slots: {slots} (in the same memory)"
+
+    def change(found: Loadable) -> Loadable:
+        return replace(found, spec=replace(found.spec, slots=slots))
+
+    subject = f"slots of {model.spec.model}"
+    return Change(text, subject, partial(_with, version=model.spec.version, change=change))
 
 
-def _with_all(scene: Scene, **changes: float) -> Scene:
+def _with(scene: Scene, version: str, change: Callable[[Loadable], Loadable]) -> Scene:
+    """The scene with one model changed."""
+    models = (change(one) if one.spec.version == version else one for one in scene.models)
+    return replace(scene, models=tuple(models))
+
+
+def _with_all(scene: Scene, changes: Mapping[str, float]) -> Scene:
     models = (replace(one, policy=replace(one.policy, **changes)) for one in scene.models)  # type: ignore[arg-type]
     return replace(scene, models=tuple(models))
