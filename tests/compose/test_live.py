@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -127,6 +128,7 @@ class TestModels:
             await yard.change({"a": fake()})
             answer = await asked
             assert (answer.status, answer.body["instance"]) == (200, "a-2")
+            assert answer.body["version"] == yard.yard.names.resolve("a").spec.version
 
     async def test_who_waits_for_a_new_version_that_lacks_the_path_is_told_so(self) -> None:
         async with file_yard({"a": fake(parameters={"load_time": 30.0})}) as yard:
@@ -136,6 +138,21 @@ class TestModels:
             assert answer.status == 200, answer.body
             told = await asked
             assert (told.status, told.code) == (501, "not_supported")
+
+    async def test_an_engine_profile_is_the_version_of_all_its_models(self) -> None:
+        tuned = {"tuned": {"type": "fake", "environment": {"SEED": "1"}}}
+        models = {"a": {**fake(), "engine": "tuned"}, "b": fake()}
+        async with file_yard(models, engines=tuned) as yard:
+            await yard.load("a")
+            await yard.load("b")
+            tuned["tuned"]["environment"] = {"SEED": "2"}
+            answer = await yard.change(models, engines=tuned)
+            (one,) = answer.body["models"]
+            assert (one["model"], one["kind"]) == ("a", "replaced")
+            assert one["fields"] == [{"path": "engine.environment.SEED", "before": "…", "after": "…"}]
+            await until(lambda: yard.ready("a"))
+            environ = Path(f"/proc/{yard.pids('a')[0]}/environ").read_bytes()
+            assert b"SEED=2" in environ
 
     async def test_an_alias_moves(self) -> None:
         async with file_yard({"a": fake(aliases=["x"]), "b": fake()}) as yard:

@@ -136,6 +136,7 @@ class TestFiles:
             await until(lambda: yard.problem)
             assert yard.problem == where
             assert (await yard.http.get("/health")).json() == {"status": "ok", "config": "refused"}
+            assert "modelyard_config_refused 1.0" in (await yard.http.get("/metrics")).text
             told = (await yard.http.get("/admin/status")).json()["config"]
             assert (told["problem"], told["source"], told["watched"]) == (where, str(yard.path), True)
             assert told["refused_at"] >= told["since"]
@@ -145,6 +146,7 @@ class TestFiles:
             broken.write_text("models:\n  b:\n    engine: fake\n    slots: 2\n")
             await until(lambda: yard.knows(2))
             assert (await yard.http.get("/health")).json() == {"status": "ok"}
+            assert "modelyard_config_refused 0.0" in (await yard.http.get("/metrics")).text
 
     async def test_it_is_said_once_and_not_at_every_look(self) -> None:
         async with file_yard({"a": fake()}, watch=True, poll=0.01) as yard:

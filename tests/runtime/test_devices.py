@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,6 +95,29 @@ def test_gpus_have_a_reserve_and_a_budget() -> None:
 def test_a_setting_sets_budget_and_reserve() -> None:
     with devices(GPU_aaaa=DeviceSetting(memory=8 * GIB, reserve=GIB)) as found:
         assert (found.all[1].budget, found.all[1].reserve) == (8 * GIB, GIB)
+
+
+def test_settings_change_later_and_only_what_differs_is_told(tmp_path: Path) -> None:
+    pool = DeviceSetting(memory=100, kind="declared")
+    with devices(pools=tmp_path, pool=pool, GPU_aaaa=DeviceSetting(memory=8 * GIB)) as found:
+        before = found.all
+        settings = {"GPU-bbbb": DeviceSetting(memory=5 * GIB), "pool": replace(pool, memory=200)}
+        changed = found.changed(settings)
+        assert found.all == before
+        assert {device.id: (device.total, device.budget) for device in changed} == {
+            "GPU-aaaa": (24 * GIB, 24 * GIB - GPU_RESERVE),
+            "GPU-bbbb": (24 * GIB, 5 * GIB),
+            "pool": (200, 200),
+        }
+        found.take(changed)
+        assert [device.id for device in found.all] == [device.id for device in before]
+        assert found.changed(settings) == ()
+        folder = Path(found.environment(())["MODELYARD_POOLS"])
+        assert (folder / "pool" / "size").read_text() == "200"
+        (seen,) = (one for one in found.look({}) if one.device == "pool")
+        assert (seen.total, seen.free) == (200, 200)
+        with pytest.raises(ConfigError, match=r"devices\.GPU-bbbb: memory of .* is more than the device has"):
+            found.changed({"GPU-bbbb": DeviceSetting(memory=99 * GIB), "pool": pool})
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def _add_load(router: APIRouter, driver: Driver, names: Names) -> None:
         response.status_code = 200 if instance is not None else 202
         return views.Loading(
             model=entry.spec.model,
-            version=entry.spec.version,
+            version=entry.newest.spec.version,
             instance=instance,
             seconds=asyncio.get_running_loop().time() - began,
         )

@@ -122,7 +122,7 @@ class Snapshot:
             for device in self.devices({})
             for kind in ("budget", "reserved", "observed", "foreign", "free")
         }
-        return Gauges(states, queued, leases, sizes)
+        return Gauges(states, queued, leases, sizes, bool(self._live.standing.problem))
 
     # -- models -------------------------------------------------------------------------------------------
 

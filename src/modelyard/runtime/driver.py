@@ -397,9 +397,9 @@ class Driver:
                 f"{entry.spec.model} was not ready within {entry.policy.max_wait:g} s"
             ) from None
         except ModelRemoved:
-            if entry.successor is None:
+            if entry.newest is entry:
                 raise
-            return await self.load(entry.successor.spec.version, evict=evict, wait=wait)
+            return await self.load(entry.newest.spec.version, evict=evict, wait=wait)
         finally:
             if asked in (left := self._asks.get(version, [])):
                 left.remove(asked)

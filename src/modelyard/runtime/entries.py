@@ -31,6 +31,14 @@ class Entry:
     def __post_init__(self) -> None:
         self.paths = self.engine.paths(self.spec)
 
+    @property
+    def newest(self) -> Entry:
+        """The version that its model has now, as far as it was not removed."""
+        entry = self
+        while entry.successor is not None:
+            entry = entry.successor
+        return entry
+
     def added(self) -> Added:
         """What the scheduler is told when it comes: its files are used if they are in the cache."""
         return Added(self.spec, self.policy, self.estimate if self.files is not None else None)

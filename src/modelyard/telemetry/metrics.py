@@ -137,6 +137,11 @@ DEVICE_BYTES = _declare(
     "device",
     "kind",
 )
+CONFIG_REFUSED = _declare(
+    "config_refused",
+    Kind.GAUGE,
+    "1 when the configuration's file was refused when it was read last; what was served before still is.",
+)
 
 
 class Traffic:
@@ -169,6 +174,7 @@ class Snapshot:
     queued: Mapping[str, int] = field(default_factory=dict)
     leases: Mapping[str, int] = field(default_factory=dict)
     devices: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    config_refused: bool = False
 
 
 class Metrics:
@@ -256,6 +262,7 @@ class Metrics:
         yield gauge(QUEUED, (((model,), n) for model, n in now.queued.items()))
         yield gauge(LEASES, (((model,), n) for model, n in now.leases.items()))
         yield gauge(DEVICE_BYTES, now.devices.items())
+        yield gauge(CONFIG_REFUSED, [((), int(now.config_refused))])
 
     @staticmethod
     def _family(declared: Declared, values: dict[LabelValues, int]) -> Metric:
