@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,11 +9,9 @@ import pytest
 from core.yard import Yard, gpu, need, ram, spec
 from modelyard.core import dryrun
 from modelyard.core import events as ev
-from modelyard.core.copying import copy_of
-from modelyard.core.invariants import check
 from modelyard.core.outlook import Estimates, Fetched
 from modelyard.core.plan import Plan, changed, plan
-from modelyard.core.types import Cause, OutcomeKind, Policy, Priority, WhenFull
+from modelyard.core.types import OutcomeKind, Policy, Priority
 
 Told = tuple[float, str, str]
 
@@ -112,6 +108,7 @@ class TestLoads:
             (1.5, "gone", "a-1"),
         ]
         assert (made.steps[1].count, made.steps[1].code) == (2, "cut_at_drain")
+        assert made.steps[1].reason == "a-1 had to leave: the drain cap passed"
 
     def test_one_that_is_ready(self, yard: Yard) -> None:
         made = planned(yard, ev.LoadAsked(A))
@@ -151,6 +148,58 @@ class TestLoads:
         made = planned(Yard(), ev.LoadAsked("x@0"))
         assert [(step.does.value, step.code) for step in made.steps] == [("loaded", "model_removed")]
         assert facts(made)["version of x"] == "unknown"
+
+    def test_one_that_is_on_its_way(self) -> None:
+        yard = Yard()
+        key = yard.add("a", 60)
+        yard.do(ev.LoadAsked(key))
+        yard.pass_time(0.4)
+        made = planned(yard, ev.LoadAsked(key))
+        assert told(made) == [(0.6, "ready", "a-1"), (0.6, "loaded", "a-1")]
+        assert made.steps[0].bytes == (("gpu0", 60),)
+        assert facts(made)["instances of a"] == "a-1 starting"
+        assert facts(made)["a-1"] == "starting"
+
+    def test_in_memory_that_is_on_its_way_back(self, yard: Yard) -> None:
+        yard.do(ev.UnloadAsked(A))
+        made = planned(yard, ev.LoadAsked(B), stop=2.0)
+        assert told(made)[0] == (2.0, "start", "b")
+        assert facts(made)["a-1"] == "leaving"
+
+    def test_one_that_is_not_ready_yet_makes_room(self) -> None:
+        yard = Yard()
+        a, b = yard.add("a", 60), yard.add("b", 60)
+        yard.ask("r1", a)
+        yard.do(ev.Cancelled("r1"))
+        made = planned(yard, ev.LoadAsked(b))
+        assert told(made)[:2] == [(0.0, "leave", "a-1"), (0.5, "gone", "a-1")]
+        leave, gone = made.steps[:2]
+        assert "not ready yet" in leave.reason
+        assert (leave.winner, leave.count, leave.score) == (b, 0, ())
+        assert gone.bytes == (("gpu0", 60),)
+
+    def test_who_stays_is_told(self) -> None:
+        yard = Yard(gpu(size=130))
+        yard.load("a", 60)
+        c = yard.load("c", 60)
+        yard.ask("r1", c)
+        yard.finish("r1")
+        b = yard.add("b", 60)
+        yard.pass_time(3.0)
+        made = planned(yard, ev.LoadAsked(b))
+        assert [step.instance for step in made.steps if step.does is dryrun.Does.LEAVE] == ["a-1"]
+        assert str(dict(made.steps[0].score)["spared"]).startswith("c-2 (idle")
+
+    def test_others_are_not_told_of(self) -> None:
+        yard = Yard(gpu("gpu0"), gpu("gpu1"))
+        other = yard.load("other", 60, devices=("gpu1",))
+        yard.ask("r1", other)
+        yard.version(other).service_seconds = 100.0
+        yard.do(ev.UnloadAsked(other))
+        key = yard.add("a", 60, devices=("gpu0",))
+        made = planned(yard, ev.LoadAsked(key))
+        assert told(made) == [(0.0, "start", "a"), (1.0, "ready", "a"), (1.0, "loaded", "a")]
+        assert not [name for name in facts(made) if "other" in name]
 
 
 class TestFiles:
@@ -200,6 +249,17 @@ class TestRequests:
         yard.ask("r3", A)
         (change,) = changed(made, yard.scheduler, yard.now)
         assert str(change) == "waiting for a: was nobody, is somebody"
+
+    def test_behind_others(self, yard: Yard) -> None:
+        for request in ("r1", "r2", "r3", "r4"):
+            yard.ask(request, A)
+        yard.version(A).service_seconds = 3.0
+        assert told(planned(yard, ev.Arrived("planned", A))) == [(6.0, "grant", "a-1")]
+
+    def test_a_victim_is_followed_until_it_is_gone(self, yard: Yard) -> None:
+        made = planned(yard, ev.Arrived("planned", B, max_wait=0.2), stop=2.0)
+        assert told(made) == [(0.0, "leave", "a-1"), (0.2, "refuse", "b"), (2.0, "gone", "a-1")]
+        assert made.steps[1].reason.startswith("b was not ready within 0.2 s")
 
     def test_a_suspect_instance_is_expected_to_be_well(self, yard: Yard) -> None:
         yard.ask("r1", A)
@@ -315,215 +375,3 @@ class TestChanges:
         made = planned(yard, ev.PolicyChanged(A, Policy(keep_alive=0.0)))
         assert told(made) == [], "the next tick lets it go"
         assert planned(yard, ev.ShutdownAsked()).open == ()
-
-
-class TestBounds:
-    def test_the_horizon(self, yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(dryrun, "HORIZON", 10.0)
-        yard.do(ev.PolicyChanged(A, Policy(pin=True)))
-        made = planned(yard, ev.LoadAsked(B))
-        assert made.steps == ()
-        assert made.open[0].startswith("what comes later than ")
-
-    @pytest.mark.parametrize(("name", "bound", "last"), [("EVENTS", 1, "start"), ("STEPS", 1, "leave")])
-    def test_events_and_steps(
-        self, yard: Yard, monkeypatch: pytest.MonkeyPatch, name: str, bound: int, last: str
-    ) -> None:
-        monkeypatch.setattr(dryrun, name, bound)
-        made = planned(yard, ev.LoadAsked(B))
-        assert made.steps[-1].does.value == last
-        assert len(made.open) == 1
-        monkeypatch.setattr(dryrun, name, {"EVENTS": 2, "STEPS": 5}[name])
-        assert planned(yard, ev.LoadAsked(B)).open == ()
-
-    def test_without_later_only_what_is_decided_at_once_is_compared(self, yard: Yard) -> None:
-        yard.ask("r1", A)
-        made = planned(yard, ev.Arrived("planned", B, max_wait=3.0))
-        assert told(made)[-1] == (2.5, "grant", "b")
-        yard.version(A).service_seconds = 2.0
-        (change,) = changed(made, yard.scheduler, yard.now)
-        assert change.name == "what follows, step 4"
-        assert (change.was, change.now) == (f"ready {B} on gpu0 (60 bytes)", f"refuse {B} broken_promise")
-        assert changed(made, yard.scheduler, yard.now, later=False) == []
-
-
-class TestId:
-    def test_it_names_what_is_said(self, yard: Yard) -> None:
-        one, same = planned(yard, ev.LoadAsked(B)), planned(yard, ev.LoadAsked(B))
-        assert one.id == same.id
-        assert one.id.startswith("plan-")
-        others = {planned(yard, ev.LoadAsked(B, evict=False)).id, planned(yard, ev.LoadAsked(B), stop=3.0).id}
-        assert len({one.id, *others}) == 3
-
-    def test_json(self, yard: Yard) -> None:
-        made = planned(yard, ev.LoadAsked(B))
-        said = json.loads(json.dumps(made.to_json()))
-        assert said["id"] == made.id
-        assert said["steps"][0] == {
-            "at": 0.0,
-            "does": "leave",
-            "model": "a",
-            "version": A,
-            "instance": "a-1",
-            "memory": {"gpu0": 60},
-            "reason": made.steps[0].reason,
-            "for": "b",
-            "code": None,
-            "requests": 0,
-            "seconds": 0.0,
-            "score": {"cost": 0.0, "standing": "idle"},
-        }
-        assert said["steps"][2]["instance"] is None
-        assert said["memory"] == [
-            {
-                "device": "gpu0",
-                "name": "",
-                "budget": 100,
-                "reserved": {"before": 60, "after": 60},
-                "free": {"before": 40, "after": 40},
-            }
-        ]
-        assert said["preconditions"][0] == {"name": "the server", "value": "open", "note": ""}
-        assert (said["seconds"], said["open"]) == (1.5, [])
-
-
-Change = Callable[[Yard], object]
-CHANGES: dict[str, Change] = {
-    "the server: was open, is shutting down": lambda yard: yard.do(ev.ShutdownAsked()),
-    "version of b: was b@000000000000, is unknown": lambda yard: yard.do(ev.Removed(B)),
-    "policy of b: was as by default, is patience 1.0": lambda yard: yard.do(
-        ev.PolicyChanged(B, Policy(patience=1.0))
-    ),
-    "footprint of b: was 60 bytes on accelerator, is 50 bytes on accelerator": lambda yard: yard.do(
-        ev.Learned(B, need(50))
-    ),
-    "a load of b: was not asked for, is asked for": lambda yard: yard.do(ev.LoadAsked(B)),
-    "waiting for b: was nobody, is somebody": lambda yard: yard.ask("r1", B),
-    "a-1: was idle, is busy": lambda yard: yard.ask("r1", A),
-    "a-1: was idle, is leaving": lambda yard: yard.do(ev.UnloadAsked(A)),
-    "room for b: was none while everybody stays, is on gpu1": lambda yard: yard.do(
-        ev.DeviceAdded(gpu("gpu1"))
-    ),
-    "who leaves first for b: was a-1, is none": lambda yard: yard.do(ev.PolicyChanged(A, Policy(pin=True))),
-}
-
-
-@pytest.mark.parametrize("said", CHANGES)
-def test_what_has_changed_is_named(yard: Yard, said: str) -> None:
-    made = planned(yard, ev.LoadAsked(B))
-    CHANGES[said](yard)
-    assert said in [str(change) for change in changed(made, yard.scheduler, yard.now)]
-
-
-def test_a_start_that_failed_is_named(yard: Yard) -> None:
-    yard.do(ev.UnloadAsked(A))
-    yard.released(A)
-    made = planned(yard, ev.LoadAsked(B))
-    yard.do(ev.LoadAsked(B))
-    yard.failed(B, Cause.BAD_MODEL, "as told")
-    yard.released(B)
-    said = [str(change) for change in changed(made, yard.scheduler, yard.now)]
-    assert said[0] == "starts of b: was possible, is backing off: b did not start: bad_model: as told"
-
-
-def test_who_is_in_line_before_is_named(yard: Yard) -> None:
-    c = yard.add("c", 70)
-    made = planned(yard, ev.LoadAsked(B))
-    yard.ask("r0", A)
-    yard.ask("r1", c)
-    said = [str(change) for change in changed(made, yard.scheduler, yard.now)]
-    assert f"in line before b: was none, is {c}" in said
-
-
-def test_those_elsewhere_are_not_in_line_before() -> None:
-    yard = Yard(gpu("gpu0"), gpu("gpu1"))
-    yard.load("a", 60, devices=("gpu0",))
-    yard.load("d", 60, devices=("gpu1",), pin=True)
-    c, b = yard.add("c", 60, devices=("gpu1",)), yard.add("b", 60, devices=("gpu0",))
-    yard.pass_time(3.0)
-    made = planned(yard, ev.LoadAsked(b))
-    yard.ask("r1", c)
-    yard.ask("r2", "d@000000000000")
-    assert changed(made, yard.scheduler, yard.now) == []
-
-
-def test_the_order_is_read_up_to_the_last_victim() -> None:
-    yard = Yard(gpu(size=130))
-    keys = [yard.load(model, 40) for model in ("a", "b", "c")]
-    yard.pass_time(3.0)
-    for number, key in enumerate(keys):
-        for turn in range(number):
-            yard.ask(f"{key}{turn}", key)
-            yard.finish(f"{key}{turn}")
-    d = yard.add("d", 70)
-    made = planned(yard, ev.LoadAsked(d))
-    assert [step.instance for step in made.steps if step.does is dryrun.Does.LEAVE] == ["a-1", "b-2"]
-    assert facts(made)["who leaves first for d"] == "a-1, then b-2"
-    assert "c-3" not in facts(made)
-    yard.ask("r1", keys[2])
-    assert changed(made, yard.scheduler, yard.now) == []
-
-
-def test_when_full_wait_reads_everybody_there(yard: Yard) -> None:
-    yard.do(ev.PolicyChanged(B, Policy(when_full=WhenFull.WAIT)))
-    made = planned(yard, ev.LoadAsked(B))
-    assert facts(made)["a-1"] == "idle"
-    assert facts(made)["waiting for a"] == "nobody"
-
-
-# -- the copy -------------------------------------------------------------------------------------------
-
-
-def _parts(thing: object) -> Iterator[object]:
-    """What can be reached from a thing, without going into values that never change."""
-    if isinstance(thing, dict):
-        yield from thing.keys()
-        yield from thing.values()
-    elif isinstance(thing, list | tuple | set | frozenset) or type(thing).__name__ == "deque":
-        yield from thing  # type: ignore[misc]
-    else:
-        for kind in type(thing).__mro__:
-            yield from (
-                getattr(thing, name) for name in getattr(kind, "__slots__", ()) if hasattr(thing, name)
-            )
-        yield from vars(thing).values() if hasattr(thing, "__dict__") else ()
-
-
-def _changing(root: object) -> dict[int, object]:
-    """Everything that may change, by identity: events' values and what is frozen is left out."""
-    found: dict[int, object] = {}
-    todo = [root]
-    while todo:
-        thing = todo.pop()
-        frozen = getattr(getattr(thing, "__dataclass_params__", None), "frozen", False)
-        if id(thing) in found or frozen or isinstance(thing, str | int | float | bool | type(None) | type):
-            continue
-        if callable(thing):
-            continue
-        if not isinstance(thing, tuple | frozenset):
-            found[id(thing)] = thing
-        todo.extend(_parts(thing))
-    return found
-
-
-def test_a_copy_shares_nothing_that_changes(yard: Yard) -> None:
-    for request in ("r1", "r2", "r3"):
-        yard.ask(request, A)
-    yard.ask("r4", B)
-    original, copied = yard.scheduler, copy_of(yard.scheduler)
-    check(copied)
-    mine = _changing([original.state, original.sums])
-    both = mine.keys() & _changing([copied.state, copied.sums]).keys()
-    assert [mine[each] for each in both] == []
-    assert len(mine) > 40, "it was looked through"
-
-
-def test_a_copy_keeps_leases_of_what_is_gone(yard: Yard) -> None:
-    yard.ask("r1", A)
-    yard.do(ev.UnloadAsked(A, now=True))
-    yard.released(A)
-    copied = copy_of(yard.scheduler)
-    assert copied.state.leases["r1"].instance.id == "a-1"
-    lease = yard.state.leases["r1"]
-    copied.handle(ev.Finished("r1", "a-1", lease.generation, OutcomeKind.CUT), yard.now)
-    assert "r1" in yard.state.leases

@@ -254,8 +254,6 @@ class DryRun:
                 self._open.discard(key)
                 kept = name if name in self._original.instances else ""
                 self._say(Does.LOADED, key, instance=kept or "", code=code, reason=message)
-            case _:
-                pass
 
     def _leave(self, instance: Instance, reason: str, fields: dict[str, str | int | float]) -> None:
         self._left.add(instance.id)

@@ -109,12 +109,5 @@ class Outlook:
                 service = state.instances[name].version.service_seconds
                 done = ev.Finished(request, name, generation, OutcomeKind.DONE)
                 self._expect(now + service, done)
-            case ac.Cut(request, name):
-                cut = ev.Finished(request, name, state.leases[request].generation, OutcomeKind.CUT)
-                self._expect(now, cut)
-            case ac.Probe(name, generation):
-                self._expect(now, ev.Probed(name, generation, alive=True))
             case ac.Fetch(version):
                 self._fetch(version)
-            case _:
-                pass

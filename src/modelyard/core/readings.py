@@ -143,7 +143,7 @@ def _of_version(scheduler: Scheduler, version: Version, reading: Reading, now: f
             value = "not asked for" if version.asked_since is None else "asked for"
         case Fact.WAITING:
             value = "somebody" if version.queue.count else "nobody"
-            note = f"{version.queue.count} requests" if version.queue.count else ""
+            note = f"{version.queue.count} in its queue" if version.queue.count else ""
         case Fact.PATIENCE:
             head, patience = version.queue.head(), reading.max_wait or 0.0
             over = head is not None and now >= head.since + patience
