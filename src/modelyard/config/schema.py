@@ -120,7 +120,7 @@ class EngineSection(Section):
 
 
 class PolicySection(Section):
-    """What may change without a restart."""
+    """What may change while a version stays."""
 
     priority: PriorityName | None = Field(default=None, description="The class of its requests.")
     when_full: Literal["evict", "wait", "fail"] | None = Field(

@@ -120,7 +120,7 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What may change without a restart. Seconds throughout; `drain_cap` None means `request_timeout`."""
+    """What may change while a version stays. Seconds throughout; `drain_cap` None means `request_timeout`."""
 
     priority: Priority = Priority.NORMAL
     when_full: WhenFull = WhenFull.EVICT
