@@ -14,6 +14,7 @@ import pytest
 from e2e.real_models import EXAMPLES
 from engines.demo_model import demo_gguf
 from launchers.process_table import with_mark_of
+from modelyard.client import Client
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -60,10 +61,31 @@ def interrupt(demo: subprocess.Popen[str]) -> None:
     assert with_mark_of(demo_gguf().parent / "demo") == []
 
 
+def plan_and_do(text: str) -> None:
+    """Bring a model back that left: what is planned is done, and `explain` tells of the same victims."""
+    found = re.search(r"curl (http://127\.0\.0\.1:\d+)/generate", text)
+    assert found is not None
+    with Client(found[1]) as client:
+        resident = {each["model"] for each in client.instances()}
+        model = next(each["id"] for each in client.models() if each["id"] not in resident)
+        plan = client.plan("load", model)
+        victims = [step for step in plan["steps"] if step["does"] == "leave"]
+        assert victims, "it fits without anybody leaving"
+        done = client.apply_plan(plan["id"])
+        assert done["done"]
+        told = [line["text"] for line in client.explain(model)["story"]]
+        assert {each["id"] for each in client.instances()}.isdisjoint(step["instance"] for step in victims)
+    assert f"{done['instance']} was ready" in told[-1]
+    left = [line for line in told if " is the victim: " in line][-len(victims) :]
+    for step, line in zip(victims, left, strict=True):
+        assert line.startswith(f"{step['instance']} is the victim: makes room for {model}")
+
+
 def test_the_tour_runs_through() -> None:
     with start() as demo:
         try:
             text = read_until(demo, END)
+            plan_and_do(text)
             interrupt(demo)
         finally:
             demo.kill()
