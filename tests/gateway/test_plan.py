@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from gateway.live_yard import LiveYard, fake, live_yard
+from gateway.live_yard import LiveYard, fake, live_yard, until
 from gateway.test_access import KEYS, USER, bearer
 from gateway.test_clients import hold
 from gateway.test_explain import explained
+from modelyard.gateway.plan import KEPT
 
 Json = dict[str, Any]
 
@@ -105,6 +106,29 @@ async def test_a_plan_is_done_once(yard: LiveYard) -> None:
     plan = await planned(yard, load={"model": "one"})
     await apply(yard, plan)
     assert (await apply(yard, plan, 404))["error"]["code"] == "plan_not_found"
+
+
+async def test_only_the_last_plans_are_kept(yard: LiveYard) -> None:
+    first = await planned(yard, request={"model": "one", "max_wait": 1})
+    for number in range(KEPT):
+        last = await planned(yard, request={"model": "one", "max_wait": 2 + number})
+    assert (await apply(yard, first, 404))["error"]["code"] == "plan_not_found"
+    assert (await apply(yard, last))["done"]
+
+
+async def test_without_waiting(yard: LiveYard) -> None:
+    async def order(action: str) -> tuple[int, bool]:
+        body: Json = {action: {"model": "one"}}
+        plan = await planned(yard, **body)
+        response = await yard.http.post("/admin/apply-plan", json={"id": plan["id"], "wait": False})
+        return response.status_code, response.json()["done"]
+
+    assert await order("load") == (202, False)
+    await until(lambda: yard.ready("one") is not None)
+    assert await order("load") == (200, True)
+    assert await order("unload") == (202, False)
+    await until(lambda: not yard.instances("one"))
+    assert await order("unload") == (200, True)
 
 
 async def test_unload_and_request(yard: LiveYard) -> None:
