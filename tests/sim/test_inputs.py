@@ -262,15 +262,21 @@ def test_json_lines_of_a_proxy(tmp_path: Path) -> None:
 
 # -- anything -----------------------------------------------------------------------------------------------
 
+WORDS = ("arrived", "grant", "end", "refused", "start", "ready", "r-1", "a", "POST /v1/messages", "1.5")
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(WORDS),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=6),
     max_leaves=12,
 )
 
+RECORD = st.dictionaries(st.sampled_from(NAMES), JSON, min_size=2, max_size=8)
+
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(JSON.map(json.dumps) | st.text(max_size=40), max_size=8), st.sampled_from([*FORMATS, None]))
+@given(
+    st.lists(RECORD.map(json.dumps) | JSON.map(json.dumps) | st.text(max_size=40), max_size=8),
+    st.sampled_from([*FORMATS, None]),
+)
 def test_nothing_but_a_trace_or_a_trace_error(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], format: str | None
 ) -> None:

@@ -56,7 +56,7 @@ class Journal(Lines):
         record = record_of(line)
         if record is None:
             raise ValueError("is no JSON object")
-        kind, name = record.get("kind"), str(record.get("request", ""))
+        kind, name = str(record.get("kind")), str(record.get("request", ""))
         if kind == "arrived" and not record.get("again") and not self._closed:
             self._courses[name] = self._begun(record)
         elif kind == "grant" and (course := self._courses.get(name)) is not None and course.granted is None:
@@ -94,7 +94,7 @@ class Journal(Lines):
         return _Course(at, model, at if record.get("decision") == "granted" else None)
 
     def _ended(self, course: _Course, record: Mapping[str, Any]) -> Request:
-        served = course.granted is not None and record["kind"] == "end"
+        served = course.granted is not None and record.get("kind") == "end"
         service = max(0.0, time_of(record.get("t")) - (course.granted or 0.0)) if served else None
         tokens = [count_of(record.get(name, 0), name) for name in ("tokens_in", "tokens_out")]
         return Request(course.at, tokens[0], tokens[1], course.model, service)
