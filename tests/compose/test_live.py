@@ -118,7 +118,7 @@ class TestModels:
             assert f"The version that it waited for is gone: a was replaced by {version}." in {
                 line["text"] for line in story
             }
-            order = [note.subject for _, note in yard.driver.notes if note.kind == "ready"]
+            order = [note.subject for _, note in yard.driver.notes.kept if note.kind == "ready"]
             assert order == ["a-2"]
 
     async def test_a_load_that_is_asked_for_goes_on_with_the_new_version(self) -> None:

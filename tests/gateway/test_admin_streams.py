@@ -32,7 +32,7 @@ async def read_events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]
 
 
 def subscribers(yard: LiveYard) -> int:
-    return len(yard.driver._subscribers)
+    return len(yard.driver.notes.followers)
 
 
 async def test_events_that_were_and_events_that_come(yard: LiveYard) -> None:

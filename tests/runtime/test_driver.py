@@ -17,7 +17,7 @@ from modelyard.core.types import Need, Spec
 from modelyard.engines.base import Files
 from modelyard.engines.fake import FakeEngine
 from modelyard.errors import DownloadFailed
-from modelyard.runtime import driver
+from modelyard.runtime import driver, notes
 from modelyard.runtime.entries import Entry, Progress
 
 
@@ -35,6 +35,7 @@ class TestAnActionThatFails:
             with monkeypatch.context() as broken:
                 for level in ("debug", "info", "error", "exception"):
                     broken.setattr(driver.log, level, full, raising=False)
+                    broken.setattr(notes.log, level, full, raising=False)
                 yard.driver.unload(yard.state.instances["a-1"].version.key)
                 await until(lambda: not yard.state.instances)
             assert (await yard.chat("a")).status == 200
@@ -44,7 +45,7 @@ class TestAnActionThatFails:
             raise ZeroDivisionError
 
         async with live_yard({"a": fake()}) as yard:
-            yard.driver.on_note = on_note
+            yard.driver.notes.count = on_note
             with capture_logs() as said:
                 await yard.load("a")
             failed = [line for line in said if line["event"] == "action.failed"]
@@ -82,7 +83,7 @@ class TestLoads:
                 await until(lambda: yard.state.instances)
                 asked.cancel()
                 await asyncio.wait({asked})
-                assert yard.driver._asks == {}
+                assert yard.driver._asks._asked == {}
 
 
 class TestProgress:

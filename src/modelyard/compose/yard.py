@@ -195,7 +195,7 @@ async def build(
             check=invariants.check if check_invariants else None,
         )
         metrics = Metrics()
-        driver.on_note = metrics.count
+        driver.notes.count = metrics.count
         driver.timing = metrics.scheduler
         ahead = Ahead(driver, names, metrics)
         gateway = Gateway(driver, names, metrics)

@@ -60,7 +60,7 @@ async def events(
     Ends when the server is shutting down and its last instance is gone, and when the keys have changed.
     """
     with followers.one() as may_go_on:
-        notes = driver.subscribe()  # before the first yield: nothing falls between what was and what comes
+        notes = driver.notes.follow()  # before the first yield: nothing falls between what was and what comes
         try:
             yield b": events\n\n" + b"".join(_sse(event) for event in snapshot.events(last))
             silent = 0.0
@@ -77,7 +77,7 @@ async def events(
                 silent = 0.0
                 yield _sse(snapshot.event(note))
         finally:
-            driver.unsubscribe(notes)
+            driver.notes.leave(notes)
 
 
 def _over(driver: Driver) -> bool:
@@ -145,7 +145,7 @@ class _Growing:
 async def gone(driver: Driver, instances: list[str], timeout: float) -> bool:
     """Wait until these instances are gone; False when `timeout` seconds were not enough. (New ones may have
     been started meanwhile: whoever asks for the model has it loaded again.)"""
-    notes = driver.subscribe()
+    notes = driver.notes.follow()
     try:
         async with asyncio.timeout(timeout):
             while any(name in driver.scheduler.state.instances for name in instances):
@@ -153,5 +153,5 @@ async def gone(driver: Driver, instances: list[str], timeout: float) -> bool:
     except TimeoutError:
         return False
     finally:
-        driver.unsubscribe(notes)
+        driver.notes.leave(notes)
     return True

@@ -315,7 +315,7 @@ class Snapshot:
 
     def events(self, last: int) -> list[views.EventView]:
         """The last events, the oldest first."""
-        notes = list(self._driver.notes)
+        notes = list(self._driver.notes.kept)
         return [self.event(note, at) for at, note in notes[max(0, len(notes) - last) :]]
 
     def event(self, note: Note, at: float | None = None) -> views.EventView:

@@ -32,20 +32,18 @@ from modelyard.errors import (
     by_code,
 )
 from modelyard.launchers.base import Launcher
+from modelyard.runtime.asks import Asks
 from modelyard.runtime.commands import Commands
 from modelyard.runtime.devices import Devices
 from modelyard.runtime.entries import Entry, FileProvider, Progress
 from modelyard.runtime.footprints import Footprints
 from modelyard.runtime.journal import Journal
 from modelyard.runtime.lease import Lease, Ticket
+from modelyard.runtime.notes import Notes
 from modelyard.runtime.observer import Observer
 from modelyard.telemetry.series import Duration
 
 log = structlog.get_logger(__name__)
-
-NOTES_KEPT = 512
-SUBSCRIBER_BOUND = 256
-QUIET_NOTES = frozenset({"blocked"})  # they change with every event of a long line
 
 
 class Driver:
@@ -71,9 +69,8 @@ class Driver:
         self.journal = journal
         self.entries: dict[str, Entry] = {}
         self.progress: dict[str, Progress] = {}
-        self.notes: deque[tuple[float, ac.Note]] = deque(maxlen=NOTES_KEPT)
+        self.notes = Notes()
         self.check_failures = 0
-        self.on_note: Callable[[ac.Note], None] | None = None
         self.timing: Duration | None = None  # how long the scheduler takes
         self.recheck = recheck  # seconds between two looks at the devices, at most
         self._check = check
@@ -88,8 +85,7 @@ class Driver:
         self._alarm_at = 0.0
         self._tickets: dict[str, Ticket] = {}
         self._leases: dict[str, Lease] = {}
-        self._asks: dict[str, list[asyncio.Future[str]]] = {}
-        self._subscribers: set[asyncio.Queue[ac.Note]] = set()
+        self._asks = Asks()
         self._watch: asyncio.Task[None] | None = None
         self._run = f"r{token_hex(4)}-"
         self._numbers = count(1)
@@ -104,7 +100,7 @@ class Driver:
             ac.Stop: self._stop,
             ac.Release: self._stop,
             ac.Probe: self._probe,
-            ac.Loaded: self._loaded,
+            ac.Loaded: self._asks.answer,
             ac.Note: self._note,
         }
 
@@ -384,14 +380,13 @@ class Driver:
         entry = self.entries.get(version)
         if entry is None:
             raise ModelNotFound(f"there is no version {version}")
-        asked: asyncio.Future[str] = self._loop.create_future()
-        self._asks.setdefault(version, []).append(asked)
         try:
-            self.post(ev.LoadAsked(version, evict))
-            if not wait and not asked.done():
-                return None
-            async with asyncio.timeout(entry.policy.max_wait + 1.0):
-                return await asked
+            with self._asks.one(version) as asked:
+                self.post(ev.LoadAsked(version, evict))
+                if not wait and not asked.done():
+                    return None
+                async with asyncio.timeout(entry.policy.max_wait + 1.0):
+                    return await asked
         except TimeoutError:
             raise BrokenPromise(
                 f"{entry.spec.model} was not ready within {entry.policy.max_wait:g} s"
@@ -400,20 +395,6 @@ class Driver:
             if entry.newest is entry:
                 raise
             return await self.load(entry.newest.spec.version, evict=evict, wait=wait)
-        finally:
-            if asked in (left := self._asks.get(version, [])):
-                left.remove(asked)
-            if not left:
-                self._asks.pop(version, None)
-
-    def _loaded(self, action: ac.Loaded) -> None:
-        for asked in self._asks.pop(action.version, []):
-            if asked.done():
-                continue
-            if action.instance is not None:
-                asked.set_result(action.instance)
-            else:
-                asked.set_exception(by_code(action.code, action.message))
 
     def unload(self, version: str, *, instance: str | None = None, now: bool = False) -> None:
         self.post(ev.UnloadAsked(version, instance, now))
@@ -428,28 +409,10 @@ class Driver:
             entry.files = files
             self.post(ev.Cached(entry.spec.version, need))
 
-    # -- notes --------------------------------------------------------------------------------------------
-
     def _note(self, note: ac.Note) -> None:
-        self.notes.append((self._loop.time(), note))
         if note.kind == "ready":
             instance = self.scheduler.state.instances[note.subject]
             self.commands.learn(instance, instance.ready_at - instance.started_at)
         elif note.kind == "gone":
             self._gone.set()
-        tell = log.debug if note.kind in QUIET_NOTES else log.info
-        tell(note.kind, subject=note.subject, message=note.message, **dict(note.fields))
-        if self.on_note is not None:
-            self.on_note(note)
-        for queue in self._subscribers:
-            if not queue.full():
-                queue.put_nowait(note)
-
-    def subscribe(self) -> asyncio.Queue[ac.Note]:
-        """A queue that gets every note from now on; one that is full misses some. `unsubscribe` it."""
-        queue: asyncio.Queue[ac.Note] = asyncio.Queue(SUBSCRIBER_BOUND)
-        self._subscribers.add(queue)
-        return queue
-
-    def unsubscribe(self, queue: asyncio.Queue[ac.Note]) -> None:
-        self._subscribers.discard(queue)
+        self.notes.take(self._loop.time(), note)
