@@ -213,7 +213,7 @@ class LiveYard(Client):
 
     def notes(self, kind: str) -> list[str]:
         """The messages of what the scheduler said, by kind."""
-        return [note.message for _, note in self.driver.notes if note.kind == kind]
+        return [note.message for _, note in self.driver.notes.kept if note.kind == kind]
 
     async def settled(self, deadline: float = DEADLINE) -> None:
         """Wait until nothing runs and nobody waits, then look that nothing was lost."""

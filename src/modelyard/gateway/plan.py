@@ -104,7 +104,7 @@ class Plans:
         """Seconds from a stop to the return of its memory, from the stops that the last notes tell of."""
         left: dict[str, float] = {}
         took = []
-        for at, note in self._driver.notes:
+        for at, note in self._driver.notes.kept:
             if note.kind == "leave" and dict(note.fields).get("running") == 0:
                 left[note.subject] = at
             elif note.kind == "gone" and note.subject in left:
