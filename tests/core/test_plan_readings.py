@@ -95,6 +95,25 @@ def test_the_order_is_read_up_to_the_last_victim() -> None:
     assert changed(made, yard.scheduler, yard.now) == []
 
 
+def test_time_and_a_little_memory_of_others_change_nothing_by_themselves() -> None:
+    yard = Yard(gpu(size=130))
+    for model, uses in (("a", 1), ("c", 3)):
+        key = yard.load(model, 60)
+        for turn in range(uses):
+            yard.ask(f"{model}{turn}", key)
+            yard.finish(f"{model}{turn}")
+    b = yard.add("b", 60)
+    yard.pass_time(3.0)
+    made = planned(yard, ev.LoadAsked(b))
+    yard.pass_time(400.0)
+    yard.seen("gpu0", free=7, total=130)
+    assert yard.state.ledger.devices["gpu0"].foreign == 3
+    assert changed(made, yard.scheduler, yard.now) == []
+    yard.seen("gpu0", free=-100, total=130)
+    (change, *_) = changed(made, yard.scheduler, yard.now)
+    assert str(change) == "room for b then: was on gpu0, is none"
+
+
 def test_when_full_wait_reads_everybody_there(yard: Yard) -> None:
     yard.do(ev.PolicyChanged(B, Policy(when_full=WhenFull.WAIT)))
     made = planned(yard, ev.LoadAsked(B))
