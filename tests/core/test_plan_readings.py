@@ -114,6 +114,13 @@ def test_time_and_a_little_memory_of_others_change_nothing_by_themselves() -> No
     assert str(change) == "room for b then: was on gpu0, is none"
 
 
+def test_memory_that_is_on_its_way_back_is_read(yard: Yard) -> None:
+    made = planned(yard, ev.LoadAsked(B, evict=False))
+    yard.do(ev.UnloadAsked(A))
+    said = [str(change) for change in changed(made, yard.scheduler, yard.now)]
+    assert said == ["room for b then: was none, is on gpu0"]
+
+
 def test_when_full_wait_reads_everybody_there(yard: Yard) -> None:
     yard.do(ev.PolicyChanged(B, Policy(when_full=WhenFull.WAIT)))
     made = planned(yard, ev.LoadAsked(B))
@@ -146,6 +153,7 @@ class TestReadings:
             "footprint of split: 60 bytes on accelerator, 70 bytes on accelerator",
             "starts of split: possible",
             "room for split: none while everybody stays (gpu0 has 40 bytes free, gpu1 has 30 bytes free)",
+            "room for split then: none (without those that leave already)",
             "in line before split: none",
             "instances of split: none",
             "a load of split: not asked for",

@@ -84,6 +84,7 @@ class TestLoads:
         assert made.at_once == 1
 
     def test_a_busy_victim_finishes_first(self, yard: Yard) -> None:
+        yard.do(ev.PolicyChanged(B, Policy(patience=5.0)))
         yard.ask("r1", A)
         yard.version(A).service_seconds = 8.0
         made = planned(yard, ev.LoadAsked(B))

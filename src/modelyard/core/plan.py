@@ -213,10 +213,11 @@ def _of_version(
     if version is None:
         if added is not None:
             yield Reading(Fact.ROOM, key, added=added)
+            yield Reading(Fact.ROOM_MADE, key, added=added)
             yield Reading(Fact.LINE, key, added=added)
         return
     if starts:
-        for fact in (Fact.POLICY, Fact.FILES, Fact.FOOTPRINT, Fact.TRIES, Fact.ROOM):
+        for fact in (Fact.POLICY, Fact.FILES, Fact.FOOTPRINT, Fact.TRIES, Fact.ROOM, Fact.ROOM_MADE):
             yield Reading(fact, key)
         yield Reading(Fact.LINE, key, priority=priority)
     for fact in (Fact.INSTANCES, Fact.ASKED, Fact.WAITING):

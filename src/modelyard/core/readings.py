@@ -160,10 +160,9 @@ def _of_version(scheduler: Scheduler, version: Version, reading: Reading, now: f
         case Fact.ROOM:
             value, note = _room(state, version, now)
         case Fact.ROOM_MADE:
-            value, note = (
-                _room_made(state, version, reading.without, now),
-                f"without {', '.join(reading.without)}",
-            )
+            value = _room_made(state, version, reading.without, now)
+            who = ", ".join(reading.without)
+            note = f"without {who}" if who else "without those that leave already"
         case _:
             value = ", then ".join(order(state, version, now)[: reading.most])
     return value or "none", note
