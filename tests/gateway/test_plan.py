@@ -139,6 +139,8 @@ async def test_unload_and_request(yard: LiveYard) -> None:
     assert ready is not None
     assert done["instance"] == ready.id
     assert not ready.leases
+    told = (await yard.http.get("/admin/explain/one")).json()
+    assert told["requests"] == {"ok": 1}, "what was planned has an end as well"
     plan = await planned(yard, unload={"model": "one"})
     assert does(plan) == [("leave", "one"), ("gone", "one")]
     (device,) = [each for each in plan["memory"] if each["device"] == "gpu0"]

@@ -105,8 +105,10 @@ def test_everything_else_is_kept_as_it_is() -> None:
 
 
 def test_values_that_only_llama_server_judges_stay_arguments() -> None:
-    model = read("-m /m.gguf -c 512 -sm tensor -ctk q6_0 --draft-max 8 -t auto")
-    assert model.extra == ["-sm", "tensor", "-ctk", "q6_0", "--draft-max", "8", "-t", "auto"]
+    model = read("-m /m.gguf -c 512 -sm tensor -ctk q6_0 --draft-max 8 -t auto -lm mlock")
+    assert model.extra == [
+        *("-sm", "tensor", "-ctk", "q6_0", "--draft-max", "8", "-t", "auto", "-lm", "mlock"),
+    ]
     assert model.section["parameters"] == {"context": 512}
 
 

@@ -73,10 +73,8 @@ class Inference:
             COUNT_TOKENS: self._count,
             **dict.fromkeys(OLLAMA_KINDS, self._of_ollama),
         }
-        service.demand_again = self._demand_again
         self._handlers: dict[str, Handler] = {
-            **dict.fromkeys(KINDS, self._pass_on),
-            **dict.fromkeys((GENERATE, MESSAGES, COUNT_TOKENS), self._translate),
+            **dict.fromkeys((*KINDS, GENERATE, MESSAGES, COUNT_TOKENS), self._serve),
             **dict.fromkeys(OLLAMA_KINDS, self._ollama),
             SHOW: self._show,
             PULL: self._pull,
@@ -96,9 +94,10 @@ class Inference:
         body = await exchange.body()
         return self._demands[exchange.path](exchange, parse(body), body)
 
-    async def _pass_on(self, exchange: Exchange) -> None:
+    async def _serve(self, exchange: Exchange) -> None:
         body = await exchange.body()
-        await self._service.serve(exchange, self._passed_on(exchange, parse(body), body))
+        demand = self._demands[exchange.path](exchange, parse(body), body)
+        await self._service.serve(exchange, demand, self._demand_again)
 
     def _passed_on(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
         """The engine gets the body as it is; only the model's name may be replaced."""
@@ -112,10 +111,6 @@ class Inference:
         demand = Demand(entry, KINDS[path], path.encode(), body, head.stream, priority)
         demand.progress = progress.wanted(exchange.headers, head.stream, OPENAI)
         return demand
-
-    async def _translate(self, exchange: Exchange) -> None:
-        body = await exchange.body()
-        await self._service.serve(exchange, self._demands[exchange.path](exchange, parse(body), body))
 
     def _generated(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
         """`/generate`: the short form, served by the engine's completions."""
@@ -144,7 +139,7 @@ class Inference:
             return
         demand = self._of_ollama(exchange, head, body)
         try:
-            await self._service.serve(exchange, demand)
+            await self._service.serve(exchange, demand, self._demand_again)
         finally:
             ollama.keep(self._driver, demand.entry, keep_alive)
 

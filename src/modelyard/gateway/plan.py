@@ -31,6 +31,7 @@ from modelyard.errors import (
     ConfigRefused,
     InvalidRequest,
     ModelNotFound,
+    ModelyardError,
     NotRunning,
     PlanNotFound,
     PlanStale,
@@ -44,9 +45,11 @@ from modelyard.gateway.live import Applied, LiveConfig
 from modelyard.gateway.names import Names
 from modelyard.gateway.reference import STARTING, refusals
 from modelyard.runtime.driver import Driver
+from modelyard.runtime.journal_records import Ended
 
 KEPT = 32
 TOLD = 5  # changes that a refusal names
+KIND = "plan"  # of a planned request, in the journal
 STOP_ALLOWANCE = 10.0  # seconds for TERM, KILL and the shim, on top of drain and release caps
 
 
@@ -329,6 +332,15 @@ async def _carry_out(driver: Driver, made: Plan, *, wait: bool) -> tuple[bool, s
 
 async def _request(driver: Driver, event: ev.Arrived) -> str:
     """A request that asks nothing: it takes its slot, as any other would, and gives it back. The instance."""
-    lease = await driver.wait(driver.arrive(replace(event, request=driver.new_request())))
-    lease.release(OutcomeKind.CANCELLED)
+    course = Ended(driver.new_request(), event.version, KIND, asyncio.get_running_loop().time(), "cancelled")
+    try:
+        lease = await driver.wait(driver.arrive(replace(event, request=course.request), KIND))
+        lease.release(OutcomeKind.CANCELLED)
+        course.instance, course.outcome = lease.instance, "ok"
+    except ModelyardError as error:
+        course.outcome = error.code
+        raise
+    finally:
+        if driver.journal is not None:
+            driver.journal.ended(course)
     return lease.instance

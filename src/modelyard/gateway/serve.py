@@ -45,12 +45,13 @@ REQUEST_HEADER = b"x-modelyard-request"
 AT_ONCE = [(b"x-modelyard-queue-ms", b"0"), (b"x-modelyard-load-ms", b"0")]
 
 
+Again = Callable[[Exchange], Awaitable[Demand]]
+"""Makes the demand of a request anew, when the version that it waited for is gone. Raises ModelNotFound."""
+
+
 class Service:
     """Serves demands with the driver's leases. `heartbeat_after` seconds of waiting, a streaming client gets
-    its 200 and comments, so that nobody on the way takes the connection for dead. `demand_again` makes the
-    demand of a request anew, when the version that it waited for is gone."""
-
-    demand_again: Callable[[Exchange], Awaitable[Demand]] | None = None
+    its 200 and comments, so that nobody on the way takes the connection for dead."""
 
     def __init__(self, driver: Driver, metrics: Metrics, *, heartbeat_after: float) -> None:
         self.driver = driver
@@ -59,9 +60,9 @@ class Service:
         self.watch = Watch()
         self.progress = Progress(driver)
 
-    async def serve(self, exchange: Exchange, demand: Demand) -> None:
+    async def serve(self, exchange: Exchange, demand: Demand, again: Again) -> None:
         """Answer the request; every outcome ends as an answer, an error event, or a client that left."""
-        await _Serving(self, exchange, demand).run()
+        await _Serving(self, exchange, demand, again).run()
 
 
 class _Serving:
@@ -69,6 +70,7 @@ class _Serving:
     time of an arrival; `waited` and `ran` are the seconds that it spent in queues and in attempts so far."""
 
     __slots__ = (
+        "_again",
         "_course",
         "_demand",
         "_exchange",
@@ -81,8 +83,9 @@ class _Serving:
         "_waited",
     )
 
-    def __init__(self, service: Service, exchange: Exchange, demand: Demand) -> None:
+    def __init__(self, service: Service, exchange: Exchange, demand: Demand, again: Again) -> None:
         self._service = service
+        self._again = again
         self._exchange = exchange
         self._demand = demand
         self._loop = asyncio.get_running_loop()
@@ -180,10 +183,9 @@ class _Serving:
     async def _ask_anew(self, gone: ModelRemoved) -> Lease:
         """A slot of the version that the model has now; the request keeps its place. Raises `gone` when the
         model went as well, and as `_ask` and `_wait` do."""
-        again = self._service.demand_again
-        while again is not None:
+        while True:
             try:
-                fresh = await again(self._exchange)
+                fresh = await self._again(self._exchange)
             except ModelNotFound:
                 break
             if fresh.entry is self._demand.entry:

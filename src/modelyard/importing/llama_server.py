@@ -48,7 +48,7 @@ _VALUES: dict[str, tuple[str, Read]] = {
         ("-mg --main-gpu", "main_gpu", int),
         ("-b --batch-size", "batch", int),
         ("-ub --ubatch-size", "ubatch", int),
-        ("-lm --load-mode", "mmap", {"mmap": True, "none": False}.get),
+        ("-lm --load-mode", "mmap", {"mmap": True, "none": False}.__getitem__),
         ("-cram --cache-ram", "cache_ram_mib", int),
         ("-ctxcp --ctx-checkpoints --swa-checkpoints", "context_checkpoints", int),
         ("--reasoning-format", "reasoning.format", str),
@@ -240,7 +240,7 @@ class _Reading:
         keep_references = read is str or flag in _FILES
         try:
             self._parameters[parameter] = read(value if keep_references else filled(value, self._environ))
-        except ValueError:
+        except (ValueError, KeyError):
             self._parameters[parameter] = value  # no value of the parameter: it is demoted
         if self._parameters[parameter] is None:
             del self._parameters[parameter]
