@@ -121,6 +121,15 @@ def test_memory_that_is_on_its_way_back_is_read(yard: Yard) -> None:
     assert said == ["room for b then: was none, is on gpu0"]
 
 
+def test_nothing_expected_any_more_is_named() -> None:
+    yard = Yard()
+    key = yard.add("a", 60)
+    made = planned(yard, ev.LoadAsked(key))
+    yard.version(key).load_seconds = 200.0
+    (change,) = changed(made, yard.scheduler, yard.now)
+    assert str(change) == f"what follows, step 2: was ready {key} on gpu0 (60 bytes), is fail {key}"
+
+
 def test_when_full_wait_reads_everybody_there(yard: Yard) -> None:
     yard.do(ev.PolicyChanged(B, Policy(when_full=WhenFull.WAIT)))
     made = planned(yard, ev.LoadAsked(B))
@@ -252,6 +261,13 @@ class TestBounds:
         made = planned(yard, ev.LoadAsked(B))
         assert made.steps == ()
         assert made.open[0].startswith("what comes later than ")
+        assert made.open[0].endswith(" events, was not looked at")
+
+    def test_the_horizon_is_counted_from_now(self, yard: Yard) -> None:
+        yard.do(ev.PolicyChanged(A, Policy(home=True)))
+        yard.pass_time(2 * dryrun.HORIZON)
+        made = planned(yard, ev.LoadAsked(B))
+        assert (told(made)[-1], made.open) == ((1.5, "loaded", "b"), ())
 
     @pytest.mark.parametrize(("name", "bound", "last"), [("EVENTS", 1, "start"), ("STEPS", 1, "leave")])
     def test_events_and_steps(
