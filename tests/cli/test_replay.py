@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from cli.test_commands import run
+from modelyard.launchers.local import LocalLauncher
 
 HEAD = "timestamp,input_tokens,output_tokens,model\n"
 
@@ -120,3 +122,21 @@ def test_a_model_whose_size_nobody_knows(trace: str, tmp_path: Path) -> None:
     assert "models.one: its size is not known" in shown.stderr
     again = run("replay", trace, "-c", str(path), "-s", "ours", "--size", "one=1GB")
     assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize("command", ["replay", "advise"])
+async def test_a_server_on_the_same_data_folder_is_left_alone(
+    trace: str, config: str, tmp_path: Path, command: str
+) -> None:
+    launcher = LocalLauncher(tmp_path / "data")
+    await launcher.open()
+    try:
+        before = sorted(path.name for path in (tmp_path / "data").iterdir())
+        shown = await asyncio.to_thread(run, command, trace, "-c", config)
+        assert shown.returncode == 0, shown.stderr
+        after = {path.name for path in (tmp_path / "data").iterdir()}
+        assert "run" in before
+        assert after - set(before) <= {"store"}
+        assert after >= set(before)
+    finally:
+        await launcher.close()

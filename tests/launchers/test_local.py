@@ -252,6 +252,18 @@ async def test_a_reused_pid_is_never_killed(tmp_path: Path) -> None:
 # -- the folder -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("tried", [False, True])
+async def test_who_does_not_own_the_folder_leaves_it_alone(
+    launcher: LocalLauncher, tmp_path: Path, tried: bool
+) -> None:
+    other = LocalLauncher(tmp_path / "data")
+    if tried:
+        with pytest.raises(ConfigError, match="in use"):
+            await other.open()
+    await other.close()
+    assert (tmp_path / "data" / "run").is_dir()
+
+
 async def test_a_folder_has_one_owner(launcher: LocalLauncher, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=rf"server\.data_dir: .* in use by another Modelyard \(pid {os.getpid()}\)"

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelyard.config import Config
 from modelyard.config import load as load_config
-from modelyard.core.types import Need, Share
+from modelyard.core.scheduler import Scheduler
+from modelyard.core.types import Device, Need, Share
 from modelyard.errors import ConfigError
-from modelyard.runtime.driver import Driver
-from modelyard.runtime.entries import Entry
 from modelyard.sim.scene import GB, Loadable, Rules, Scene
 from modelyard.telemetry import log_output
+
+if TYPE_CHECKING:
+    from modelyard.runtime.driver import Driver
+    from modelyard.runtime.entries import Entry
 
 
 def of_config(path: Path, said: Mapping[str, int], rules: Rules) -> Scene:
@@ -25,22 +31,13 @@ def of_config(path: Path, said: Mapping[str, int], rules: Rules) -> Scene:
 
 
 async def _scene(config: Config, said: Mapping[str, int], rules: Rules) -> Scene:
-    from modelyard import compose  # noqa: PLC0415 - half a second that other commands do not need
-
     names = [model.spec.model for model in config.models]
     for name in said:
         if name not in names:
             raise ConfigError("--size", f"there is no model '{name}'")
     if not names:
         raise ConfigError("models", "there is none, so there is nothing to replay on")
-    yard = await compose.build(config)
-    try:
-        for entry in yard.names.all():
-            await yard.driver.examine(entry)
-        models = _models(config, yard.driver, {one.spec.model: one for one in yard.names.all()}, said, rules)
-        devices = yard.driver.devices.all
-    finally:
-        await yard.close()
+    models, devices = await _found(config, said, rules)
     budgets = ", ".join(f"{device.id} {device.budget / GB:.3g} GB" for device in devices)
     recorded = sum(1 for model in models if model.load != rules.load(model.need))
     assumed = [
@@ -52,6 +49,39 @@ async def _scene(config: Config, said: Mapping[str, int], rules: Rules) -> Scene
     versions = {model.spec.model: model.spec.version for model in models}
     preload = tuple(versions[name] for name in config.preload)
     return Scene(devices, tuple(models), rules, preload, config.server.queue_bound, tuple(assumed))
+
+
+async def _found(
+    config: Config, said: Mapping[str, int], rules: Rules
+) -> tuple[list[Loadable], tuple[Device, ...]]:
+    """The models and the devices of this machine. A server that runs on the same data folder is not touched:
+    the driver is not opened, it only looks at files."""
+    # Half a second that other commands do not need.
+    from modelyard.compose.entries import entries_of  # noqa: PLC0415
+    from modelyard.launchers.local import LocalLauncher  # noqa: PLC0415
+    from modelyard.runtime.devices import Devices  # noqa: PLC0415
+    from modelyard.runtime.driver import Driver  # noqa: PLC0415
+    from modelyard.runtime.files import StoreFiles  # noqa: PLC0415
+    from modelyard.runtime.footprints import FileFootprints  # noqa: PLC0415
+    from modelyard.store import Store  # noqa: PLC0415
+
+    data = config.server.data_dir
+    with ExitStack() as undo:
+        try:
+            data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            store = Store(data / "store")
+            undo.callback(store.close)
+            footprints = FileFootprints(data / "footprints.json")
+        except OSError as error:
+            message = f"{error.filename or data} cannot be used: {error.strerror or error}"
+            raise ConfigError("server.data_dir", message) from error
+        devices = Devices.discover(config.devices, os.environ)
+        undo.callback(devices.close)
+        entries = entries_of(config, config.models, devices, store)
+        driver = Driver(Scheduler(), LocalLauncher(data), devices, StoreFiles(store), footprints)
+        for entry in entries.values():
+            await driver.examine(entry)
+        return _models(config, driver, entries, said, rules), devices.all
 
 
 def _models(

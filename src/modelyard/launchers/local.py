@@ -118,8 +118,9 @@ class LocalLauncher:
             self._spare.discard()
             self._spare = None
         await asyncio.gather(*(child.stop(CLOSE_GRACE) for child in list(self._children.values())))
-        with contextlib.suppress(OSError):  # never opened, or not empty
-            self._sockets.rmdir()
+        if self._state.held:  # else another's engines may have their sockets there
+            with contextlib.suppress(OSError):  # not empty
+                self._sockets.rmdir()
         self._state.close()
 
     def pids(self, instance: str) -> list[int]:

@@ -69,6 +69,11 @@ class State:
         self._records = {}
         return records
 
+    @property
+    def held(self) -> bool:
+        """Whether the folder is this one's: from `open` to `close`."""
+        return self._lock is not None
+
     def close(self) -> None:
         """Give the folder back. Idempotent."""
         if self._lock is not None:
