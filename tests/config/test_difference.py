@@ -92,6 +92,59 @@ def test_an_engine_profile_replaces_its_models_and_no_value_of_its_environment_i
     assert one.fields == (Changed("engine.environment.TOKEN", "…", "…"), Changed("parameters.seed", 1, 2))
 
 
+def filled(text: str, **environ: str) -> Config:
+    return load(None, text, {"HOME": "/home/ada", **environ}, engine_types={"fake"})
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "shown"),
+    [
+        ("{a: {engine: fake, source: 'hf://${TOKEN}@x/y'}}", "source", "…"),
+        ("{a: {engine: fake, parameters: {x: '${TOKEN}'}}}", "parameters.x", "…"),
+        ("{a: {engine: fake, parameters: {x: [1, '${TOKEN}']}}}", "parameters.x", "…"),
+        ("{a: {engine: fake, parameters: {x: {<<: {y: 'p${TOKEN}'}}}}}", "parameters.x.y", "…"),
+        ("{a: {engine: fake, parameters: {x: '${TOKEN}', <<: {x: 'b'}}}}", "parameters.x", "…"),
+        ("{a: {engine: tuned}}", "parameters.one", "…"),
+        ("{a: {engine: tuned}}", "parameters.two.three", "…"),
+        ("{a: {engine: tuned}}", "engine.program", "…"),
+        ("{a: {engine: fake, parameters: {x: '${NOT_SET:-small}'}}}", "parameters.x", "small"),
+        ("{a: {engine: fake, parameters: {api_key: abc}}}", "parameters.api_key", "…"),
+        (
+            "{a: {engine: fake, parameters: {args: [--api-key, s3, --ctx, 8, --hf-token=s3, -hft, s3]}}}",
+            "parameters.args",
+            ["--api-key", "…", "--ctx", 8, "--hf-token=…", "-hft", "…"],
+        ),
+        ("{a: {engine: fake, parameters: {tokens: 3}}}", "parameters.tokens", 3),
+    ],
+)
+def test_what_may_be_a_secret_is_named_and_never_shown(text: str, path: str, shown: object) -> None:
+    engines = """
+engines:
+  tuned:
+    {type: fake, program: "/opt/${TOKEN}/run", defaults: {one: "${TOKEN}", two: {three: [x, "${TOKEN}"]}}}
+"""
+    before, after = (
+        filled("models: {a: {engine: fake}}"),
+        filled(f"{engines}\nmodels: {text}", TOKEN="s3cret"),
+    )
+    for change, at in ((compare(before, after), "after"), (compare(after, before), "before")):
+        (one,) = change.models
+        assert {field.path: getattr(field, at) for field in one.fields}[path] == shown
+        assert "s3" not in str(one.fields)
+
+
+def test_settings_from_the_environment_are_not_shown(tmp_path: Path) -> None:
+    more = tmp_path / "more.yaml"
+    more.write_text("server: {allowed_hosts: [plain, '${NAME}'], heartbeat_after: 3s}")
+    after = filled(f"include: ['{more}']", NAME="hidden.example")
+    assert {
+        one.path: one.after for one in compare(load(None, None, {"HOME": "/home/ada"}), after).settings
+    } == {
+        "server.allowed_hosts": "…",
+        "server.heartbeat_after": 3.0,
+    }
+
+
 def test_a_version_and_a_policy_at_once() -> None:
     (one,) = compare(read(), read(models=models(a={"slots": 1, "pin": True}))).models
     assert one.kind is Kind.REPLACED

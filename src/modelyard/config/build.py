@@ -94,6 +94,7 @@ class _Build:
             recheck=root.memory.recheck,
             journal=root.journal.bytes if root.journal.enabled else 0,
             positions=self._positions,
+            filled=frozenset(self._document.filled),
         )
 
     def _refuse(self, path: str, message: str) -> None:

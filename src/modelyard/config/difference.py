@@ -1,22 +1,26 @@
 """What differs between two configurations: model by model, and in all other settings.
 
 Pure. Used by compose, which carries a difference out, and shown to people before it does. A value that may
-be a secret is named and never repeated.
+be a secret is named and never repeated: what came from the environment, what is handed to an engine there,
+and what has or follows a name such as `--api-key`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum, StrEnum
 from math import inf
 from pathlib import Path
 
-from modelyard.config.problems import join
+from modelyard.config.problems import is_below, join
 from modelyard.config.values import Config, DeviceSetting, Key, Model
 from modelyard.engines.base import Profile
 
 HIDDEN = "…"  # in place of a value that may be a secret
+_SECRET = re.compile("key|token|secret|passw|credential|auth|header|hft", re.IGNORECASE)
+_Shown = Callable[[str, object], object]  # of a path and its value: what people may see
 
 
 class Kind(StrEnum):
@@ -122,20 +126,17 @@ def _policy(old: Model, new: Model) -> Iterator[Changed]:
 
 def _version(old: Model, before: Config, new: Model, after: Config) -> Iterator[Changed]:
     """What makes it another version."""
+    shown = _shown_of(before, old), _shown_of(after, new)
     for name in ("source", "slots", "devices", "capabilities"):
-        values = plain(getattr(old.spec, name)), plain(getattr(new.spec, name))
-        if values[0] != values[1]:
-            yield Changed(name, *values)
+        yield from _leaves(name, getattr(old.spec, name), getattr(new.spec, name), *shown)
     profiles = before.profiles[old.spec.engine], after.profiles[new.spec.engine]
-    yield from _engine(*profiles)
-    yield from _leaves("parameters", old.spec.parameters, new.spec.parameters)
+    yield from _engine(*profiles, *shown)
+    yield from _leaves("parameters", old.spec.parameters, new.spec.parameters, *shown)
 
 
-def _engine(old: Profile, new: Profile) -> Iterator[Changed]:
-    if old.type != new.type:
-        yield Changed("engine", old.type, new.type)
-    if old.program != new.program:
-        yield Changed("engine.program", old.program, new.program)
+def _engine(old: Profile, new: Profile, old_shown: _Shown, new_shown: _Shown) -> Iterator[Changed]:
+    yield from _leaves("engine", old.type, new.type, old_shown, new_shown)
+    yield from _leaves("engine.program", old.program, new.program, old_shown, new_shown)
     for name in sorted({*old.environment, *new.environment}):
         if old.environment.get(name) != new.environment.get(name):
             said = [HIDDEN if name in profile.environment else None for profile in (old, new)]
@@ -147,7 +148,7 @@ def _engine(old: Profile, new: Profile) -> Iterator[Changed]:
 
 def _settings(before: Config, after: Config) -> Iterator[Changed]:
     named = {**before.devices, **after.devices}
-    yield from _leaves("", _tree(before, named), _tree(after, named))
+    yield from _leaves("", _tree(before, named), _tree(after, named), _shown(before), _shown(after))
     yield from _keys(before.keys, after.keys)
 
 
@@ -187,14 +188,46 @@ def _opens(key: Key | None) -> str | None:
     return f"{' + '.join(sorted(key.scopes))}, {key.max_priority.name.lower()} at most"
 
 
-def _leaves(path: str, old: object, new: object) -> Iterator[Changed]:
+def _leaves(path: str, old: object, new: object, old_shown: _Shown, new_shown: _Shown) -> Iterator[Changed]:
     """The values that differ below a path."""
     if isinstance(old, Mapping | None) and isinstance(new, Mapping | None) and (old or new):
         before, after = old or {}, new or {}
         for name in (*before, *(name for name in after if name not in before)):
-            yield from _leaves(join(path, name), before.get(name), after.get(name))
+            yield from _leaves(join(path, name), before.get(name), after.get(name), old_shown, new_shown)
     elif old != new:
-        yield Changed(path, plain(old), plain(new))
+        yield Changed(path, old_shown(path, old), new_shown(path, new))
+
+
+# -- what people may see --------------------------------------------------------------------------------
+
+
+def _shown(config: Config) -> _Shown:
+    """Of the values that are not a model's."""
+    return lambda path, value: _unless_filled(config, (path,), value)
+
+
+def _shown_of(config: Config, model: Model) -> _Shown:
+    """Of a model's values, which may stand in its engine profile as well."""
+    profile = f"engines.{model.spec.engine}"
+
+    def shown(path: str, value: object) -> object:
+        head, _, rest = path.partition(".")
+        places = [join(model.path, path)]
+        if head == "parameters":
+            places.append(join(f"{profile}.defaults", rest))
+        if head == "engine":
+            places.append(join(profile, rest or "type"))
+        if isinstance(value, str) and head == "parameters" and _SECRET.search(path.rpartition(".")[2]):
+            return HIDDEN
+        return _unless_filled(config, places, value)
+
+    return shown
+
+
+def _unless_filled(config: Config, places: Iterable[str], value: object) -> object:
+    if value is not None and any(is_below(one, place) for place in places for one in config.filled):
+        return HIDDEN
+    return plain(value)
 
 
 def plain(value: object) -> object:
@@ -205,8 +238,24 @@ def plain(value: object) -> object:
         return str(value)
     if isinstance(value, frozenset):
         return sorted(value)
-    if isinstance(value, tuple):
-        return [plain(item) for item in value]
+    if isinstance(value, tuple | list):
+        return _items(value)
     if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
+        secret = (name for name, item in value.items() if isinstance(item, str) and _SECRET.search(name))
+        return {name: plain(item) for name, item in value.items()} | dict.fromkeys(secret, HIDDEN)
     return "forever" if value == inf else value
+
+
+def _items(values: Iterable[object]) -> list[object]:
+    """A list, which may be the arguments of a program: `--api-key x` and `--api-key=x` keep theirs."""
+    found: list[object] = []
+    flagged = False
+    for value in values:
+        flag, given, _ = value.partition("=") if isinstance(value, str) else ("", "", "")
+        secret = flag.startswith("-") and _SECRET.search(flag) is not None
+        if secret and given:
+            found.append(f"{flag}={HIDDEN}")
+        else:
+            found.append(HIDDEN if flagged else plain(value))
+        flagged = secret and not given
+    return found

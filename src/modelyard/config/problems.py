@@ -50,6 +50,11 @@ def near_miss(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def is_below(path: str, above: str) -> bool:
+    """Whether a path is `above` or lies below it."""
+    return path == above or path.startswith((above + ".", above + "["))
+
+
 def join(path: str, part: str | int) -> str:
     """The path one step further: `models` + `qwen`, `keys` + 0 → `keys[0]`."""
     if isinstance(part, int):

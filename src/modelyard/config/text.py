@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from modelyard.config.problems import ConfigErrors, Problem, join
+from modelyard.config.problems import ConfigErrors, Problem, is_below, join
 from modelyard.config.reading import Reading
 
 LARGEST_FILE = 2**20
@@ -46,10 +46,12 @@ class Position:
 
 @dataclass(slots=True)
 class Document:
-    """The joined tree and the position of each path in it."""
+    """The joined tree and the position of each path in it; `filled` are the paths that took something from
+    the environment, which may be a secret."""
 
     tree: dict[str, object] = field(default_factory=dict)
     positions: dict[str, Position] = field(default_factory=dict)
+    filled: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
 
     def refuse(self, path: str, message: str, position: Position | None) -> None:
@@ -158,7 +160,7 @@ class _Joiner:
         self._whole.refuse(path, f"makes {file} include itself: {' includes '.join(way)}", at)
 
     def _join(self, part: Document) -> None:
-        tree, positions = self._whole.tree, self._whole.positions
+        tree = self._whole.tree
         for section, value in part.tree.items():
             mine = tree.get(section)
             if section not in tree:
@@ -171,14 +173,14 @@ class _Joiner:
                 start = len(mine)
                 mine.extend(value)
                 for index in range(len(value)):
-                    _move(part.positions, positions, join(section, index), join(section, start + index))
+                    _move(part, self._whole, join(section, index), join(section, start + index))
                 continue
             else:
-                first = positions.get(section)
+                first = self._whole.positions.get(section)
                 message = f"is set twice; the other one is at {first}"
                 self._whole.refuse(section, message, part.positions.get(section))
                 continue
-            _move(part.positions, positions, section, section)
+            _move(part, self._whole, section, section)
 
     def _take_entry(
         self, mine: dict[str, object], path: str, name: str, item: object, part: Document
@@ -188,14 +190,15 @@ class _Joiner:
             self._whole.refuse(path, message, part.positions.get(path))
             return
         mine[name] = item
-        _move(part.positions, self._whole.positions, path, path)
+        _move(part, self._whole, path, path)
 
 
-def _move(source: dict[str, Position], target: dict[str, Position], old: str, new: str) -> None:
-    """Copy the positions of a path and all below it."""
-    for path, position in source.items():
-        if path == old or path.startswith((old + ".", old + "[")):
-            target[new + path[len(old) :]] = position
+def _move(source: Document, target: Document, old: str, new: str) -> None:
+    """Copy what is known of a path and all below it."""
+    for path, position in source.positions.items():
+        if is_below(path, old):
+            target.positions[new + path[len(old) :]] = position
+    target.filled |= {new + path[len(old) :] for path in source.filled if is_below(path, old)}
 
 
 class _Reader:
@@ -312,6 +315,8 @@ class _Reader:
                 self._document.refuse(path, "has a `${` that is not ${NAME} or ${NAME:-default}", at)
                 return ""
             value = self._environ.get(name)
+            if value:
+                self._document.filled.add(path)
             if default is not None:
                 return value or str(default[2:])
             if value is None:

@@ -96,7 +96,8 @@ class Model:
 @dataclass(frozen=True, slots=True)
 class Config:
     """A whole, checked configuration. `preload` is in order; `preload_auto` asks the driver to choose by
-    past demand. `recheck` is the longest time between two looks at the devices."""
+    past demand. `recheck` is the longest time between two looks at the devices. `filled` are the paths whose
+    values, or a part of them, came from the environment."""
 
     server: ServerSetting
     profiles: Mapping[str, Profile] = field(default_factory=dict, repr=False)  # environments hold tokens
@@ -108,6 +109,7 @@ class Config:
     recheck: float = 10.0
     journal: int = 64 * 2**20  # bytes on the disk at most; 0: none is kept
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    filled: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     def failure(self, problems: Iterable[tuple[str, str]]) -> ConfigErrors:
         """The error for problems found after loading, as (path, message), e.g. by an engine adapter."""
