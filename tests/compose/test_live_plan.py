@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from structlog.testing import capture_logs
+
 from compose.live_files import file_yard
 from gateway.live_yard import MB, SHARE, fake, until
+from modelyard.errors import ConfigError
+from modelyard.gateway.plan import KEPT
 
 Json = dict[str, Any]
 
@@ -76,10 +81,70 @@ async def test_a_plan_is_stale_when_the_file_or_the_yard_is_another() -> None:
         assert [entry.spec.slots for entry in yard.yard.names.all()] == [2, 1]
 
 
-async def test_what_cannot_be_served_cannot_be_planned() -> None:
+async def test_what_no_instance_feels_has_to_be_as_planned_too() -> None:
+    keys = [{"name": name, "key": f"{name}-secret", "scopes": ["inference", "admin"]} for name in "ab"]
+    async with file_yard({"a": fake()}, keys=keys[:1]) as yard:
+        yard.http.headers["authorization"] = "Bearer a-secret"
+        yard.write({"a": fake(aliases=["x"])})
+        plan = (await yard.post("/admin/plan", {"config": {}})).body["id"]
+        for other in ({}, {"keys": keys}, {"defaults": {"max_wait": "7s"}}, {"preload": ["a"]}):
+            aliases = ["x"] if other else ["y"]
+            yard.write({"a": fake(aliases=aliases)}, **other)
+            stale = await yard.post("/admin/apply-plan", {"id": plan})
+            assert (stale.status, stale.code) == (409, "plan_stale"), other
+        yard.http.headers["authorization"] = "Bearer b-secret"
+        assert (await yard.http.get("/v1/models")).status_code == 401
+        yard.http.headers["authorization"] = "Bearer a-secret"
+        yard.write({"a": fake(aliases=["x"])})
+        assert (await yard.post("/admin/apply-plan", {"id": plan})).status == 200
+        assert (await yard.chat("x")).status == 200
+
+
+async def test_two_plans_that_do_the_same_to_instances_are_two() -> None:
     async with file_yard({"a": fake()}) as yard:
-        yard.write({"a": fake(11 * MB)})
-        answer = await yard.post("/admin/plan", {"config": {"path": str(yard.path)}})
-        assert (answer.status, answer.code) == (400, "config_refused")
-        assert yard.problem == "", "it was only asked"
+        plans = []
+        for alias in "xy":
+            yard.write({"a": fake(aliases=[alias])})
+            plans.append((await yard.post("/admin/plan", {"config": {}})).body["id"])
+        assert plans[0] != plans[1]
+        assert (await yard.post("/admin/apply-plan", {"id": plans[0]})).code == "plan_stale"
+        assert (await yard.post("/admin/apply-plan", {"id": plans[1]})).status == 200
+
+
+async def test_a_plan_that_could_not_be_carried_out_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with file_yard({"a": fake()}) as yard:
+        yard.write({"a": fake(), "b": fake()})
+        plan = (await yard.post("/admin/plan", {"config": {}})).body["id"]
+
+        def refuse(prepared: object) -> None:
+            raise ConfigError("devices.gpu0.memory", "is held")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(yard.yard.live, "_check_held", refuse)
+            refused = await yard.post("/admin/apply-plan", {"id": plan})
+            assert refused.code == "config_refused"
+        assert (await yard.post("/admin/apply-plan", {"id": plan})).status == 200
+
+
+async def test_a_change_needs_no_plan_and_takes_the_place_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with file_yard({"a": fake(), "c": fake()}) as yard:
+        plan = (await yard.post("/admin/plan", {"load": {"model": "c"}})).body["id"]
+        for number in range(KEPT):
+            yard.write({"a": fake(keep_alive=f"{60 + number}s"), "c": fake()})
+            assert (await yard.apply()).body["plan"]["steps"] == []
+        assert (await yard.post("/admin/apply-plan", {"id": plan})).status == 200
+
+        def fail(*_: object, **__: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr("modelyard.gateway.plan.plan", fail)
+        with capture_logs() as logs:
+            answer = await yard.change({"a": fake(), "b": fake(), "c": fake()})
+        assert (answer.status, answer.body["plan"]) == (200, None)
+        assert "plan.failed" in [line["event"] for line in logs]
+        assert yard.knows(3)
+
+
+async def test_an_order_of_two_things_is_none() -> None:
+    async with file_yard({"a": fake()}) as yard:
         assert (await yard.post("/admin/plan", {"config": {}, "load": {"model": "a"}})).status == 400

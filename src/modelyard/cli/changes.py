@@ -61,7 +61,8 @@ def print_change(where: Console, change: Json) -> None:
     for setting in change["settings"]:
         table.add_row(escape(setting["path"]), "set", escape(_values(setting)))
     where.print(table)
-    print_steps(where, change["plan"])
+    if change["plan"] is not None:
+        print_steps(where, change["plan"])
     done = "is served now" if change["applied"] else "is not served yet; `modelyard apply` does that"
     where.print(escape(f"{change['source']} {done}."), soft_wrap=True)
 

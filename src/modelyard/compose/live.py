@@ -105,7 +105,7 @@ class Live:
                 prepared = await self._prepare(config)
                 running = self._running_on(prepared.difference)
                 if before is not None:
-                    await before(source, prepared.event)
+                    await before(source, config, prepared.event)
                 if not dry_run:
                     self._make(prepared)
             except NotRead as error:

@@ -17,7 +17,7 @@ from modelyard.config.difference import Changed, Kind, ModelChange
 from modelyard.errors import ConfigRefused, RestartNeeded, ShuttingDown, UnsupportedMediaType
 from modelyard.gateway import views
 from modelyard.gateway.live import Applied, LiveConfig
-from modelyard.gateway.plan import Kept, Plans, PlanView, serve
+from modelyard.gateway.plan import Kept, Plans, PlanView, apply_config
 from modelyard.gateway.plan import view_of as view_of_plan
 from modelyard.gateway.reference import refusals
 
@@ -57,7 +57,10 @@ class ConfigChange(views.View):
     applied: bool
     models: list[ModelDifference]
     settings: list[FieldChange] = Field(description="What is not a model's.")
-    plan: PlanView = Field(description="What that does to instances, as it was planned before it was done.")
+    plan: PlanView | None = Field(
+        description="What that does to instances, as it was planned before it was done; null where a bug "
+        "prevented it."
+    )
 
 
 def add_config(router: APIRouter, live: LiveConfig, plans: Plans) -> None:
@@ -70,16 +73,16 @@ def add_config(router: APIRouter, live: LiveConfig, plans: Plans) -> None:
         """Serve another configuration without a restart, all of it or nothing."""
         order = order or ConfigOrder()
         path = Path(order.path) if order.path else None
-        return view_of(*await serve(live, plans, path, dry_run=order.dry_run))
+        return view_of(*await apply_config(live, plans, path, dry_run=order.dry_run))
 
 
-def view_of(applied: Applied, kept: Kept) -> ConfigChange:
+def view_of(applied: Applied, kept: Kept | None) -> ConfigChange:
     return ConfigChange(
         source=str(applied.source),
         applied=applied.done,
         models=[_model(one, applied.running) for one in applied.difference.models],
         settings=[_field(one) for one in applied.difference.settings],
-        plan=view_of_plan(kept),
+        plan=view_of_plan(kept) if kept is not None else None,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from modelyard.config import Key
+from modelyard.config import Config, Key
 from modelyard.config.difference import Difference
 from modelyard.core.events import Changed
 
@@ -36,7 +36,7 @@ class Standing:
     refused_at: float = 0.0
 
 
-Before = Callable[[Path, Changed], Awaitable[None]]
+Before = Callable[[Path, Config, Changed], Awaitable[None]]
 
 
 class LiveConfig(Protocol):
@@ -50,7 +50,7 @@ class LiveConfig(Protocol):
 
     async def apply(self, path: Path | None, *, dry_run: bool, before: Before | None = None) -> Applied:
         """Serve the configuration of a file (None: of the one that is served, read again), or only say what
-        would change. `before` is awaited in the moment before it is done, with the file and all that the
-        scheduler will be told. Raises ConfigRefused, RestartNeeded and what `before` raises; then nothing has
-        changed."""
+        would change. `before` is awaited in the moment before it is done, with the file, what it says, and
+        all that the scheduler will be told. Raises ConfigRefused, RestartNeeded and what `before` raises;
+        then nothing has changed."""
         ...

@@ -15,12 +15,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 from statistics import median
 from typing import Annotated, Any, Literal
 
+import structlog
 from fastapi import APIRouter, Body, Response
 from pydantic import Field, model_validator
 
+from modelyard.config import Config
 from modelyard.core import events as ev
 from modelyard.core.copying import copy_of
 from modelyard.core.dryrun import Does
@@ -47,6 +50,8 @@ from modelyard.gateway.reference import STARTING, refusals
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.journal_records import Ended
 
+log = structlog.get_logger(__name__)
+
 KEPT = 32
 TOLD = 5  # changes that a refusal names
 KIND = "plan"  # of a planned request, in the journal
@@ -55,11 +60,14 @@ STOP_ALLOWANCE = 10.0  # seconds for TERM, KILL and the shim, on top of drain an
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A plan with the order that it is of, for people: `load big`. `path`: it is of that configuration."""
+    """A plan with the order that it is of, for people: `load big`. One of a configuration has its file and
+    what that said: not all of it is events, so two of them may be the same `plan` and differ in `id`."""
 
+    id: str
     order: str
     plan: Plan
     path: Path | None = None
+    config: Config | None = None
 
 
 class Plans:
@@ -70,28 +78,46 @@ class Plans:
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._one_at_a_time = asyncio.Semaphore(1)  # each holds copies of the scheduler
 
-    async def make(self, order: str, events: Sequence[ev.Event], path: Path | None = None) -> Kept:
+    async def make(self, order: str, events: Sequence[ev.Event]) -> Kept:
         """What these events would do now."""
+        made = await self.dry_run(events)
+        return self.keep(Kept(made.id, order, made))
+
+    async def dry_run(self, events: Sequence[ev.Event]) -> Plan:
+        """What these events would do now; not kept."""
         estimates = Estimates(stop=self._usual_stop())
         async with self._one_at_a_time:
             still, now = copy_of(self._driver.scheduler), asyncio.get_running_loop().time()
-            made = await asyncio.to_thread(plan, still, events, now, estimates=estimates)
-        kept = self._kept[made.id] = Kept(order, made, path)
-        self._kept.move_to_end(made.id)
+            return await asyncio.to_thread(plan, still, events, now, estimates=estimates)
+
+    def keep(self, kept: Kept) -> Kept:
+        """Keep a plan as the last one."""
+        self._kept[kept.id] = kept
+        self._kept.move_to_end(kept.id)
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return kept
 
     async def take(self, name: str) -> Kept:
-        """A plan that holds, and is not kept any more: it is to be carried out before anything is awaited.
-        Raises PlanNotFound, and PlanStale with what has changed; it is kept then."""
+        """As `check`, and it is not kept any more."""
+        kept = await self.check(name)
+        self.drop(name)
+        return kept
+
+    def drop(self, name: str) -> None:
+        """Keep it no more: it was carried out."""
+        self._kept.pop(name, None)
+
+    async def check(self, name: str) -> Kept:
+        """A plan that holds, if it is carried out before anything is awaited. Raises PlanNotFound, and
+        PlanStale with what has changed."""
         async with self._one_at_a_time:
             still, now = copy_of(self._driver.scheduler), asyncio.get_running_loop().time()
             kept = self.find(name)
             _refuse_stale(name, kept, await asyncio.to_thread(changed, kept.plan, still, now))
         kept, now = self.find(name), asyncio.get_running_loop().time()
         _refuse_stale(name, kept, changed(kept.plan, self._driver.scheduler, now, later=False))
-        return self._kept.pop(name)
+        return kept
 
     def find(self, name: str) -> Kept:
         """A plan that is kept. Raises PlanNotFound."""
@@ -220,7 +246,7 @@ class PlanApplied(views.View):
 
 
 def view_of(kept: Kept) -> PlanView:
-    said: dict[str, Any] = kept.plan.to_json()
+    said: dict[str, Any] = kept.plan.to_json() | {"id": kept.id}
     steps = [PlannedStep(winner=step.pop("for"), **step) for step in said.pop("steps")]
     return PlanView(order=kept.order, steps=steps, **said)
 
@@ -237,8 +263,9 @@ def add_plans(router: APIRouter, driver: Driver, names: Names, live: LiveConfig,
         rests on. Nothing is changed."""
         if order.config is not None:
             path = Path(order.config.path) if order.config.path else None
-            _, kept = await serve(live, plans, path, dry_run=True)
-            return view_of(kept)
+            _, made = await apply_config(live, plans, path, dry_run=True)
+            assert made is not None
+            return view_of(made)
         return view_of(await plans.make(*_events(order, names)))
 
     @router.post(
@@ -268,28 +295,40 @@ def add_plans(router: APIRouter, driver: Driver, names: Names, live: LiveConfig,
         return PlanApplied(id=order.id, order=kept.order, done=done, instance=instance, seconds=seconds)
 
 
-async def serve(live: LiveConfig, plans: Plans, path: Path | None, *, dry_run: bool) -> tuple[Applied, Kept]:
-    """Serve another configuration, or only say what would change; with the plan of it, made before."""
+async def apply_config(
+    live: LiveConfig, plans: Plans, path: Path | None, *, dry_run: bool
+) -> tuple[Applied, Kept | None]:
+    """Serve another configuration, or only say what would change; with the plan of it, made before. The plan
+    of a dry run is kept. A change needs none: it goes on without one that could not be made."""
     made: list[Kept] = []
 
-    async def tell(source: Path, event: ev.Changed) -> None:
-        made.append(await plans.make(f"serve {source}", [event], source))
+    async def tell(source: Path, config: Config, event: ev.Changed) -> None:
+        try:
+            found = await plans.dry_run([event])
+            made.append(Kept(f"plan-{token_hex(8)}", f"serve {source}", found, source, config))
+        except Exception:
+            if dry_run:
+                raise
+            log.exception("plan.failed")
 
     applied = await live.apply(path, dry_run=dry_run, before=tell)
-    return applied, made[0]
+    if dry_run:
+        plans.keep(made[0])
+    return applied, made[0] if made else None
 
 
 async def _serve_as_planned(live: LiveConfig, plans: Plans, name: str, path: Path) -> None:
-    async def holds(source: Path, event: ev.Changed) -> None:
+    async def holds(source: Path, config: Config, event: ev.Changed) -> None:
         kept = plans.find(name)
-        if kept.plan.events != (event,):
+        if kept.config != config or kept.plan.events != (event,):
             raise PlanStale(
                 f"{name} ({kept.order}) no longer holds: what {source} says, or what is served, has changed. "
                 "Nothing was done."
             )
-        await plans.take(name)
+        await plans.check(name)
 
     await live.apply(path, dry_run=False, before=holds)
+    plans.drop(name)
 
 
 def _events(order: PlanOrder, names: Names) -> tuple[str, list[ev.Event]]:
