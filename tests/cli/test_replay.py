@@ -51,7 +51,7 @@ def test_a_configuration_is_replayed_by_every_strategy(trace: str, config: str) 
         assert text in shown.stdout
     for said in (
         "1 bad line was skipped, the first is line 62: its time cannot be read: 'soon'",
-        "1 requests left out for models that are not configured: seven",
+        "1 requests left out for models that are not configured, or without a size: seven",
         "load times of 2 of them as recorded or configured",
         "service 0.2 ms per token in + 10 ms per token out",
     ):

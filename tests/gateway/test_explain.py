@@ -13,7 +13,7 @@ from typing import Any
 from gateway.live_yard import SHARE, LiveYard, fake, live_yard, until
 from gateway.test_access import KEYS, USER, bearer
 from gateway.test_clients import hold
-from modelyard.gateway.explain import Selection, of_request
+from modelyard.gateway.explain import Selection, of_model, of_request
 from modelyard.runtime.journal import Journal
 from modelyard.runtime.journal_records import Kind
 
@@ -225,6 +225,16 @@ class TestRuns:
     def test_what_a_killed_run_had_under_way_is_forgotten(self) -> None:
         found = of_request([lines_of(*FIRST_RUN, *SECOND_RUN)], "r2")
         assert [record["kind"] for record in found.story] == ["arrived"]
+
+    def test_what_a_file_of_the_ring_begins_with_is_no_part_of_any_story(self) -> None:
+        snapshot = {"t": 2.5, "kind": "snapshot", "model": "a", "slots": 1}
+        block = lines_of(
+            {**snapshot, "t": 0.5}, *FIRST_RUN[:2], snapshot, FIRST_RUN[2], {**snapshot, "t": 9.0}
+        )
+        found = of_request([block], "r1")
+        assert [record["kind"] for record in found.story] == ["arrived", "start"]
+        assert (found.oldest, found.newest) == (1.0, 3.0)
+        assert [record["kind"] for record in of_model([block], "a").story] == ["start"]
 
     def test_others_of_its_model_and_what_comes_after_its_grant_are_no_part_of_it(self) -> None:
         granted = {"t": 4.0, "kind": "grant", "model": "a", "instance": "a-1", "request": "r1"}

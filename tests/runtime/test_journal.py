@@ -20,7 +20,7 @@ import pytest
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.state import State
-from modelyard.core.types import Cause, OutcomeKind
+from modelyard.core.types import Cause, Charge, Device, DeviceKind, OutcomeKind, Policy, Spec
 from modelyard.runtime import journal as journals
 from modelyard.runtime.journal import Journal
 from modelyard.runtime.journal_files import Segments, blocks
@@ -91,6 +91,43 @@ class TestSegments:
         segments.append([line(n) for n in range(100, 500)])
         kept = [json.loads(one)["n"] for block in reading for one in block.splitlines()]
         assert kept == list(range(100 - len(kept), 100))
+
+    def test_every_file_but_the_first_begins_with_what_there_is(self, tmp_path: Path) -> None:
+        segments = Segments(tmp_path, 40_000)
+        rooms = set()
+
+        def first(room: int) -> list[bytes]:
+            rooms.add(room)
+            return [line(-1, room)]
+
+        segments.append([line(n) for n in range(20)], first)
+        assert numbers(segments) == [*range(20)]
+        for start in range(20, 2000, 45):
+            assert segments.append([line(n) for n in range(start, start + 45)], first) == (45, None)
+            assert used(tmp_path) <= 40_000
+        for path, size in segments.view():
+            assert path.read_bytes()[:size].startswith(line(-1, 1250)[:20])
+        kept = [number for number in numbers(segments) if number >= 0]
+        assert kept == list(range(kept[0], 2000))
+        assert len(kept) >= 200
+        assert rooms == {1250}
+
+    def test_a_file_that_is_made_again_begins_with_what_there_is(self, tmp_path: Path) -> None:
+        segments = Segments(tmp_path, 40_000)
+        segments.append([line(1)], lambda _: [line(0)])
+        (file,) = tmp_path.iterdir()
+        file.unlink()
+        segments.append([line(2)], lambda _: [line(0)])
+        assert numbers(segments) == [0, 2]
+
+    def test_what_a_file_begins_with_is_written_once_the_disk_takes_it(self, tmp_path: Path) -> None:
+        segments = Segments(tmp_path, 40_000)
+        segments.append([line(n) for n in range(50)])
+        with largest_file(50):
+            done, error = segments.append([line(50)], lambda _: [line(-1)])
+        assert (done, isinstance(error, OSError)) == (0, True)
+        assert segments.append([line(50)], lambda _: [line(-1)]) == (1, None)
+        assert numbers(segments) == [*range(50), -1, 50]
 
     def test_files_are_for_their_owner_alone(self, tmp_path: Path) -> None:
         Segments(tmp_path / "journal", 40_000).append([line(1)])
@@ -229,10 +266,12 @@ class TestJournal:
     ) -> None:
         began, gate, append = threading.Event(), threading.Event(), Segments.append
 
-        def slow(self: Segments, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
+        def slow(
+            self: Segments, lines: Sequence[bytes], first: Callable[[int], list[bytes]]
+        ) -> tuple[int, OSError | None]:
             began.set()
             gate.wait(DEADLINE)
-            return append(self, lines)
+            return append(self, lines, first)
 
         monkeypatch.setattr(Segments, "append", slow)
         monkeypatch.setattr(journals, "PATIENCE", 600.0)
@@ -253,6 +292,45 @@ class TestJournal:
         async with asyncio.timeout(DEADLINE), opened(folder) as journal:
             journal.say(Kind.TURNED_AWAY, request="r1", code="not_found")
         assert journal.problem
+
+    async def test_a_ring_that_turned_over_still_says_what_there_is(self, tmp_path: Path) -> None:
+        spec, gone = Spec("a", "0" * 12, "fake", slots=4), Spec("b", "1" * 12, "fake")
+        device = Device("gpu0", DeviceKind.DECLARED, 100, 90)
+        events: list[tuple[ev.Event, list[ac.Action]]] = [
+            (ev.DeviceAdded(device), []),
+            (ev.Changed((ev.Added(spec, Policy()), ev.Added(gone, Policy()))), []),
+            (ev.Tick(), [ac.Start("a-1", 1, spec.version, (Charge("gpu0", 60),), 0.0, "why")]),
+            (ev.Ready("a-1", 1), [ac.Note("ready", "a-1", "ready", (("model", "a"), ("seconds", 3.5)))]),
+            (ev.Removed(gone.version), []),
+        ]
+        async with opened(tmp_path, 40_000) as journal:
+            for event, actions in events:
+                journal.step(1.0, event, actions, State(), {})
+            for _ in range(20):
+                for _ in range(25):
+                    journal.say(Kind.TURNED_AWAY, request="r1", pad="x" * 100)
+                kept = await records(journal)
+                assert used(tmp_path) <= 40_000
+        assert not {"opened", "device", "model_added"} & {one["kind"] for one in kept}, "it turned over"
+        found = {one.get("device") or one["model"]: one for one in kept if one["kind"] == "snapshot"}
+        assert kept[0]["kind"] == "snapshot"
+        assert found.keys() == {"gpu0", "a"}
+        assert found["gpu0"]["budget"] == 90
+        assert [found["a"][name] for name in ("slots", "placement", "load")] == [4, {"gpu0": 60}, 3.5]
+
+    async def test_what_there_is_takes_a_part_of_a_file_at_most(self, tmp_path: Path) -> None:
+        async with opened(tmp_path, 40_000) as journal:
+            specs = [Spec(f"m{number}", "0" * 12, "fake") for number in range(100)]
+            journal.step(1.0, ev.Changed(tuple(ev.Added(one, Policy()) for one in specs)), [], State(), {})
+            start = ac.Start("m7-1", 1, specs[7].version, (Charge("gpu0", 60),), 0.0, "why")
+            journal.step(1.0, ev.Tick(), [start], State(), {})
+            await records(journal)
+            for _ in range(25):
+                journal.say(Kind.TURNED_AWAY, request="r1", pad="x" * 100)
+            told = [one["model"] for one in await records(journal) if one["kind"] == "snapshot"]
+            assert told[0] == "m7", "the one that was started last first"
+            assert 5 < len(told) / told.count("m7") < 20, "in each file"
+            assert used(tmp_path) <= 40_000
 
     async def test_a_record_that_cannot_be_written_down_costs_itself_only(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as journal:

@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelyard.core import actions as ac
+from modelyard.core import events as ev
+from modelyard.core.state import State
+from modelyard.core.types import Charge, Device, DeviceKind, Policy, Spec
+from modelyard.runtime.journal import Journal
+from modelyard.runtime.journal_records import Ended
 from modelyard.sim.inputs import Trace, TraceError, read
 from modelyard.sim.logs import FORMATS
-from modelyard.sim.scene import Rules, of_journal
+from modelyard.sim.scene import Rules, load, of_journal
 
 NAMES = (
     "t",
@@ -205,6 +211,73 @@ def test_a_journal_tells_of_its_server(tmp_path: Path) -> None:
     scene = of_journal(yard)
     assert (scene.models[0].load, scene.models[0].spec.slots, scene.models[0].need.bytes) == (3.5, 4, 60)
     assert scene.models[1].load == Rules().load_fixed
+
+
+async def test_the_server_s_own_ring_once_it_has_turned_over(tmp_path: Path) -> None:
+    """From the journal that is written to the jobs that are replayed."""
+    spec = Spec("a", "0" * 12, "fake", slots=4)
+    journal = Journal(tmp_path / "journal", 40_000)
+    journal.open()
+    for event, actions in (
+        (ev.DeviceAdded(Device("gpu0", DeviceKind.DECLARED, 100, 90)), []),
+        (ev.Added(spec, Policy()), []),
+        (ev.Tick(), [ac.Start("a-1", 1, spec.version, (Charge("gpu0", 60),), 0.0, "why")]),
+        (ev.Ready("a-1", 1), [ac.Note("ready", "a-1", "ready", (("model", "a"), ("seconds", 3.5)))]),
+    ):
+        journal.step(1.0, event, actions, State(), {})
+    for number in range(400):
+        request = f"r-{number}"
+        journal.step(
+            2.0, ev.Arrived(request, spec.version), [ac.Grant(request, "a-1", 1, 0.0, 0.0)], State(), {}
+        )
+        journal.ended(Ended(request, spec.version, "chat", 2.0, "ok", 1, "a-1"))
+        if number % 20 == 0:
+            ring = b"".join(await journal.read())
+    await journal.close()
+    assert b'"device"' not in b"".join(line for line in ring.splitlines() if b"snapshot" not in line)
+    trace = read(written(tmp_path, ring))
+    assert trace.yard is not None
+    scene = of_journal(trace.yard)
+    assert [model.load for model in scene.models] == [3.5]
+    assert len(load(trace, scene, seed=1, skew=1.0, stretch=1.0).jobs) > 50
+
+
+def test_a_file_of_the_ring_begins_with_what_there_is(tmp_path: Path) -> None:
+    a = {"t": 1.0, "kind": "snapshot", "model": "a", "slots": 4}
+    text = records(
+        {"t": 1.0, "kind": "snapshot", "device": "gpu0", "total": 100, "budget": 90}.items(),
+        {**a, "placement": {"gpu0": 60}, "load": 3.5}.items(),
+        {"t": 1.0, "kind": "snapshot", "model": "b", "slots": 2, "need": None}.items(),
+        {"t": 2.0, "kind": "arrived", "request": "r-1", "model": "a", "decision": "granted"}.items(),
+        {"t": 3.0, "kind": "arrived", "request": "r-2", "model": "b", "decision": "queued"}.items(),
+        {"t": 5.0, "kind": "end", "request": "r-1", "model": "a"}.items(),
+    )
+    trace = read(written(tmp_path, text))
+    assert trace.yard is not None
+    scene = of_journal(trace.yard)
+    assert [(device.id, device.budget) for device in scene.devices] == [("gpu0", 90)]
+    (model,) = scene.models
+    assert (model.spec.model, model.spec.slots, model.need.bytes, model.load) == ("a", 4, 60, 3.5)
+    jobs = load(trace, scene, seed=1, skew=1.0, stretch=1.0)
+    assert (len(jobs.jobs), jobs.skipped) == (1, 1)
+    assert jobs.assumed[-1].endswith("without a size: b")
+
+
+@pytest.mark.parametrize(
+    ("known", "missing"),
+    [
+        ({"kind": "start", "model": "a", "placement": {"gpu0": 60}}, "devices"),
+        ({"kind": "device", "device": "gpu0", "budget": 90}, "sizes of models"),
+    ],
+)
+def test_a_journal_that_tells_too_little_needs_a_configuration(
+    tmp_path: Path, known: dict[str, object], missing: str
+) -> None:
+    arrived = {"t": 2.0, "kind": "arrived", "request": "r-1", "model": "a", "decision": "granted"}
+    trace = read(written(tmp_path, records({"t": 1.0, **known}.items(), arrived.items())))
+    assert trace.yard is not None
+    with pytest.raises(TraceError, match=f"no {missing} to replay on: name a configuration with -c"):
+        of_journal(trace.yard)
 
 
 def test_a_journal_that_is_cut_still_ends_what_began(tmp_path: Path) -> None:

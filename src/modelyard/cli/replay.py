@@ -253,7 +253,7 @@ def _scene(
 ) -> Scene:
     if config is not None:
         return scenes.of_config(config, _said_sizes(said or ()), rules)
-    if trace.yard is not None and trace.yard.models:
+    if trace.yard is not None:
         return of_journal(trace.yard, rules)
     names = trace.models or [f"model-{number}" for number in range(models)]
     chosen = [_size(text) for text in sizes.split(",")] if sizes else SIZES

@@ -38,6 +38,7 @@ _ABOUT_REQUESTS = frozenset(
 )
 _ABOUT_ALL = frozenset({Kind.OPENED, Kind.CLOSED, Kind.LOST, Kind.SHUTDOWN})
 _BEFORE = (Kind.START, Kind.READY, Kind.FAILED, Kind.LEAVE, Kind.RELEASED, Kind.OPENED)
+_SNAPSHOT_MARK = b'"kind":"%b"' % Kind.SNAPSHOT.encode()
 _BEFORE_MARKS = tuple(b'"kind":"%b"' % kind.encode() for kind in _BEFORE)
 
 
@@ -100,8 +101,8 @@ class Pass:
         return f"which goes from {_moment(self.oldest)} to {_moment(self.newest)}"
 
     def see(self, block: bytes) -> list[bytes]:
-        """The lines of a block."""
-        lines = block.splitlines(keepends=True)
+        """The lines of a block that say what happened."""
+        lines = [line for line in block.splitlines(keepends=True) if _SNAPSHOT_MARK not in line]
         if not self.oldest and lines and (first := _parsed(lines[0])) is not None:
             self.oldest = first["t"]
         if lines and (last := _parsed(lines[-1])) is not None:

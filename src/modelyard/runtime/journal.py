@@ -25,6 +25,7 @@ from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.state import State, Waiting
 from modelyard.runtime.journal_files import Segments, View, blocks
+from modelyard.runtime.journal_present import Present
 from modelyard.runtime.journal_records import Encoder, Ended, Kind, Queued, worth_a_record
 from modelyard.runtime.lease import Ticket
 
@@ -61,7 +62,8 @@ class Journal:
         self._closing = False
         self._told_lost = 0
         self._plain: deque[tuple[float, Ended]] = deque(maxlen=PLAIN)  # with the time of their end
-        self._encoder = Encoder()
+        self._present = Present()
+        self._encoder = Encoder(self._present.see)
 
     # -- what happens -------------------------------------------------------------------------------------
 
@@ -192,7 +194,8 @@ class Journal:
             fields: dict[str, object] = {"count": self.lost - self._told_lost}
             batch[:0] = self._encoder.said(self._wall + self._loop.time(), Kind.LOST, fields)
         told, self._told_lost = self._told_lost, self.lost
-        done, error = await asyncio.to_thread(self._segments.append, batch)
+        present = self._present.told(self._wall + self._loop.time())
+        done, error = await asyncio.to_thread(self._segments.append, batch, present)
         if error is not None:
             left = batch[done:]
             if any(LOST_MARK in line for line in left):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 PARTS = 8  # files that the ring is made of: deleting one loses that part of the history
 SMALLEST, LARGEST = 4096, 8 * 2**20  # bytes of one file
+FIRST = 4  # a file's part, at most, that is for what it begins with
 PIECE = 64 * 1024  # bytes between two chances for the event loop to have the interpreter
 
 View = list[tuple[Path, int]]
@@ -31,13 +32,17 @@ class Segments:
         self._lock = threading.Lock()
         self._sizes: dict[Path, int] = {}  # the oldest first
         self._file: int | None = None  # the newest of them, open
+        self._begun = False  # what a run begins with is written
 
-    def append(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
-        """Write lines. Returns how many are on disk, and what kept the next one from it."""
+    def append(
+        self, lines: Sequence[bytes], first: Callable[[int], list[bytes]] = lambda _: []
+    ) -> tuple[int, OSError | None]:
+        """Write lines. Returns how many are on disk, and what kept the next one from it. `first` makes the
+        lines that all files but a run's first one begin with, of so many bytes at most."""
         done = 0
         try:
             while done < len(lines):
-                self._open()
+                self._open(first)
                 end = self._fitting(lines, done)
                 self._write(b"".join(lines[done:end]))
                 done = end
@@ -65,7 +70,7 @@ class Segments:
         with self._lock:
             self._sizes = found
 
-    def _open(self) -> None:
+    def _open(self, first: Callable[[int], list[bytes]]) -> None:
         """Have a file open with room in it. Raises OSError."""
         if self._file is not None:
             if os.fstat(self._file).st_nlink and self._sizes[self._newest] < self._part:
@@ -82,6 +87,8 @@ class Segments:
         size = self._sizes[path]
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             self._write(b"\n")
+        elif not size and self._begun and (lines := first(self._part // FIRST)):
+            self._write(b"".join(lines))
 
     @property
     def _newest(self) -> Path:
@@ -110,6 +117,7 @@ class Segments:
             with suppress(OSError):
                 os.ftruncate(file, self._sizes[path])
             raise
+        self._begun = True
         with self._lock:
             self._sizes[path] += len(data)
 

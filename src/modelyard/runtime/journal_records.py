@@ -31,6 +31,7 @@ class Kind(StrEnum):
     OPENED = "opened"
     CLOSED = "closed"
     LOST = "lost"
+    SNAPSHOT = "snapshot"
     DEVICE = "device"
     MODEL_ADDED = "model_added"
     MODEL_REMOVED = "model_removed"
@@ -98,9 +99,10 @@ class Ended:
 
 class Encoder:
     """Events and actions → records. It remembers the version of instances and of requests that wait, for the
-    actions that do not name it."""
+    actions that do not name it. `see` is given each record of a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, see: Callable[[Fields], None] = lambda _: None) -> None:
+        self._see = see
         self._versions: dict[str, str] = {}
         self._events: Mapping[type[Any], Callable[[Any], Fields]] = {
             ev.Cancelled: self._cancelled,
@@ -136,7 +138,11 @@ class Encoder:
         self, at: float, event: ev.Event, actions: Sequence[ac.Action], api: str, queued: Queued | None
     ) -> list[bytes]:
         """The records of one event and of what was decided on it, in order."""
-        return [_line(at, fields) for fields in self._records(event, actions, api, queued)]
+        lines = []
+        for fields in self._records(event, actions, api, queued):
+            self._see(fields)
+            lines.append(_line(at, fields))
+        return lines
 
     def granted(self, at: float, request: str, version: str, instance: str, api: str) -> list[bytes]:
         """A first arrival that was granted at once. With `ended`, what most requests cost: its text is made

@@ -25,7 +25,7 @@ class _Course:
     granted: float | None
 
 
-_OF_THE_YARD = frozenset({"device", "model_added", "start", "ready", "released"})
+_OF_THE_YARD = frozenset({"device", "model_added", "start", "ready", "released", "snapshot"})
 
 
 class Journal(Lines):
@@ -77,8 +77,16 @@ class Journal(Lines):
                 yard.devices[device] = budget
             case {"kind": "model_added", "model": str(name), "slots": int(slots)}:
                 yard.slots[name] = slots
+            case {"kind": "snapshot", "device": str(device), "budget": int(budget)}:
+                yard.devices[device] = budget
+            case {"kind": "snapshot", "model": str(name), "slots": int(slots)}:
+                yard.slots[name] = slots
+                if isinstance(placement := record.get("placement"), dict):
+                    yard.models[name] = _bytes_of(placement)
+                if isinstance(seconds := record.get("load"), int | float):
+                    yard.loads[name] = number_of(seconds, "load")
             case {"kind": "start", "model": str(name), "placement": dict(placement)}:
-                yard.models[name] = {on: size for on, size in placement.items() if isinstance(size, int)}
+                yard.models[name] = _bytes_of(placement)
                 self._starts[str(instance)] = time_of(record.get("t"))
             case {"kind": "ready"} if (began := self._starts.pop(str(instance), None)) is not None:
                 yard.loads[str(model)] = max(0.0, time_of(record.get("t")) - began)
@@ -111,6 +119,10 @@ class Journal(Lines):
         if not self._without_start:
             return []
         return [f"{self._without_start:,} requests whose arrival is not in it were left out"]
+
+
+def _bytes_of(placement: Mapping[str, object]) -> dict[str, int]:
+    return {on: size for on, size in placement.items() if isinstance(size, int)}
 
 
 # -- access logs ------------------------------------------------------------------------------------------

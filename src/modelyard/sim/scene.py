@@ -13,7 +13,7 @@ from random import Random
 from statistics import median
 
 from modelyard.core.types import Device, DeviceKind, Need, Policy, Share, Spec
-from modelyard.sim.inputs import Trace
+from modelyard.sim.inputs import Trace, TraceError
 from modelyard.sim.lines import Request, Yard
 from modelyard.sim.world import Job
 
@@ -112,8 +112,12 @@ def synthetic(
 
 
 def of_journal(yard: Yard, rules: Rules | None = None) -> Scene:
-    """The devices of a journal's server and the models that it started, with default policies."""
+    """The devices of a journal's server and the models that it started, with default policies. Raises
+    TraceError where it tells of none."""
     rules = rules or Rules()
+    if not yard.devices or not yard.models:
+        what = "devices" if not yard.devices else "sizes of models"
+        raise TraceError(f"The journal has no {what} to replay on: name a configuration with -c")
     models = []
     for name, placement in yard.models.items():
         need = Need(
@@ -126,7 +130,8 @@ def of_journal(yard: Yard, rules: Rules | None = None) -> Scene:
         for name, budget in yard.devices.items()
     )
     text = "devices, and the models that were started with their sizes, slots and loads, as in the journal"
-    return Scene(devices, tuple(models), rules, assumed=(f"no configuration: {text}; default policies",))
+    assumed = f"no configuration: {text}; default policies; what was never started has no size there"
+    return Scene(devices, tuple(models), rules, assumed=(assumed,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,4 +210,5 @@ def _told(
     if unknown:
         names = ", ".join(name[:60] for name, _ in unknown.most_common(NAMED))
         more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
-        yield f"{unknown.total():,} requests left out for models that are not configured: {names}{more}"
+        why = "models that are not configured, or without a size"
+        yield f"{unknown.total():,} requests left out for {why}: {names}{more}"
