@@ -89,6 +89,34 @@ def test_times_as_numbers_of_any_unit(tmp_path: Path, unit: int) -> None:
     assert read(written(tmp_path, text)).seconds == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(
+    ("times", "unit", "seconds"),
+    [
+        ((0, 5e10, 2e11), "milliseconds", 2e8),
+        ((0, 1_000, 3_600_000), "seconds", 3.6e6),
+        ((1_000_000, 2e15, 2e15 + 1e6), "microseconds", 2e9),
+    ],
+)
+def test_all_times_of_a_file_are_of_one_unit_that_is_said(
+    tmp_path: Path, times: tuple[float, ...], unit: str, seconds: float
+) -> None:
+    csv = "timestamp,input_tokens,output_tokens\n" + "".join(f"{at},1,1\n" for at in times)
+    lines = records(*({"ts": at, "model": "a"}.items() for at in times))
+    for text in (csv, lines):
+        trace = read(written(tmp_path, text))
+        assert trace.seconds == pytest.approx(seconds, rel=1e-6)
+        assert note(trace, "numbers") == f"times are numbers, read as {unit}"
+    assert not [one for one in read(written(tmp_path, AZURE)).notes if "numbers" in one]
+
+
+def test_a_time_that_cannot_be_of_the_unit_is_a_bad_line(tmp_path: Path) -> None:
+    times = [*range(60), 1_700_000_000_000]
+    text = "timestamp,input_tokens,output_tokens\n" + "".join(f"{at},1,1\n" for at in times)
+    trace = read(written(tmp_path, text))
+    assert trace.seconds == 59
+    assert "too large for one in seconds, as others are: 1700000000000" in note(trace, "1 bad line")
+
+
 # -- what can be wrong ------------------------------------------------------------------------------------
 
 
@@ -319,7 +347,7 @@ def test_json_lines_of_a_proxy(tmp_path: Path) -> None:
         {"ts": 1_700_000_010.0, "request": caddy, "duration": 4.0, "model": "a"}.items(),
         {"time": "2023-11-14T22:13:31Z", "path": "/v1/models", "method": "GET"}.items(),
         {"time": "2023-11-14T22:13:31Z", "request": "POST /api/generate HTTP/1.1", "latency_ms": 500}.items(),
-        {"timestamp": 1_700_000_012_000, "model": "b", "prompt_tokens": 3, "completion_tokens": 4}.items(),
+        {"timestamp": 1_700_000_012.0, "model": "b", "prompt_tokens": 3, "completion_tokens": 4}.items(),
         {"time": "2023-11-14T22:13:33Z"}.items(),
         {"note": "no time"}.items(),
     )

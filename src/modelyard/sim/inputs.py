@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 from modelyard.errors import ModelyardError
-from modelyard.sim.lines import Lines, Request, Yard
+from modelyard.sim.lines import Clock, Lines, Request, Yard
 from modelyard.sim.logs import FORMATS, detect
 
 LIMIT = 100_000  # requests
@@ -89,6 +90,7 @@ class _Reading:
         parser = FORMATS[format]() if format else detect(sample)
         if parser is None:
             raise TraceError(f"{self._path} is no trace: {EXPECTED}")
+        parser.clock = _clock(type(parser)(), sample)
         for line in sample:
             self._take(parser, line)
         for line in lines:
@@ -146,6 +148,14 @@ EXPECTED = (
     "if there is one), a server's journal (GET /admin/journal), an access log in the combined format, or "
     "JSON lines with a time and a model, path or tokens; each may be gzipped"
 )
+
+
+def _clock(scratch: Lines, sample: Iterable[str]) -> Clock:
+    """The clock of a whole file, by the largest time of its first lines."""
+    for line in sample:
+        with suppress(ValueError):
+            scratch.take(line)
+    return Clock(scratch.clock.largest)
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:

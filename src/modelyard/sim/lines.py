@@ -42,11 +42,14 @@ class Yard:
 
 class Lines:
     """A kind of trace. `waiting`: requests whose end has not been read yet. `yard`: what it tells of the
-    server."""
+    server. `clock` reads its times."""
 
     format: ClassVar[str]
     what: ClassVar[str]
     yard: Yard | None = None
+
+    def __init__(self) -> None:
+        self.clock = Clock()
 
     @property
     def waiting(self) -> int:
@@ -69,7 +72,39 @@ class Lines:
 
     def notes(self) -> list[str]:
         """What people have to be told of how it was read."""
-        return []
+        return [f"times are numbers, read as {self.clock.unit}"] if self.clock.largest is not None else []
+
+
+class Clock:
+    """The times of one file: ISO 8601, the time of access logs, or numbers, all in one unit. `largest` is the
+    largest number that was read."""
+
+    def __init__(self, largest: float | None = None) -> None:
+        """`largest`: of the file's numbers, as far as known; its size tells the unit."""
+        place = 0
+        while largest is not None and place < len(UNITS) - 1 and largest >= UNCERTAIN * 1000**place:
+            place += 1
+        self.unit = UNITS[place]
+        self.largest: float | None = None
+        self._scale = 1000.0**place
+
+    def seconds(self, value: object) -> float:
+        """Since 1970, or since whatever a number counts from. Raises ValueError."""
+        text = str(value).strip()
+        try:
+            number = float(text)
+        except ValueError:
+            return _date(text)
+        if not abs(number) < UNCERTAIN * 1000.0 ** (len(UNITS) - 1):
+            raise ValueError("its time is no moment")
+        self.largest = max(abs(number), self.largest or 0.0)
+        if abs(number) >= UNCERTAIN * self._scale:
+            raise ValueError(f"its time is too large for one in {self.unit}, as others are: {text[:40]}")
+        return number / self._scale
+
+
+UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
+UNCERTAIN = 1e11  # seconds: a moment in the year 5138, so a number from there on counts less than seconds
 
 
 # -- CSV --------------------------------------------------------------------------------------------------
@@ -98,6 +133,7 @@ class Csv(Lines):
     what = "a CSV of arrivals"
 
     def __init__(self) -> None:
+        super().__init__()
         self._columns: dict[str, int] | None = None
         self._delimiter = ","
         self._width = 0
@@ -126,10 +162,8 @@ class Csv(Lines):
             raise ValueError(f"has {len(cells)} columns, not {self._width}")
         at = self._columns
         model = cells[at["model"]].strip() if "model" in at else ""
-        tokens_in = count_of(cells[at["in"]], "input tokens")
-        return [
-            Request(time_of(cells[at["time"]]), tokens_in, count_of(cells[at["out"]], "output tokens"), model)
-        ]
+        tokens = [count_of(cells[at[which]], f"{which}put tokens") for which in ("in", "out")]
+        return [Request(self.clock.seconds(cells[at["time"]]), tokens[0], tokens[1], model)]
 
 
 def _columns(line: str) -> tuple[str, dict[str, int]]:
@@ -145,21 +179,6 @@ def _columns(line: str) -> tuple[str, dict[str, int]]:
 
 
 # -- values -----------------------------------------------------------------------------------------------
-
-
-def time_of(value: object) -> float:
-    """Seconds since 1970 (or since whatever a number counts from): ISO 8601, the time of access logs, or a
-    number of seconds, milliseconds, microseconds or nanoseconds, told by its size. Raises ValueError."""
-    text = str(value).strip()
-    try:
-        number = float(text)
-    except ValueError:
-        return _date(text)
-    if not isfinite(number):
-        raise ValueError("its time is no moment")
-    while abs(number) > 1e11:
-        number /= 1000.0
-    return number
 
 
 def _date(text: str) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from modelyard.sim.lines import Csv, Lines, Request, Yard, count_of, first_of, number_of, record_of, time_of
+from modelyard.sim.lines import Csv, Lines, Request, Yard, count_of, first_of, number_of, record_of
 
 # -- our own journal --------------------------------------------------------------------------------------
 
@@ -37,6 +37,7 @@ class Journal(Lines):
     yard: Yard
 
     def __init__(self) -> None:
+        super().__init__()
         self._courses: dict[str, _Course] = {}
         self._starts: dict[str, float] = {}  # by instance
         self._closed = False
@@ -60,7 +61,7 @@ class Journal(Lines):
         if kind == "arrived" and not record.get("again") and not self._closed:
             self._courses[name] = self._begun(record)
         elif kind == "grant" and (course := self._courses.get(name)) is not None and course.granted is None:
-            course.granted = time_of(record.get("t"))
+            course.granted = self.clock.seconds(record.get("t"))
         if kind in ("end", "refuse", "cancel") or record.get("decision") == "refused":
             if (ended := self._courses.pop(name, None)) is not None:
                 return [self._ended(ended, record)]
@@ -87,23 +88,23 @@ class Journal(Lines):
                     yard.loads[name] = number_of(seconds, "load")
             case {"kind": "start", "model": str(name), "placement": dict(placement)}:
                 yard.models[name] = _bytes_of(placement)
-                self._starts[str(instance)] = time_of(record.get("t"))
+                self._starts[str(instance)] = self.clock.seconds(record.get("t"))
             case {"kind": "ready"} if (began := self._starts.pop(str(instance), None)) is not None:
-                yard.loads[str(model)] = max(0.0, time_of(record.get("t")) - began)
+                yard.loads[str(model)] = max(0.0, self.clock.seconds(record.get("t")) - began)
             case {"kind": "released"}:
                 self._starts.pop(str(instance), None)
             case _:
                 pass
 
     def _begun(self, record: Mapping[str, Any]) -> _Course:
-        at, model = time_of(record.get("t")), record.get("model")
+        at, model = self.clock.seconds(record.get("t")), record.get("model")
         if not isinstance(model, str) or not model or "request" not in record:
             raise ValueError("an arrival without its request or model")
         return _Course(at, model, at if record.get("decision") == "granted" else None)
 
     def _ended(self, course: _Course, record: Mapping[str, Any]) -> Request:
         served = course.granted is not None and record.get("kind") == "end"
-        service = max(0.0, time_of(record.get("t")) - (course.granted or 0.0)) if served else None
+        service = max(0.0, self.clock.seconds(record.get("t")) - (course.granted or 0.0)) if served else None
         tokens = [count_of(record.get(name, 0), name) for name in ("tokens_in", "tokens_out")]
         return Request(course.at, tokens[0], tokens[1], course.model, service)
 
@@ -163,7 +164,7 @@ class Access(Lines):
         service = float(took[1]) if took else None
         named = _NAMED.search(rest)
         model = named[1] if named else _model_in(match["target"])
-        return [Request(time_of(match["time"]) - (service or 0.0), model=model, service=service)]
+        return [Request(self.clock.seconds(match["time"]) - (service or 0.0), model=model, service=service)]
 
 
 class JsonLines(Lines):
@@ -192,7 +193,7 @@ class JsonLines(Lines):
         if not (target or model or any(tokens)):
             raise ValueError("has no model, path or tokens")
         service = _took(record)
-        at = time_of(when) - (service or 0.0)
+        at = self.clock.seconds(when) - (service or 0.0)
         return [Request(at, tokens[0], tokens[1], str(model), service)]
 
 
