@@ -10,7 +10,7 @@ from core.yard import Yard, gpu, need, of, ram, started, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.capacity import LOOKAHEAD
-from modelyard.core.types import Charge, Need, OutcomeKind, Priority, Share, WhenFull
+from modelyard.core.types import Charge, Need, OutcomeKind, Policy, Priority, Share, WhenFull
 
 
 def test_an_idle_victim_goes_before_a_busy_one_however_dear_it_is() -> None:
@@ -21,7 +21,78 @@ def test_an_idle_victim_goes_before_a_busy_one_however_dear_it_is() -> None:
         yard.ask(f"r{number}", idle)
         yard.finish(f"r{number}")
     yard.ask("running", busy)
-    assert stopped(yard.ask("x", yard.add("c"))) == ["idle"]
+    c = yard.add("c", patience=5.0)
+    yard.do(ev.Learned(c, need(60), 1.0))
+    assert stopped(yard.ask("x", c)) == [], "it waits for the cheaper one"
+    assert stopped(yard.pass_time(3.9)) == []
+    assert stopped(yard.pass_time(0.2)) == ["idle"], "with its load, the patience is over"
+
+
+def held(yard: Yard, *, asked: int = 5) -> tuple[str, str]:
+    """One that is idle and was asked for lately, and one that is busy for the first time."""
+    idle = yard.load("idle", 60, devices=("gpu0",))
+    busy = yard.load("busy", 60, devices=("gpu0",))
+    yard.do(ev.Learned(idle, need(60), 10.0))
+    for number in range(asked):
+        yard.ask(f"r{number}", idle)
+        yard.finish(f"r{number}")
+    yard.ask("running", busy)
+    return idle, busy
+
+
+def test_a_swap_waits_for_a_cheaper_victim_that_is_busy() -> None:
+    yard = Yard(gpu(size=120))
+    held(yard)
+    c = yard.add("c", patience=5.0)
+    assert stopped(yard.ask("x", c)) == []
+    assert yard.version(c).blocked_by == "the memory of busy-2"
+    yard.pass_time(2.0)
+    assert stopped(yard.finish("running")) == ["busy"]
+
+
+def test_nobody_is_spared_who_is_not_expected_back_soon() -> None:
+    yard = Yard(gpu(size=120))
+    held(yard, asked=1)
+    assert stopped(yard.ask("x", yard.add("c", patience=5.0))) == ["idle"]
+
+
+def test_a_swap_is_not_held_whose_load_takes_all_its_patience() -> None:
+    yard = Yard(gpu(size=120))
+    held(yard)
+    c = yard.add("c", patience=5.0)
+    yard.do(ev.Learned(c, need(60), 5.0))
+    assert stopped(yard.ask("x", c)) == ["idle"]
+
+
+@pytest.mark.parametrize(("waiting", "gone"), [(1, []), (2, ["idle"])])
+def test_no_swap_is_held_while_more_are_in_line_than_may_leave(waiting: int, gone: list[str]) -> None:
+    yard = Yard(gpu(size=120), gpu("gpu1", 60))
+    yard.load("fixed", 60, devices=("gpu1",), pin=True)
+    held(yard)
+    for number in range(waiting):
+        yard.ask(f"w{number}", yard.add(f"waits{number}", 60, devices=("gpu1",)))
+    assert stopped(yard.ask("x", yard.add("c", 60, devices=("gpu0",), patience=5.0))) == gone
+
+
+def test_who_is_not_ready_to_leave_is_waited_for_only_if_it_costs_less() -> None:
+    yard = Yard(gpu(size=120))
+    _, busy = held(yard)
+    yard.do(ev.Learned(busy, need(60), 1000.0))
+    assert stopped(yard.ask("x", yard.add("c", patience=5.0))) == ["idle"]
+
+
+def test_a_running_lower_class_is_not_drained_to_spare_an_idle_one() -> None:
+    yard = Yard(gpu(size=120))
+    _, busy = held(yard)
+    yard.do(ev.PolicyChanged(busy, Policy(priority=Priority.LOW)))
+    assert stopped(yard.ask("x", yard.add("c", patience=5.0))) == ["idle"]
+
+
+def test_the_loss_is_counted_for_each_byte_that_it_frees() -> None:
+    yard = Yard(gpu(size=120))
+    resident(yard, "small", 20, cost=4.0)
+    resident(yard, "large", 100, cost=8.0)
+    assert stopped(yard.ask("x", yard.add("c", 20))) == ["large"]
 
 
 def test_of_two_busy_victims_the_lower_class_goes() -> None:
@@ -196,7 +267,9 @@ def test_a_start_that_somebody_waits_for_goes_after_an_idle_model_however_dear(w
         yard.ask("r", wanted)
     else:
         yard.do(ev.LoadAsked(wanted))
-    assert stopped(yard.ask("x", yard.add("c"))) == ["idle"]
+    c = yard.add("c", patience=5.0)
+    yard.do(ev.Learned(c, need(60), 5.0))
+    assert stopped(yard.ask("x", c)) == ["idle"]
 
 
 def test_of_two_busy_victims_those_who_wait_add_to_the_demand() -> None:

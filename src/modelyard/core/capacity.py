@@ -9,14 +9,18 @@ The rule, for each version in line, oldest first within its class:
    own is unknown, starts something), or its memory is in foreign or pinned hands: pass it over. It delays
    nobody.
 3. Memory that is on its way back will do: it owns that memory, and waits.
-4. Else it owns the memory of the victims that cost least. An idle victim goes once it had its minimum
-   residency. A busy one stays open to everyone until the head has waited its patience, and until whoever
-   waits there since before the head was served; then it drains.
+4. Else it owns the memory of the victims that cost least, idle ones first. An idle victim goes once it had
+   its minimum residency. A busy one stays open to everyone until the head has waited its patience, and
+   until whoever waits there since before the head was served; then it drains.
+5. But an idle victim that is likely to be asked for again before its reload would be done is spared for a
+   while, when busy ones cost less: the swap is held until one of those is free, or until the rest of the
+   head's patience is what its own load takes. With more in line than in memory, no swap is held.
 
 Whoever comes behind may start in what is left, as long as those before it can still have what they own.
 
-The cost of a victim is what its loss would cost: usual load time x demand lately (`Version.heat`), after
-whether it is busy and the class that it serves.
+The cost of a victim is what its loss would cost: usual load time x demand lately (`Version.heat`, and who
+waits for it), for each byte that it frees; after whether it is busy and the class that it serves.
+docs/design/victims.md says what each term is worth.
 """
 
 from __future__ import annotations
@@ -155,7 +159,7 @@ def _make_room(room: Room, wish: Wish, moves: list[Move]) -> None:
     chosen = choose(room, wish)
     if chosen is None:
         return
-    victims, placement = chosen
+    victims, placement, until = chosen
     room.own(placement, victims)
     names = ", ".join(victim.id for victim in victims)
     moves.append(Blocked(wish.version, f"the memory of {names}"))
@@ -171,6 +175,8 @@ def _make_room(room: Room, wish: Wish, moves: list[Move]) -> None:
         moves.append(LookAgain(at))
     else:
         moves.extend(Watch(victim.version) for victim in victims if may_leave_at(victim, wish) == inf)
+    if wish.now < until:
+        moves.append(LookAgain(until))
 
 
 def _bring_home(state: State, room: Room, now: float, moves: list[Move]) -> None:

@@ -10,7 +10,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import exp2, inf
+from math import exp2, inf, log
 from typing import NamedTuple
 
 from modelyard.core.lifecycle import FilesState, InstanceState
@@ -290,6 +290,10 @@ class Version:
         """Requests lately, halved every HEAT_HALF_LIFE seconds."""
         return self.heat * exp2((self.heat_at - now) / HEAT_HALF_LIFE)
 
+    def rate(self, now: float) -> float:
+        """Requests per second, lately."""
+        return self.heat_now(now) * log(2.0) / HEAT_HALF_LIFE
+
     def touch(self, now: float) -> None:
         self.heat = self.heat_now(now) + 1.0
         self.heat_at = self.last_used = now
@@ -309,9 +313,10 @@ class Version:
 
 
 def loss(instance: Instance, now: float) -> float:
-    """What losing it would cost: seconds of load x demand."""
+    """What losing it would cost: seconds of load x demand, for each GB that it frees."""
     version = instance.version
-    return version.usual_load() * (version.heat_now(now) + version.queue.count)
+    demand = version.heat_now(now) + version.queue.count
+    return version.usual_load() * demand / (max(1, instance.bytes) / 1e9)
 
 
 Rank = Callable[[Instance, float], float]  # victims go in its order, the smallest first, busy ones last
@@ -323,6 +328,7 @@ class State:
 
     queue_bound: int = 1024
     rank: Rank = loss
+    holds: bool = True  # whether a swap may wait for a cheaper victim
     ledger: Ledger = field(default_factory=Ledger)
     versions: dict[str, Version] = field(default_factory=dict)
     instances: dict[str, Instance] = field(default_factory=dict)

@@ -130,8 +130,8 @@ class Policy:
     preload: bool = False
     min_replicas: int = 0
     max_replicas: int = 1
-    patience: float = 5.0
-    min_residency: float = 2.0
+    patience: float = 8.0
+    min_residency: float = 0.0
     drain_cap: float | None = None
     release_cap: float = 10.0
     load_cap: float = 120.0

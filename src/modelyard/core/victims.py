@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.placement import candidates, place
@@ -16,6 +17,7 @@ from modelyard.core.types import Need, NoFit, Placement, Priority, Spec
 
 Cost = tuple[int, float]
 IDLE = -1  # before every class
+RETURNS = 0.05  # requests expected while it is loaded again, from which on an idle victim is spared
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Room:
         self.gone.update(instance.id for instance in leaving)
         self.reach = self.without(self.movable)
         self.all_gone = self.gone.union(instance.id for instance in self.movable)
+        self.line, self.holds = len(state.line), state.holds
         self._state, self._now = state, now
         self._ranked: list[tuple[Cost, Instance]] | None = None
 
@@ -122,17 +125,62 @@ class Room:
         return self._ranked
 
 
-def choose(room: Room, wish: Wish) -> tuple[list[Instance], Placement] | None:
-    """The cheapest victims whose leaving makes room, and the placement that they make room for.
+class Choice(NamedTuple):
+    """Victims, and the placement that they make room for. `until`: they are waited for until then (absolute
+    seconds), when others would do at once; -inf when nothing else was in question."""
+
+    victims: list[Instance]
+    placement: Placement
+    until: float = -inf
+
+
+def choose(room: Room, wish: Wish) -> Choice | None:
+    """The victims whose leaving makes room: those that cost least, idle ones before busy ones; while the swap
+    is held, those that cost least however busy they are."""
+    entries = [
+        entry for entry in room.ranked() if entry[1].id not in room.gone and _may_be_victim(entry[1], wish)
+    ]
+    chosen = _cheapest(room, wish, entries)
+    if chosen is None or not _is_held(room, wish, chosen.victims):
+        return chosen
+    by_loss = sorted((cost[1], victim.id, victim) for cost, victim in entries)
+    cheaper = _cheapest(room, wish, [((IDLE, loss), victim) for loss, _, victim in by_loss])
+    if cheaper is None or all(may_leave_at(victim, wish) <= wish.now for victim in cheaper.victims):
+        return chosen
+    return cheaper._replace(until=held_until(wish))
+
+
+def held_until(wish: Wish) -> float:
+    """How long a swap may be held at the longest, in absolute seconds: its load, too, is part of the
+    patience."""
+    return wish.key[1] + wish.version.policy.patience - wish.version.usual_load()
+
+
+def _is_held(room: Room, wish: Wish, victims: list[Instance]) -> bool:
+    """Whether to wait for cheaper victims: these are idle, but one is likely to be asked for again before its
+    reload would be done. When many are in line memory is short, and nobody is spared."""
+    return (
+        room.holds
+        and wish.now < held_until(wish)
+        and room.line <= len(room.movable)
+        and any(_returns(victim, wish.now) for victim in victims)
+    )
+
+
+def _returns(instance: Instance, now: float) -> bool:
+    version = instance.version
+    idle = not instance.leases and not version.queue.count
+    return idle and version.rate(now) * version.usual_load() >= RETURNS
+
+
+def _cheapest(room: Room, wish: Wish, ranked: list[tuple[Cost, Instance]]) -> Choice | None:
+    """The first of `ranked` whose leaving makes room.
 
     A need of one accelerator share looks at each device by itself, so that victims on two devices are never
     added up for an instance that lives on one; other needs look at all devices together.
     """
     need, spec = wish.version.need, wish.version.spec
     assert need is not None
-    ranked = [
-        entry for entry in room.ranked() if entry[1].id not in room.gone and _may_be_victim(entry[1], wish)
-    ]
     spread = [share for share in need.shares if share.on == "accelerator"]
     groups: list[set[str]] = [set(room.devices)]
     if len(spread) == 1:
@@ -143,7 +191,7 @@ def choose(room: Room, wish: Wish) -> tuple[list[Instance], Placement] | None:
         found = _choose_on(room, wish.version, devices, ranked)
         if found is not None and (best is None or found[0] < best[0]):
             best = found
-    return None if best is None else (best[1], best[2])
+    return None if best is None else Choice(best[1], best[2])
 
 
 def _choose_on(

@@ -17,15 +17,17 @@ NO_QUEUE_BOUND = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """`changes` are the fields of a version's policy that it sets, `rank` its order of victims."""
+    """`changes` are the fields of a version's policy that it sets, `rank` its order of victims, and `holds`
+    whether a swap may wait for a cheaper victim."""
 
     name: str
     text: str
     changes: tuple[tuple[str, float], ...] = ()
     rank: Rank = loss
+    holds: bool = False
 
     def scheduler(self, queue_bound: int = NO_QUEUE_BOUND) -> Scheduler:
-        return Scheduler(queue_bound, self.rank)
+        return Scheduler(queue_bound, self.rank, self.holds)
 
     def policy(self, policy: Policy) -> Policy:
         """`policy` as this strategy has it."""
@@ -42,6 +44,23 @@ def idle_since(instance: Instance, now: float) -> float:
 
 def started_at(instance: Instance, now: float) -> float:
     return instance.started_at
+
+
+def _demand(instance: Instance, now: float) -> float:
+    return instance.version.heat_now(now) + instance.version.queue.count
+
+
+def _without_load(instance: Instance, now: float) -> float:
+    return _demand(instance, now) / max(1, instance.bytes)
+
+
+def _without_bytes(instance: Instance, now: float) -> float:
+    return _demand(instance, now) * instance.version.usual_load()
+
+
+def _without_queue(instance: Instance, now: float) -> float:
+    version = instance.version
+    return version.heat_now(now) * version.usual_load() / max(1, instance.bytes)
 
 
 AT_ONCE = (("patience", 0.0), ("min_residency", 0.0), ("keep_alive", inf))
@@ -75,7 +94,17 @@ _TABLE = (
         (("keep_alive", inf),),
         last_used,
     ),
-    Strategy("ours", "the policy as configured"),
+    Strategy("ours", "the policy as configured", holds=True),
 )
 STRATEGIES = {strategy.name: strategy for strategy in _TABLE}
 OURS, BASELINE = STRATEGIES["ours"], STRATEGIES["LRU"]
+
+ABLATED = (
+    replace(OURS, name="ours without the hold", holds=False),
+    replace(OURS, name="ours without demand", rank=last_used),
+    replace(OURS, name="ours without load time", rank=_without_load),
+    replace(OURS, name="ours without bytes", rank=_without_bytes),
+    replace(OURS, name="ours without the queue", rank=_without_queue),
+    replace(OURS, name="ours without patience", changes=(("patience", 0.0),)),
+)
+"""Ours with one term taken away each."""
