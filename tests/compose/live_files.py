@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,8 @@ from gateway.answers import Answer
 from gateway.live_yard import LiveYard, left_behind, sections, short_folder
 from launchers.process_table import zombies
 from modelyard import compose, config
-from modelyard.compose import reading
 from modelyard.config.reading import Reading
 from modelyard.launchers.local import LocalLauncher
-
-
-@contextmanager
-def quick_polls(seconds: float = 0.02) -> Iterator[None]:
-    """Files are looked at so often, and have to be at rest for so long."""
-    before, reading.POLL = reading.POLL, seconds
-    try:
-        yield
-    finally:
-        reading.POLL = before
 
 
 class FileYard(LiveYard):
@@ -70,12 +59,12 @@ async def file_yard(
     models: Mapping[str, Any], *, watch: bool = False, poll: float = 0.02, **settings: Any
 ) -> AsyncIterator[FileYard]:
     """A yard of these models, read from a file, that is looked at so often when it is watched."""
-    with short_folder() as folder, quick_polls(poll):
+    with short_folder() as folder:
         path = folder / "modelyard.yaml"
         path.write_text(sections(folder, models, **settings))
         noted = Reading()
         loaded = await asyncio.to_thread(config.load, path, reading=noted)
-        origin = compose.Origin(path, noted, watch=watch)
+        origin = compose.Origin(path, noted, watch=watch, poll=poll)
         yard = await compose.build(loaded, origin, check_invariants=True)
         live = FileYard(yard, folder, settings)
         owner = ""

@@ -18,10 +18,12 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from compose.live_files import FileYard, file_yard, quick_polls
-from gateway.live_yard import MB, Client, child_yard, fake, sections, short_folder, until
+from compose.live_files import FileYard, file_yard
+from gateway.live_yard import MB, Client, child_yard, fake, live_yard, sections, short_folder, until
 from modelyard import config
-from modelyard.compose.reading import NotRead, read
+from modelyard.compose.reading import NotRead, Origin, read
+from modelyard.core import events as ev
+from modelyard.core.actions import Action
 
 HOLLOW = {"engine": "fake"}  # takes no memory
 
@@ -39,6 +41,20 @@ def picture(yard: FileYard) -> tuple[object, ...]:
         yard.yard.server.limits,
         yard.pids("a"),
     )
+
+
+async def looked_at(yard: FileYard, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait until the file was looked at so often."""
+    look, looks = yard.yard.live._has_changed, 0
+
+    async def counted() -> bool:
+        nonlocal looks
+        looks += 1
+        return await look()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(yard.yard.live, "_has_changed", counted)
+        await until(lambda: looks >= times)
 
 
 class TestWhatCannotBe:
@@ -96,7 +112,7 @@ class TestWhatCannotBe:
                 answer = await yard.apply(dry_run=dry_run)
                 assert (answer.status, answer.code) == (409 if code == "restart_needed" else 400, code)
                 assert said in answer.message
-                assert "modelyard.yaml:" in answer.message or "config" in answer.message
+                assert f"({yard.path}:" in answer.message
                 assert picture(yard) == before
             assert said in yard.problem
             assert (await yard.chat("a")).status == 200
@@ -148,14 +164,76 @@ class TestFiles:
             assert (await yard.http.get("/health")).json() == {"status": "ok"}
             assert "modelyard_config_refused 0.0" in (await yard.http.get("/metrics")).text
 
-    async def test_it_is_said_once_and_not_at_every_look(self) -> None:
+    async def test_it_is_said_once_and_not_at_every_look(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async with file_yard({"a": fake()}, watch=True, poll=0.01) as yard:
             with capture_logs() as logs:
                 yard.path.write_text("models: [")
                 await until(lambda: yard.problem)
                 yard.path.with_name("other").write_text("x")
-                await asyncio.sleep(0.1)  # ten looks
+                await looked_at(yard, 10, monkeypatch)
             assert [line["event"] for line in logs].count("config.refused") == 1
+
+    @pytest.mark.parametrize(
+        "where", ["modelyard.config.build.validate", "modelyard.compose.live.entries_of"]
+    )
+    async def test_so_is_a_bug_until_the_file_is_another(
+        self, where: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with file_yard({"a": fake()}, watch=True, poll=0.01) as yard:
+            with monkeypatch.context() as patch, capture_logs() as logs:
+                patch.setattr(where, lambda *_, **__: 1 // 0)
+                yard.write({"a": fake(), "b": fake()})
+                await until(lambda: yard.problem)
+                await looked_at(yard, 10, monkeypatch)
+            assert yard.problem == "a bug prevents it (ZeroDivisionError); see the log"
+            assert [line["event"] for line in logs].count("config.failed") == 1
+            yard.write({"a": fake(), "c": fake()})
+            await until(lambda: yard.knows(2))
+            assert yard.problem == ""
+
+    async def test_an_order_that_is_refused_for_no_fault_of_the_file_leaves_it_to_the_watch(self) -> None:
+        async with file_yard({"a": fake()}, watch=True, poll=0.05) as yard:
+            plan = (await yard.post("/admin/plan", {"config": {}})).body["id"]
+            yard.write({"a": fake(), "b": fake()})
+            if (await yard.post("/admin/apply-plan", {"id": plan})).code:
+                assert yard.problem == ""
+            await until(lambda: yard.knows(2))
+
+    async def test_an_order_to_read_again_what_was_not_read_from_a_file_is_answered(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            with capture_logs() as logs:
+                yard.yard.live._ordered.set()
+                await until(lambda: not yard.yard.live._ordered.is_set())
+            (line,) = (line for line in logs if line["event"] == "config.not_reloaded")
+            assert line["problem"] == "What is served was not read from a file; name one."
+
+
+class TestHalf:
+    async def test_a_scheduler_that_fails_leaves_names_keys_and_policies_as_they_were(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with file_yard({"a": fake(), "b": fake()}) as yard:
+            await yard.load("a")
+            before = picture(yard)
+            handle = yard.driver.scheduler.handle
+
+            def fail(event: ev.Event, now: float) -> list[Action]:
+                if isinstance(event, ev.Changed):
+                    raise ZeroDivisionError
+                return handle(event, now)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(yard.driver.scheduler, "handle", fail)
+                answer = await yard.change(
+                    {"a": fake(pin=True), "b": fake(slots=2), "c": fake()},
+                    server={"limits": {"body": 1000}},
+                    memory=12 * MB,
+                )
+            assert answer.status == 500
+            assert picture(yard) == before
+            assert (await yard.chat("a")).status == 200
+            assert (await yard.change({"a": fake(pin=True), "c": fake()})).status == 200
+            assert (await yard.chat("c")).status == 200
 
     async def test_a_file_that_goes_and_comes_back(self) -> None:
         async with file_yard({"a": fake()}, watch=True) as yard:
@@ -184,12 +262,12 @@ class TestFiles:
 
     async def test_reading_it_waits_for_the_end_and_takes_what_is_there_then(self) -> None:
         """An order that comes in the middle: the first half is no YAML."""
-        with short_folder() as folder, quick_polls(0.2):
+        with short_folder() as folder:
             path = folder / "yard.yaml"
             path.write_text("models: {a: {engine: fake")
             written = threading.Timer(0.1, lambda: path.write_text("models: {a: {engine: fake}}"))
             written.start()
-            _, found = await read(path, lambda one: one, foreign=False)
+            _, found = await read(path, Origin(poll=0.2), foreign=False)
             written.join()
             assert [model.spec.model for model in found.models] == ["a"]
 
@@ -197,7 +275,7 @@ class TestFiles:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("modelyard.compose.reading.AT_REST_WITHIN", 0.3)
-        with short_folder() as folder, quick_polls(0.1):
+        with short_folder() as folder:
             path = folder / "yard.yaml"
             over = threading.Event()
 
@@ -211,19 +289,19 @@ class TestFiles:
             writer.start()
             try:
                 with pytest.raises(NotRead, match=r"has been written all the time for 0\.3 s"):
-                    await read(path, lambda one: one, foreign=False)
+                    await read(path, Origin(poll=0.1), foreign=False)
             finally:
                 over.set()
                 writer.join()
 
     async def test_a_file_at_rest_is_not_waited_for(self) -> None:
-        with short_folder() as folder, quick_polls(30.0):
+        with short_folder() as folder:
             path = folder / "yard.yaml"
             path.write_text("models: {a: {engine: fake}}")
             found = path.stat().st_ctime
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("modelyard.compose.reading.time.time", lambda: found + 31.0)
-                await asyncio.wait_for(read(path, lambda one: one, foreign=False), 5.0)
+                await asyncio.wait_for(read(path, Origin(poll=30.0), foreign=False), 5.0)
 
 
 def pipe(path: Path) -> None:

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import structlog
 
-from modelyard.compose import reading as readings
 from modelyard.compose.ahead import Ahead
 from modelyard.compose.entries import check_placements, entries_of
-from modelyard.compose.reading import NotRead, Origin, read
+from modelyard.compose.reading import NotRead, Origin, as_problem, read
 from modelyard.config import Config, ConfigErrors, Key
 from modelyard.config.difference import Difference, Kind, compare
 from modelyard.config.reading import Reading
@@ -26,7 +25,7 @@ from modelyard.core import events as ev
 from modelyard.core.memory import DeviceLedger
 from modelyard.core.placement import in_units
 from modelyard.core.types import Device
-from modelyard.errors import ConfigError, ConfigRefused, RestartNeeded, ShuttingDown
+from modelyard.errors import ConfigError, ConfigRefused, ModelyardError, RestartNeeded, ShuttingDown
 from modelyard.gateway.live import Applied, Before, Standing
 from modelyard.gateway.names import Names
 from modelyard.runtime.driver import Driver
@@ -34,6 +33,8 @@ from modelyard.runtime.entries import Entry
 from modelyard.store import Store
 
 log = structlog.get_logger(__name__)
+
+NO_FILE = "What is served was not read from a file; name one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Live:
     ) -> None:
         self.config = config
         self.standing = Standing(origin.path, origin.watch and origin.path is not None, time.time())
-        self._adjust = origin.adjust
+        self._origin = origin
         self._driver = driver
         self._names = names
         self._store = store
@@ -73,7 +74,6 @@ class Live:
         self._take = take
         self._lock = asyncio.Lock()
         self._ordered = reload or asyncio.Event()
-        self._named_by_start = origin.path
         self._reading = origin.reading  # the last of the file that is served
 
     @property
@@ -97,11 +97,12 @@ class Live:
             own = path is None or path == self.standing.source
             source = path or self.standing.source
             if source is None:
-                raise ConfigRefused("What is served was not read from a file; name one.", param="path")
+                raise ConfigRefused(NO_FILE, param="path")
             if not source.is_absolute():
                 raise ConfigRefused(f"{source} is no absolute path on the server's machine.", param="path")
             try:
-                reading, config = await read(source, self._adjust, foreign=source != self._named_by_start)
+                foreign = source != self._origin.path  # the start did not name it
+                reading, config = await read(source, self._origin, foreign=foreign)
                 prepared = await self._prepare(config)
                 running = self._running_on(prepared.difference)
                 if before is not None:
@@ -112,6 +113,11 @@ class Live:
                 raise self._refused(error.error, error.reading, own=own, dry_run=dry_run) from error
             except ConfigError as error:
                 raise self._refused(error, reading, own=own, dry_run=dry_run) from error
+            except ModelyardError:  # nothing is wrong with the file
+                raise
+            except Exception as bug:
+                self._refused(as_problem(bug), reading, own=own, dry_run=dry_run)
+                raise
             if not dry_run:
                 self._reading = reading
                 self.standing = replace(self.standing, source=source, problem="", refused_at=0.0)
@@ -121,19 +127,19 @@ class Live:
         """Read the file again when it was ordered or, if it is watched, has changed; until cancelled."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(readings.POLL):
+                async with asyncio.timeout(self._origin.poll):
                     await self._ordered.wait()
             ordered = self._ordered.is_set()
             self._ordered.clear()
             try:
-                if ordered or await self._has_changed():
+                if ordered and self.standing.source is None:
+                    log.warning("config.not_reloaded", problem=NO_FILE)
+                elif ordered or await self._has_changed():
                     await self.apply(None, dry_run=False)
             except (ConfigRefused, ShuttingDown):
                 pass  # it was said
-            except Exception as error:
+            except Exception:
                 log.exception("config.failed")
-                bug = ConfigError("", f"{type(error).__name__}: {error}")
-                self._refused(bug, self._reading, own=True, dry_run=False)
 
     async def _has_changed(self) -> bool:
         if not self.standing.watched or self._reading is None:
@@ -206,18 +212,16 @@ class Live:
         return ev.Changed(tuple(parts))
 
     def _make(self, prepared: Prepared) -> None:
-        """The change itself, in one turn of the event loop. Raises ConfigErrors and ShuttingDown before
-        anything has changed."""
+        """The change itself, in one turn of the event loop: who is woken by it finds all of it made. Raises
+        ConfigErrors, ShuttingDown and what `Driver.change` does before anything has changed."""
         config, difference, state = prepared.config, prepared.difference, self._driver.scheduler.state
         if state.shutting_down:
             raise ShuttingDown("the server is shutting down")
         self._check_held(prepared)
+        self._driver.change(prepared.event, prepared.fresh.values())  # first: nothing behind it can fail
         self._driver.devices.take(prepared.devices)
-        replaced = [
-            (self._names.resolve(one.name), prepared.fresh[one.name]) for one in difference.of(Kind.REPLACED)
-        ]
-        for old, new in replaced:
-            old.successor = new
+        for one in difference.of(Kind.REPLACED):
+            self._names.resolve(one.name).successor = prepared.fresh[one.name]
         for one in difference.of(Kind.POLICY):
             if one.after is not None:
                 self._names.resolve(one.name).policy = one.after.policy
@@ -225,7 +229,6 @@ class Live:
         self._names.replace((known[model.spec.model], model.aliases) for model in config.models)
         self._driver.recheck = config.recheck
         self._take(config)
-        self._driver.change(prepared.event, prepared.fresh.values())
         before, self.config = self.config, config
         if difference:
             self.standing = replace(self.standing, since=time.time())

@@ -13,11 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from modelyard.config import Config, ConfigErrors, Problem, load
 from modelyard.config.reading import Reading
 from modelyard.errors import ConfigError
 
-POLL = 1.0  # seconds between two looks at the files; as long they have to be at rest
+log = structlog.get_logger(__name__)
+
 AT_REST_WITHIN = 10.0  # seconds until files that are written all the time are given up
 
 
@@ -28,29 +31,35 @@ def _as_it_is(config: Config) -> Config:
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a configuration came from: the file (None: none that could be read again) and how it was when it
-    was read, what the command line says beside it, and whether a change of the file is to be noticed."""
+    was read, what the command line says beside it, and whether a change of the file is to be noticed. `poll`:
+    seconds between two looks at the files; as long they have to be at rest."""
 
     path: Path | None = None
     reading: Reading | None = None
     adjust: Callable[[Config], Config] = _as_it_is
     watch: bool = True
+    poll: float = 1.0
 
 
-async def read(path: Path, adjust: Callable[[Config], Config], *, foreign: bool) -> tuple[Reading, Config]:
-    """The configuration of a file that is at rest, with what it includes. `foreign` files, which the start
-    did not name, have to be this user's own. Raises NotRead, which holds the reading as well."""
+async def read(path: Path, origin: Origin, *, foreign: bool) -> tuple[Reading, Config]:
+    """The configuration of a file that is at rest, with what it includes, adjusted as the origin's. `foreign`
+    files, which the start did not name, have to be this user's own. Raises NotRead, which holds the reading
+    as well."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + AT_REST_WITHIN
     while True:
         reading = Reading(_is_own if foreign else _is_regular)
         found: Config | ConfigError
         try:
-            found = adjust(await asyncio.to_thread(load, path, reading=reading))
+            found = origin.adjust(await asyncio.to_thread(load, path, reading=reading))
         except ConfigError as error:  # it may be half of what will be there
             found = error
-        rest = POLL - (time.time() - reading.changed_at)
+        except Exception as bug:
+            log.exception("config.failed")
+            found = as_problem(bug)
+        rest = origin.poll - (time.time() - reading.changed_at)
         if rest > 0:
-            await asyncio.sleep(min(rest, POLL))
+            await asyncio.sleep(min(rest, origin.poll))
         if await asyncio.to_thread(reading.unchanged):
             break
         if loop.time() >= deadline:
@@ -60,6 +69,11 @@ async def read(path: Path, adjust: Callable[[Config], Config], *, foreign: bool)
     if isinstance(found, ConfigError):
         raise NotRead(reading, found)
     return reading, found
+
+
+def as_problem(bug: Exception) -> ConfigError:
+    """A bug is a problem of the file that it struck: it is said, and not met again until that changes."""
+    return ConfigError("", f"a bug prevents it ({type(bug).__name__}); see the log")
 
 
 class NotRead(Exception):

@@ -145,7 +145,8 @@ class Driver:
         self.post(entry.added())
 
     def change(self, event: ev.Changed, entries: Iterable[Entry]) -> None:
-        """Take several changes as one; `entries` are the versions that it adds."""
+        """Take several changes as one; `entries` are the versions that it adds. Raises what a bug of the
+        scheduler raises: whoever asked must not go on as if it had been taken."""
         self.entries.update((entry.spec.version, entry) for entry in entries)
         self.post(event)
 
@@ -222,6 +223,8 @@ class Driver:
         except Exception:
             self._tell_failure("scheduler.failed", event=repr(event))
             self._fail_ticket(event)
+            if isinstance(event, ev.Changed):
+                raise
             return
         if self.timing is not None:
             self.timing.count += 1
