@@ -124,7 +124,7 @@ def test_models_by_name_alias_and_version_and_those_that_are_unknown() -> None:
         (4.0, key("b")),
     ]
     assert found.skipped == 2
-    assert "2 requests left out for models that are not configured: other" in found.assumed
+    assert "2 requests left out for models that are not configured, or without a size: other" in found.assumed
     assert "times are stretched by 2" in found.assumed
 
 
@@ -254,11 +254,11 @@ def test_keep_alive_that_is_too_short_is_advised() -> None:
 def test_no_more_simulations_than_allowed() -> None:
     scene = synthetic([f"m{n}" for n in range(6)], 8 * GB, sizes=[4 * GB])
     advice = advise(scene, random_jobs(scene, 100, 0.2), OURS, 10.0, 2, lambda _: None)
-    assert len(advice.tried) == 1
+    assert len(advice.tried) == 2
     assert advice.left > 0
 
 
-def test_changes_that_help_are_put_together() -> None:
+def test_a_pin_is_advised_for_each_that_idles_out() -> None:
     """Two models that idle out between their requests, on a device each: both want a pin."""
     policy = Policy(keep_alive=5.0)
     models = tuple(replace(model, policy=policy) for model in TINY.models)
@@ -269,5 +269,11 @@ def test_changes_that_help_are_put_together() -> None:
     texts = {one.change.text for one in advice.helpful}
     assert {"models.a: pin: true", "models.b: pin: true"} <= texts
     assert advice.base.loads == 120
-    together = advice.together or max(advice.helpful, key=lambda one: one.gain)
-    assert together.result.loads == 2
+
+
+def test_more_copies_are_tried_for_a_crowd_but_no_slots_out_of_nothing() -> None:
+    scene = synthetic(["m0"], 8 * GB, sizes=[4 * GB], slots=1)
+    jobs = [Job(10.0 + n, scene.models[0].spec.version, 3.0) for n in range(40)]
+    tried = [one.change.text for one in advise(scene, jobs, OURS, 3.0, 60, lambda _: None).tried]
+    assert "models.m0: max_replicas: 2" in tried
+    assert not [text for text in tried if "slots" in text]

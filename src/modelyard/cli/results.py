@@ -104,11 +104,10 @@ def print_advice(console: Console, advice: advising.Advice, target: float) -> No
     table.add_column("change")
     for head in ("loads", "loaded", f"≤ {target:g} s", "p99", "refused"):
         table.add_column(head, justify="right")
-    both = [] if advice.together is None else [advice.together]
-    for one in [*advice.helpful, *both]:
+    for one in advice.helpful:
         gain = one.result
         table.add_row(
-            f"together: {one.change.text}" if one in both else one.change.text,
+            one.change.text,
             f"{gain.loads - base.loads:+,} ({100 * (gain.loads / max(1, base.loads) - 1):+.1f} %)",
             f"{(gain.bytes_loaded - base.bytes_loaded) / GB:+,.0f} GB",
             f"{100 * (gain.within - base.within):+.2f} points",

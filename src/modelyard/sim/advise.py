@@ -1,14 +1,13 @@
 """What to change in a configuration: single changes, each simulated, and what each would have gained.
 
 Called by `modelyard advise`. A change is named only if it gains over the whole trace and loses in neither
-half of it: what helped by chance on a few requests does not return. In the end those that need no more memory
-are put together, as far as each still gains beside the others.
+half of it: what helped by chance on a few requests does not return.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,7 +17,6 @@ from modelyard.sim.scene import GB, Loadable, Scene
 from modelyard.sim.strategies import Strategy
 from modelyard.sim.world import Job
 
-TOGETHER = 4  # simulations that are kept for changes together
 TOP = 3  # models for which changes of one model are tried
 SHARE_NOISE = 0.0005  # of the requests: a smaller change of the share within the target counts as none
 LOADS_NOISE = 0.01  # of the loads
@@ -29,11 +27,9 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing to do otherwise, as people write it. `subject` is what it is about: two changes of one do not
-    go together."""
+    """One thing to do otherwise, as people write it."""
 
     text: str
-    subject: str
     apply: Callable[[Scene], Scene]
 
 
@@ -84,12 +80,10 @@ class Tried:
 
 @dataclass(slots=True)
 class Advice:
-    """`helpful`: the best first. `together`: several at once, where that gains more than each. `left`:
-    changes that there was no simulation left for."""
+    """`helpful`: the best first. `left`: changes that there was no simulation left for."""
 
     base: Result
     tried: list[Tried] = field(default_factory=list)
-    together: Tried | None = None
     left: int = 0
 
     @property
@@ -103,13 +97,6 @@ class Advice:
                 {"change": one.change.text, "gain": one.gain, "helps": one.helps, **asdict(one.result)}
                 for one in sorted(self.tried, key=lambda one: (-one.helps, -one.gain))
             ],
-            "together": None
-            if self.together is None
-            else {
-                "change": self.together.change.text,
-                "gain": self.together.gain,
-                **asdict(self.together.result),
-            },
             "not_tried": self.left,
         }
 
@@ -121,18 +108,8 @@ def advise(
     trial = _Trial(scene, jobs, strategy, target, tell)
     advice = Advice(trial.before[0])
     changes = list(candidates(scene, trial.base))
-    alone = max(1, simulations - TOGETHER)
-    advice.tried.extend(trial.of(change) for change in changes[:alone])
-    advice.left = max(0, len(changes) - alone)
-    best: Tried | None = None
-    free = [one for one in advice.helpful if not one.change.subject.startswith("memory")]
-    for one in free[: simulations - len(advice.tried) + 1]:
-        if best is None:
-            best = one
-        elif one.change.subject not in best.change.subject.split(", "):
-            both = trial.of(_both(best.change, one.change))
-            if both.helps and both.gain > best.gain and not both.result.harms(best.result):
-                best = advice.together = both
+    advice.tried.extend(trial.of(change) for change in changes[:simulations])
+    advice.left = max(0, len(changes) - simulations)
     return advice
 
 
@@ -164,14 +141,6 @@ class _Trial:
         return [Result.of(run, self._target, start, end) for start, end in halves]
 
 
-def _both(one: Change, other: Change) -> Change:
-    return Change(
-        f"{one.text}, {other.text}",
-        f"{one.subject}, {other.subject}",
-        lambda scene: other.apply(one.apply(scene)),
-    )
-
-
 # -- what may be changed ----------------------------------------------------------------------------------
 
 
@@ -189,20 +158,15 @@ def candidates(scene: Scene, base: Run) -> Iterator[Change]:
 
 
 def _policies(scene: Scene) -> Iterator[Change]:
-    for name, values in (
-        ("keep_alive", (float("inf"), 3600.0, 60.0)),
-        ("patience", (2.0, 10.0, 20.0)),
-        ("min_residency", (0.0, 5.0, 15.0)),
-    ):
-        for value in values:
-            if any(getattr(model.policy, name) != value for model in scene.models):
-                said = "forever" if value == float("inf") else f"{value:g}s"
-                yield Change(f"all models: {name}: {said}", name, partial(_with_all, changes={name: value}))
+    for value in (float("inf"), 3600.0, 60.0):
+        if any(model.policy.keep_alive != value for model in scene.models):
+            said = "forever" if value == float("inf") else f"{value:g}s"
+            yield Change(f"all models: keep_alive: {said}", partial(_with_keep_alive, value=value))
 
 
 def _of_models(scene: Scene, base: Run) -> Iterator[Change]:
-    """Pins for those that are loaded most, copies and slots for those that are waited for most though they
-    are there."""
+    """Pins for those that are loaded most, copies for those that are waited for most though they are
+    there."""
     loads = Counter(stay.version for stay in base.stays)
     crowds = _crowds(base)
     by_version = {model.spec.version: model for model in scene.models}
@@ -214,7 +178,6 @@ def _of_models(scene: Scene, base: Run) -> Iterator[Change]:
         if number < len(crowded):
             model = crowded[number]
             yield _one(model, "max_replicas", model.policy.max_replicas + 1)
-            yield _more_slots(model)
 
 
 def _crowds(base: Run) -> Counter[str]:
@@ -241,7 +204,7 @@ def _memory(scene: Scene, base: Run) -> Iterator[Change]:
             if step and base.peak_memory(device.id) + sizes[0] > device.budget:
                 text = f"devices.{device.id}: {factor * step / GB:.3g} GB more memory"
                 more = partial(_with_memory, device=device.id, size=factor * step)
-                yield Change(text, f"memory of {device.id}", more)
+                yield Change(text, more)
 
 
 def _with_memory(scene: Scene, device: str, size: int) -> Scene:
@@ -258,21 +221,7 @@ def _one(model: Loadable, name: str, value: bool | int) -> Change:
     def change(found: Loadable) -> Loadable:
         return replace(found, policy=replace(found.policy, **{name: value}))  # type: ignore[arg-type]
 
-    return Change(
-        text, f"{name} of {model.spec.model}", partial(_with, version=model.spec.version, change=change)
-    )
-
-
-def _more_slots(model: Loadable) -> Change:
-    """In the same memory. (Slots are a part of a version's name in life, not here.)"""
-    slots = 2 * model.spec.slots
-    text = f"models.{model.spec.model}: slots: {slots} (in the same memory)"
-
-    def change(found: Loadable) -> Loadable:
-        return replace(found, spec=replace(found.spec, slots=slots))
-
-    subject = f"slots of {model.spec.model}"
-    return Change(text, subject, partial(_with, version=model.spec.version, change=change))
+    return Change(text, partial(_with, version=model.spec.version, change=change))
 
 
 def _with(scene: Scene, version: str, change: Callable[[Loadable], Loadable]) -> Scene:
@@ -281,6 +230,6 @@ def _with(scene: Scene, version: str, change: Callable[[Loadable], Loadable]) ->
     return replace(scene, models=tuple(models))
 
 
-def _with_all(scene: Scene, changes: Mapping[str, float]) -> Scene:
-    models = (replace(one, policy=replace(one.policy, **changes)) for one in scene.models)  # type: ignore[arg-type]
+def _with_keep_alive(scene: Scene, value: float) -> Scene:
+    models = (replace(one, policy=replace(one.policy, keep_alive=value)) for one in scene.models)
     return replace(scene, models=tuple(models))
