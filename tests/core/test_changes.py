@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from core.yard import Yard, gpu, granted, need, of, refused, spec, started, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
+from modelyard.core.admission import Sums, recap
+from modelyard.core.state import State
 from modelyard.core.types import Policy
 
 NEW = replace(spec("a"), digest="1" * 12)
@@ -56,6 +60,26 @@ def test_the_bound_of_all_queues_counts_for_who_comes_from_then_on() -> None:
     assert refused(yard.ask("r4", a)) == {}
     assert refused(yard.do(ev.QueueBounded(1))) == {}
     assert len(yard.state.waiting) == 3
+
+
+def test_the_caps_of_all_are_looked_at_once_however_many_parts_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recaps: list[Sums] = []
+
+    def counted(state: State, sums: Sums) -> None:
+        recaps.append(sums)
+        recap(state, sums)
+
+    yard = Yard(gpu(size=60))
+    models = [yard.add(f"m{number}") for number in range(20)]
+    monkeypatch.setattr("modelyard.core.scheduler.recap", counted)
+    policies = [ev.PolicyChanged(model, Policy(min_residency=7.0, drain_cap=40.0)) for model in models[:10]]
+    yard.do(ev.Changed((*policies, *(ev.Removed(model) for model in models[10:]))))
+    assert len(yard.state.versions) == 10
+    assert len(recaps) <= 2
+    sums = yard.scheduler.sums
+    assert (sums.residency, sums.drain, sums.stale) == (7.0, 40.0, False)
 
 
 def replaced(old: str, size: int) -> ev.Changed:

@@ -53,16 +53,19 @@ class Verdict:
 
 @dataclass(slots=True)
 class Sums:
-    """Running totals over all versions, per class, of what is ahead of a newcomer; and the largest caps."""
+    """Running totals over all versions, per class, of what is ahead of a newcomer; and the largest caps.
+    `stale`: a version came, went or changed its policy; `recap` is due before the next request."""
 
     ahead: list[Ahead] = field(default_factory=lambda: [NOTHING] * CLASSES)
     residency: float = 0.0
     drain: float = 0.0
     release: float = 0.0
+    stale: bool = False
 
 
 def recap(state: State, sums: Sums) -> None:
-    """Take the caps of all policies anew, after a version came, went or changed its policy. O(versions)."""
+    """Take the caps of all policies anew. O(versions): once for an event, however much it changes."""
+    sums.stale = False
     policies = [version.policy for version in state.versions.values()]
     sums.residency = max((policy.min_residency for policy in policies), default=0.0)
     sums.drain = max((policy.drain for policy in policies), default=0.0)

@@ -76,8 +76,12 @@ class Scheduler:
         """Take one event; return what is to be done, in order. A stale event changes nothing."""
         step = Step(self.state, self.sums, now)
         self._handlers[type(event)](step, event)
+        if self.sums.stale:
+            recap(self.state, self.sums)
         if self.state.dirty or self.state.replan:
             self._settle(step)
+        if self.sums.stale:  # somebody was forgotten
+            recap(self.state, self.sums)
         return step.out
 
     def next_deadline(self) -> float | None:
@@ -315,7 +319,7 @@ class Scheduler:
         version.policy = policy
         version.policy_at = step.now
         version.capacity = version.spec.slots + policy.overcommit
-        recap(self.state, self.sums)
+        self.sums.stale = True
         step.look_at(version)
         self.state.replan = True
 
@@ -350,7 +354,7 @@ class Scheduler:
         for kind in ("backoff", "grow", "keep"):
             self.state.timers.cancel((kind, version.key))
         del self.state.versions[version.key]
-        recap(self.state, self.sums)
+        self.sums.stale = True
 
     def _handle_load_asked(self, step: Step, event: ev.LoadAsked) -> None:
         version = self.state.versions.get(event.version)
