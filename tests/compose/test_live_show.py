@@ -11,6 +11,7 @@ import pytest
 
 from compose.live_files import FileYard, file_yard
 from gateway.live_yard import MB, fake, right_text, until
+from modelyard import config
 
 CLIENTS = 32
 CHANGES = 50
@@ -125,7 +126,7 @@ class Crowd:
 
 
 async def change(yard: FileYard, crowd: Crowd, course: Course, number: int) -> None:
-    """One change through the control surface, or by the watched file."""
+    """One change: by turns through the control surface, and by the watched file alone."""
     what = course.step(number)
     gone, there = crowd.absent.get(what), getattr(course, what, True)
     if gone is not None and not there:
@@ -135,8 +136,13 @@ async def change(yard: FileYard, crowd: Crowd, course: Course, number: int) -> N
         extra.write_text(EXTRA)
     else:
         extra.unlink(missing_ok=True)
-    answer = await yard.change(course.models(), include=["more/*.yaml"], devices=DEVICES)
-    assert answer.status == 200, answer.body
+    if number % 2:
+        yard.write(course.models(), include=["more/*.yaml"], devices=DEVICES)
+        written = await asyncio.to_thread(config.load, yard.path)
+        await until(lambda: yard.yard.live.config == written)
+    else:
+        answer = await yard.change(course.models(), include=["more/*.yaml"], devices=DEVICES)
+        assert answer.status == 200, answer.body
     if gone is not None and there:
         gone.ends()
 
@@ -157,7 +163,7 @@ async def refused(yard: FileYard) -> None:
 async def test_no_request_fails_that_no_change_explains_and_untouched_processes_stay() -> None:
     course = Course(random.Random(4))
     extra = "more/extra.yaml"
-    async with file_yard(course.models(), devices=DEVICES, defaults={"max_wait": "60s"}) as yard:
+    async with file_yard(course.models(), watch=True, devices=DEVICES, defaults={"max_wait": "60s"}) as yard:
         (yard.folder / "more").mkdir()
         (yard.folder / extra).write_text(EXTRA)
         answer = await yard.change(course.models(), include=["more/*.yaml"], devices=DEVICES)

@@ -222,7 +222,7 @@ class PlanView(views.View):
 
     id: str
     order: str
-    steps: list[PlannedStep] = Field(description="In order; nothing is done that is not here.")
+    steps: list[PlannedStep] = Field(description="In order, as far as it looked ahead: `open` says where that ended.")
     preconditions: list[PlannedOn]
     memory: list[PlannedMemory]
     seconds: float = Field(description="Until the last step, as expected.")
