@@ -92,12 +92,11 @@ class Run:
     def peak_memory(self, device: str) -> int:
         return max((size for _, size in self.memory[device]), default=0)
 
-    def fewest_loads(self, max_wait: float | None = None) -> int:
-        """The lower bound for the requests that were served, had each waited `max_wait` at most (None: as
-        long as the longest did)."""
+    def fewest_loads(self) -> int:
+        """The lower bound for the requests that were served, had each waited as long as the longest did."""
         jobs = [record.job for record in self.records if record.finished_at is not None]
         longest = self.waits[-1] if self.waits else 0.0
-        return fewest_loads(self.scene, jobs, longest + ROUNDING if max_wait is None else max_wait)
+        return fewest_loads(self.scene, jobs, longest + ROUNDING)
 
 
 def fewest_loads(scene: Scene, jobs: Sequence[Job], max_wait: float) -> int:

@@ -57,12 +57,10 @@ class World:
     loads: int = 0
     bytes_loaded: int = 0
     cuts: int = 0
-    residency: list[tuple[str, str, float, float | None]] = field(default_factory=list)
     _events: list[tuple[float, int, ev.Event]] = field(default_factory=list)
     _order: count[int] = field(default_factory=count)
     _slots: dict[str, int] = field(default_factory=dict)  # request -> order of its pending Finished
     _versions: dict[str, str] = field(default_factory=dict)  # instance -> version
-    _stays: dict[str, int] = field(default_factory=dict)  # instance -> its place in `residency`
 
     def at(self, when: float, event: ev.Event) -> int:
         """Have `event` happen at `when`; returns its number."""
@@ -138,17 +136,9 @@ class World:
                 self.loads += 1
                 self.bytes_loaded += sum(charge.bytes for charge in placement)
                 self._versions[instance] = version
-                self._stays[instance] = len(self.residency)
-                self.residency.append((instance, version, self.now, None))
                 self.at(self.now + self.load(version), ev.Ready(instance, generation))
             case ac.Stop(instance, generation) | ac.Release(instance, generation):
-                self._ends(instance)
                 gone = ev.Released(instance, generation)
                 self.at(self.now + self.stop(self._versions[instance]), gone)
             case _:
                 pass
-
-    def _ends(self, instance: str) -> None:
-        index = self._stays[instance]
-        name, version, start, _ = self.residency[index]
-        self.residency[index] = (name, version, start, self.now)
