@@ -15,7 +15,7 @@ from modelyard.sim import plot
 from modelyard.sim.advise import advise
 from modelyard.sim.inputs import Trace
 from modelyard.sim.lines import Request
-from modelyard.sim.replay import Run, as_json, replay, thinned
+from modelyard.sim.replay import Run, as_json, fewest_loads, replay, thinned
 from modelyard.sim.scene import GB, Loadable, Rules, Scene, load, synthetic
 from modelyard.sim.strategies import OURS, STRATEGIES
 from modelyard.sim.world import Job
