@@ -111,8 +111,12 @@ def fewest_loads(scene: Scene, jobs: Sequence[Job], max_wait: float) -> int:
 def replay(scene: Scene, jobs: Sequence[Job], strategy: Strategy, progress: Progress | None = None) -> Run:
     """Serve all jobs, from empty memory. `progress` is told the time that was reached now and then."""
     loads = {model.spec.version: model.load for model in scene.models}
+    reads = {model.spec.version: scene.rules.read(model.need) for model in scene.models}
     world = World(
-        strategy.scheduler(scene.queue_bound), load=loads.__getitem__, stop=lambda _: scene.rules.stop
+        strategy.scheduler(scene.queue_bound),
+        load=loads.__getitem__,
+        stop=lambda _: scene.rules.stop,
+        read=reads.__getitem__,
     )
     watcher = _Watcher(world, {device.id: [(0.0, 0)] for device in scene.devices}, progress)
     world.watch = watcher.see

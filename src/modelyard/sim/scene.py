@@ -25,13 +25,19 @@ NAMED = 5  # names in a text
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Durations that nobody recorded, in seconds (and bytes per second)."""
+    """Durations that nobody recorded, in seconds (and bytes per second). `one_drive`: loads read one after
+    the other, at `load_rate`."""
 
     per_token_in: float = 0.0002
     per_token_out: float = 0.010
     load_fixed: float = 1.0
     load_rate: float = 2.0 * GB
     stop: float = 0.3
+    one_drive: bool = False
+
+    def read(self, need: Need) -> float:
+        """Seconds of the drive that a load has for itself."""
+        return need.bytes / self.load_rate if self.one_drive else 0.0
 
     def service(self, request: Request) -> float:
         return self.per_token_in * request.tokens_in + self.per_token_out * request.tokens_out
@@ -44,6 +50,7 @@ class Rules:
             f"{1000 * self.per_token_in:g} ms per token in + {1000 * self.per_token_out:g} ms per token out"
         )
         load = f"{self.load_fixed:g} s + bytes at {self.load_rate / GB:g} GB/s"
+        load += ", one after the other" if self.one_drive else ""
         return f"what was not recorded: service {service}; load {load}; stop {self.stop:g} s"
 
 

@@ -44,11 +44,13 @@ class Record:
 
 @dataclass(slots=True)
 class World:
-    """`load(version)` and `stop(version)` are the seconds that a start and a stop take."""
+    """`load(version)` and `stop(version)` are the seconds that a start and a stop take; `read(version)` those
+    of a load in which it has the drive for itself: others wait for it."""
 
     scheduler: Scheduler
     load: Callable[[str], float]
     stop: Callable[[str], float] = lambda _: 0.1
+    read: Callable[[str], float] = lambda _: 0.0
     after_each: Callable[[Scheduler], None] | None = None
     before_arrival: Callable[[ev.Arrived], None] | None = None
     watch: Callable[[float, ev.Event, list[ac.Action]], None] | None = None
@@ -59,6 +61,7 @@ class World:
     cuts: int = 0
     _events: list[tuple[float, int, ev.Event]] = field(default_factory=list)
     _order: count[int] = field(default_factory=count)
+    _drive_free: float = 0.0
     _slots: dict[str, int] = field(default_factory=dict)  # request -> order of its pending Finished
     _versions: dict[str, str] = field(default_factory=dict)  # instance -> version
 
@@ -136,7 +139,9 @@ class World:
                 self.loads += 1
                 self.bytes_loaded += sum(charge.bytes for charge in placement)
                 self._versions[instance] = version
-                self.at(self.now + self.load(version), ev.Ready(instance, generation))
+                begins = max(self.now, self._drive_free)
+                self._drive_free = begins + self.read(version)
+                self.at(begins + self.load(version), ev.Ready(instance, generation))
             case ac.Stop(instance, generation) | ac.Release(instance, generation):
                 gone = ev.Released(instance, generation)
                 self.at(self.now + self.stop(self._versions[instance]), gone)
