@@ -220,6 +220,14 @@ class TestReading:
             file.write("\n# more\n")
         assert not reading.unchanged()
 
+    def test_a_lock_of_an_editor_is_no_part_of_it(self, path: Path) -> None:
+        reading = Reading()
+        load(path, reading=reading)
+        (path.parent / "more" / ".#one.yaml").symlink_to("ada@host.1234:5678")
+        (path.parent / "more" / ".one.yaml.swp").write_text("models: [")
+        assert reading.unchanged()
+        assert [one.spec.model for one in load(path).models] == ["a"]
+
     def test_one_that_was_not_there(self, path: Path) -> None:
         path.write_text("include: [later.yaml]")
         reading = Reading()

@@ -32,7 +32,7 @@ class Reading:
 
     def glob(self, folder: Path, pattern: str) -> list[Path]:
         """The files that an `include` with a pattern names now."""
-        found = sorted(folder.glob(pattern))
+        found = _glob(folder, pattern)
         self._globs[folder, pattern] = tuple(found)
         return found
 
@@ -44,8 +44,13 @@ class Reading:
     def unchanged(self) -> bool:
         """Whether every file is still what it was when it was read, and no pattern finds another."""
         return all(_look(path) == stamp for path, stamp in self._files.items()) and all(
-            tuple(sorted(folder.glob(pattern))) == found for (folder, pattern), found in self._globs.items()
+            tuple(_glob(folder, pattern)) == found for (folder, pattern), found in self._globs.items()
         )
+
+
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    """As a shell has it: what begins with a dot, as an editor's lock does, is not meant."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def _look(path: Path) -> Stamp:

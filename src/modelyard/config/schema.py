@@ -197,7 +197,10 @@ class KeySection(Section):
 class Root(Section):
     """Modelyard's configuration."""
 
-    include: Texts = Field(default_factory=list, description="Files or globs, relative to this file.")
+    include: Texts = Field(
+        default_factory=list,
+        description="Files or globs, relative to this file; a glob skips `.hidden` files.",
+    )
     server: ServerSection = Field(default_factory=ServerSection)
     engines: dict[Name, EngineSection] = Field(default_factory=dict)
     models: dict[Name, ModelSection] = Field(default_factory=dict)
