@@ -8,11 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
 from compose.live_files import file_yard
 from gateway.live_yard import MB, SHARE, fake, right_text, until
 from modelyard.core.types import Priority
+from modelyard.engines.base import Files
+from modelyard.runtime.entries import Entry
 
 SLOW = {"tokens_per_second": 20}
 
@@ -59,6 +62,15 @@ class TestModels:
             assert kinds(answer.body) == {"b": "added"}
             await until(lambda: yard.ready("b"))
             assert (await yard.chat("bee")).text == right_text("b", "hi", 4)
+
+    async def test_one_that_was_replaced_before_its_turn_is_preloaded(self) -> None:
+        slow = fake(parameters={"load_time": 1.0})
+        async with file_yard({"a": slow, "b": fake()}, preload=["a", "b"]) as yard:
+            await until(lambda: yard.instances("a"))
+            assert kinds((await yard.change({"a": slow, "b": fake(slots=2)})).body) == {"b": "replaced"}
+            assert yard.ready("a") is None, "it was b's turn already"
+            await until(lambda: yard.ready("b"))
+            assert yard.instances("b")[0].version.spec.slots == 2
 
     async def test_one_that_goes_is_not_found_and_who_waits_for_it_is_told(self) -> None:
         async with file_yard({"a": fake(parameters={"load_time": 5.0}), "b": fake()}) as yard:
@@ -130,6 +142,15 @@ class TestModels:
             assert (answer.status, answer.body["instance"]) == (200, "a-2")
             assert answer.body["version"] == yard.yard.names.resolve("a").spec.version
 
+    async def test_so_does_how_long_it_is_to_stay(self) -> None:
+        async with file_yard({"a": fake(parameters={"load_time": 30.0})}) as yard:
+            order = {"model": "a", "keep_alive": "1h", "stream": False}
+            asked = asyncio.create_task(yard.post("/api/generate", order))
+            await until(lambda: yard.instances("a"))
+            await yard.change({"a": fake()})
+            assert (await asked).status == 200
+            assert yard.instances("a")[0].asked_keep_alive == 3600.0
+
     async def test_who_waits_for_a_new_version_that_lacks_the_path_is_told_so(self) -> None:
         async with file_yard({"a": fake(parameters={"load_time": 30.0})}) as yard:
             asked = asyncio.create_task(yard.chat("a"))
@@ -184,6 +205,29 @@ class TestModels:
                     pass
             assert stream.text == right_text("a", "hi", 12)
             await until(lambda: len(yard.state.versions) == 1)
+
+    async def test_files_are_those_of_who_has_the_version_when_they_have_come(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with file_yard({"a": fake()}) as yard:
+            first, come = yard.yard.names.resolve("a"), asyncio.Event()
+
+            async def fetch(entry: Entry, progress: object) -> Files:
+                await come.wait()
+                return {}
+
+            monkeypatch.setattr(yard.driver.files, "fetch", fetch)
+            first.files = None
+            fetching = asyncio.create_task(yard.driver.fetch(first, lambda _: None))
+            await yard.change({"a": fake(slots=2)})
+            await yard.change({"a": fake()})
+            now = yard.yard.names.resolve("a")
+            assert now is not first
+            assert now.spec == first.spec
+            now.files = None
+            come.set()
+            await fetching
+            assert now.files == {}
 
 
 class TestSettings:

@@ -85,7 +85,7 @@ class Ahead:
     async def _load(self, wanted: Iterable[Entry]) -> None:
         for entry in wanted:
             try:
-                await self._driver.load(entry.spec.version, evict=False)
+                await self._driver.load(entry.newest.spec.version, evict=False)
             except ModelyardError as error:
                 log.warning("preload.skipped", model=entry.spec.model, reason=error.message)
 

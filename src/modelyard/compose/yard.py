@@ -115,6 +115,7 @@ class Yard:
                 profiles={**now.profiles, **config.profiles},
                 preload=(*now.preload, *ahead),
                 positions={**now.positions, **config.positions},
+                filled=now.filled | config.filled,
             )
 
         await self.live.change(with_it)

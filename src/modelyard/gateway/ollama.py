@@ -125,7 +125,7 @@ async def load(
                 await driver.load(entry.spec.version)
         except Interrupted:
             raise Disconnected from None
-    keep(driver, entry, keep_alive)
+    keep(driver, entry.newest, keep_alive)  # it may have been replaced while it was loaded
     said = shape.part("") | {"done": True, "done_reason": "unload" if keep_alive == 0.0 else "load"}
     if streams(head):
         exchange.respond(200, [(b"content-type", OLLAMA.media)], orjson.dumps(said) + b"\n")

@@ -407,10 +407,11 @@ class Driver:
         if entry.files is not None:
             return
         files = await self.files.fetch(entry, progress)
-        if entry.files is None:
-            need = self.observer.corrected(entry, entry.engine.need(entry.spec, files))
-            entry.files = files
-            self.post(ev.Cached(entry.spec.version, need))
+        known = self.entries.get(entry.spec.version)  # it may have gone, and come back, meanwhile
+        if known is not None and known.files is None:
+            need = self.observer.corrected(known, known.engine.need(known.spec, files))
+            known.files = files
+            self.post(ev.Cached(known.spec.version, need))
 
     def _note(self, note: ac.Note) -> None:
         if note.kind == "ready":
