@@ -4,8 +4,11 @@ configuration or with made-up ones. No server, no engine and no GPU is touched."
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import wraps
+from inspect import Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,87 +43,94 @@ def _seconds(text: str) -> float:
         raise typer.BadParameter(f"{text!r} {error}") from None
 
 
-TraceFile = Annotated[
-    Path,
-    typer.Argument(
-        metavar="TRACE",
-        help="A CSV (timestamp, input tokens, output tokens), a journal, or an access log; gzipped or not.",
-        show_default=False,
-    ),
-]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("-c", "--config", help="The configuration: models, devices, policies.", show_default=False),
-]
-Kind = Annotated[
-    Format | None, typer.Option("--format", help="What the trace is, instead of what it looks like.")
-]
-Target = Annotated[
-    float,
-    typer.Option(
-        parser=_seconds, metavar="DURATION", help="The wait that counts as served well.", show_default="10s"
-    ),
-]
-Limit = Annotated[int, typer.Option(min=1, max=10_000_000, help="Requests that are read at most.")]
-Models = Annotated[int, typer.Option(min=1, max=10_000, help="Without -c: how many models.")]
-Memory = Annotated[
-    int,
-    typer.Option(
-        parser=_size,
-        metavar="SIZE",
-        help="Without -c: the memory of the one device.",
-        show_default="60GB",
-    ),
-]
-Sizes = Annotated[
-    str | None,
-    typer.Option(help="Without -c: sizes that the models have by turns, e.g. 2GB,4GB.", show_default=False),
-]
-Slots = Annotated[int, typer.Option(min=1, max=4096, help="Without -c: slots of each model.")]
-Said = Annotated[
-    list[str] | None,
-    typer.Option("--size", metavar="MODEL=SIZE", help="With -c: the memory of a model that is not known."),
-]
-Skew = Annotated[
-    float, typer.Option(min=0.0, max=10.0, help="Zipf's exponent, for requests that name no model.")
-]
-Seed = Annotated[int, typer.Option(help="Of the models that are drawn.")]
-Stretch = Annotated[float, typer.Option(min=1e-6, max=1e6, help="The trace's times are multiplied by it.")]
-LoadRate = Annotated[
-    int,
-    typer.Option(
-        parser=_size,
-        metavar="SIZE",
-        help="Bytes per second of a load, where that is unknown.",
-        show_default="2GB",
-    ),
-]
-TokenIn = Annotated[
-    float,
-    typer.Option(
-        parser=_seconds,
-        metavar="DURATION",
-        help="Of a token in, where service is unknown.",
-        show_default="0.2ms",
-    ),
-]
-TokenOut = Annotated[
-    float,
-    typer.Option(
-        parser=_seconds,
-        metavar="DURATION",
-        help="Of a token out, where service is unknown.",
-        show_default="10ms",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-SIXTY = 60 * GB
+def _sized(what: str, default: str) -> Any:
+    return typer.Option(parser=_size, metavar="SIZE", help=what, show_default=default)
 
 
+def _lasting(what: str, default: str) -> Any:
+    return typer.Option(parser=_seconds, metavar="DURATION", help=what, show_default=default)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What both commands are given: a trace, and what it is served on."""
+
+    trace: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TRACE",
+            help="A CSV (timestamp, input tokens, output tokens), a journal, or an access log; "
+            "gzipped or not.",
+            show_default=False,
+        ),
+    ]
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "-c", "--config", help="The configuration: models, devices, policies.", show_default=False
+        ),
+    ] = None
+    kind: Annotated[
+        Format | None, typer.Option("--format", help="What the trace is, instead of what it looks like.")
+    ] = None
+    target: Annotated[float, _lasting("The wait that counts as served well.", "10s")] = 10.0
+    limit: Annotated[int, typer.Option(min=1, max=10_000_000, help="Requests that are read at most.")] = (
+        inputs.LIMIT
+    )
+    models: Annotated[int, typer.Option(min=1, max=10_000, help="Without -c: how many models.")] = 24
+    memory: Annotated[int, _sized("Without -c: the memory of the one device.", "60GB")] = 60 * GB
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            help="Without -c: sizes that the models have by turns, e.g. 2GB,4GB.", show_default=False
+        ),
+    ] = None
+    slots: Annotated[int, typer.Option(min=1, max=4096, help="Without -c: slots of each model.")] = 8
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--size", metavar="MODEL=SIZE", help="With -c: the memory of a model that is not known."
+        ),
+    ] = None
+    skew: Annotated[
+        float, typer.Option(min=0.0, max=10.0, help="Zipf's exponent, for requests that name no model.")
+    ] = 1.0
+    seed: Annotated[int, typer.Option(help="Of the models that are drawn.")] = 1
+    stretch: Annotated[
+        float, typer.Option(min=1e-6, max=1e6, help="The trace's times are multiplied by it.")
+    ] = 1.0
+    load_rate: Annotated[int, _sized("Bytes per second of a load, where that is unknown.", "2GB")] = 2 * GB
+    token_in: Annotated[float, _lasting("Of a token in, where service is unknown.", "0.2ms")] = 0.0002
+    token_out: Annotated[float, _lasting("Of a token out, where service is unknown.", "10ms")] = 0.010
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+
+
+def _with_given(**defaults: object) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Makes a command, whose first parameter is a `Given`, one with an option for each of its fields: Typer
+    reads them from the signature. `defaults` are those that differ."""
+
+    def of(command: Callable[..., None]) -> Callable[..., None]:
+        fields = [
+            each.replace(default=defaults.get(each.name, each.default))
+            for each in signature(Given, eval_str=True).parameters.values()
+        ]
+        own = list(signature(command, eval_str=True).parameters.values())[1:]
+
+        @wraps(command)
+        def run(**values: Any) -> None:
+            command(Given(**{each.name: values.pop(each.name) for each in fields}), **values)
+
+        options = [*fields[:2], *own, *fields[2:]]
+        run.__signature__ = Signature(options)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in options}
+        return run
+
+    return of
+
+
+@_with_given()
 def replay(
-    trace: TraceFile,
-    config: ConfigFile = None,
+    given: Given,
     strategy: Annotated[
         list[str] | None,
         typer.Option(
@@ -131,20 +141,6 @@ def replay(
             show_default="all",
         ),
     ] = None,
-    kind: Kind = None,
-    target: Target = 10.0,
-    limit: Limit = inputs.LIMIT,
-    models: Models = 24,
-    memory: Memory = SIXTY,
-    sizes: Sizes = None,
-    slots: Slots = 8,
-    size: Said = None,
-    skew: Skew = 1.0,
-    seed: Seed = 1,
-    stretch: Stretch = 1.0,
-    load_rate: LoadRate = 2 * GB,
-    token_in: TokenIn = 0.0002,
-    token_out: TokenOut = 0.010,
     bound: Annotated[bool, typer.Option(help="Compute the lower bound of loads, too.")] = True,
     picture: Annotated[
         Path | None,
@@ -153,15 +149,11 @@ def replay(
     theme: Annotated[
         plot.Theme, typer.Option(help="Colours of the picture; auto: as the reader's system has it (SVG).")
     ] = plot.Theme.AUTO,
-    as_json: AsJson = False,
 ) -> None:
     """Replay a trace: how each strategy would have served it."""
     if picture is not None:
         plot.check(picture)
-    found = inputs.read(trace, format=kind, limit=limit)
-    rules = Rules(token_in, token_out, load_rate=max(1, load_rate))
-    scene = _scene(config, found, models, memory, sizes, slots, size, rules)
-    jobs = _jobs(found, scene, seed, skew, stretch)
+    found, scene, jobs = _prepared(given)
     chosen = [_strategy(name) for name in dict.fromkeys(strategy or STRATEGIES)]
     runs: list[Run] = []
     fewest: list[int | None] = []
@@ -178,86 +170,62 @@ def replay(
             )
             fewest.append(runs[-1].fewest_loads() if bound else None)
             bars.remove_task(task)
-    assumed = _assumed(found, scene, jobs)
     if picture is not None:
-        plot.write(picture, runs, target, title=found.name, theme=theme)
-    if as_json:
-        _print_json(
-            {
-                "trace": _about(found),
-                "assumed": assumed,
-                "strategies": results.as_list(runs, fewest, target),
-            }
-        )
+        plot.write(picture, runs, given.target, title=found.name, theme=theme)
+    if given.as_json:
+        _print_json(found, scene, jobs, {"strategies": results.as_list(runs, fewest, given.target)})
         return
     console = tables.console()
-    results.print_assumed(console, found, jobs, assumed)
-    results.print_runs(console, runs, fewest, target)
+    results.print_assumed(console, found, jobs, _assumed(found, scene, jobs))
+    results.print_runs(console, runs, fewest, given.target)
     if picture is not None:
         console.print(f"drawn: {picture}")
 
 
+@_with_given(limit=20_000)
 def advise(
-    trace: TraceFile,
-    config: ConfigFile = None,
-    kind: Kind = None,
-    target: Target = 10.0,
-    limit: Limit = 20_000,
-    models: Models = 24,
-    memory: Memory = SIXTY,
-    sizes: Sizes = None,
-    slots: Slots = 8,
-    size: Said = None,
-    skew: Skew = 1.0,
-    seed: Seed = 1,
-    stretch: Stretch = 1.0,
-    load_rate: LoadRate = 2 * GB,
-    token_in: TokenIn = 0.0002,
-    token_out: TokenOut = 0.010,
+    given: Given,
     simulations: Annotated[int, typer.Option(min=1, max=500, help="Changes that are tried at most.")] = 24,
-    as_json: AsJson = False,
 ) -> None:
     """Say what to change in a configuration, with the gain that a replay of the trace shows for it."""
-    found = inputs.read(trace, format=kind, limit=limit)
-    rules = Rules(token_in, token_out, load_rate=max(1, load_rate))
-    scene = _scene(config, found, models, memory, sizes, slots, size, rules)
-    jobs = _jobs(found, scene, seed, skew, stretch)
+    found, scene, jobs = _prepared(given)
     with _progress() as bars:
         task = bars.add_task("as configured", total=simulations + 1)
 
         def tell(text: str) -> None:
             bars.update(task, advance=1, description=text)
 
-        advice = advising.advise(scene, jobs.jobs, OURS, target, simulations, tell)
-    assumed = _assumed(found, scene, jobs)
-    if as_json:
-        _print_json({"trace": _about(found), "assumed": assumed, **advice.as_json()})
+        advice = advising.advise(scene, jobs.jobs, OURS, given.target, simulations, tell)
+    if given.as_json:
+        _print_json(found, scene, jobs, advice.as_json())
         return
     console = tables.console()
-    results.print_assumed(console, found, jobs, assumed)
-    results.print_advice(console, advice, target)
+    results.print_assumed(console, found, jobs, _assumed(found, scene, jobs))
+    results.print_advice(console, advice, given.target)
 
 
 # -- what is replayed -----------------------------------------------------------------------------------
 
 
-def _scene(
-    config: Path | None,
-    trace: inputs.Trace,
-    models: int,
-    memory: int,
-    sizes: str | None,
-    slots: int,
-    said: Sequence[str] | None,
-    rules: Rules,
-) -> Scene:
-    if config is not None:
-        return scenes.of_config(config, _said_sizes(said or ()), rules)
+def _prepared(given: Given) -> tuple[inputs.Trace, Scene, Load]:
+    """The trace, what it is served on, and its requests there. Raises TraceError and ConfigErrors."""
+    trace = inputs.read(given.trace, format=given.kind, limit=given.limit)
+    scene = _scene(given, trace)
+    jobs = load(trace, scene, seed=given.seed, skew=given.skew, stretch=given.stretch)
+    if not jobs.jobs:
+        raise inputs.TraceError(f"Nothing of {trace.name} can be replayed: {jobs.assumed[-1]}")
+    return trace, scene, jobs
+
+
+def _scene(given: Given, trace: inputs.Trace) -> Scene:
+    rules = Rules(given.token_in, given.token_out, load_rate=max(1, given.load_rate))
+    if given.config is not None:
+        return scenes.of_config(given.config, _said_sizes(given.size or ()), rules)
     if trace.yard is not None:
         return of_journal(trace.yard, rules)
-    names = trace.models or [f"model-{number}" for number in range(models)]
-    chosen = [_size(text) for text in sizes.split(",")] if sizes else SIZES
-    return synthetic(names, memory, sizes=chosen, slots=slots, rules=rules)
+    names = trace.models or [f"model-{number}" for number in range(given.models)]
+    sizes = [_size(text) for text in given.sizes.split(",")] if given.sizes else SIZES
+    return synthetic(names, given.memory, sizes=sizes, slots=given.slots, rules=rules)
 
 
 def _strategy(name: str) -> Strategy:
@@ -277,24 +245,8 @@ def _said_sizes(said: Iterable[str]) -> dict[str, int]:
     return sizes
 
 
-def _jobs(trace: inputs.Trace, scene: Scene, seed: int, skew: float, stretch: float) -> Load:
-    jobs = load(trace, scene, seed=seed, skew=skew, stretch=stretch)
-    if not jobs.jobs:
-        raise inputs.TraceError(f"Nothing of {trace.name} can be replayed: {jobs.assumed[-1]}")
-    return jobs
-
-
 def _assumed(trace: inputs.Trace, scene: Scene, jobs: Load) -> list[str]:
     return [*trace.notes, *scene.assumed, *jobs.assumed, str(scene.rules)]
-
-
-def _about(trace: inputs.Trace) -> dict[str, Any]:
-    return {
-        "name": trace.name,
-        "format": trace.format,
-        "requests": len(trace.requests),
-        "seconds": trace.seconds,
-    }
 
 
 def _progress() -> Progress:
@@ -304,5 +256,12 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+def _print_json(trace: inputs.Trace, scene: Scene, jobs: Load, came: Mapping[str, Any]) -> None:
+    about = {
+        "name": trace.name,
+        "format": trace.format,
+        "requests": len(trace.requests),
+        "seconds": trace.seconds,
+    }
+    told = {"trace": about, "assumed": _assumed(trace, scene, jobs), **came}
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
