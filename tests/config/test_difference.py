@@ -13,6 +13,7 @@ import yaml
 from modelyard.config import Config, load
 from modelyard.config.difference import Changed, Kind, compare
 from modelyard.config.reading import Reading
+from modelyard.core.types import Policy
 
 BASE: dict[str, Any] = {
     "engines": {"tuned": {"type": "fake", "environment": {"TOKEN": "s3cret"}, "defaults": {"seed": 1}}},
@@ -80,9 +81,10 @@ def test_a_changed_spec_is_another_version(fields: dict[str, Any], changed: Chan
 
 
 def test_defaults_change_the_policy_of_all_who_do_not_say_otherwise() -> None:
-    after = read(defaults={"patience": "1s"}, models=models(b={"patience": "5s"}))
+    usual = Policy().patience
+    after = read(defaults={"patience": "1s"}, models=models(b={"patience": f"{usual:g}s"}))
     (one,) = compare(read(), after).models
-    assert (one.name, one.kind, one.fields) == ("a", Kind.POLICY, (Changed("patience", 5.0, 1.0),))
+    assert (one.name, one.kind, one.fields) == ("a", Kind.POLICY, (Changed("patience", usual, 1.0),))
 
 
 def test_an_engine_profile_replaces_its_models_and_no_value_of_its_environment_is_repeated() -> None:

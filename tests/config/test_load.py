@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from hashlib import sha256
 from math import inf
@@ -315,6 +317,40 @@ def digest(**changed: object) -> str:
 def test_the_same_text_is_the_same_version() -> None:
     assert digest() == digest()
     assert len(digest()) == 64
+
+
+_OTHER_PROCESS = """
+import sys
+from modelyard.config import load
+print(load(None, sys.argv[1], {"TOKEN": "weak"}, engine_types={"fake"}).models[0].spec.digest)
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "salted"),
+    [
+        ("models: {a: {engine: fake, source: '/${TOKEN}/m.gguf', parameters: {tokens: 3}}}", False),
+        ("models: {a: {engine: fake, parameters: {x: ['${TOKEN}']}}}", True),
+        ("models: {a: {engine: fake, parameters: {extra_args: [--api-key, weak]}}}", True),
+        ("models: {a: {engine: p}}\nengines: {p: {type: fake, environment: {A: weak}}}", True),
+        ("models: {a: {engine: p}}\nengines: {p: {type: fake, defaults: {x: '${TOKEN}'}}}", True),
+        ("models: {a: {engine: p}}\nengines: {p: {type: fake, defaults: {x: 1}}}", False),
+    ],
+)
+def test_a_digest_of_what_may_be_a_secret_is_of_no_use_to_who_tries_secrets(
+    written: str, salted: bool
+) -> None:
+    here = load(None, written, {"TOKEN": "weak"}, engine_types={"fake"}).models[0].spec.digest
+    again = load(None, written, {"TOKEN": "weak"}, engine_types={"fake"}).models[0].spec.digest
+    there = subprocess.run(
+        [sys.executable, "-c", _OTHER_PROCESS, written],
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=60,
+    ).stdout.strip()
+    assert here == again
+    assert (here != there) is salted
 
 
 def test_policy_makes_no_new_version() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from modelyard.config import text as texts
 from modelyard.config.check import validate
 from modelyard.config.listen import server_setting
-from modelyard.config.problems import ConfigErrors, Problem, near_miss
+from modelyard.config.problems import ConfigErrors, Problem, is_below, near_miss
 from modelyard.config.reading import Reading
 from modelyard.config.schema import EngineSection, KeySection, ModelSection, PolicySection, Root
 from modelyard.config.text import Document
@@ -185,7 +185,9 @@ class _Build:
             slots=section.slots,
             devices=tuple(section.devices) or profile.devices,
         )
-        return replace(spec, digest=spec_digest(spec, profile))
+        places = (f"{path}.parameters", f"engines.{profile.name}.defaults")
+        filled = any(is_below(one, place) for place in places for one in self._document.filled)
+        return replace(spec, digest=spec_digest(spec, profile, filled=filled))
 
     def _policy(self, name: str, section: ModelSection) -> Policy:
         chosen = {**_policy_fields(self._root.defaults), **_policy_fields(section)}

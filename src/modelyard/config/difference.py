@@ -7,19 +7,15 @@ and what has or follows a name such as `--api-key`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from enum import Enum, StrEnum
-from math import inf
-from pathlib import Path
+from enum import StrEnum
 
 from modelyard.config.problems import is_below, join
+from modelyard.config.secrets import HIDDEN, SECRET, plain
 from modelyard.config.values import Config, DeviceSetting, Key, Model
 from modelyard.engines.base import Profile
 
-HIDDEN = "…"  # in place of a value that may be a secret
-_SECRET = re.compile("key|token|secret|passw|credential|auth|header|hft", re.IGNORECASE)
 _Shown = Callable[[str, object], object]  # of a path and its value: what people may see
 
 
@@ -217,7 +213,7 @@ def _shown_of(config: Config, model: Model) -> _Shown:
             places.append(join(f"{profile}.defaults", rest))
         if head == "engine":
             places.append(join(profile, rest or "type"))
-        if isinstance(value, str) and head == "parameters" and _SECRET.search(path.rpartition(".")[2]):
+        if isinstance(value, str) and head == "parameters" and SECRET.search(path.rpartition(".")[2]):
             return HIDDEN
         return _unless_filled(config, places, value)
 
@@ -228,34 +224,3 @@ def _unless_filled(config: Config, places: Iterable[str], value: object) -> obje
     if value is not None and any(is_below(one, place) for place in places for one in config.filled):
         return HIDDEN
     return plain(value)
-
-
-def plain(value: object) -> object:
-    """A value as JSON has it; without an end is `forever`, as it is written."""
-    if isinstance(value, Enum):
-        return value.name.lower()
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, frozenset):
-        return sorted(value)
-    if isinstance(value, tuple | list):
-        return _items(value)
-    if isinstance(value, Mapping):
-        secret = (name for name, item in value.items() if isinstance(item, str) and _SECRET.search(name))
-        return {name: plain(item) for name, item in value.items()} | dict.fromkeys(secret, HIDDEN)
-    return "forever" if value == inf else value
-
-
-def _items(values: Iterable[object]) -> list[object]:
-    """A list, which may be the arguments of a program: `--api-key x` and `--api-key=x` keep theirs."""
-    found: list[object] = []
-    flagged = False
-    for value in values:
-        flag, given, _ = value.partition("=") if isinstance(value, str) else ("", "", "")
-        secret = flag.startswith("-") and _SECRET.search(flag) is not None
-        if secret and given:
-            found.append(f"{flag}={HIDDEN}")
-        else:
-            found.append(HIDDEN if flagged else plain(value))
-        flagged = secret and not given
-    return found

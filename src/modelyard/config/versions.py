@@ -1,20 +1,30 @@
-"""The digest that names a version: the same spec gives the same digest, on every machine and run.
+"""The digest that names a version: the same spec gives the same digest, on every machine and run. Policy is
+not in it.
 
-Used by `build`. Policy is not in it.
+Digests are told to everybody who may ask for an answer. So that nobody can try secrets against one, those of
+specs that may hold any (an environment, parameters that were filled from one or look like a secret) are
+salted anew by each process.
+
+Used by `build`.
 """
 
 from __future__ import annotations
 
 import json
 from hashlib import sha256
+from secrets import token_hex
 
+from modelyard.config.secrets import HIDDEN, plain
 from modelyard.core.types import Spec
 from modelyard.engines.base import Profile
 
+_SALT = token_hex(32)
 
-def spec_digest(spec: Spec, profile: Profile) -> str:
+
+def spec_digest(spec: Spec, profile: Profile, *, filled: bool) -> str:
     """sha256 (hex) over the canonical JSON of what decides the process that is run: source, engine, what the
-    profile adds, parameters, slots, devices and capabilities. Names of model and profile are not in it."""
+    profile adds, parameters, slots, devices and capabilities. Names of model and profile are not in it.
+    `filled`: a parameter took something from the environment."""
     content = {
         "source": spec.source,
         "engine": profile.type,
@@ -25,5 +35,7 @@ def spec_digest(spec: Spec, profile: Profile) -> str:
         "devices": list(spec.devices),
         "capabilities": sorted(spec.capabilities),
     }
+    if filled or profile.environment or HIDDEN in json.dumps(plain(spec.parameters), ensure_ascii=False):
+        content["salt"] = _SALT
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return sha256(canonical.encode()).hexdigest()
