@@ -1,6 +1,6 @@
 """A world on a virtual clock around the real scheduler: engines that load, serve and stop in stated times.
 
-Used by `python -m modelyard.sim` and by the tests of the wait bound. It executes actions exactly once and
+Used by `sim/replay.py` and by the tests of the bounds. It executes actions exactly once and
 answers each command with its terminal event, as the driver does; nothing here decides anything.
 """
 
