@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from cli import test_commands
 from cli.test_commands import run
+from modelyard.cli.plan import LISTED, print_plan
 from modelyard.client import Client
 
 
@@ -32,6 +35,19 @@ def test_plan_shows_what_leaves_and_apply_does_it(server: str) -> None:
         done = run("plan", "load", "six", "--apply", MODELYARD_URL=server)
         assert "load six: done after" in done.stdout
         assert {each["id"] for each in client.instances()} == {"two-2", "six-3"}
+
+
+def test_of_what_a_long_plan_rests_on_the_first_facts_are_printed() -> None:
+    facts = [{"name": f"fact {number}.", "value": "so", "note": ""} for number in range(LISTED + 5)]
+    made = {"order": "x", "seconds": 1.0, "steps": [], "open": [], "memory": [], "preconditions": facts}
+    where = Console(record=True, width=100, file=StringIO())
+    print_plan(where, made)
+    shown = where.export_text()
+    assert shown.count("fact ") == LISTED
+    assert "fact 0." in shown
+    assert "… and 5 more, which --json tells." in shown
+    print_plan(where, {**made, "preconditions": facts[:LISTED]})
+    assert "more" not in where.export_text()
 
 
 def test_plan_as_json(server: str) -> None:

@@ -245,6 +245,19 @@ class TestReadings:
             ]
             assert (read.value, read.note) == (value, f"of {patience:g} s")
 
+    def test_a_policy_that_nothing_follows_from_reads_its_version_alone(self, yard: Yard) -> None:
+        keys = [yard.add(f"m{number}", 10) for number in range(30)]
+        made = planned(yard, ev.Changed(tuple(ev.PolicyChanged(key, Policy(pin=True)) for key in keys)))
+        assert made.steps == ()
+        assert len(made.preconditions) <= 1 + len(keys)
+        assert facts(made)["version of m7"] == keys[7]
+        yard.ask("r1", keys[7])
+        (course,) = changed(made, yard.scheduler, yard.now)
+        assert str(course) == "what follows, step 1: was nothing, is ready m7-2 on gpu0 (10 bytes)"
+        yard.do(ev.Removed(keys[8]))
+        (gone,) = changed(made, yard.scheduler, yard.now)
+        assert gone.name == "version of m8"
+
     def test_a_wish_that_waits_reads_everybody_there(self, yard: Yard) -> None:
         yard.ask("r1", A)
         new = spec("new")

@@ -20,6 +20,8 @@ from modelyard.client import Client
 
 Json = Mapping[str, Any]
 
+LISTED = 20  # facts that a plan rests on, as far as they are printed
+
 
 class Action(StrEnum):
     LOAD = "load"
@@ -100,8 +102,11 @@ def print_plan(where: Console, made: Json) -> None:
         where.print(
             escape(f"{device['device']}: {size(free['before'])} free now, {size(free['after'])} then")
         )
-    rows = ((each["name"], each["value"], each["note"]) for each in made["preconditions"])
+    rests = made["preconditions"]
+    rows = ((each["name"], each["value"], each["note"]) for each in rests[:LISTED])
     _print(where, ("holds while", "is", ""), rows)
+    if len(rests) > LISTED:
+        where.print(f"… and {len(rests) - LISTED} more, which --json tells.")
 
 
 def print_steps(where: Console, made: Json) -> None:

@@ -173,15 +173,18 @@ def _readings(state: State, events: Sequence[ev.Event], run: DryRun, now: float)
     for event in arrivals:
         yield from _of_arrival(event, at_once=at_once)
     served = {event.version for event in arrivals} if at_once else set()
+    still = policies.keys() - {step.version for step in run.steps} - {step.winner for step in run.steps}
     for key in run.about:
-        if key not in served:
+        if key in still:  # nothing follows: that nothing does is the plan itself
+            yield Reading(Fact.VERSION, key)
+        elif key not in served:
             priority = classes.get(key)
             yield from _of_version(state, key, added.get(key), priority, starts=_may_start(run, key))
     for key, policy in policies.items():
         if policy.max_replicas > 1:
             yield Reading(Fact.PATIENCE, key, max_wait=policy.patience)
     if not only_asks(events):
-        yield from (Reading(Fact.CONTENDERS, key) for key in run.named)
+        yield from (Reading(Fact.CONTENDERS, key) for key in run.named if key not in still)
     yield from _of_victims(state, run, added, now)
     for key in run.waits:
         yield from _of_all_around(state, key, added.get(key), now)
