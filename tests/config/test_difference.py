@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from modelyard.config import Config, load
-from modelyard.config.difference import Changed, Kind, compare
+from modelyard.config.difference import Kind, Value, compare
 from modelyard.config.reading import Reading
 from modelyard.core.types import Policy
 
@@ -52,15 +52,15 @@ def test_models_come_and_go() -> None:
 @pytest.mark.parametrize(
     ("fields", "changed"),
     [
-        ({"keep_alive": "1m"}, Changed("keep_alive", 600.0, 60.0)),
-        ({"keep_alive": "forever"}, Changed("keep_alive", 600.0, "forever")),
-        ({"priority": "high"}, Changed("priority", "normal", "high")),
-        ({"pin": True}, Changed("pin", False, True)),
-        ({"drain_cap": "5s"}, Changed("drain_cap", None, 5.0)),
-        ({"aliases": ["y"]}, Changed("aliases", ["x"], ["y"])),
+        ({"keep_alive": "1m"}, Value("keep_alive", 600.0, 60.0)),
+        ({"keep_alive": "forever"}, Value("keep_alive", 600.0, "forever")),
+        ({"priority": "high"}, Value("priority", "normal", "high")),
+        ({"pin": True}, Value("pin", False, True)),
+        ({"drain_cap": "5s"}, Value("drain_cap", None, 5.0)),
+        ({"aliases": ["y"]}, Value("aliases", ["x"], ["y"])),
     ],
 )
-def test_policy_and_names_keep_the_version(fields: dict[str, Any], changed: Changed) -> None:
+def test_policy_and_names_keep_the_version(fields: dict[str, Any], changed: Value) -> None:
     (one,) = compare(read(), read(models=models(a=fields))).models
     assert (one.kind, one.fields) == (Kind.POLICY, (changed,))
 
@@ -68,14 +68,14 @@ def test_policy_and_names_keep_the_version(fields: dict[str, Any], changed: Chan
 @pytest.mark.parametrize(
     ("fields", "changed"),
     [
-        ({"slots": 3}, Changed("slots", 2, 3)),
-        ({"parameters": {"memory": {"ram": 6}}}, Changed("parameters.memory.ram", 5, 6)),
-        ({"parameters": {}}, Changed("parameters.memory.ram", 5, None)),
-        ({"source": "/m/a.gguf"}, Changed("source", "", "/m/a.gguf")),
-        ({"capabilities": ["vision"]}, Changed("capabilities", [], ["vision"])),
+        ({"slots": 3}, Value("slots", 2, 3)),
+        ({"parameters": {"memory": {"ram": 6}}}, Value("parameters.memory.ram", 5, 6)),
+        ({"parameters": {}}, Value("parameters.memory.ram", 5, None)),
+        ({"source": "/m/a.gguf"}, Value("source", "", "/m/a.gguf")),
+        ({"capabilities": ["vision"]}, Value("capabilities", [], ["vision"])),
     ],
 )
-def test_a_changed_spec_is_another_version(fields: dict[str, Any], changed: Changed) -> None:
+def test_a_changed_spec_is_another_version(fields: dict[str, Any], changed: Value) -> None:
     (one,) = compare(read(), read(models=models(a=fields))).models
     assert (one.kind, one.fields) == (Kind.REPLACED, (changed,))
 
@@ -84,14 +84,14 @@ def test_defaults_change_the_policy_of_all_who_do_not_say_otherwise() -> None:
     usual = Policy().patience
     after = read(defaults={"patience": "1s"}, models=models(b={"patience": f"{usual:g}s"}))
     (one,) = compare(read(), after).models
-    assert (one.name, one.kind, one.fields) == ("a", Kind.POLICY, (Changed("patience", usual, 1.0),))
+    assert (one.name, one.kind, one.fields) == ("a", Kind.POLICY, (Value("patience", usual, 1.0),))
 
 
 def test_an_engine_profile_replaces_its_models_and_no_value_of_its_environment_is_repeated() -> None:
     tuned = {"type": "fake", "environment": {"TOKEN": "0ther"}, "defaults": {"seed": 2}}
     (one,) = compare(read(), read(engines={"tuned": tuned})).models
     assert (one.name, one.kind) == ("b", Kind.REPLACED)
-    assert one.fields == (Changed("engine.environment.TOKEN", "…", "…"), Changed("parameters.seed", 1, 2))
+    assert one.fields == (Value("engine.environment.TOKEN", "…", "…"), Value("parameters.seed", 1, 2))
 
 
 def filled(text: str, **environ: str) -> Config:
@@ -187,8 +187,8 @@ def test_keys_are_named_and_never_shown() -> None:
     keys = [{"name": "ops", "key": "second", "scopes": ["admin"]}]
     found = compare(read(), read(keys=keys)).settings
     assert found == (
-        Changed("keys.app", "inference, normal at most", None),
-        Changed("keys.ops", None, "admin, normal at most"),
+        Value("keys.app", "inference, normal at most", None),
+        Value("keys.ops", None, "admin, normal at most"),
     )
     changed = [{**BASE["keys"][0], "key": "third"}]
     (one,) = compare(read(), read(keys=changed)).settings

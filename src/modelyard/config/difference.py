@@ -30,7 +30,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class Value:
     """One value: its path (below the model, for a model's), what it was and what it will be, as plain JSON;
     None where it is not set."""
 
@@ -45,7 +45,7 @@ class ModelChange:
     kind: Kind
     before: Model | None
     after: Model | None
-    fields: tuple[Changed, ...] = ()
+    fields: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Difference:
     """`settings` are what is not a model's; `fixed` are those among them that only a restart can change."""
 
     models: tuple[ModelChange, ...] = ()
-    settings: tuple[Changed, ...] = ()
-    fixed: tuple[Changed, ...] = ()
+    settings: tuple[Value, ...] = ()
+    fixed: tuple[Value, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.models or self.settings)
@@ -75,13 +75,13 @@ def compare(before: Config, after: Config) -> Difference:
     return Difference(tuple(_models(before, after)), settings, tuple(fixed))
 
 
-def _is_fixed(changed: Changed, before: Config, after: Config) -> bool:
+def _is_fixed(changed: Value, before: Config, after: Config) -> bool:
     if changed.path in ADDRESS:
         return after.server.unix is None
     return changed.path in FIXED or _is_other_device(changed, before, after)
 
 
-def _is_other_device(changed: Changed, before: Config, after: Config) -> bool:
+def _is_other_device(changed: Value, before: Config, after: Config) -> bool:
     """Declared devices cannot come, go or become real ones."""
     section, _, rest = changed.path.partition(".")
     if section != "devices":
@@ -111,16 +111,16 @@ def _models(before: Config, after: Config) -> Iterator[ModelChange]:
         yield ModelChange(name, Kind.REMOVED, model, None)
 
 
-def _policy(old: Model, new: Model) -> Iterator[Changed]:
+def _policy(old: Model, new: Model) -> Iterator[Value]:
     for field in fields(old.policy):
         before, after = getattr(old.policy, field.name), getattr(new.policy, field.name)
         if before != after:
-            yield Changed(field.name, plain(before), plain(after))
+            yield Value(field.name, plain(before), plain(after))
     if set(old.aliases) != set(new.aliases):
-        yield Changed("aliases", list(old.aliases), list(new.aliases))
+        yield Value("aliases", list(old.aliases), list(new.aliases))
 
 
-def _version(old: Model, before: Config, new: Model, after: Config) -> Iterator[Changed]:
+def _version(old: Model, before: Config, new: Model, after: Config) -> Iterator[Value]:
     """What makes it another version."""
     shown = _shown_of(before, old), _shown_of(after, new)
     for name in ("source", "slots", "devices", "capabilities"):
@@ -130,19 +130,19 @@ def _version(old: Model, before: Config, new: Model, after: Config) -> Iterator[
     yield from _leaves("parameters", old.spec.parameters, new.spec.parameters, *shown)
 
 
-def _engine(old: Profile, new: Profile, old_shown: _Shown, new_shown: _Shown) -> Iterator[Changed]:
+def _engine(old: Profile, new: Profile, old_shown: _Shown, new_shown: _Shown) -> Iterator[Value]:
     yield from _leaves("engine", old.type, new.type, old_shown, new_shown)
     yield from _leaves("engine.program", old.program, new.program, old_shown, new_shown)
     for name in sorted({*old.environment, *new.environment}):
         if old.environment.get(name) != new.environment.get(name):
             said = [HIDDEN if name in profile.environment else None for profile in (old, new)]
-            yield Changed(f"engine.environment.{name}", *said)
+            yield Value(f"engine.environment.{name}", *said)
 
 
 # -- everything else ------------------------------------------------------------------------------------
 
 
-def _settings(before: Config, after: Config) -> Iterator[Changed]:
+def _settings(before: Config, after: Config) -> Iterator[Value]:
     named = {**before.devices, **after.devices}
     yield from _leaves("", _tree(before, named), _tree(after, named), _shown(before), _shown(after))
     yield from _keys(before.keys, after.keys)
@@ -166,7 +166,7 @@ def _record(value: object) -> dict[str, object]:
     return found
 
 
-def _keys(old: Iterable[Key], new: Iterable[Key]) -> Iterator[Changed]:
+def _keys(old: Iterable[Key], new: Iterable[Key]) -> Iterator[Value]:
     """Keys by name: what they open, never what they are."""
     before, after = {key.name: key for key in old}, {key.name: key for key in new}
     for name in (*before, *(name for name in after if name not in before)):
@@ -175,7 +175,7 @@ def _keys(old: Iterable[Key], new: Iterable[Key]) -> Iterator[Changed]:
             said = _opens(other)
             if one is not None and other is not None and one.digest != other.digest:
                 said = f"{said}, another secret"
-            yield Changed(f"keys.{name}", _opens(one), said)
+            yield Value(f"keys.{name}", _opens(one), said)
 
 
 def _opens(key: Key | None) -> str | None:
@@ -184,14 +184,14 @@ def _opens(key: Key | None) -> str | None:
     return f"{' + '.join(sorted(key.scopes))}, {key.max_priority.name.lower()} at most"
 
 
-def _leaves(path: str, old: object, new: object, old_shown: _Shown, new_shown: _Shown) -> Iterator[Changed]:
+def _leaves(path: str, old: object, new: object, old_shown: _Shown, new_shown: _Shown) -> Iterator[Value]:
     """The values that differ below a path."""
     if isinstance(old, Mapping | None) and isinstance(new, Mapping | None) and (old or new):
         before, after = old or {}, new or {}
         for name in (*before, *(name for name in after if name not in before)):
             yield from _leaves(join(path, name), before.get(name), after.get(name), old_shown, new_shown)
     elif old != new:
-        yield Changed(path, old_shown(path, old), new_shown(path, new))
+        yield Value(path, old_shown(path, old), new_shown(path, new))
 
 
 # -- what people may see --------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Broken:
     """A precondition that holds no more."""
 
     name: str
@@ -119,26 +119,26 @@ def plan(
     )
 
 
-def changed(plan_: Plan, scheduler: Scheduler, now: float, *, later: bool = True) -> list[Change]:
+def changed(plan_: Plan, scheduler: Scheduler, now: float, *, later: bool = True) -> list[Broken]:
     """What the plan rests on and is different now; empty: posting its events at `now` does what it says.
 
     The last of its preconditions is the plan itself: made anew, it has the same steps. Without `later` only
     those are made anew that are decided at once, which costs little more than a copy.
     """
     pairs = ((each, read(scheduler, each.reading, now)) for each in plan_.preconditions)
-    changes = [Change(was.name, was.value, found.value) for was, found in pairs if was.value != found.value]
+    changes = [Broken(was.name, was.value, found.value) for was, found in pairs if was.value != found.value]
     if not changes:
         anew = DryRun(scheduler, plan_.events, now, plan_.estimates, later=later).steps
         changes = list(_other_course(plan_.steps if later else plan_.steps[: plan_.at_once], anew))
     return changes
 
 
-def _other_course(planned: Sequence[PlannedStep], anew: Sequence[PlannedStep]) -> Iterator[Change]:
+def _other_course(planned: Sequence[PlannedStep], anew: Sequence[PlannedStep]) -> Iterator[Broken]:
     for number in range(max(len(planned), len(anew))):
         was = planned[number] if number < len(planned) else None
         found = anew[number] if number < len(anew) else None
         if was is None or found is None or was.key != found.key:
-            yield Change(f"{COURSE}, step {number + 1}", _in_words(was), _in_words(found))
+            yield Broken(f"{COURSE}, step {number + 1}", _in_words(was), _in_words(found))
             return
 
 

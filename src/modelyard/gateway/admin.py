@@ -22,7 +22,7 @@ from modelyard.errors import (
     UnsupportedMediaType,
 )
 from modelyard.gateway import explain, follow, views
-from modelyard.gateway.changes import add_config
+from modelyard.gateway.config import add_config
 from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Names
 from modelyard.gateway.plan import STOP_ALLOWANCE, Plans, add_plans

@@ -28,7 +28,7 @@ from modelyard.core import events as ev
 from modelyard.core.copying import copy_of
 from modelyard.core.dryrun import Does
 from modelyard.core.outlook import Estimates
-from modelyard.core.plan import Change, Plan, changed, plan
+from modelyard.core.plan import Broken, Plan, changed, plan
 from modelyard.core.types import OutcomeKind, Priority
 from modelyard.errors import (
     ConfigRefused,
@@ -141,7 +141,7 @@ class Plans:
         return median(took) if took else Estimates().stop
 
 
-def _refuse_stale(name: str, kept: Kept, changes: Sequence[Change]) -> None:
+def _refuse_stale(name: str, kept: Kept, changes: Sequence[Broken]) -> None:
     if changes:
         told = "; ".join(str(change) for change in changes[:TOLD])
         more = f"; and {len(changes) - TOLD} more" if len(changes) > TOLD else ""
@@ -222,7 +222,9 @@ class PlanView(views.View):
 
     id: str
     order: str
-    steps: list[PlannedStep] = Field(description="In order, as far as it looked ahead: `open` says where that ended.")
+    steps: list[PlannedStep] = Field(
+        description="In order, as far as it looked ahead: `open` says where that ended."
+    )
     preconditions: list[PlannedOn]
     memory: list[PlannedMemory]
     seconds: float = Field(description="Until the last step, as expected.")

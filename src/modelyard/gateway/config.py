@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 from pydantic import Field
 
-from modelyard.config.difference import Changed, Kind, ModelChange
+from modelyard.config.difference import Kind, ModelChange, Value
 from modelyard.errors import ConfigRefused, RestartNeeded, ShuttingDown, UnsupportedMediaType
 from modelyard.gateway import views
 from modelyard.gateway.live import Applied, LiveConfig
@@ -96,5 +96,5 @@ def _model(change: ModelChange, running: Mapping[str, int]) -> ModelDifference:
     )
 
 
-def _field(change: Changed) -> FieldChange:
+def _field(change: Value) -> FieldChange:
     return FieldChange(path=change.path, before=change.before, after=change.after)
