@@ -195,6 +195,14 @@ class TestTools:
                 json.loads(call["json"])
             assert events[-2]["delta"]["stop_reason"] == "max_tokens", "and not tool_use"
 
+    async def test_that_max_tokens_cuts_before_their_arguments_are_no_calls_without_any(self) -> None:
+        async with live_yard({"a": fake(parameters={"tool_calls": CALLS})}) as yard:
+            answer = (await yard.post(MESSAGES, asked(tools=[WEATHER], max_tokens=1))).body
+            assert (answer["content"], answer["stop_reason"]) == ([], "max_tokens")
+            events = await stream(yard, tools=[WEATHER], max_tokens=1)
+            assert blocks(events) == []
+            assert events[-2]["delta"]["stop_reason"] == "max_tokens"
+
     @pytest.mark.parametrize("order", ["crash_after_tokens", "crash_mid_event"])
     async def test_that_a_death_cuts_end_in_an_error(self, order: str) -> None:
         async with live_yard({"a": fake(parameters={"tool_calls": CALLS, order: 4})}) as yard:

@@ -127,9 +127,10 @@ class TestTools:
             assert [one[0]["function"]["index"] for one in calls] == [0, 1]
             assert (end["done"], end["done_reason"], "tool_calls" in end["message"]) == (True, "stop", False)
 
-    async def test_that_num_predict_cuts_are_no_calls(self) -> None:
+    @pytest.mark.parametrize("tokens", [1, 3])
+    async def test_that_num_predict_cuts_are_no_calls(self, tokens: int) -> None:
         async with live_yard({"a": fake(parameters={"tool_calls": CALLS})}) as yard:
-            body = asked(tools=[WEATHER])
+            body = asked("Weather?", tokens, tools=[WEATHER])
             (end,) = await lines(yard, CHAT, body)
             assert (end["done_reason"], end["message"]) == ("length", {"role": "assistant", "content": ""})
             assert "tool_calls" not in (await whole(yard, CHAT, body))["message"]

@@ -46,14 +46,9 @@ def whole(answer: bytes, wanted: Wanted) -> bytes:
         content.append({"type": "thinking", "thinking": thought, "signature": ""})
     if text := chunks.text_of(said, "content"):
         content.append({"type": "text", "text": text})
-    calls = chunks.whole_calls(said)
+    calls = [call for call in chunks.whole_calls(said) if not call.was_cut(choice.get("finish_reason"))]
     for call in calls:
-        try:
-            given = call.value()
-        except EngineProtocol:
-            if choice.get("finish_reason") == "length":
-                continue  # `max_tokens` cut it: there is no call, and the reason is said
-            raise
+        given = call.value()
         content.append({"type": "tool_use", "id": _call_id(call), "name": call.name, "input": given})
     _check_call(wanted, choice, bool(calls))
     message = _message(wanted.model)
@@ -88,7 +83,7 @@ class Events(chunks.Translation):
         self._begun = False
         self._index = -1  # of the last block
         self._open = ""  # the type of the block that is open
-        self._call: Call | None = None  # the one that is open
+        self._call: Call | None = None  # the last; its block is opened with the first of its arguments
         self._called = False
         self._final: dict[str, Any] | None = None  # the choice that ended it
 
@@ -114,6 +109,7 @@ class Events(chunks.Translation):
 
     def _write_piece(self, kind: str, text: str) -> None:
         if self._open != kind:
+            self._stop_block()
             empty = {"type": kind, kind: ""}
             self._start(kind, empty if kind == "text" else {**empty, "signature": ""})
         self._delta({"type": f"{kind}_delta", kind: text})
@@ -123,18 +119,18 @@ class Events(chunks.Translation):
         if call is None or call.index != index:
             if call is not None and index < call.index:
                 raise ProtocolError("it went back to a tool call that was over")
-            call = Call(index)
-            arguments = call.add(piece)
-            block = {"type": "tool_use", "id": _call_id(call), "name": call.name, "input": {}}
-            self._start("tool_use", block)
-            self._call, self._called = call, True
-        else:
-            arguments = call.add(piece)
-        if arguments:
+            self._stop_block()
+            call = self._call = Call(index)
+        if arguments := call.add(piece):
+            if not self._open:
+                self._start_call(call)
             self._delta({"type": "input_json_delta", "partial_json": arguments})
 
+    def _start_call(self, call: Call) -> None:
+        self._called = True
+        self._start("tool_use", {"type": "tool_use", "id": _call_id(call), "name": call.name, "input": {}})
+
     def _start(self, kind: str, block: dict[str, Any]) -> None:
-        self._stop_block()
         self._index += 1
         self._open = kind
         self._event("content_block_start", index=self._index, content_block=block)
@@ -143,13 +139,14 @@ class Events(chunks.Translation):
         self._event("content_block_delta", index=self._index, delta=delta)
 
     def _stop_block(self) -> None:
-        if not self._open:
-            return
-        call, self._call, self._open = self._call, None, ""
-        cut = self._final is not None and self._final.get("finish_reason") == "length"
-        if call is not None and not cut:
+        call, self._call = self._call, None
+        if call is not None and not call.was_cut(self._final and self._final.get("finish_reason")):
             call.value()
-        self._event("content_block_stop", index=self._index)
+            if not self._open:  # without arguments
+                self._start_call(call)
+        if self._open:
+            self._open = ""
+            self._event("content_block_stop", index=self._index)
 
     def _end(self) -> None:
         """Its answer is whole, if the engine said why it ended."""

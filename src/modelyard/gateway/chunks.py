@@ -122,6 +122,16 @@ class Call:
         return value
 
 
+    def was_cut(self, finish: object) -> bool:
+        """Whether the limit of tokens fell into it: then it is no call, whatever there is of it."""
+        if finish != "length":
+            return False
+        try:
+            return not isinstance(orjson.loads(self.arguments), dict)
+        except ValueError:
+            return True
+
+
 def calls_of(value: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
     """The tool calls in a message, or their pieces in a delta, each with its index."""
     found = value.get("tool_calls")

@@ -14,7 +14,6 @@ from typing import Any
 
 import orjson
 
-from modelyard.errors import EngineProtocol
 from modelyard.gateway import chunks
 from modelyard.gateway.api import OLLAMA
 from modelyard.gateway.chunks import Call, Usage
@@ -83,19 +82,10 @@ def whole(answer: bytes, shape: Shape) -> bytes:
     said = chunks.part_of(choice, "message") or choice  # completions have their text in the choice itself
     calls = chunks.whole_calls(said)
     finish = choice.get("finish_reason")
-    if finish == "length" and calls and not _is_whole(calls[-1]):
-        calls.pop()
+    calls = [call for call in calls if not call.was_cut(finish)]
     part = shape.part(chunks.text_of(said, "content", "text"), chunks.text_of(said, *chunks.THOUGHTS), calls)
     usage = chunks.usage_of(value) or Usage()
     return orjson.dumps(part | shape.end(_reason(finish), usage, chunks.part_of(value, "timings")))
-
-
-def _is_whole(call: Call) -> bool:
-    try:
-        call.value()
-    except EngineProtocol:
-        return False
-    return True
 
 
 class Lines(chunks.Translation):
@@ -133,7 +123,7 @@ class Lines(chunks.Translation):
         """Its answer is whole, if the engine said why it ended."""
         if self._finish is None:
             raise ProtocolError("it ended its stream before its answer was whole")
-        if self._calls and (self._finish != "length" or _is_whole(self._calls[-1])):
+        if self._calls and not self._calls[-1].was_cut(self._finish):
             self._send_calls()
         end = self._shape.end(_reason(self._finish), self._usage, self._timings)
         self._line(self._shape.part("") | end | {"load_duration": _nanoseconds(self._waited)})
