@@ -195,8 +195,8 @@ class TestFiles:
         async with file_yard({"a": fake()}, watch=True, poll=0.05) as yard:
             plan = (await yard.post("/admin/plan", {"config": {}})).body["id"]
             yard.write({"a": fake(), "b": fake()})
-            if (await yard.post("/admin/apply-plan", {"id": plan})).code:
-                assert yard.problem == ""
+            assert (await yard.post("/admin/apply-plan", {"id": plan})).code == "plan_stale"
+            assert yard.problem == ""
             await until(lambda: yard.knows(2))
 
     async def test_an_order_to_read_again_what_was_not_read_from_a_file_is_answered(self) -> None:
