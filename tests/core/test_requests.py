@@ -67,8 +67,8 @@ def test_a_wait_that_is_expected_to_pass_max_wait_is_refused_with_retry_after() 
     yard.do(ev.Learned(a, need(60), 1.0))
     for number in range(4):
         yard.ask(f"r{number}", a)
-    yard.pass_time(8.0)
-    yard.finish("r0")  # a turn takes 0.9 x 1 + 0.1 x 8 = 1.7 s now
+    yard.pass_time(1.7)
+    yard.finish("r0")
     estimates = [refused(yard.ask(f"s{number}", a)) for number in range(5)]
     assert estimates[:3] == [{}, {}, {}]
     assert estimates[3] == {"s3": "wait_too_long"}, "6 ahead x 1.7 s = 10.2 s"

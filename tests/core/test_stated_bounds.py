@@ -125,15 +125,22 @@ def test_a_full_queue_tells_when_to_come_again() -> None:
     assert of(ac.Refuse, out)[0].retry_after == 4.0
 
 
-def test_an_answer_moves_the_learned_service_time_by_a_tenth() -> None:
+def test_the_service_time_is_that_of_the_first_answers_then_follows_by_a_tenth() -> None:
     yard = Yard()
     a = yard.load("a")
     yard.pass_time(100.0)
-    usual = yard.version(a).service_seconds
-    yard.ask("r", a)
-    yard.pass_time(3.0)
-    yard.finish("r")
-    assert yard.version(a).service_seconds == pytest.approx(0.9 * usual + 0.1 * 3.0)
+
+    def answered_in(seconds: float) -> float:
+        yard.ask("r", a)
+        yard.pass_time(seconds)
+        yard.finish("r")
+        return yard.version(a).service_seconds
+
+    assert answered_in(4.0) == pytest.approx(4.0), "nothing is left of what was assumed"
+    assert answered_in(2.0) == pytest.approx(3.0)
+    for _ in range(20):
+        usual = answered_in(2.0)
+    assert answered_in(12.0) == pytest.approx(0.9 * usual + 0.1 * 12.0)
 
 
 def test_what_can_never_fit_is_told_so_however_short_the_wait() -> None:

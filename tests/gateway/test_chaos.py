@@ -144,7 +144,7 @@ class Chaos:
         order = self.random.choice(ORDERS)
         stream = await self.yard.stream(self.random.choice(MODELS), tokens=TOKENS, fake=order)
         code = stream.code if stream.status == 200 else stream.refusal.code
-        if code not in TOLD and stream.status != 500:
+        if code not in TOLD and stream.status != 502:
             self.wrong.append(f"{order}: {stream}")
 
     async def _leave(self) -> None:

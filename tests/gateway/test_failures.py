@@ -421,8 +421,8 @@ async def test_an_error_of_the_engine_is_passed_on_after_the_retries(streaming: 
     async with live_yard({"a": fake()}) as yard:
         if streaming:
             stream = await yard.stream("a", fake={"status": 500})
-            assert stream.status == 500
+            assert stream.status == 502
         else:
             answer = await yard.chat("a", fake={"status": 500})
-            assert (answer.status, answer.message) == (500, "failure on order")
+            assert (answer.status, answer.message) == (502, "failure on order")
         await serves(yard)

@@ -132,7 +132,7 @@ def finish(step: Step, event: Finished) -> None:
         instance.strikes = 0
         instance.last_success = now
         version.failures = 0
-        version.service_seconds += 0.1 * (now - lease.granted_at - version.service_seconds)
+        version.learn_service(now - lease.granted_at)
     elif event.outcome.is_failure:
         _strike(step, lease, event.outcome)
     if instance.state is InstanceState.READY:

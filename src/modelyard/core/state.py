@@ -20,6 +20,7 @@ from modelyard.core.types import Need, NoFit, Placement, Policy, Priority, Spec
 
 CLASSES = len(Priority)
 FLOOR = 8  # a lower class gets at least every FLOOR-th turn while it waits
+SERVICES = 10  # answers that the usual service time is the mean of, about
 HEAT_HALF_LIFE = 300.0  # seconds in which the memory of demand halves
 
 LIVE = frozenset({InstanceState.STARTING, InstanceState.WARMING, InstanceState.READY})
@@ -268,7 +269,8 @@ class Version:
     heat_at: float = 0.0
     last_used: float = -inf
     load_seconds: float | None = None
-    service_seconds: float = 1.0
+    service_seconds: float = 1.0  # usual; an assumption until the first answer
+    timed: int = 0  # answers that it was learned from, SERVICES at most
     contribution: list[Ahead] = field(default_factory=lambda: [NOTHING] * CLASSES)
 
     def live(self) -> list[Instance]:
@@ -293,6 +295,11 @@ class Version:
     def rate(self, now: float) -> float:
         """Requests per second, lately."""
         return self.heat_now(now) * log(2.0) / HEAT_HALF_LIFE
+
+    def learn_service(self, seconds: float) -> None:
+        """An answer took so long."""
+        self.timed = min(self.timed + 1, SERVICES)
+        self.service_seconds += (seconds - self.service_seconds) / self.timed
 
     def touch(self, now: float) -> None:
         self.heat = self.heat_now(now) + 1.0

@@ -290,8 +290,9 @@ class _Serving:
             exchange.respond(result.status, result.headers, result.body)
             return "ok"
         refused = refusal(result)
+        status = result.status if result.status < 500 else refused.status
         headers = [pair for pair in result.headers if pair[0] != b"content-type"]
-        exchange.respond(result.status, [*headers, JSON], api.refusal(result.status, refused))
+        exchange.respond(status, [*headers, JSON], api.refusal(status, refused))
         return refused.code
 
     def _tell(self, error: ModelyardError) -> None:
