@@ -65,6 +65,18 @@ def test_an_existing_file_stays(swap: Path, tmp_path: Path) -> None:
     assert load(output).models
 
 
+@pytest.mark.parametrize("other", ["config.yaml", "./config.yaml", "link.yaml"])
+def test_what_is_imported_is_not_overwritten(swap: Path, tmp_path: Path, other: str) -> None:
+    (tmp_path / "link.yaml").symlink_to(swap)
+    before = swap.read_text()
+    for force in ((), ("--force",)):
+        done = run(tmp_path, "llama-swap", "config.yaml", "-o", other, *force)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "is what is imported; name another file with -o\n" in done.stderr
+    assert swap.read_text() == before
+    assert (tmp_path / "link.yaml").is_symlink()
+
+
 def test_nothing_to_import_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("models: {v: {cmd: vllm serve x}}")
     done = run(tmp_path, "llama-swap", "config.yaml")

@@ -136,6 +136,31 @@ def test_what_would_break_the_way_to_the_engine_is_lost_without_its_value() -> N
 
 
 @pytest.mark.parametrize(
+    ("command", "words", "extra"),
+    [
+        ("stray", "stray", []),
+        ("--api-key hunter2 stray", "stray", []),
+        ("--api-key -hunter2 stray", "stray", []),
+        ("-t 8 2>&1 | tee log", "2>&1 | tee log", []),
+        ("--temp 0.6 0.7", "0.7", ["--temp", "0.6"]),
+        ("--temp 0.6 -1", "-1", ["--temp", "0.6"]),
+        ("--mlock # keeps it", "# keeps it", ["--mlock"]),
+        ("--control-vector-layer-range 1 9 10", "10", ["--control-vector-layer-range", "1", "9"]),
+    ],
+)
+def test_words_that_belong_to_no_flag_are_lost(command: str, words: str, extra: list[str]) -> None:
+    model = read(f"-m /m.gguf -c 512 {command}")
+    assert model.extra == extra
+    told = [message for message, lost in model.remarks if lost]
+    assert f"{words}: belongs to no flag" in told
+    assert "hunter2" not in " ".join(told)
+
+
+def test_an_empty_word_is_named() -> None:
+    assert read("-m /m.gguf -c 512", "", "x").remarks == [("'' x: belongs to no flag", True)]
+
+
+@pytest.mark.parametrize(
     ("command", "reason"),
     [
         ("-c 512", "no model file"),

@@ -252,7 +252,21 @@ def test_without_llama_server_its_own_arguments_are_lost(tmp_path: Path, model: 
     config = configured(result, tmp_path, environ)
     assert config.models[0].spec.engine == "llamacpp"
     assert config.models[0].spec.parameters == {"context": 512}
-    assert lost(result) == {"models.m.cmd": "needs llama-server itself: --temp"}
+    assert lost(result) == {"models.m.cmd": "needs llama-server itself: --temp 0.6"}
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["llama-server", "the wheel"])
+def test_words_that_belong_to_no_flag_are_named(
+    tmp_path: Path, model: Path, environ: dict[str, str], here: bool
+) -> None:
+    command = f"llama-server -m {model} stray -c 512 --temp 0.6 word -np 2 # comment here"
+    result = imported(tmp_path, one(f"'{command}'"), environ if here else {"PATH": str(tmp_path)})
+    told = [remark.message for remark in result.lost]
+    assert [message for message in told if message.endswith(": belongs to no flag")] == [
+        f"{words}: belongs to no flag" for words in ("stray", "word", "# comment here")
+    ]
+    assert ("needs llama-server itself: --temp 0.6" in told) is not here
+    assert result.models["m"]["parameters"].get("extra_args") == (["--temp", "0.6"] if here else None)
 
 
 def test_for_another_machine_nothing_is_looked_for(tmp_path: Path) -> None:

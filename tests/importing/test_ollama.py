@@ -57,7 +57,7 @@ def test_models_are_served_from_where_they_lie(store: Path, tmp_path: Path) -> N
     result = ollama.read(store)
     text = written.text_of(result, tmp_path / "o.yaml", {}, elsewhere=False)
     models = {model.spec.model: model for model in load(tmp_path / "o.yaml", text, {}).models}
-    assert list(models) == ["hf.co/org/repo-GGUF:Q4_K_M", "llama3.2:3b", "nomic:latest", "me/tuned:v1"]
+    assert list(models) == ["llama3.2:3b", "nomic:latest", "me/tuned:v1", "hf.co/org/repo-GGUF:Q4_K_M"]
     first = models["llama3.2:3b"]
     assert first.aliases == ("llama3.2:latest", "llama3.2")
     assert first.spec.source == str(store / "blobs" / blob(store, weights())["digest"].replace(":", "-"))
@@ -67,7 +67,41 @@ def test_models_are_served_from_where_they_lie(store: Path, tmp_path: Path) -> N
     assert set(models["me/tuned:v1"].spec.parameters) == {"lora"}
     assert set(models["hf.co/org/repo-GGUF:Q4_K_M"].spec.parameters) == {"mmproj"}
     assert list(lost(result)) == ["llama3.2:3b: temperature", "llama3.2:3b: stop", "llama3.2:3b: system"]
-    assert [remark.path for remark in result.remarks if not remark.lost] == ["llama3.2:3b: template"]
+    assert [remark.path for remark in result.remarks if not remark.lost] == [
+        "llama3.2:3b: template",
+        "llama3.2:3b",
+    ]
+
+
+def test_of_several_names_the_plainest_is_the_model_s(store: Path, tmp_path: Path) -> None:
+    for name in ("hf.co/org/repo:Q4_K_M", "smol:latest", "me/smol:v1", "another-smol:1b"):
+        add_model(store, name, weights())
+    add_model(store, "big:8b-q4", weights(2))
+    add_model(store, "big:8b", weights(2), {"system": "Be kind."})
+    result = ollama.read(store)
+    assert {name: model["aliases"] for name, model in result.models.items()} == {
+        "big:8b": ["big:8b-q4"],
+        "smol:latest": ["smol", "another-smol:1b", "me/smol:v1", "hf.co/org/repo:Q4_K_M"],
+    }
+    notes = {remark.path: remark.message for remark in result.remarks if not remark.lost}
+    assert notes["smol:latest"] == (
+        "the same files and settings as another-smol:1b, me/smol:v1, hf.co/org/repo:Q4_K_M: "
+        "one model, with aliases"
+    )
+    assert "big:8b-q4" in notes["big:8b"]
+    text = written.text_of(result, tmp_path / "o.yaml", {}, elsewhere=False)
+    assert "# note: smol:latest: the same files" in text
+
+
+def test_what_is_told_of_a_name_that_is_merged_is_kept(store: Path) -> None:
+    add_model(store, "a:latest", weights(), {"template": "{{ .Prompt }}"})
+    add_model(store, "me/b:v1", weights(), {"template": "{{ .Prompt }}", "system": "Be kind."})
+    result = ollama.read(store)
+    assert [(remark.path, remark.model) for remark in result.remarks] == [
+        ("a:latest: template", "a:latest"),
+        ("me/b:v1: system", "a:latest"),
+        ("a:latest", "a:latest"),
+    ]
 
 
 def test_the_same_files_with_other_parameters_are_two_models(store: Path) -> None:

@@ -36,6 +36,8 @@ def llama_swap_(
     from modelyard.importing import llama_swap  # noqa: PLC0415 - a quarter of a second that `ps` does not need
 
     imported = llama_swap.read(config, os.environ, elsewhere=elsewhere)
+    if output.exists() and output.samefile(config):  # also by another name of it
+        raise ConfigError("", f"{output} is what is imported; name another file with -o")
     mode = stat.S_IMODE(config.stat().st_mode)  # what was for few eyes stays so
     _finish(imported, output, mode, force=force, elsewhere=elsewhere)
 

@@ -104,6 +104,8 @@ _REFUSED = {
     )
     for flag in flags.split()
 }
+_PAIRS = frozenset({"--control-vector-scaled", "--control-vector-layer-range"})
+"""What has two values; all other flags have one or none."""
 _VARIABLES = {
     "LLAMA_ARG_MODEL": "-m",
     "LLAMA_ARG_HF_REPO": "-hf",
@@ -207,8 +209,11 @@ class _Reading:
             elif flag not in {"--host", "--jinja", "--metrics", "--slots"}:
                 self._model.remarks.append((f"{flag}: Modelyard decides this itself", False))
         elif flag in _REFUSED:
-            self._values()
+            self._value(flag)
             self._model.remarks.append((f"{flag}: {_REFUSED[flag]}", True))
+        elif not flag.startswith("-") or _NUMBER.fullmatch(flag):
+            words = " ".join(word or "''" for word in [flag, *self._values()])
+            self._model.remarks.append((f"{words}: belongs to no flag", True))
         else:
             self._keep(flag)
 
@@ -217,15 +222,17 @@ class _Reading:
             raise ValueError(f"{flag} has no value")
         return self._left.pop()
 
-    def _values(self) -> list[str]:
-        """What follows, up to the next flag. A negative number is none."""
-        values = []
+    def _values(self, most: int | None = None) -> list[str]:
+        """What follows, up to the next flag, which a negative number is not; `most` of it, no comment."""
+        values: list[str] = []
         while self._left and (not self._left[-1].startswith("-") or _NUMBER.fullmatch(self._left[-1])):
+            if most is not None and (len(values) == most or self._left[-1] == "#"):
+                break
             values.append(self._left.pop())
         return values
 
     def _keep(self, flag: str) -> None:
-        written = [flag, *self._values()]
+        written = [flag, *self._values(2 if flag in _PAIRS else 1)]
         if any(_PORT in word for word in written):
             self._model.remarks.append((f"{flag}: the port is chosen when the model is started", True))
             return

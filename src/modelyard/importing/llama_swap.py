@@ -193,8 +193,7 @@ class _Swap:
                 f"{path}.cmd", f"{Path(program).name} is not here: the wheel `xllamacpp` runs it", name
             )
             if extra:
-                arguments = " ".join(word for word in extra if word.startswith("-"))
-                result.lose(f"{path}.cmd", f"needs llama-server itself: {arguments}", name)
+                result.lose(f"{path}.cmd", f"needs llama-server itself: {shlex.join(extra)}", name)
             program, extra = "", []
         environment = {}
         for variable, value in command.environment.items():

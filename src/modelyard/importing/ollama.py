@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ class _Store:
         self._verify = verify
         self._verified: dict[str, bool] = {}
         self._result = Imported(str(store))
+        self._merged: dict[str, list[str]] = {}  # by model: further names for the same files and settings
 
     def imported(self) -> Imported:
         result = self._result
@@ -91,10 +92,15 @@ class _Store:
             raise ConfigError(
                 "", f"{self._manifests.parent} has no models: `ollama list` would be empty, too"
             )
+        for name, names in self._merged.items():
+            message = f"the same files and settings as {', '.join(names)}: one model, with aliases"
+            result.note(name, message, name)
+        result.models = dict(sorted(result.models.items(), key=lambda model: (model[0].count("/"), model[0])))
         return result
 
     def _names(self) -> Iterator[tuple[str, ...]]:
-        """Host, namespace, name and tag of each manifest. `latest` comes last: it is mostly another tag's."""
+        """Host, namespace, name and tag of each manifest. Of several for one model the first names it: the
+        library's before others, then the shortest, `latest` last: it is mostly another tag's."""
         if not self._manifests.is_dir():
             hint = f"; there is one at {SERVICE_STORE}" if SERVICE_STORE.is_dir() else ""
             message = f"{self._manifests.parent} is no model store of Ollama, or cannot be read{hint}"
@@ -113,7 +119,7 @@ class _Store:
                 found += [(*parts, tag) for tag in files if not tag.startswith(".")]
             if len(found) > MOST_MODELS:
                 raise ConfigError("", f"{self._manifests} has more than {MOST_MODELS} models")
-        return iter(sorted(found, key=lambda parts: (parts[:3], parts[3] == "latest", parts[3])))
+        return iter(sorted(found, key=_standing))
 
     def _model(self, name: str, path: Path, made: dict[str, str]) -> None:
         result = self._result
@@ -129,10 +135,23 @@ class _Store:
             same = made[key]
             result.found -= 1
             result.models[same].setdefault("aliases", []).extend(names)
-            result.remarks = [remark for remark in result.remarks if remark.model != name]
+            self._merged.setdefault(same, []).append(name)
+            self._merge_remarks(name, same)
             return
         made[key] = name
         result.models[name] = section | ({"aliases": names[1:]} if names[1:] else {})
+
+    def _merge_remarks(self, name: str, same: str) -> None:
+        """What is told of one name is told of the model that it is an alias of now, if it is not already."""
+        remarks = self._result.remarks
+        told = {
+            (remark.path.removeprefix(same), remark.message) for remark in remarks if remark.model == same
+        }
+        self._result.remarks = [
+            replace(remark, model=same) if remark.model == name else remark
+            for remark in remarks
+            if remark.model != name or (remark.path.removeprefix(name), remark.message) not in told
+        ]
 
     def _section(self, name: str, layers: list[_Layer]) -> dict[str, Any]:
         by_kind: dict[str, list[_Layer]] = {}
@@ -234,6 +253,12 @@ class _Store:
 
     def _json(self, layer: _Layer) -> dict[str, Any]:
         return _object(self._blob(layer), f"its layer {layer.kind}")
+
+
+def _standing(parts: tuple[str, ...]) -> tuple[object, ...]:
+    """What sorts the names of one model, the one to call it by first."""
+    *_, model, tag = parts
+    return _shown(parts).count("/"), len(model), parts[:3], tag == "latest", len(tag), tag
 
 
 def _shown(parts: tuple[str, ...]) -> str:
