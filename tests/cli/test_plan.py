@@ -31,6 +31,8 @@ def test_plan_shows_what_leaves_and_apply_does_it(server: str) -> None:
         for words in ("load six would take about", "one-1 leaves (4.0 MB on pool)", "makes room for six"):
             assert words in shown.stdout
         assert "one-1" in shown.stdout.partition("holds while")[2], "what it rests on"
+        kept = run("plan", "load", "six", "--no-evict", MODELYARD_URL=server)
+        assert kept.stdout.splitlines()[0].startswith("load six would be refused: "), kept.stdout
         assert {each["id"] for each in client.instances()} == {"one-1", "two-2"}
         done = run("plan", "load", "six", "--apply", MODELYARD_URL=server)
         assert "load six: done after" in done.stdout
@@ -48,6 +50,45 @@ def test_of_what_a_long_plan_rests_on_the_first_facts_are_printed() -> None:
     assert "… and 5 more, which --json tells." in shown
     print_plan(where, {**made, "preconditions": facts[:LISTED]})
     assert "more" not in where.export_text()
+
+
+NOTHING = {"seconds": 0.0, "open": [], "memory": [], "preconditions": []}
+
+
+def step(does: str, model: str, code: str | None = None, at: float = 0.0) -> dict[str, object]:
+    told = {"does": does, "model": model, "code": code, "at": at, "instance": None}
+    return {**told, "requests": 1, "memory": {}, "reason": "", "score": {}, "seconds": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("order", "steps", "heading"),
+    [
+        ("load big", [step("loaded", "big", "never_fits")], "load big would be refused: never_fits"),
+        (
+            "load big",
+            [step("loaded", "big", "load_failed", 4.0)],
+            "load big would be refused after about 4.0 s: load_failed",
+        ),
+        (
+            "load big",
+            [step("refuse", "other", "wait_too_long"), step("loaded", "big")],
+            "load big would take about 0.0 s",
+        ),
+        ("request big", [step("refuse", "big", "never_fits")], "request big would be refused: never_fits"),
+        (
+            "request big",
+            [step("refuse", "big", "wait_too_long"), step("grant", "big")],
+            "request big would take about 0.0 s",
+        ),
+        ("unload big", [step("refuse", "big", "model_unloaded")], "unload big would take about 0.0 s"),
+    ],
+)
+def test_an_order_that_would_be_refused_is_headed_so(
+    order: str, steps: list[dict[str, object]], heading: str
+) -> None:
+    where = Console(record=True, width=100, file=StringIO())
+    print_plan(where, {**NOTHING, "order": order, "steps": steps})
+    assert where.export_text().splitlines()[0] == heading
 
 
 def test_plan_as_json(server: str) -> None:

@@ -91,8 +91,7 @@ def _refuse_foreign(action: Action | None, **given: object) -> None:
 
 def print_plan(where: Console, made: Json) -> None:
     """The steps of a plan, the memory of each device before and after, and what it rests on."""
-    title = f"{made['order']} would take about {made['seconds']:.1f} s"
-    where.print(escape(title), style="bold", soft_wrap=True)
+    where.print(escape(f"{made['order']} would {_outcome(made)}"), style="bold", soft_wrap=True)
     if not made["steps"]:
         where.print("Nothing would happen.")
     print_steps(where, made)
@@ -107,6 +106,26 @@ def print_plan(where: Console, made: Json) -> None:
     _print(where, ("holds while", "is", ""), rows)
     if len(rests) > LISTED:
         where.print(f"… and {len(rests) - LISTED} more, which --json tells.")
+
+
+def _outcome(made: Json) -> str:
+    """How long the order would take, or that it would be refused."""
+    refused = _refusal(made)
+    if refused is None:
+        return f"take about {made['seconds']:.1f} s"
+    at = f"{refused['at']:.1f}"
+    return f"be refused{'' if at == '0.0' else f' after about {at} s'}: {refused['code']}"
+
+
+def _refusal(made: Json) -> Json | None:
+    """The step in which the order itself is refused, not somebody who waits."""
+    action, _, model = made["order"].partition(" ")
+    steps, refused = made["steps"], []
+    if action == Action.LOAD:
+        refused = [step for step in steps if step["does"] == "loaded" and step["code"]]
+    elif action == Action.REQUEST and not made["open"] and all(step["does"] != "grant" for step in steps):
+        refused = [step for step in steps if step["does"] == "refuse" and step["model"] == model]
+    return refused[-1] if refused else None
 
 
 def print_steps(where: Console, made: Json) -> None:
