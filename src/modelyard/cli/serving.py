@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from modelyard.compose import Yard
     from modelyard.runtime.entries import Progress as FetchProgress
 
+OWN_FOLDER = (
+    "the demo's own configuration cannot name one: `XDG_DATA_HOME=FOLDER modelyard demo --port 0` does, "
+    "or one of yours, with -c"
+)
 ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration.", show_default=False)]
 Host = Annotated[str | None, typer.Option(help="The address to listen on, instead of the configured one.")]
 Port = Annotated[
@@ -58,6 +62,10 @@ def demo(
     tour = Tour(Console(highlight=False))
     try:
         code = _run(config or demo_file(), host, port, on_ready=lambda yard: tour.start(_url(yard)))
+    except ConfigError as error:
+        if config is None and error.path == "server.data_dir":  # a field of a file that is not the user's
+            raise ConfigError("", f"{error.message}\n{OWN_FOLDER}") from error
+        raise
     finally:
         tour.stop()
     raise typer.Exit(code)
