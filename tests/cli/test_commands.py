@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import io
 import json
 import os
@@ -183,6 +184,22 @@ def test_a_port_that_is_taken(tmp_path: Path, words: tuple[str, ...]) -> None:
     assert result.returncode == 1
     assert f"modelyard: 127.0.0.1:{port} is in use: choose another with --port" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_second_demo_is_told_how_to_have_a_folder_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "modelyard"
+    folder.mkdir()
+    with (folder / "lock").open("w") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)
+        alone = run("demo", "--port", "0", XDG_DATA_HOME=str(tmp_path))
+        data = {"server": {"data_dir": str(folder)}}
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump({**CONFIG, **data}))
+        own = run("demo", "-c", str(tmp_path / "own.yaml"), "--port", "0")
+    for result in (alone, own):
+        assert (result.returncode, result.stdout) == (1, "")
+        assert "is in use by another Modelyard" in result.stderr
+    assert "`XDG_DATA_HOME=FOLDER modelyard demo --port 0`" in alone.stderr
+    assert "XDG_DATA_HOME" not in own.stderr, "that file can name another"
 
 
 def test_beyond_loopback_without_keys(tmp_path: Path) -> None:
