@@ -39,6 +39,18 @@ async def test_sixty_swaps_without_a_failed_request() -> None:
         await alternate(yard, 60)
 
 
+async def test_swaps_go_on_while_the_disk_is_full() -> None:
+    async with two_fakes() as yard:
+        full = yard.yard.config.server.data_dir / "instances.new"
+        full.symlink_to("/dev/full")
+        await alternate(yard, 4)
+        health = (await yard.http.get("/health")).json()
+        assert health == {"status": "ok", "state_file": "No space left on device"}
+        full.unlink()
+        await alternate(yard, 2)
+        assert (await yard.http.get("/health")).json() == {"status": "ok"}
+
+
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 async def test_a_thousand_swaps_without_a_failed_request() -> None:

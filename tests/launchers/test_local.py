@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
 from launchers.contract import Exits, LauncherContract
 from launchers.engine_scripts import DAEMON, HOT_POTATO, PATIENT, STUBBORN, UNMARKED_DAEMON, launch, script
@@ -23,6 +24,7 @@ from launchers.process_table import alive, open_fds, until, with_mark_of, zombie
 from modelyard.core.types import Address
 from modelyard.engines.base import Command, Exit
 from modelyard.errors import ConfigError
+from modelyard.launchers import state
 from modelyard.launchers.base import Launch, LaunchFailed
 from modelyard.launchers.local import LocalLauncher
 from modelyard.launchers.state import Record
@@ -291,6 +293,73 @@ async def test_a_broken_state_file_is_set_aside(tmp_path: Path, content: str) ->
     assert await launcher.open() == []
     await launcher.close()
     assert (tmp_path / "instances.broken").read_text() == content
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """Unlink it, and the disk takes the state file again."""
+    (tmp_path / "data").mkdir(exist_ok=True)
+    path = tmp_path / "data" / "instances.new"
+    path.symlink_to("/dev/full")
+    return path
+
+
+async def test_a_full_disk_stops_a_start_of_the_server_and_is_named(tmp_path: Path, full: Path) -> None:
+    launcher = LocalLauncher(tmp_path / "data")
+    with pytest.raises(ConfigError) as refused:
+        await launcher.open()
+    assert f"server.data_dir: {tmp_path}/data cannot be written: No space left" in str(refused.value)
+    full.unlink()
+    await launcher.open()
+    await launcher.close()
+
+
+async def test_instances_come_and_go_while_the_disk_is_full(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "RETRY", 0.05)
+    launcher = LocalLauncher(tmp_path / "data")
+    await launcher.open()
+    full: Path = request.getfixturevalue("full")
+    exits = Exits(launcher)
+    with capture_logs() as said:
+        for name in ("one", "two"):
+            await launcher.start(launch(name, script(tmp_path, PATIENT)))
+            assert launcher.problem == "No space left on device"
+        await launcher.stop("one", grace=0)
+        assert [name for name, _ in exits.seen] == ["one"]
+        full.unlink()
+        await until(lambda: not launcher.problem)  # though nothing changes
+    assert [line["event"] for line in said] == ["state.not_written", "state.written_again"]
+    records = json.loads((tmp_path / "data" / "instances.json").read_text())["instances"]
+    assert [record["instance"] for record in records] == ["two"]
+    await launcher.close()
+    assert with_mark_of(tmp_path) == []
+
+
+async def test_closing_while_the_disk_is_full_leaves_nothing(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    launcher = LocalLauncher(tmp_path / "data")
+    await launcher.open()
+    request.getfixturevalue("full")
+    await launcher.start(launch("one", script(tmp_path, PATIENT)))
+    await launcher.close()
+    assert with_mark_of(tmp_path) == []
+    assert launcher._state._again is None
+
+
+async def test_output_that_has_no_file_is_lost_and_nothing_else(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    (tmp_path / "data" / "logs" / "one.log").mkdir()  # as on a disk that takes no more files
+    exits = Exits(launcher)
+    await launcher.start(launch("one", script(tmp_path, "print('x' * 9_000_000)")))
+    await until(lambda: exits.seen)
+    assert exits.seen == [("one", Exit(code=0))]
+    assert launcher.tail("one") == ""
+    await launcher.stop("one", grace=0)
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
 
 
 # -- starting ---------------------------------------------------------------------------------------------

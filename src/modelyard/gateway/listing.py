@@ -54,7 +54,7 @@ def listing_router(names: Names, snapshot: Snapshot, metrics: Metrics) -> APIRou
     @router.head("/health", include_in_schema=False, response_model_exclude_none=True)
     @router.get("/health", tags=["health"], response_model_exclude_none=True)
     async def health() -> views.Health:
-        """The process is up; `journal` is there when its journal lost something."""
+        """The process is up; what else is there says what is wrong."""
         return snapshot.health()
 
     @router.head("/ready", include_in_schema=False)

@@ -60,11 +60,15 @@ class Snapshot:
     # -- the whole ----------------------------------------------------------------------------------------
 
     def health(self) -> views.Health:
-        """The process is up; whether its configuration was refused, and what its journal lost."""
+        """The process is up; whether its configuration was refused, and what its disk did not take."""
         journal, lost = self._driver.journal, None
         if journal is not None and (journal.lost or journal.problem):
             lost = views.JournalHealth(lost=journal.lost, problem=journal.problem)
-        return views.Health(config="refused" if self._live.standing.problem else None, journal=lost)
+        return views.Health(
+            config="refused" if self._live.standing.problem else None,
+            journal=lost,
+            state_file=self._driver.launcher.problem or None,
+        )
 
     def readiness(self) -> views.Readiness:
         """Whether a request for at least one model could be served, with the reason when not."""

@@ -54,6 +54,10 @@ class Health(View):
     journal: JournalHealth | None = Field(
         default=None, description="Only when records were lost or the disk takes none."
     )
+    state_file: str | None = Field(
+        default=None,
+        description="Only when the file that names what runs cannot be written: what the disk says.",
+    )
 
 
 class Readiness(View):

@@ -47,6 +47,11 @@ class Launcher(Protocol):
 
     on_exit: Callable[[str, Exit], None]
 
+    @property
+    def problem(self) -> str:
+        """Why it cannot write down now what runs, for its next life; empty when it can."""
+        ...
+
     async def open(self) -> list[str]:
         """Make the launcher usable; reap what an earlier life left running. Returns what was reaped."""
         ...

@@ -16,10 +16,13 @@ import re
 import secrets
 import socket
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
+
+import structlog
 
 from modelyard.core.types import Address
 from modelyard.engines.base import Command, Exit
@@ -44,6 +47,7 @@ _INHERITED = frozenset(
 )
 _INHERITED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "ROCM_", "ROCR_", "HIP_", "HSA_", "OMP_")
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_log = structlog.get_logger(__name__)
 
 
 class LocalLauncher:
@@ -65,6 +69,11 @@ class LocalLauncher:
         self._sockets = folder / "run"
         self._logs = folder / "logs"
         self._open = False
+
+    @property
+    def problem(self) -> str:
+        """See `Launcher.problem`."""
+        return self._state.problem
 
     async def open(self) -> list[str]:
         """Take the folder and reap what an earlier life left. Raises ConfigError when the folder is in use
@@ -157,10 +166,8 @@ class LocalLauncher:
         self._prune_logs()
         cwd = command.cwd or ""
         try:
-            log = self._log_path(instance)
-            log.open("wb").close()
             environment = self._environment(launch, command, mark)
-            what = order(command.argv, environment, cwd, log, self._output_cap)
+            what = order(command.argv, environment, cwd, *self._output(instance))
             child = Child(
                 self._take_spare(),
                 what,
@@ -174,6 +181,17 @@ class LocalLauncher:
             raise LaunchFailed(f"{command.argv[0]} cannot be started: {error}") from error
         self._children[instance] = child
         return child
+
+    def _output(self, instance: str) -> tuple[Path, int]:
+        """An empty file for the output, and its cap. Where none can be made, as on some full disks, the
+        output is lost and nothing else."""
+        path = self._log_path(instance)
+        try:
+            path.open("wb").close()
+        except OSError as error:
+            _log.warning("output.not_kept", instance=instance, reason=str(error))
+            return Path(os.devnull), sys.maxsize  # never full: so it is never folded into a new file
+        return path, self._output_cap
 
     def _prepare(self) -> None:
         """Have a spare at hand. Without one the next start takes a few milliseconds more, and says why it
@@ -246,9 +264,8 @@ class LocalLauncher:
     # -- the folder ---------------------------------------------------------------------------------------
 
     def _take_folder(self) -> list[str]:
-        records = self._state.open()
         try:
-            reaped = self._reap_leftovers(records)
+            reaped = self._reap_leftovers(self._state.open())
             self._logs.mkdir(exist_ok=True, mode=0o700)
             self._sockets = self._socket_folder()
             for stale in itertools.chain(self._sockets.glob("*.sock"), self._logs.glob("*.new")):
@@ -256,8 +273,11 @@ class LocalLauncher:
             self._state.clear()
         except OSError as error:
             self._state.close()
+            what = error.filename or self._folder  # an error of a write names no file
             raise ConfigError(
-                "server.data_dir", f"{error.filename} cannot be used: {error.strerror}"
+                "server.data_dir",
+                f"{what} cannot be written: {error.strerror or error}; "
+                "make it so that it can, or name another folder as `server.data_dir`",
             ) from error
         except BaseException:
             self._state.close()

@@ -2,22 +2,27 @@
 
 Owned by `launchers.local`. One folder is owned by one process at a time (a lock that ends with its holder).
 The file is replaced whole, never edited; a file that cannot be read is set aside, because processes are
-found by their mark as well.
+found by their mark as well. For the same reason a disk that takes nothing stops no instance: records that
+cannot be written stay in memory, and are tried again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import structlog
+
 from modelyard.errors import ConfigError
 
+RETRY = 10.0  # seconds between tries while the disk takes nothing
 _VERSION = 1
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +37,23 @@ class Record:
 
 
 class State:
-    """The records in `folder`, and the lock on it. `owner` is the first part of every mark given out here."""
+    """The records in `folder`, and the lock on it. `owner` is the first part of every mark given out here;
+    `problem` is what the disk says while it takes no record. `put` and `drop` are for the event loop."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "instances.json"
         self.owner = ""
+        self.problem = ""
+        self._again: asyncio.TimerHandle | None = None
         self._lock: int | None = None
         self._records: dict[str, Record] = {}
 
     def open(self) -> list[Record]:
         """Take the folder and return what an earlier life recorded. Raises ConfigError when another process
-        holds it, or when it cannot be written."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise ConfigError(
-                "server.data_dir", f"{self.folder} cannot be written: {error.strerror}"
-            ) from error
+        holds it, and OSError when it cannot be written; then nothing is held."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -61,11 +64,15 @@ class State:
                 f"{self.folder} is in use by another Modelyard (pid {holder}); "
                 "stop it, or name another folder as `server.data_dir`",
             ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         self._lock = lock
-        self.owner = self._identity()
-        records = self._read()
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            self.owner = self._identity()
+            records = self._read()
+        except BaseException:
+            self.close()
+            raise
         self._records = {}
         return records
 
@@ -76,24 +83,25 @@ class State:
 
     def close(self) -> None:
         """Give the folder back. Idempotent."""
+        self._cancel_retry()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def put(self, record: Record) -> None:
-        """Remember a started instance, on disk when this returns."""
+        """Remember a started instance, on disk when this returns and there is no `problem`."""
         self._records[record.instance] = record
-        self._write(self._records.values())
+        self._save()
 
     def drop(self, instance: str) -> None:
         """Forget an instance that is gone."""
         if self._records.pop(instance, None) is not None:
-            self._write(self._records.values())
+            self._save()
 
     def clear(self) -> None:
-        """Forget everything: called once leftovers are reaped."""
+        """Forget everything: called once leftovers are reaped. Raises OSError when that cannot be written."""
         self._records = {}
-        self._write(())
+        self._write()
 
     def _identity(self) -> str:
         stat = self.folder.stat()
@@ -112,8 +120,28 @@ class State:
             os.replace(self.path, self.path.with_suffix(".broken"))
             return []
 
-    def _write(self, records: Iterable[Record]) -> None:
-        content = {"version": _VERSION, "instances": [asdict(record) for record in records]}
+    def _save(self) -> None:
+        """Write the records; what keeps them from it is said once, and tried again until it is gone."""
+        self._cancel_retry()
+        try:
+            self._write()
+        except OSError as error:
+            if not self.problem:
+                _log.error("state.not_written", path=str(self.path), reason=str(error))
+            self.problem = error.strerror or type(error).__name__
+            self._again = asyncio.get_running_loop().call_later(RETRY, self._save)
+        else:
+            if self.problem:
+                _log.warning("state.written_again", path=str(self.path))
+            self.problem = ""
+
+    def _cancel_retry(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+
+    def _write(self) -> None:
+        content = {"version": _VERSION, "instances": [asdict(record) for record in self._records.values()]}
         fresh = self.path.with_suffix(".new")
         fresh.write_text(json.dumps(content))
         os.replace(fresh, self.path)
