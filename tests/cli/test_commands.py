@@ -108,6 +108,9 @@ def test_a_day_with_a_server(server: str) -> None:
     shown = run("ps", MODELYARD_URL=server)
     assert "one-1" in shown.stdout
     assert "loaded" in shown.stdout
+    narrow = run("ps", MODELYARD_URL=server, PYTHONIOENCODING="ascii")
+    assert (narrow.returncode, narrow.stderr) == (0, "")
+    assert "one-1" in narrow.stdout
     status = json.loads(run("ps", "--json", "--url", server).stdout)
     assert [instance["id"] for instance in status["instances"]] == ["one-1"]
     assert "one-1 4.0 MB" in run("devices", "--url", server).stdout

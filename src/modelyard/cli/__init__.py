@@ -6,6 +6,7 @@ exit code 1; wrong usage is exit code 2.
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -43,6 +44,8 @@ app.command("version")(serving.version)
 
 def main() -> None:
     """Run the command line; exits."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal's encoding lacks is shown as `?`
+        sys.stdout.reconfigure(errors="replace")
     try:
         app()
     except ModelyardError as error:
