@@ -119,6 +119,12 @@ def problems(content: str, path: Path | None = None, **environ: str) -> ConfigEr
         ("# only a comment", "", "is empty"),
         ("- a", "", "is not a mapping of sections"),
         ("a: [", "", "is not valid YAML"),
+        (
+            "keys: [{name: k, key: ${MINE}}]",
+            "",
+            "got '{'; inside {…} and […] a reference needs quotes, as in \"${",
+        ),
+        ("preload: [a, b-${MINE:-c}]", "", "a reference needs quotes"),
         ("a: *x", "", "is not valid YAML: found undefined alias"),
         ("a: 1\n---\nb: 2", "", "is not valid YAML"),
         ("a: \x01", "", "a character that YAML does not allow"),

@@ -229,6 +229,8 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             message = f"is not valid YAML: {error.problem or error.context}"
+            if error.problem_mark and text[: error.problem_mark.index + 1].endswith("${"):
+                message += '; inside {…} and […] a reference needs quotes, as in "${NAME}"'
             raise ConfigErrors([Problem("", message, str(self._at(line)))]) from None
         except yaml.YAMLError:
             message = "holds a character that YAML does not allow"
