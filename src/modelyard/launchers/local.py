@@ -277,7 +277,7 @@ class LocalLauncher:
             raise ConfigError(
                 "server.data_dir",
                 f"{what} cannot be written: {error.strerror or error}; "
-                "make it so that it can, or name another folder as `server.data_dir`",
+                "give it room or rights, or name another folder as `server.data_dir`",
             ) from error
         except BaseException:
             self._state.close()
