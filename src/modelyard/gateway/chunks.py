@@ -121,7 +121,6 @@ class Call:
             raise EngineProtocol(f"the model called {self.name!r} with {shown!r}, which is no JSON object")
         return value
 
-
     def was_cut(self, finish: object) -> bool:
         """Whether the limit of tokens fell into it: then it is no call, whatever there is of it."""
         if finish != "length":
