@@ -142,7 +142,7 @@ async def test_a_refusal_has_the_apis_shape(status: int, body: bytes, message: s
     head = b"HTTP/1.1 %d X\r\ncontent-type: text/x\r\ncontent-length: %d\r\n\r\n"
     async with answered_with(head % (status, len(body)) + body) as yard:
         answer = await yard.post("/v1/completions", PROMPT)
-        assert answer.status == status
+        assert answer.status == (status if status < 500 else 502)
         assert answer.headers["content-type"] == "application/json"
         assert set(answer.body["error"]) == {"message", "type", "param", "code"}
         assert (answer.message, answer.code) == (message, code)
