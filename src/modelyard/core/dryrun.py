@@ -18,15 +18,15 @@ from modelyard.core.capacity import LOOKAHEAD
 from modelyard.core.copying import copy_of
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.outlook import Estimates, Outlook
-from modelyard.core.readings import STARTING, away_from_home, contenders
+from modelyard.core.readings import away_from_home, contenders
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.state import LEAVING, Instance, State
+from modelyard.core.state import LEAVING, STARTING, Instance, State
 
 EVENTS = 1_000  # handled in one run
 HORIZON = 3600.0  # seconds that a run looks ahead
 STEPS = 500  # told of one run
 
-TRANSIT = LEAVING.union(STARTING)
+TRANSIT = LEAVING | STARTING
 
 
 class Does(StrEnum):

@@ -17,7 +17,7 @@ from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.state import Instance
+from modelyard.core.state import STARTING, Instance
 from modelyard.core.types import Need, OutcomeKind
 
 
@@ -82,7 +82,7 @@ class Outlook:
 
     def _under_way(self, instance: Instance) -> None:
         name, generation, state = instance.id, instance.generation, instance.state
-        if state in (InstanceState.STARTING, InstanceState.WARMING):
+        if state in STARTING:
             self._expect(instance.started_at + instance.version.usual_load(), ev.Ready(name, generation))
         elif state in (InstanceState.STOPPING, InstanceState.RELEASING):
             self._expect(self.now + self._estimates.stop, ev.Released(name, generation))

@@ -18,11 +18,10 @@ from modelyard.core.events import Added
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.placement import candidates, in_units, place
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.state import LEAVING, State, Version, Waiting
+from modelyard.core.state import LEAVING, STARTING, State, Version, Waiting
 from modelyard.core.types import NoFit, Policy, Priority
 from modelyard.core.victims import Room
 
-STARTING = (InstanceState.STARTING, InstanceState.WARMING)
 UNREAD = frozenset({"first_byte_timeout", "token_timeout", "preload"})  # of a policy: not the scheduler's
 
 

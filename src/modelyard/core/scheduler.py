@@ -28,7 +28,7 @@ from modelyard.core.lifecycle import (
     next_instance,
 )
 from modelyard.core.placement import never_fits
-from modelyard.core.state import SETTLED, Instance, LineKey, Rank, State, Version, loss
+from modelyard.core.state import SETTLED, STARTING, Instance, LineKey, Rank, State, Version, loss
 from modelyard.core.step import Step
 from modelyard.core.types import Cause, Policy, Priority
 
@@ -212,12 +212,12 @@ class Scheduler:
 
     def _handle_ready(self, step: Step, event: ev.Ready) -> None:
         instance = self._current(event)
-        if instance is not None and instance.state in (InstanceState.STARTING, InstanceState.WARMING):
+        if instance is not None and instance.state in STARTING:
             instances.ready(step, instance, event.observed)
 
     def _handle_failed(self, step: Step, event: ev.Failed) -> None:
         instance = self._current(event)
-        if instance is not None and instance.state in (InstanceState.STARTING, InstanceState.WARMING):
+        if instance is not None and instance.state in STARTING:
             instances.fail(step, instance, event.cause, event.detail)
 
     def _handle_exited(self, step: Step, event: ev.Exited) -> None:

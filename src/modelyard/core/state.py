@@ -23,7 +23,8 @@ FLOOR = 8  # a lower class gets at least every FLOOR-th turn while it waits
 SERVICES = 10  # answers that the usual service time is the mean of, about
 HEAT_HALF_LIFE = 300.0  # seconds in which the memory of demand halves
 
-LIVE = frozenset({InstanceState.STARTING, InstanceState.WARMING, InstanceState.READY})
+STARTING = frozenset({InstanceState.STARTING, InstanceState.WARMING})
+LIVE = STARTING | {InstanceState.READY}
 SETTLED = frozenset({InstanceState.READY, InstanceState.DRAINING})  # holds what it takes
 LEAVING = frozenset({InstanceState.DRAINING, InstanceState.STOPPING, InstanceState.RELEASING})
 

@@ -17,7 +17,7 @@ from statistics import median
 
 from modelyard.sim import inputs
 from modelyard.sim.lines import Request
-from modelyard.sim.replay import Run, replay
+from modelyard.sim.replay import ROUNDING, Run, replay
 from modelyard.sim.scene import GB, Rules, Scene, load, synthetic
 from modelyard.sim.strategies import ABLATED, BASELINE, OURS, STRATEGIES, Strategy
 
@@ -27,7 +27,6 @@ CASES = ((50, 8), (100, 16))  # models, and how many of the mean size memory hol
 CALM = (0.995, 0.999)  # shares that LRU serves within TARGET
 SATURATED = (0.74, 0.76)
 TRIES = 12  # of a stretch
-ROUNDING = 1e-6
 ALL = {strategy.name: strategy for strategy in (*STRATEGIES.values(), *ABLATED)}
 
 

@@ -12,8 +12,6 @@ from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import Instance, Rank, loss
 from modelyard.core.types import Policy
 
-NO_QUEUE_BOUND = 10**9
-
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
@@ -26,7 +24,7 @@ class Strategy:
     rank: Rank = loss
     holds: bool = False
 
-    def scheduler(self, queue_bound: int = NO_QUEUE_BOUND) -> Scheduler:
+    def scheduler(self, queue_bound: int) -> Scheduler:
         return Scheduler(queue_bound, self.rank, self.holds)
 
     def policy(self, policy: Policy) -> Policy:
