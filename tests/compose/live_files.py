@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gateway.answers import Answer
-from gateway.live_yard import LiveYard, left_behind, sections, short_folder
-from launchers.process_table import zombies
+from gateway.live_yard import LiveYard, running, sections, short_folder
 from modelyard import compose, config
 from modelyard.config.reading import Reading
-from modelyard.launchers.local import LocalLauncher
 
 
 class FileYard(LiveYard):
@@ -67,18 +65,5 @@ async def file_yard(
         origin = compose.Origin(path, noted, watch=watch, poll=poll)
         yard = await compose.build(loaded, origin, check_invariants=True)
         live = FileYard(yard, folder, settings)
-        owner = ""
-        try:
-            await yard.start()
-            launcher = yard.driver.launcher
-            assert isinstance(launcher, LocalLauncher)
-            owner = launcher._state.owner
+        async with running(live, folder):
             yield live
-            await live.settled()
-            await live.emptied()
-        finally:
-            await live.close()
-            await yard.close()
-        assert yard.driver.check_failures == 0
-        assert left_behind(folder, owner) == []
-        assert zombies() == []

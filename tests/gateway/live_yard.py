@@ -236,27 +236,34 @@ class LiveYard(Client):
 
 
 @asynccontextmanager
+async def running(live: LiveYard, folder: Path) -> AsyncIterator[None]:
+    """Its yard is started, and leaves nothing behind in this data folder when it ends."""
+    yard, owner = live.yard, ""
+    try:
+        await yard.start()
+        launcher = yard.driver.launcher
+        assert isinstance(launcher, LocalLauncher)
+        owner = launcher._state.owner
+        yield
+        await live.settled()
+        await live.emptied()
+    finally:
+        await live.close()
+        await yard.close()
+    assert yard.driver.check_failures == 0
+    assert left_behind(folder, owner) == []
+    assert zombies() == []
+
+
+@asynccontextmanager
 async def live_yard(models: Mapping[str, Any], **settings: Any) -> AsyncIterator[LiveYard]:
     """A yard of these models, started and checked after every event; `settings` as in `sections`."""
     with short_folder() as folder:
         text = sections(folder, models, **settings)
         yard = await compose.build(config.load(None, text), check_invariants=True)
         live = LiveYard(yard, folder / "yard.sock")
-        owner = ""
-        try:
-            await yard.start()
-            launcher = yard.driver.launcher
-            assert isinstance(launcher, LocalLauncher)
-            owner = launcher._state.owner
+        async with running(live, folder):
             yield live
-            await live.settled()
-            await live.emptied()
-        finally:
-            await live.close()
-            await yard.close()
-        assert yard.driver.check_failures == 0
-        assert left_behind(folder, owner) == []
-        assert zombies() == []
 
 
 class ChildYard(Client):
