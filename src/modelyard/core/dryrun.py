@@ -294,4 +294,4 @@ class DryRun:
 
 
 def _bytes(instance: Instance) -> tuple[tuple[str, int], ...]:
-    return tuple((charge.device, charge.bytes + sum(charge.mapped.values())) for charge in instance.placement)
+    return tuple((charge.device, charge.whole) for charge in instance.placement)

@@ -181,9 +181,7 @@ def _footprint(version: Version) -> str:
     need = version.need
     if need is None:
         return "not known before its files are here"
-    parts = ", ".join(
-        f"{in_units(share.bytes + sum(share.mapped.values()))} on {share.on}" for share in need.shares
-    )
+    parts = ", ".join(f"{in_units(share.whole)} on {share.on}" for share in need.shares)
     return (parts if need.known else f"{parts}, never measured") + (", fits nowhere" if version.never else "")
 
 

@@ -62,6 +62,11 @@ class Share:
     bytes: int
     mapped: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def whole(self) -> int:
+        """All its bytes, mapped files included."""
+        return self.bytes + sum(self.mapped.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Need:
@@ -73,7 +78,7 @@ class Need:
 
     @property
     def bytes(self) -> int:
-        return sum(share.bytes + sum(share.mapped.values()) for share in self.shares)
+        return sum(share.whole for share in self.shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,11 @@ class Charge:
     device: str
     bytes: int
     mapped: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> int:
+        """All its bytes, mapped files included."""
+        return self.bytes + sum(self.mapped.values())
 
 
 Placement = tuple[Charge, ...]

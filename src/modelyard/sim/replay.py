@@ -170,7 +170,7 @@ class _Watcher:
         match action:
             case ac.Start(instance, _, version, placement):
                 model = self._world.scheduler.state.versions[version].spec.model
-                charges = {charge.device: charge.bytes + sum(charge.mapped.values()) for charge in placement}
+                charges = {charge.device: charge.whole for charge in placement}
                 self.stays[instance] = Stay(instance, model, version, charges, now)
                 self._look(now)
             case ac.Stop(instance) | ac.Release(instance):
