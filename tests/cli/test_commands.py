@@ -28,6 +28,7 @@ from modelyard.errors import ModelNotFound, ServerUnreachable
 
 DEADLINE = 30.0
 WAITS = "modelyard: waiting up to 1 s for the models to leave; Ctrl-C again stops now\n"
+HEAVY = ("client", "compose", "config", "core", "gateway", "importing", "runtime", "sim.replay")
 PARAMETERS = {"memory": {"accelerator": 4_000_000}, "tokens_per_second": 500}
 CONFIG = {
     "devices": {"pool": {"kind": "declared", "memory": 10_000_000, "reserve": 0}},
@@ -332,6 +333,15 @@ def test_pull_gives_back_what_it_took(tmp_path: Path) -> None:
 def test_schema_and_version() -> None:
     assert json.loads(run("schema").stdout) == json_schema()
     assert run("version").stdout == f"{__version__}\n"
+
+
+def test_a_command_does_not_wait_for_what_others_need() -> None:
+    heavy = {"httpx", "fastapi", "structlog", "asyncio", *(f"modelyard.{name}" for name in HEAVY)}
+    code = f"import sys, modelyard.cli; sys.exit(', '.join({heavy!r} & set(sys.modules)) or 0)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_demos_configuration_is_found_and_right() -> None:

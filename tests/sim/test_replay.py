@@ -13,6 +13,7 @@ from modelyard.core.types import Device, DeviceKind, Need, Policy, Share, Spec
 from modelyard.errors import ModelyardError
 from modelyard.sim import plot
 from modelyard.sim.advise import advise
+from modelyard.sim.choices import Theme
 from modelyard.sim.inputs import Trace
 from modelyard.sim.lines import Request
 from modelyard.sim.replay import Run, as_json, fewest_loads, replay, thinned
@@ -179,11 +180,11 @@ def test_a_picture_shows_every_strategy_in_both_themes() -> None:
         assert name not in text.replace("font-family:system-ui", "")
 
 
-@pytest.mark.parametrize("theme", [plot.Theme.LIGHT, plot.Theme.DARK])
-def test_one_theme_asks_nothing_of_the_system(theme: plot.Theme) -> None:
+@pytest.mark.parametrize("theme", [Theme.LIGHT, Theme.DARK])
+def test_one_theme_asks_nothing_of_the_system(theme: Theme) -> None:
     text = plot.svg(some_runs(), 10.0, title="t", theme=theme)
     assert "prefers-color-scheme" not in text
-    assert (plot.DARK if theme is plot.Theme.DARK else plot.LIGHT)["bg"] in text
+    assert (plot.DARK if theme is Theme.DARK else plot.LIGHT)["bg"] in text
 
 
 def test_a_picture_of_nothing_but_refusals() -> None:

@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from modelyard.cli.control import DEFAULT_URL, AsJson, Key, Url
+from modelyard.cli.control import DEFAULT_URL, AsJson, Key, Url, connect
 from modelyard.cli.plan import print_steps
 from modelyard.cli.tables import console
-from modelyard.client import Client
 
 Json = Mapping[str, Any]
 
@@ -38,7 +37,7 @@ def apply(file: ConfigFile = None, url: Url = DEFAULT_URL, key: Key = None, as_j
 
 
 def _order(file: Path | None, url: str, key: str | None, as_json: bool, *, dry_run: bool) -> None:
-    with Client(url, key) as client:
+    with connect(url, key) as client:
         change = client.apply(file.absolute() if file is not None else None, dry_run=dry_run)
     if as_json:
         typer.echo(json.dumps(change, indent=2, ensure_ascii=False))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from modelyard.cli import tables
-from modelyard.client import Client
+
+if TYPE_CHECKING:
+    from modelyard.client import Client
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
@@ -22,9 +24,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or alias.")]
 
 
+def connect(url: str, key: str | None) -> Client:
+    from modelyard.client import Client
+
+    return Client(url, key)
+
+
 def ps(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
     """Show models, instances, memory and who waits."""
-    with Client(url, key) as client:
+    with connect(url, key) as client:
         status = client.ps()
     if as_json:
         _print_json(status)
@@ -34,7 +42,7 @@ def ps(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None
 
 def devices(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
     """Show the memory of each device and who holds it."""
-    with Client(url, key) as client:
+    with connect(url, key) as client:
         found = client.devices()
     if as_json:
         _print_json(found)
@@ -50,7 +58,7 @@ def load(
     evict: Annotated[bool, typer.Option(help="Put others out for it.")] = True,
 ) -> None:
     """Load a model."""
-    with Client(url, key) as client:
+    with connect(url, key) as client:
         answer = client.load(model, wait=wait, evict=evict)
     if answer["instance"]:
         typer.echo(f"{answer['model']} is ready: {answer['instance']} ({answer['seconds']:.2f} s)")
@@ -66,7 +74,7 @@ def unload(
     now: Annotated[bool, typer.Option(help="Cut what runs on it.")] = False,
 ) -> None:
     """Unload a model: what runs on it finishes first."""
-    with Client(url, key) as client:
+    with connect(url, key) as client:
         answer = client.unload(model, now=now, wait=wait)
     instances = ", ".join(answer["instances"])
     if not instances:
@@ -85,7 +93,7 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what it writes.")] = False,
 ) -> None:
     """Print what an instance has written."""
-    with Client(url, key) as client:
+    with connect(url, key) as client:
         if not follow:
             typer.echo(client.logs(instance, lines=lines), nl=False)
             return
@@ -104,7 +112,7 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Tell what happened to a request or a model, and why."""
-    with Client(url, key) as client:
+    with connect(url, key) as client:
         told = client.explain(name)
     if as_json:
         _print_json(told)

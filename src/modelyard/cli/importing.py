@@ -33,7 +33,7 @@ def llama_swap_(
     ] = False,
 ) -> None:
     """Import the llama-server commands of a llama-swap configuration."""
-    from modelyard.importing import llama_swap  # noqa: PLC0415 - a quarter of a second that `ps` does not need
+    from modelyard.importing import llama_swap
 
     imported = llama_swap.read(config, os.environ, elsewhere=elsewhere)
     if output.exists() and output.samefile(config):  # also by another name of it
@@ -52,7 +52,7 @@ def ollama_(
     verify: Annotated[bool, typer.Option("--verify", help="Compute the digest of every file.")] = False,
 ) -> None:
     """Import the models of Ollama's store, which are used where they lie."""
-    from modelyard.importing import ollama  # noqa: PLC0415 - see `llama_swap_`
+    from modelyard.importing import ollama
 
     imported = ollama.read(store or ollama.default_store(os.environ), verify=verify)
     _finish(imported, output, 0o644, force=force, elsewhere=False)
@@ -60,7 +60,7 @@ def ollama_(
 
 def _finish(imported: Imported, output: Path, mode: int, *, force: bool, elsewhere: bool) -> None:
     """Write the configuration, and say what is in it and what is not."""
-    from modelyard.importing import written  # noqa: PLC0415 - see `llama_swap_`
+    from modelyard.importing import written
 
     if output.exists() and not force:  # before a long look at files; `save` looks again
         raise ConfigError("", f"{output} is there already; name another file, or say --force")

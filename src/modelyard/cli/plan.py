@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from modelyard.cli.control import DEFAULT_URL, AsJson, Key, Url
+from modelyard.cli.control import DEFAULT_URL, AsJson, Key, Url, connect
 from modelyard.cli.tables import console, size
-from modelyard.client import Client
 
 Json = Mapping[str, Any]
 
@@ -65,7 +64,7 @@ def plan(
         Action.UNLOAD: {"now": now},
         Action.REQUEST: {"priority": priority, "max_wait": max_wait},
     }
-    with Client(url, key) as client:
+    with connect(url, key) as client:
         if action is not None and model is not None:
             made = client.plan(action.value, model, **options[action])
         else:

@@ -6,30 +6,28 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import wraps
 from inspect import Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from modelyard.cli import results, scenes, tables
-from modelyard.config import parse_duration, parse_size
-from modelyard.sim import advise as advising
-from modelyard.sim import inputs, plot
-from modelyard.sim.logs import FORMATS
-from modelyard.sim.replay import Run
-from modelyard.sim.replay import replay as run_replay
-from modelyard.sim.scene import GB, SIZES, Load, Rules, Scene, load, of_journal, synthetic
-from modelyard.sim.strategies import OURS, STRATEGIES, Strategy
+from modelyard.sim.choices import Format, StrategyName, Theme
 
-Format = StrEnum("Format", {name.upper(): name for name in FORMATS})  # type: ignore[misc]
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from modelyard.sim.inputs import Trace
+    from modelyard.sim.replay import Run
+    from modelyard.sim.scene import Load, Scene
+
+GB = 10**9
 
 
 def _size(text: str) -> int:
+    from modelyard.config import parse_size
+
     try:
         return parse_size(text)
     except ValueError as error:
@@ -37,6 +35,8 @@ def _size(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
+    from modelyard.config import parse_duration
+
     try:
         return parse_duration(text)
     except ValueError as error:
@@ -75,7 +75,7 @@ class Given:
     ] = None
     target: Annotated[float, _lasting("The wait that counts as served well.", "10s")] = 10.0
     limit: Annotated[int, typer.Option(min=1, max=10_000_000, help="Requests that are read at most.")] = (
-        inputs.LIMIT
+        100_000
     )
     models: Annotated[int, typer.Option(min=1, max=10_000, help="Without -c: how many models.")] = 24
     memory: Annotated[int, _sized("Without -c: the memory of the one device.", "60GB")] = 60 * GB
@@ -137,7 +137,7 @@ def replay(
             "-s",
             "--strategy",
             metavar="NAME",
-            help=f"Only this one; may be repeated: {', '.join(repr(name) for name in STRATEGIES)}.",
+            help="Only this one; may be repeated: " + ", ".join(f"'{name}'" for name in StrategyName) + ".",
             show_default="all",
         ),
     ] = None,
@@ -147,14 +147,19 @@ def replay(
         typer.Option("--plot", metavar="FILE", help="Draw it: an .svg, or a .png (needs the extra `plot`)."),
     ] = None,
     theme: Annotated[
-        plot.Theme, typer.Option(help="Colours of the picture; auto: as the reader's system has it (SVG).")
-    ] = plot.Theme.AUTO,
+        Theme, typer.Option(help="Colours of the picture; auto: as the reader's system has it (SVG).")
+    ] = Theme.AUTO,
 ) -> None:
     """Replay a trace: how each strategy would have served it."""
+    from modelyard.cli import results, tables
+    from modelyard.sim import plot
+    from modelyard.sim.replay import replay as run_replay
+    from modelyard.sim.strategies import STRATEGIES
+
     if picture is not None:
         plot.check(picture)
     found, scene, jobs = _prepared(given)
-    chosen = [_strategy(name) for name in dict.fromkeys(strategy or STRATEGIES)]
+    chosen = [STRATEGIES[_strategy(name)] for name in dict.fromkeys(strategy or StrategyName)]
     runs: list[Run] = []
     fewest: list[int | None] = []
     with _progress() as bars:
@@ -188,6 +193,10 @@ def advise(
     simulations: Annotated[int, typer.Option(min=1, max=500, help="Changes that are tried at most.")] = 24,
 ) -> None:
     """Say what to change in a configuration, with the gain that a replay of the trace shows for it."""
+    from modelyard.cli import results, tables
+    from modelyard.sim import advise as advising
+    from modelyard.sim.strategies import OURS
+
     found, scene, jobs = _prepared(given)
     with _progress() as bars:
         task = bars.add_task("as configured", total=simulations + 1)
@@ -207,8 +216,11 @@ def advise(
 # -- what is replayed -----------------------------------------------------------------------------------
 
 
-def _prepared(given: Given) -> tuple[inputs.Trace, Scene, Load]:
+def _prepared(given: Given) -> tuple[Trace, Scene, Load]:
     """The trace, what it is served on, and its requests there. Raises TraceError and ConfigErrors."""
+    from modelyard.sim import inputs
+    from modelyard.sim.scene import load
+
     trace = inputs.read(given.trace, format=given.kind, limit=given.limit)
     scene = _scene(given, trace)
     jobs = load(trace, scene, seed=given.seed, skew=given.skew, stretch=given.stretch)
@@ -217,7 +229,10 @@ def _prepared(given: Given) -> tuple[inputs.Trace, Scene, Load]:
     return trace, scene, jobs
 
 
-def _scene(given: Given, trace: inputs.Trace) -> Scene:
+def _scene(given: Given, trace: Trace) -> Scene:
+    from modelyard.cli import scenes
+    from modelyard.sim.scene import SIZES, Rules, of_journal, synthetic
+
     rules = Rules(given.token_in, given.token_out, load_rate=max(1, given.load_rate))
     if given.config is not None:
         return scenes.of_config(given.config, _said_sizes(given.size or ()), rules)
@@ -228,11 +243,12 @@ def _scene(given: Given, trace: inputs.Trace) -> Scene:
     return synthetic(names, given.memory, sizes=sizes, slots=given.slots, rules=rules)
 
 
-def _strategy(name: str) -> Strategy:
-    for known, strategy in STRATEGIES.items():
-        if name.lower() == known.lower():
-            return strategy
-    raise typer.BadParameter(f"there is no strategy {name!r}; there are {', '.join(map(repr, STRATEGIES))}")
+def _strategy(text: str) -> StrategyName:
+    for name in StrategyName:
+        if text.lower() == name.lower():
+            return name
+    known = ", ".join(f"'{name}'" for name in StrategyName)
+    raise typer.BadParameter(f"there is no strategy {text!r}; there are {known}")
 
 
 def _said_sizes(said: Iterable[str]) -> dict[str, int]:
@@ -245,18 +261,21 @@ def _said_sizes(said: Iterable[str]) -> dict[str, int]:
     return sizes
 
 
-def _assumed(trace: inputs.Trace, scene: Scene, jobs: Load) -> list[str]:
+def _assumed(trace: Trace, scene: Scene, jobs: Load) -> list[str]:
     return [*trace.notes, *scene.assumed, *jobs.assumed, str(scene.rules)]
 
 
 def _progress() -> Progress:
     """What is under way, on stderr, and only for a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _print_json(trace: inputs.Trace, scene: Scene, jobs: Load, came: Mapping[str, Any]) -> None:
+def _print_json(trace: Trace, scene: Scene, jobs: Load, came: Mapping[str, Any]) -> None:
     about = {
         "name": trace.name,
         "format": trace.format,

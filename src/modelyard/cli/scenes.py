@@ -56,14 +56,13 @@ async def _found(
 ) -> tuple[list[Loadable], tuple[Device, ...]]:
     """The models and the devices of this machine. A server that runs on the same data folder is not touched:
     the driver is not opened, it only looks at files."""
-    # Half a second that other commands do not need.
-    from modelyard.compose.entries import entries_of  # noqa: PLC0415
-    from modelyard.launchers.local import LocalLauncher  # noqa: PLC0415
-    from modelyard.runtime.devices import Devices  # noqa: PLC0415
-    from modelyard.runtime.driver import Driver  # noqa: PLC0415
-    from modelyard.runtime.files import StoreFiles  # noqa: PLC0415
-    from modelyard.runtime.footprints import FileFootprints  # noqa: PLC0415
-    from modelyard.store import Store  # noqa: PLC0415
+    from modelyard.compose.entries import entries_of
+    from modelyard.launchers.local import LocalLauncher
+    from modelyard.runtime.devices import Devices
+    from modelyard.runtime.driver import Driver
+    from modelyard.runtime.files import StoreFiles
+    from modelyard.runtime.footprints import FileFootprints
+    from modelyard.store import Store
 
     data = config.server.data_dir
     with ExitStack() as undo:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,22 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 import modelyard
 from modelyard import __version__
-from modelyard.cli import tables
-from modelyard.cli.tour import Tour
-from modelyard.config import Config, json_schema
-from modelyard.config import load as load_config
-from modelyard.config.listen import is_loopback
-from modelyard.config.reading import Reading
 from modelyard.errors import ConfigError
-from modelyard.telemetry import log_output
 
 if TYPE_CHECKING:
     from modelyard.compose import Yard
+    from modelyard.config import Config
     from modelyard.runtime.entries import Progress as FetchProgress
 
 OWN_FOLDER = (
@@ -46,6 +37,8 @@ def serve(
     watch: Annotated[bool, typer.Option(help="Take a change of the file, or of what it includes.")] = True,
 ) -> None:
     """Serve the models of a configuration until Ctrl-C; SIGHUP has it read again."""
+    from modelyard.telemetry import log_output
+
     log_output.configure()
     raise typer.Exit(_run(config, host, port, watch=watch))
 
@@ -58,6 +51,11 @@ def demo(
     port: Port = None,
 ) -> None:
     """Serve three small models on this machine, show what happens, and go on serving until Ctrl-C."""
+    from rich.console import Console
+
+    from modelyard.cli.tour import Tour
+    from modelyard.telemetry import log_output
+
     log_output.configure(quiet=True)
     tour = Tour(Console(highlight=False))
     try:
@@ -80,6 +78,8 @@ def demo_file() -> Path:
 
 def _listening(config: Config, host: str | None, port: int | None) -> Config:
     """The configuration with the address that the command line names. Raises ConfigError."""
+    from modelyard.config.listen import is_loopback
+
     if host is None and port is None:
         return config
     server = config.server
@@ -102,12 +102,15 @@ def _run(
     watch: bool = True,
     on_ready: Callable[[Yard], None] | None = None,
 ) -> int:
+    from modelyard.config import load
+    from modelyard.config.reading import Reading
+
     def adjust(config: Config) -> Config:
         return _listening(config, host, port)
 
     reading = Reading()
-    config = adjust(load_config(path, reading=reading))
-    from modelyard import compose, foreground  # noqa: PLC0415 - half a second that `ps` does not need
+    config = adjust(load(path, reading=reading))
+    from modelyard import compose, foreground  # only now: a mistake in the file is told half a second sooner
 
     origin = compose.Origin(path.absolute(), reading, adjust, watch and path.is_file())  # no pipe
     return foreground.serve(config, origin, on_ready=on_ready)
@@ -123,8 +126,17 @@ def pull(
     config: ConfigFile,
 ) -> None:
     """Fetch the files of a model into the cache, so that its first load need not."""
+    import asyncio
+
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from modelyard.cli import tables
+    from modelyard.config import load
+    from modelyard.telemetry import log_output
+
     log_output.configure(quiet=True)
-    loaded = load_config(config)
+    loaded = load(config)
     console = Console(highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
@@ -139,7 +151,7 @@ def pull(
 
 async def _pull(config: Config, model: str, show: Callable[[FetchProgress], None]) -> tuple[int, int]:
     """The number of files and their bytes."""
-    from modelyard import compose  # noqa: PLC0415 - see `_run`
+    from modelyard import compose
 
     yard = await compose.build(config)
     try:
@@ -152,6 +164,8 @@ async def _pull(config: Config, model: str, show: Callable[[FetchProgress], None
 
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""
+    from modelyard.config import json_schema
+
     typer.echo(json.dumps(json_schema(), indent=2))
 
 

@@ -20,7 +20,6 @@ from modelyard.errors import ModelyardError
 from modelyard.sim.lines import Clock, Lines, Request, Yard
 from modelyard.sim.logs import FORMATS, detect
 
-LIMIT = 100_000  # requests
 LONGEST = 2**20  # bytes of one line
 SAMPLE = 50  # lines that tell what a file is
 
@@ -54,7 +53,7 @@ class Trace:
         return sorted(counts, key=lambda model: (-counts[model], model))
 
 
-def read(path: Path, *, format: str | None = None, limit: int = LIMIT) -> Trace:
+def read(path: Path, *, format: str | None = None, limit: int = 100_000) -> Trace:
     """The first `limit` requests of a file. Raises TraceError for one that has none, or is no trace."""
     try:
         with path.open("rb") as file:

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from math import isfinite
 from typing import Any, ClassVar
 
+from modelyard.sim.choices import Format
+
 
 @dataclass(slots=True)
 class Request:
@@ -44,7 +46,7 @@ class Lines:
     """A kind of trace. `waiting`: requests whose end has not been read yet. `yard`: what it tells of the
     server. `clock` reads its times."""
 
-    format: ClassVar[str]
+    format: ClassVar[Format]
     what: ClassVar[str]
     yard: Yard | None = None
 
@@ -129,7 +131,7 @@ _MODEL = ("model", "modelname", "modelid")
 class Csv(Lines):
     """Comma, semicolon or tab between the columns; the first line names them."""
 
-    format = "csv"
+    format = Format.CSV
     what = "a CSV of arrivals"
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from modelyard.sim.choices import Format
 from modelyard.sim.lines import Csv, Lines, Request, Yard, count_of, first_of, number_of, record_of
 
 # -- our own journal --------------------------------------------------------------------------------------
@@ -32,7 +33,7 @@ class Journal(Lines):
     """`GET /admin/journal`, as JSON lines. Service is from the grant of a slot to the end; retries are no
     arrivals."""
 
-    format = "journal"
+    format = Format.JOURNAL
     what = "a journal of Modelyard"
     yard: Yard
 
@@ -146,7 +147,7 @@ class Access(Lines):
     `request_time=0.123`, or a last field like 0.123) and `model=NAME`; a model is also read from the query
     (`?model=NAME`) and from `/upstream/NAME/`. A line is written when its request ends."""
 
-    format = "access"
+    format = Format.ACCESS
     what = "an access log in the combined format: POSTs to the API paths; a line's time is its request's end"
 
     @classmethod
@@ -171,7 +172,7 @@ class JsonLines(Lines):
     """JSON lines of a proxy or of another server: a time; a model, a path or tokens; seconds or milliseconds
     that it took. A line's time is the end of its request, as in access logs."""
 
-    format = "json"
+    format = Format.JSON
     what = "JSON lines: time, model or path, duration, tokens; a line's time is its request's end"
 
     @classmethod

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from importlib import import_module
 from math import ceil, log1p
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 from modelyard.errors import ModelyardError
+from modelyard.sim.choices import Theme
 from modelyard.sim.replay import Run, Stay, percentile, thinned
 
 WIDTH, LEFT, RIGHT = 1080, 150, 24
@@ -34,12 +34,6 @@ DARK = {
     "ready": "#4493f8", "loading": "#f0a04b", "leaving": "#ab7df8", "used": "#4493f8", "budget": "#ff7b72",
     "most": "#2b4162", "p95": "#f0a04b", "p50": "#6cb6ff", "target": "#3fb950", "refused": "#ff7b72",
 }  # fmt: skip
-
-
-class Theme(StrEnum):
-    AUTO = "auto"
-    LIGHT = "light"
-    DARK = "dark"
 
 
 def check(path: Path) -> None:

@@ -11,6 +11,7 @@ from math import inf
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import Instance, Rank, loss
 from modelyard.core.types import Policy
+from modelyard.sim.choices import StrategyName
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,36 +67,39 @@ WITHOUT_END = (("patience", inf), ("min_residency", 0.0), ("keep_alive", inf))
 
 _TABLE = (
     Strategy(
-        "first come", "the head of the line takes the memory of the oldest instance", AT_ONCE, started_at
+        StrategyName.FIRST_COME,
+        "the head of the line takes the memory of the oldest instance",
+        AT_ONCE,
+        started_at,
     ),
     Strategy(
-        "LRU",
+        StrategyName.LRU,
         "requests grouped per ready version; the least recently used idle version leaves, busy ones never",
         WITHOUT_END,
         last_used,
     ),
     Strategy(
-        "ready ones pass, no bound",
+        StrategyName.READY_FIRST,
         "as llama-swap: ready versions pass without a bound; the oldest idle instance leaves",
         WITHOUT_END,
         started_at,
     ),
     Strategy(
-        "oldest idle first",
+        StrategyName.OLDEST_IDLE,
         "as Ollama: who has been idle longest leaves; when all are busy, one drains at once",
         AT_ONCE,
         idle_since,
     ),
     Strategy(
-        "LRU with patience",
+        StrategyName.LRU_WITH_PATIENCE,
         "LRU, but a busy version drains once the head of the line waited its patience",
         (("keep_alive", inf),),
         last_used,
     ),
-    Strategy("ours", "the policy as configured", holds=True),
+    Strategy(StrategyName.OURS, "the policy as configured", holds=True),
 )
 STRATEGIES = {strategy.name: strategy for strategy in _TABLE}
-OURS, BASELINE = STRATEGIES["ours"], STRATEGIES["LRU"]
+OURS, BASELINE = STRATEGIES[StrategyName.OURS], STRATEGIES[StrategyName.LRU]
 
 ABLATED = (
     replace(OURS, name="ours without the hold", holds=False),
