@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelyard.config import Config
 from modelyard.config import load as load_config
-from modelyard.core.scheduler import Scheduler
 from modelyard.core.types import Device, Need, Share
 from modelyard.errors import ConfigError
 from modelyard.sim.scene import GB, Loadable, Rules, Scene
 from modelyard.telemetry import log_output
 
 if TYPE_CHECKING:
-    from modelyard.runtime.driver import Driver
+    from modelyard.compose import Yard
     from modelyard.runtime.entries import Entry
 
 
@@ -55,46 +52,28 @@ async def _found(
     config: Config, said: Mapping[str, int], rules: Rules
 ) -> tuple[list[Loadable], tuple[Device, ...]]:
     """The models and the devices of this machine. A server that runs on the same data folder is not touched:
-    the driver is not opened, it only looks at files."""
-    from modelyard.compose.entries import entries_of
-    from modelyard.launchers.local import LocalLauncher
-    from modelyard.runtime.devices import Devices
-    from modelyard.runtime.driver import Driver
-    from modelyard.runtime.files import StoreFiles
-    from modelyard.runtime.footprints import FileFootprints
-    from modelyard.store import Store
+    the yard is never started, it only looks at files."""
+    from modelyard import compose
 
-    data = config.server.data_dir
-    with ExitStack() as undo:
-        try:
-            data.mkdir(parents=True, exist_ok=True, mode=0o700)
-            store = Store(data / "store")
-            undo.callback(store.close)
-            footprints = FileFootprints(data / "footprints.json")
-        except OSError as error:
-            message = f"{error.filename or data} cannot be used: {error.strerror or error}"
-            raise ConfigError("server.data_dir", message) from error
-        devices = Devices.discover(config.devices, os.environ)
-        undo.callback(devices.close)
-        entries = entries_of(config, config.models, devices, store)
-        driver = Driver(Scheduler(), LocalLauncher(data), devices, StoreFiles(store), footprints)
-        for entry in entries.values():
-            await driver.examine(entry)
-        return _models(config, driver, entries, said, rules), devices.all
+    yard = await compose.build(config)
+    try:
+        for entry in yard.names.all():
+            await yard.driver.examine(entry)
+        return _models(config, yard, said, rules), yard.driver.devices.all
+    finally:
+        await yard.close()
 
 
-def _models(
-    config: Config, driver: Driver, entries: Mapping[str, Entry], said: Mapping[str, int], rules: Rules
-) -> list[Loadable]:
+def _models(config: Config, yard: Yard, said: Mapping[str, int], rules: Rules) -> list[Loadable]:
     models, unknown = [], []
     for model in config.models:
-        entry = entries[model.spec.model]
+        entry = yard.names.resolve(model.spec.model)
         need = _said(entry, said) or entry.estimate
         if need is None:
             unknown.append(model.spec.model)
             continue
         need = replace(need, known=True)
-        load = driver.observer.usual_load(entry) or _configured_load(entry) or rules.load(need)
+        load = yard.driver.observer.usual_load(entry) or _configured_load(entry) or rules.load(need)
         models.append(Loadable(entry.spec, model.policy, need, load, model.aliases))
     if unknown:
         message = "its size is not known: have its files here (`modelyard pull`), or say it: " + " ".join(
