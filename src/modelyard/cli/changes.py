@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from modelyard.cli import tables
 from modelyard.cli.control import DEFAULT_URL, AsJson, Key, Url, connect
 from modelyard.cli.plan import print_steps
-from modelyard.cli.tables import console
 
 Json = Mapping[str, Any]
 
@@ -42,7 +40,7 @@ def _order(file: Path | None, url: str, key: str | None, as_json: bool, *, dry_r
     if as_json:
         typer.echo(json.dumps(change, indent=2, ensure_ascii=False))
     else:
-        print_change(console(), change)
+        print_change(tables.console(), change)
 
 
 def print_change(where: Console, change: Json) -> None:
@@ -50,16 +48,14 @@ def print_change(where: Console, change: Json) -> None:
     if not change["models"] and not change["settings"]:
         where.print(escape(f"{change['source']} says what is served already."), soft_wrap=True)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("what", "change", "from → to"):
-        table.add_column(column, overflow="fold")
+    table = tables.new("what", "change", prose=("from → to",))
     for model in change["models"]:
         kind = model["kind"]
         style = STYLES.get(kind)
         table.add_row(escape(model["model"]), f"[{style}]{kind}[/]" if style else kind, _fields(model))
     for setting in change["settings"]:
         table.add_row(escape(setting["path"]), "set", escape(_values(setting)))
-    where.print(table)
+    tables.show(where, table)
     if change["plan"] is not None:
         print_steps(where, change["plan"])
     done = "is served now" if change["applied"] else "is not served yet; `modelyard apply` does that"

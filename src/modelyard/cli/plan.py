@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from modelyard.cli import tables
 from modelyard.cli.control import DEFAULT_URL, AsJson, Key, Url, connect
-from modelyard.cli.tables import console, size
+from modelyard.cli.tables import size
 
 Json = Mapping[str, Any]
 
@@ -70,7 +69,7 @@ def plan(
         else:
             made = client.plan_config(file)
         if not as_json:
-            print_plan(console(), made)
+            print_plan(tables.console(), made)
         done = client.apply_plan(made["id"]) if apply else None
     if as_json:
         typer.echo(json.dumps({**made, "applied": done}, indent=2, ensure_ascii=False))
@@ -101,8 +100,10 @@ def print_plan(where: Console, made: Json) -> None:
             escape(f"{device['device']}: {size(free['before'])} free now, {size(free['after'])} then")
         )
     rests = made["preconditions"]
-    rows = ((each["name"], each["value"], each["note"]) for each in rests[:LISTED])
-    _print(where, ("holds while", "is", ""), rows)
+    table = tables.new(prose=("holds while", "is", ""))
+    for each in rests[:LISTED]:
+        table.add_row(escape(each["name"]), escape(each["value"]), escape(each["note"]))
+    tables.show(where, table)
     if len(rests) > LISTED:
         where.print(f"… and {len(rests) - LISTED} more, which --json tells.")
 
@@ -129,7 +130,10 @@ def _refusal(made: Json) -> Json | None:
 
 def print_steps(where: Console, made: Json) -> None:
     """What happens, when and why; nothing where nothing does."""
-    _print(where, ("in", "what happens", "why"), (_row(step) for step in made["steps"]))
+    table = tables.new("in", "what happens", prose=("why",))
+    for step in made["steps"]:
+        table.add_row(*map(escape, _row(step)))
+    tables.show(where, table)
     for line in made["open"]:
         where.print(escape(f"Not known: {line}."))
 
@@ -161,13 +165,3 @@ def _what(step: Json) -> str:
         "loaded": f"{step['model']} is not loaded: {step['code']}" if step["code"] else f"{who} is loaded",
     }
     return sentences[step["does"]]
-
-
-def _print(where: Console, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("in", "what happens"))
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    if table.row_count:
-        where.print(table)

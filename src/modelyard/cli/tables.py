@@ -18,7 +18,6 @@ Json = Mapping[str, Any]
 STYLES = {"loaded": "green", "ready": "green", "failed": "red", "loading": "yellow", "fetching": "yellow"}
 BAR = 24
 WIDTH_FOR_BARS = 120
-PROSE = frozenset({"note", "started because"})
 PROSE_LEAST = 20
 WIDEST = 10_000  # columns, where no terminal bounds them
 
@@ -64,9 +63,8 @@ def bar(device: Json) -> str:
 def print_status(console: Console, status: Json) -> None:
     """Everything of `ps`: devices, models, instances, and a last line that sums up."""
     print_devices(console, status["devices"])
-    _show(console, _models(status["models"]))
-    if status["instances"]:
-        _show(console, _instances(status["instances"]))
+    show(console, _models(status["models"]))
+    show(console, _instances(status["instances"]))
     for fetch in status["fetches"]:
         of = f" of {size(fetch['total'])}" if fetch["total"] else ""
         console.print(f"fetching {escape(fetch['model'])}: {size(fetch['done'])}{of}")
@@ -88,7 +86,7 @@ def print_devices(console: Console, devices: Iterable[Json]) -> None:
     """The account of each device, and who holds it."""
     with_bars = console.width >= WIDTH_FOR_BARS
     bars = ("memory",) if with_bars else ()
-    table = _table("device", *bars, "total", "budget", "reserved", "observed", "foreign", "free", "held by")
+    table = new("device", *bars, "total", "budget", "reserved", "observed", "foreign", "free", "held by")
     for device in devices:
         numbers = [
             size(device[name]) for name in ("total", "budget", "reserved", "observed", "foreign", "free")
@@ -101,7 +99,7 @@ def print_devices(console: Console, devices: Iterable[Json]) -> None:
         name = escape(f"{device['name']} {device['id'][:12]}" if gpu else device["id"])
         drawn = (bar(device),) if with_bars else ()
         table.add_row(name, *drawn, *numbers, "\n".join(holders) or "-")
-    _show(console, table)
+    show(console, table)
 
 
 def print_story(console: Console, told: Json) -> None:
@@ -125,7 +123,8 @@ def print_story(console: Console, told: Json) -> None:
 
 
 def _models(models: Iterable[Json]) -> Table:
-    table = _table("model", "state", "engine", "needs", "waiting", "instances", "note")
+    columns = ("model", "state", "engine", "needs", "waiting", "instances")
+    table = new(*columns, prose=("note",))
     for model in models:
         details, queue = model["details"], model["queue"]
         waiting = sum(queue["waiting"].values())
@@ -145,7 +144,7 @@ def _models(models: Iterable[Json]) -> Table:
 
 
 def _instances(instances: Iterable[Json]) -> Table:
-    table = _table("instance", "state", "leases", "memory", "idle", "started because")
+    table = new("instance", "state", "leases", "memory", "idle", prose=("started because",))
     for instance in instances:
         memory = [
             f"{escape(held['device'])} {size(held['observed'] or held['reserved'])}"
@@ -167,20 +166,23 @@ def _state(state: str) -> str:
     return f"[{style}]{state}[/]" if style else state
 
 
-def _table(*columns: str) -> Table:
+def new(*columns: str, prose: Iterable[str] = ()) -> Table:
+    """A table of names and sizes, with columns of `prose` behind them."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column not in PROSE)
+        table.add_column(column, overflow="fold", no_wrap=True)
+    for column in prose:
+        table.add_column(column, overflow="fold", min_width=PROSE_LEAST)
     return table
 
 
-def _show(console: Console, table: Table) -> None:
-    """Print a table. Only prose wraps: names and sizes stay in one piece, also where the table is then wider
-    than the terminal."""
+def show(console: Console, table: Table) -> None:
+    """Print a table, unless it has no row. Only prose wraps: names and sizes stay in one piece, also where
+    the table is then wider than the terminal."""
+    if not table.row_count:
+        return
     for column in table.columns:
-        if column.header in PROSE:
-            column.min_width = PROSE_LEAST
-        else:
+        if column.no_wrap:
             cells = (Text.from_markup(str(cell)) for cell in (column.header, *column.cells))
             column.min_width = max(
                 cell_len(line) for cell in cells for line in cell.plain.splitlines() or [""]

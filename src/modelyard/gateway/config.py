@@ -7,7 +7,6 @@ on this machine, never as its text: it says which programs are run.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
@@ -17,17 +16,14 @@ from modelyard.config.difference import Kind, ModelChange, Value
 from modelyard.errors import ConfigRefused, RestartNeeded, ShuttingDown, UnsupportedMediaType
 from modelyard.gateway import views
 from modelyard.gateway.live import Applied, LiveConfig
-from modelyard.gateway.plan import Kept, Plans, PlanView, apply_config
+from modelyard.gateway.plan import Kept, PlanConfig, Plans, PlanView, apply_config
 from modelyard.gateway.plan import view_of as view_of_plan
 from modelyard.gateway.reference import refusals
 
 
-class ConfigOrder(views.Order):
+class ConfigOrder(PlanConfig):
     """Which configuration is to be served."""
 
-    path: Annotated[str, Field(max_length=4096)] | None = Field(
-        default=None, description="A file on the server's machine; none: the one that is served, read again."
-    )
     dry_run: bool = Field(default=False, description="Change nothing; say what would.")
 
 
@@ -72,8 +68,7 @@ def add_config(router: APIRouter, live: LiveConfig, plans: Plans) -> None:
     async def change(order: Annotated[ConfigOrder | None, Body()] = None) -> ConfigChange:
         """Serve another configuration without a restart, all of it or nothing."""
         order = order or ConfigOrder()
-        path = Path(order.path) if order.path else None
-        return view_of(*await apply_config(live, plans, path, dry_run=order.dry_run))
+        return view_of(*await apply_config(live, plans, order.file, dry_run=order.dry_run))
 
 
 def view_of(applied: Applied, kept: Kept | None) -> ConfigChange:

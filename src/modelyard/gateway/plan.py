@@ -172,6 +172,10 @@ class PlanConfig(views.Order):
         default=None, description="A file on the server's machine; none: the one that is served, read again."
     )
 
+    @property
+    def file(self) -> Path | None:
+        return Path(self.path) if self.path else None
+
 
 class PlanOrder(views.Order):
     """One of these."""
@@ -264,8 +268,7 @@ def add_plans(router: APIRouter, driver: Driver, names: Names, live: LiveConfig,
         """What a load, an unload, a request or another configuration would do now, in order, and what that
         rests on. Nothing is changed."""
         if order.config is not None:
-            path = Path(order.config.path) if order.config.path else None
-            _, made = await apply_config(live, plans, path, dry_run=True)
+            _, made = await apply_config(live, plans, order.config.file, dry_run=True)
             assert made is not None
             return view_of(made)
         return view_of(await plans.make(*_events(order, names)))
