@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from compose.live_files import file_yard
 from gateway.live_yard import MB, SHARE, fake, until
 from modelyard.errors import ConfigError
-from modelyard.gateway.plan import KEPT
+from modelyard.gateway.kept_plans import KEPT
 
 Json = dict[str, Any]
 
@@ -137,7 +137,7 @@ async def test_a_change_needs_no_plan_and_takes_the_place_of_none(monkeypatch: p
         def fail(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr("modelyard.gateway.plan.plan", fail)
+        monkeypatch.setattr("modelyard.gateway.kept_plans.plan", fail)
         with capture_logs() as logs:
             answer = await yard.change({"a": fake(), "b": fake(), "c": fake()})
         assert (answer.status, answer.body["plan"]) == (200, None)

@@ -40,7 +40,7 @@ class Execution:
         arrivals = (event for event in plan_.events if isinstance(event, ev.Arrived))
         self.waiting |= {event.request: event.version for event in arrivals}
         self.done: list[Done] = []
-        outlook = Outlook(scheduler, now, plan_.estimates)
+        outlook = Outlook(scheduler, now, plan_.stop)
         for event in plan_.events:
             self.note(outlook.post(event))
         for event in islice(outlook.coming(), STEPS):

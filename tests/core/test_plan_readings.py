@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -302,46 +301,6 @@ class TestBounds:
         assert change.name == "what follows, step 4"
         assert (change.was, change.now) == (f"ready {B} on gpu0 (60 bytes)", f"refuse {B} broken_promise")
         assert changed(made, yard.scheduler, yard.now, later=False) == []
-
-
-class TestId:
-    def test_it_names_what_is_said(self, yard: Yard) -> None:
-        one, same = planned(yard, ev.LoadAsked(B)), planned(yard, ev.LoadAsked(B))
-        assert one.id == same.id
-        assert one.id.startswith("plan-")
-        others = {planned(yard, ev.LoadAsked(B, evict=False)).id, planned(yard, ev.LoadAsked(B), stop=3.0).id}
-        assert len({one.id, *others}) == 3
-
-    def test_json(self, yard: Yard) -> None:
-        made = planned(yard, ev.LoadAsked(B))
-        said = json.loads(json.dumps(made.to_json()))
-        assert said["id"] == made.id
-        assert said["steps"][0] == {
-            "at": 0.0,
-            "does": "leave",
-            "model": "a",
-            "version": A,
-            "instance": "a-1",
-            "memory": {"gpu0": 60},
-            "reason": made.steps[0].reason,
-            "for": "b",
-            "code": None,
-            "requests": 0,
-            "seconds": 0.0,
-            "score": {"cost": 0.0, "standing": "idle"},
-        }
-        assert said["steps"][2]["instance"] is None
-        assert said["memory"] == [
-            {
-                "device": "gpu0",
-                "name": "",
-                "budget": 100,
-                "reserved": {"before": 60, "after": 60},
-                "free": {"before": 40, "after": 40},
-            }
-        ]
-        assert said["preconditions"][0] == {"name": "the server", "value": "open", "note": ""}
-        assert (said["seconds"], said["open"]) == (1.5, [])
 
 
 # -- the copy -------------------------------------------------------------------------------------------

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from core.yard import Yard, gpu, need, ram, spec
 from modelyard.core import dryrun
 from modelyard.core import events as ev
-from modelyard.core.outlook import Estimates, Fetched
+from modelyard.core.outlook import USUAL_STOP
 from modelyard.core.plan import Plan, changed, plan
 from modelyard.core.types import OutcomeKind, Policy, Priority
 
 Told = tuple[float, str, str]
 
 
-def planned(yard: Yard, *events: ev.Event, **estimates: Any) -> Plan:
-    return plan(yard.scheduler, events, yard.now, estimates=Estimates(**estimates))
+def planned(yard: Yard, *events: ev.Event, stop: float = USUAL_STOP) -> Plan:
+    return plan(yard.scheduler, events, yard.now, stop=stop)
 
 
 def told(made: Plan) -> list[Told]:
@@ -216,16 +214,6 @@ class TestFiles:
         assert facts(made)["room for a"] == "not known"
         yard.do(ev.LoadAsked(key))
         assert planned(yard, ev.Arrived("planned", key)).open == made.open, "it is being fetched"
-
-    def test_unless_it_is_expected(self) -> None:
-        yard = Yard()
-        key = yard.add("a", 60, cached=False)
-        fetch = {key: Fetched(7.0, need(30))}
-        made = planned(yard, ev.LoadAsked(key), fetch=fetch)
-        assert told(made)[:2] == [(0.0, "fetch", "a"), (7.0, "start", "a")]
-        assert made.steps[1].bytes == (("gpu0", 30),)
-        yard.do(ev.LoadAsked(key))
-        assert told(planned(yard, ev.LoadAsked(key), fetch=fetch))[0] == (7.0, "start", "a")
 
 
 class TestRequests:

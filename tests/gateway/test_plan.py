@@ -11,7 +11,7 @@ from gateway.live_yard import LiveYard, fake, live_yard, until
 from gateway.test_access import KEYS, USER, bearer
 from gateway.test_clients import hold
 from gateway.test_explain import explained
-from modelyard.gateway.plan import KEPT
+from modelyard.gateway.kept_plans import KEPT
 
 Json = dict[str, Any]
 

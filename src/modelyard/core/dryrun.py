@@ -17,7 +17,7 @@ from modelyard.core import events as ev
 from modelyard.core.capacity import LOOKAHEAD
 from modelyard.core.copying import copy_of
 from modelyard.core.lifecycle import FilesState, InstanceState
-from modelyard.core.outlook import Estimates, Outlook
+from modelyard.core.outlook import Outlook
 from modelyard.core.readings import away_from_home, contenders
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import LEAVING, STARTING, Instance, State
@@ -117,7 +117,7 @@ class DryRun:
         original: Scheduler,
         events: Sequence[ev.Event],
         now: float,
-        estimates: Estimates,
+        stop: float,
         *,
         later: bool = True,
     ) -> None:
@@ -125,8 +125,8 @@ class DryRun:
         self.after = copy_of(original)
         self.named, self.about = named(events), about(original.state, events)
         self._original, self._events = original.state, events
-        self._started, self._estimates = now, estimates
-        self._outlook = Outlook(self.after, now, estimates)
+        self._started = now
+        self._outlook = Outlook(self.after, now, stop)
         self._told, self._only_asks = frozenset(self.about), only_asks(events)
         leaving = {name for name, each in original.state.instances.items() if each.state in LEAVING}
         self._left, self._draining = leaving, leaving.copy()
@@ -189,8 +189,7 @@ class DryRun:
     def _fetches(self, key: str) -> bool:
         """Whether its files come, nobody knows when."""
         version = self.after.state.versions.get(key)
-        fetching = version is not None and version.files is FilesState.FETCHING
-        return fetching and key not in self._estimates.fetch
+        return version is not None and version.files is FilesState.FETCHING
 
     def _unknown(self) -> list[str]:
         return [

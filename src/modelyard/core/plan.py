@@ -11,13 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from json import dumps
-from typing import Any
 
 from modelyard.core import events as ev
 from modelyard.core.dryrun import Does, DryRun, PlannedStep, flat, only_asks
-from modelyard.core.outlook import Estimates
+from modelyard.core.outlook import USUAL_STOP
 from modelyard.core.placement import in_units
 from modelyard.core.readings import Fact, Precondition, Reading, may_use, order, read, wanted
 from modelyard.core.scheduler import Scheduler
@@ -25,7 +22,6 @@ from modelyard.core.state import State
 from modelyard.core.types import Priority
 
 COURSE = "what follows"
-USUAL = Estimates()
 STARTED = frozenset({Does.FETCH, Does.START, Does.REFUSE, Does.LOADED})
 
 
@@ -44,11 +40,11 @@ class DeviceBytes:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`events` are what to post to carry it out; the first `at_once` steps are done in that moment. `open`
-    says, for people, what the dry run could not know."""
+    """`events` are what to post to carry it out; the first `at_once` steps are done in that moment. `stop` is
+    the seconds that a stop was taken to last. `open` says, for people, what the dry run could not know."""
 
     events: tuple[ev.Event, ...]
-    estimates: Estimates
+    stop: float
     steps: tuple[PlannedStep, ...]
     preconditions: tuple[Precondition, ...]
     memory: tuple[DeviceBytes, ...]
@@ -59,35 +55,6 @@ class Plan:
     def seconds(self) -> float:
         """Until its last step, as expected."""
         return self.steps[-1].at if self.steps else 0.0
-
-    @property
-    def id(self) -> str:
-        """Names what it says and what it rests on."""
-        said = dumps([repr(self.events), self._content()], sort_keys=True)
-        return f"plan-{sha256(said.encode()).hexdigest()[:16]}"
-
-    def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, **self._content()}
-
-    def _content(self) -> dict[str, Any]:
-        return {
-            "steps": [_step_json(step) for step in self.steps],
-            "preconditions": [
-                {"name": each.name, "value": each.value, "note": each.note} for each in self.preconditions
-            ],
-            "memory": [
-                {
-                    "device": each.device,
-                    "name": each.name,
-                    "budget": each.budget,
-                    "reserved": {"before": each.reserved_before, "after": each.reserved_after},
-                    "free": {"before": each.free_before, "after": each.free_after},
-                }
-                for each in self.memory
-            ],
-            "seconds": round(self.seconds, 3),
-            "open": list(self.open),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +69,14 @@ class Broken:
         return f"{self.name}: was {self.was}, is {self.now}"
 
 
-def plan(
-    scheduler: Scheduler, events: Sequence[ev.Event], now: float, *, estimates: Estimates = USUAL
-) -> Plan:
-    """What would follow if these events were posted at `now`, in this order. Nothing is changed."""
-    run = DryRun(scheduler, events, now, estimates)
+def plan(scheduler: Scheduler, events: Sequence[ev.Event], now: float, *, stop: float = USUAL_STOP) -> Plan:
+    """What would follow if these events were posted at `now`, in this order. `stop`: the usual seconds from
+    Stop to Released. Nothing is changed."""
+    run = DryRun(scheduler, events, now, stop)
     readings = dict.fromkeys(_readings(scheduler.state, events, run, now))
     return Plan(
         tuple(events),
-        estimates,
+        stop,
         tuple(run.steps),
         tuple(read(scheduler, reading, now) for reading in readings),
         tuple(_memory(scheduler, run.after)),
@@ -128,7 +94,7 @@ def changed(plan_: Plan, scheduler: Scheduler, now: float, *, later: bool = True
     pairs = ((each, read(scheduler, each.reading, now)) for each in plan_.preconditions)
     changes = [Broken(was.name, was.value, found.value) for was, found in pairs if was.value != found.value]
     if not changes:
-        anew = DryRun(scheduler, plan_.events, now, plan_.estimates, later=later).steps
+        anew = DryRun(scheduler, plan_.events, now, plan_.stop, later=later).steps
         changes = list(_other_course(plan_.steps if later else plan_.steps[: plan_.at_once], anew))
     return changes
 
@@ -274,20 +240,3 @@ def _memory(before: Scheduler, after: Scheduler) -> Iterator[DeviceBytes]:
             earlier.free if earlier is not None else 0,
             account.free,
         )
-
-
-def _step_json(step: PlannedStep) -> dict[str, Any]:
-    return {
-        "at": round(step.at, 3),
-        "does": step.does.value,
-        "model": step.model,
-        "version": step.version,
-        "instance": step.instance or None,
-        "memory": dict(step.bytes),
-        "reason": step.reason,
-        "for": step.winner.rpartition("@")[0] or None,
-        "code": step.code or None,
-        "requests": step.count,
-        "seconds": round(step.seconds, 3),
-        "score": dict(step.score),
-    }

@@ -23,9 +23,10 @@ from modelyard.errors import (
 )
 from modelyard.gateway import explain, follow, views
 from modelyard.gateway.config import add_config
+from modelyard.gateway.kept_plans import Plans
 from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Names
-from modelyard.gateway.plan import STOP_ALLOWANCE, Plans, add_plans
+from modelyard.gateway.plan import STOP_ALLOWANCE, add_plans
 from modelyard.gateway.reference import STARTING, refusals
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver

@@ -26,10 +26,10 @@ from modelyard.gateway import reference
 from modelyard.gateway.admin import admin_router
 from modelyard.gateway.api import api_of
 from modelyard.gateway.exchange import Headers
+from modelyard.gateway.kept_plans import Plans
 from modelyard.gateway.listing import listing_router
 from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Names
-from modelyard.gateway.plan import Plans
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
 from modelyard.telemetry.metrics import Metrics

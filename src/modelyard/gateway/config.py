@@ -15,8 +15,9 @@ from pydantic import Field
 from modelyard.config.difference import Kind, ModelChange, Value
 from modelyard.errors import ConfigRefused, RestartNeeded, ShuttingDown, UnsupportedMediaType
 from modelyard.gateway import views
+from modelyard.gateway.kept_plans import Kept, Plans
 from modelyard.gateway.live import Applied, LiveConfig
-from modelyard.gateway.plan import Kept, PlanConfig, Plans, PlanView, apply_config
+from modelyard.gateway.plan import PlanConfig, PlanView, apply_config
 from modelyard.gateway.plan import view_of as view_of_plan
 from modelyard.gateway.reference import refusals
 

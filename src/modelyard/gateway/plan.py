@@ -1,23 +1,14 @@
 """`/admin/plan` and `/admin/apply-plan`: what an order would do, and doing exactly that.
 
-Wired by `gateway/admin.py`. A plan is made by `core/plan.py` and kept here under its id, the last KEPT of
-them: a client names a plan and sends none, so nobody can have anything done that was not planned here.
-
-The dry run, which may take a second under a long queue, is made in a thread, on a copy. Before a plan is
-carried out it is checked whole in the same way; then what it rests on and what is decided at once are checked
-again, in the turn of the event loop that carries it out.
+Wired by `gateway/admin.py`; plans are made, kept and checked by `gateway/kept_plans.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from secrets import token_hex
-from statistics import median
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import structlog
 from fastapi import APIRouter, Body, Response
@@ -25,10 +16,9 @@ from pydantic import Field, model_validator
 
 from modelyard.config import Config
 from modelyard.core import events as ev
-from modelyard.core.copying import copy_of
 from modelyard.core.dryrun import Does
-from modelyard.core.outlook import Estimates
-from modelyard.core.plan import Broken, Plan, changed, plan
+from modelyard.core.dryrun import PlannedStep as Step
+from modelyard.core.plan import Plan
 from modelyard.core.types import OutcomeKind, Priority
 from modelyard.errors import (
     ConfigRefused,
@@ -44,6 +34,7 @@ from modelyard.errors import (
     WaitTooLong,
 )
 from modelyard.gateway import follow, views
+from modelyard.gateway.kept_plans import Kept, Plans
 from modelyard.gateway.live import Applied, LiveConfig
 from modelyard.gateway.names import Names
 from modelyard.gateway.reference import STARTING, refusals
@@ -52,100 +43,8 @@ from modelyard.runtime.journal_records import Ended
 
 log = structlog.get_logger(__name__)
 
-KEPT = 32
-TOLD = 5  # changes that a refusal names
 KIND = "plan"  # of a planned request, in the journal
 STOP_ALLOWANCE = 10.0  # seconds for TERM, KILL and the shim, on top of drain and release caps
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A plan with the order that it is of, for people: `load big`. One of a configuration has its file and
-    what that said: not all of it is events, so two of them may be the same `plan` and differ in `id`."""
-
-    id: str
-    order: str
-    plan: Plan
-    path: Path | None = None
-    config: Config | None = None
-
-
-class Plans:
-    """Makes plans of one yard, keeps the last of them, and says whether one still holds."""
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
-        self._one_at_a_time = asyncio.Semaphore(1)  # each holds copies of the scheduler
-
-    async def make(self, order: str, events: Sequence[ev.Event]) -> Kept:
-        """What these events would do now."""
-        made = await self.dry_run(events)
-        return self.keep(Kept(made.id, order, made))
-
-    async def dry_run(self, events: Sequence[ev.Event]) -> Plan:
-        """What these events would do now; not kept."""
-        estimates = Estimates(stop=self._usual_stop())
-        async with self._one_at_a_time:
-            still, now = copy_of(self._driver.scheduler), asyncio.get_running_loop().time()
-            return await asyncio.to_thread(plan, still, events, now, estimates=estimates)
-
-    def keep(self, kept: Kept) -> Kept:
-        """Keep a plan as the last one."""
-        self._kept[kept.id] = kept
-        self._kept.move_to_end(kept.id)
-        if len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        return kept
-
-    async def take(self, name: str) -> Kept:
-        """As `check`, and it is not kept any more."""
-        kept = await self.check(name)
-        self.drop(name)
-        return kept
-
-    def drop(self, name: str) -> None:
-        """Keep it no more: it was carried out."""
-        self._kept.pop(name, None)
-
-    async def check(self, name: str) -> Kept:
-        """A plan that holds, if it is carried out before anything is awaited. Raises PlanNotFound, and
-        PlanStale with what has changed."""
-        async with self._one_at_a_time:
-            still, now = copy_of(self._driver.scheduler), asyncio.get_running_loop().time()
-            kept = self.find(name)
-            _refuse_stale(name, kept, await asyncio.to_thread(changed, kept.plan, still, now))
-        kept, now = self.find(name), asyncio.get_running_loop().time()
-        _refuse_stale(name, kept, changed(kept.plan, self._driver.scheduler, now, later=False))
-        return kept
-
-    def find(self, name: str) -> Kept:
-        """A plan that is kept. Raises PlanNotFound."""
-        kept = self._kept.get(name)
-        if kept is None:
-            raise PlanNotFound(
-                f"There is no plan {name}: it was carried out already, or {KEPT} others were made since, or "
-                "the server was restarted. Plan again."
-            )
-        return kept
-
-    def _usual_stop(self) -> float:
-        """Seconds from a stop to the return of its memory, from the stops that the last notes tell of."""
-        left: dict[str, float] = {}
-        took = []
-        for at, note in self._driver.notes.kept:
-            if note.kind == "leave" and dict(note.fields).get("running") == 0:
-                left[note.subject] = at
-            elif note.kind == "gone" and note.subject in left:
-                took.append(at - left.pop(note.subject))
-        return median(took) if took else Estimates().stop
-
-
-def _refuse_stale(name: str, kept: Kept, changes: Sequence[Broken]) -> None:
-    if changes:
-        told = "; ".join(str(change) for change in changes[:TOLD])
-        more = f"; and {len(changes) - TOLD} more" if len(changes) > TOLD else ""
-        raise PlanStale(f"{name} ({kept.order}) no longer holds: {told}{more}. Nothing was done.")
 
 
 # -- shapes ---------------------------------------------------------------------------------------------
@@ -252,9 +151,44 @@ class PlanApplied(views.View):
 
 
 def view_of(kept: Kept) -> PlanView:
-    said: dict[str, Any] = kept.plan.to_json() | {"id": kept.id}
-    steps = [PlannedStep(winner=step.pop("for"), **step) for step in said.pop("steps")]
-    return PlanView(order=kept.order, steps=steps, **said)
+    made = kept.plan
+    return PlanView(
+        id=kept.id,
+        order=kept.order,
+        steps=[_step(step) for step in made.steps],
+        preconditions=[
+            PlannedOn(name=each.name, value=each.value, note=each.note) for each in made.preconditions
+        ],
+        memory=[
+            PlannedMemory(
+                device=each.device,
+                name=each.name,
+                budget=each.budget,
+                reserved={"before": each.reserved_before, "after": each.reserved_after},
+                free={"before": each.free_before, "after": each.free_after},
+            )
+            for each in made.memory
+        ],
+        seconds=round(made.seconds, 3),
+        open=list(made.open),
+    )
+
+
+def _step(step: Step) -> PlannedStep:
+    return PlannedStep(
+        at=round(step.at, 3),
+        does=step.does,
+        model=step.model,
+        version=step.version,
+        instance=step.instance or None,
+        memory=dict(step.bytes),
+        reason=step.reason,
+        winner=step.winner.rpartition("@")[0] or None,
+        code=step.code or None,
+        requests=step.count,
+        seconds=round(step.seconds, 3),
+        score=dict(step.score),
+    )
 
 
 # -- routes ---------------------------------------------------------------------------------------------
@@ -310,7 +244,7 @@ async def apply_config(
     async def tell(source: Path, config: Config, event: ev.Changed) -> None:
         try:
             found = await plans.dry_run([event])
-            made.append(Kept(f"plan-{token_hex(8)}", f"serve {source}", found, source, config))
+            made.append(Kept(f"serve {source}", found, source, config))
         except Exception:
             if dry_run:
                 raise
