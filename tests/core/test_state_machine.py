@@ -1,7 +1,8 @@
 """The scheduler against an outside that is honest and unkind.
 
 Answers come late, out of order, twice, stale, or as failures; clients leave; policies, devices and versions
-change. After every step the invariants hold, and when everything is answered nobody waits any more.
+change. After every step the invariants hold, and when everything is answered nobody waits any more. It begins
+in every state that an instance or its files may be in, and every kind of event comes there.
 """
 
 from __future__ import annotations
@@ -9,16 +10,26 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from core.yard import gpu, spec
+from core.yard import STATES, every_event, gpu, spec, state_of
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
+from modelyard.core.copying import copy_of
 from modelyard.core.invariants import check
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.types import Cause, Need, OutcomeKind, Policy, Priority, Share, WhenFull
+from modelyard.core.state import Instance
+from modelyard.core.types import Cause, Need, OutcomeKind, Policy, Priority, Share, Spec, WhenFull
 
 MODELS = ("a", "b", "c", "d")
 DEVICES = ("gpu0", "gpu1")
@@ -48,9 +59,36 @@ policies = st.builds(
 )
 models = st.sampled_from(MODELS)
 spot = st.integers(0, 1000)
+keys = st.sampled_from([spec(model).version for model in MODELS])
+orders = st.one_of(
+    st.builds(
+        ev.Added, st.sampled_from([spec(model, slots=2) for model in MODELS]), policies, st.none() | needs
+    ),
+    st.builds(ev.PolicyChanged, keys, policies),
+    st.builds(ev.KeepAliveAsked, keys, st.sampled_from([0.0, 5.0, inf])),
+    st.builds(ev.LoadAsked, keys, st.booleans()),
+    st.builds(ev.UnloadAsked, keys, now=st.booleans()),
+    st.builds(ev.Learned, keys, needs, st.none() | st.just(3.0)),
+    st.builds(
+        ev.DeviceAdded, st.builds(gpu, st.sampled_from([*DEVICES, "gpu2"]), st.sampled_from([50, 100, 150]))
+    ),
+)
+
+
+SETTINGS = settings(
+    max_examples=20,
+    stateful_step_count=40,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking a long history takes minutes
+    report_multiple_bugs=False,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
 
 
 class Outside(RuleBasedStateMachine):
+    start = "ready"  # the state that the first model begins in
+
     def __init__(self) -> None:
         super().__init__()
         self.scheduler = Scheduler(queue_bound=12)
@@ -61,9 +99,42 @@ class Outside(RuleBasedStateMachine):
         self.leases: dict[str, ac.Grant] = {}
         self.waiting: set[str] = set()
         self.said: list[ev.Event] = []  # what may be said again
-        self.shut = False
         for name in DEVICES:
             self.post(ev.DeviceAdded(gpu(name)))
+
+    @initialize(policies=st.lists(policies, min_size=4, max_size=4), loaded=st.booleans())
+    def begin(self, policies: list[Policy], loaded: bool) -> None:
+        known = None if self.start in ("absent", "fetching") else Need((Share("accelerator", 60),))
+        for model, policy in zip(MODELS, policies, strict=True):
+            key = spec(model).version
+            self.post(ev.Added(spec(model, slots=2), policy, known))
+            if model == MODELS[0]:
+                self.bring(key, self.start)
+                self.anything_may_come(0, 0)
+            self.post(ev.LoadAsked(key))
+            if loaded:
+                self.all_is_well()
+
+    def bring(self, key: str, state: str) -> None:
+        """A version that is only added, into this state."""
+        if state != "absent":
+            self.post(ev.LoadAsked(key))
+        if state in ("absent", "fetching", "starting"):
+            return
+        (instance,) = self.scheduler.state.versions[key].instances.values()
+        if state == "warming":
+            self.post(ev.Warming(instance.id, instance.generation))
+            return
+        self.all_is_well()
+        if state == "draining":
+            self.arrive(key, None, True, None, 1)
+        if state == "suspect":
+            self.post(ev.Doubted(instance.id, instance.generation))
+        elif state == "releasing":
+            self.post(ev.Exited(instance.id, instance.generation, Cause.CRASHED))
+        elif state != "ready":
+            self.post(ev.UnloadAsked(key))
+        assert state_of(instance) == state
 
     def post(self, event: ev.Event) -> None:
         for action in self.scheduler.handle(event, self.now):
@@ -75,38 +146,32 @@ class Outside(RuleBasedStateMachine):
                 case ac.Refuse(request):
                     assert request in self.waiting, f"{request} is refused and did not wait"
                     self.waiting.discard(request)
-                case ac.Start() | ac.Probe():
-                    self.commands.append(action)
-                case ac.Stop() | ac.Release():
+                case ac.Start() | ac.Probe() | ac.Stop() | ac.Release():
                     self.commands.append(action)
                 case ac.Fetch(version):
-                    assert version not in self.fetches or self.readded, f"{version} is fetched twice"
                     self.fetches.append(version)
                 case ac.Cut(request):
                     assert request in self.leases, f"{request} is cut and holds no lease"
-
-    readded = True  # a version that was removed while its files came may be fetched again
 
     def say(self, event: ev.Event) -> None:
         self.said.append(event)
         self.post(event)
 
-    def key(self, model: str) -> str:
-        return spec(model, slots=2).version
-
     # -- requests
 
     @rule(
-        model=models,
+        key=keys,
         priority=st.sampled_from([None, *Priority]),
         load=st.booleans(),
         wait=st.none() | st.just(2.0),
+        count=st.integers(1, 4),
     )
-    def arrive(self, model: str, priority: Priority | None, load: bool, wait: float | None) -> None:
-        self.count += 1
-        request = f"r{self.count}"
-        self.waiting.add(request)
-        self.post(ev.Arrived(request, self.key(model), priority, wait, load=load))
+    def arrive(self, key: str, priority: Priority | None, load: bool, wait: float | None, count: int) -> None:
+        for _ in range(count):
+            self.count += 1
+            request = f"r{self.count}"
+            self.waiting.add(request)
+            self.post(ev.Arrived(request, key, priority, wait, load=load))
 
     @precondition(lambda self: self.waiting or self.leases)
     @rule(at=spot)
@@ -137,7 +202,7 @@ class Outside(RuleBasedStateMachine):
     @precondition(lambda self: self.commands)
     @rule(
         at=spot,
-        answer=st.sampled_from(["warming", "ready", "ready", "failed", "exited"]),
+        answer=st.sampled_from(["warming", "warming", "ready", "failed", "exited"]),
         cause=st.sampled_from(Cause),
         own=st.sampled_from([{}, {"gpu0": 30}, {"gpu1": 10}, {"gpu9": 5}]),
     )
@@ -161,18 +226,15 @@ class Outside(RuleBasedStateMachine):
             self.say(ev.Released(name, generation, own if answer == "failed" else {}))
 
     @precondition(lambda self: self.scheduler.state.instances)
-    @rule(at=spot, cause=st.sampled_from(Cause))
-    def crash(self, at: int, cause: Cause) -> None:
+    @rule(at=spot, cause=st.none() | st.sampled_from(Cause))
+    def trouble(self, at: int, cause: Cause | None) -> None:
+        """It goes away by itself, or it is doubted."""
         everyone = sorted(self.scheduler.state.instances)
         instance = self.scheduler.state.instances[everyone[at % len(everyone)]]
-        self.say(ev.Exited(instance.id, instance.generation, cause))
-
-    @precondition(lambda self: self.scheduler.state.instances)
-    @rule(at=spot)
-    def doubt(self, at: int) -> None:
-        everyone = sorted(self.scheduler.state.instances)
-        instance = self.scheduler.state.instances[everyone[at % len(everyone)]]
-        self.say(ev.Doubted(instance.id, instance.generation))
+        if cause is None:
+            self.say(ev.Doubted(instance.id, instance.generation))
+        else:
+            self.say(ev.Exited(instance.id, instance.generation, cause))
 
     @precondition(lambda self: self.said)
     @rule(at=spot)
@@ -200,6 +262,35 @@ class Outside(RuleBasedStateMachine):
         assert self.scheduler.handle(events[kind], self.now) == [], "a stale event has consequences"
         assert before == (len(self.scheduler.state.instances), len(self.scheduler.state.leases))
 
+    @rule()
+    def all_is_well(self) -> None:
+        """What was ordered so far is done."""
+        for command in self.commands.copy():
+            if not isinstance(command, ac.Probe):
+                self.commands.remove(command)
+                kind = ev.Ready if isinstance(command, ac.Start) else ev.Released
+                self.say(kind(command.instance, command.generation))
+
+    @rule(at=spot, which=spot)
+    def anything_may_come(self, at: int, which: int) -> None:
+        """Each kind of event, about one version and its instance, to a copy of its own."""
+        found: dict[str, list[tuple[Spec, Instance | None]]] = {}
+        for version in self.scheduler.state.versions.values():
+            for each in version.instances.values():
+                found.setdefault(state_of(each), []).append((version.spec, each))
+            if not version.instances:
+                found.setdefault(version.files.value, []).append((version.spec, None))
+        if not found:
+            return
+        those = found[sorted(found)[at % len(found)]]
+        model, instance = those[which % len(those)]
+        name, generation = (instance.id, instance.generation) if instance else ("x-9", 1)
+        request = next(iter(instance.leases if instance else ()), "r0")
+        for event in every_event(model, name, generation, request).values():
+            copied = copy_of(self.scheduler)
+            copied.handle(event, self.now)
+            check(copied)
+
     @precondition(lambda self: self.fetches)
     @rule(need=needs, fails=st.booleans())
     def fetched(self, need: Need, fails: bool) -> None:
@@ -208,43 +299,20 @@ class Outside(RuleBasedStateMachine):
 
     # -- the operator, devices, time
 
-    @rule(model=models, policy=policies, cached=st.none() | needs)
-    def add(self, model: str, policy: Policy, cached: Need | None) -> None:
-        self.post(ev.Added(spec(model, slots=2), policy, cached))
+    @rule(order=orders)
+    def operate(self, order: ev.Event) -> None:
+        self.post(order)
 
-    @rule(model=models, policy=policies)
-    def change_policy(self, model: str, policy: Policy) -> None:
-        self.post(ev.PolicyChanged(self.key(model), policy))
-
-    @rule(model=models, seconds=st.sampled_from([0.0, 5.0, float("inf")]))
-    def ask_to_keep(self, model: str, seconds: float) -> None:
-        self.post(ev.KeepAliveAsked(self.key(model), seconds))
-
-    @rule(model=models)
-    def remove(self, model: str) -> None:
-        self.post(ev.Removed(self.key(model)))
-
-    @rule(model=models, other=models, policy=policies, bound=st.integers(1, 20))
-    def change(self, model: str, other: str, policy: Policy, bound: int) -> None:
-        parts = (
-            ev.Added(spec(other, slots=2), policy),
-            ev.Removed(self.key(model), replaced_by=self.key(other)),
-            ev.PolicyChanged(self.key(other), policy),
-            ev.QueueBounded(bound),
-        )
-        self.post(ev.Changed(parts))
-
-    @rule(model=models, evict=st.booleans())
-    def ask_to_load(self, model: str, evict: bool) -> None:
-        self.post(ev.LoadAsked(self.key(model), evict))
-
-    @rule(model=models, now=st.booleans())
-    def ask_to_unload(self, model: str, now: bool) -> None:
-        self.post(ev.UnloadAsked(self.key(model), now=now))
-
-    @rule(model=models, need=needs, seconds=st.none() | st.just(3.0))
-    def learn(self, model: str, need: Need, seconds: float | None) -> None:
-        self.post(ev.Learned(self.key(model), need, seconds))
+    @precondition(lambda self: len(self.scheduler.state.versions) >= len(MODELS))
+    @rule(old=keys, new=models, policy=policies, bound=st.none() | st.integers(1, 20))
+    def replace(self, old: str, new: str, policy: Policy, bound: int | None) -> None:
+        added = spec(new, slots=2)
+        if bound is None:
+            self.post(ev.Removed(old))
+        else:
+            removed = ev.Removed(old, replaced_by=added.version)
+            changed = ev.PolicyChanged(added.version, policy)
+            self.post(ev.Changed((ev.Added(added, policy), removed, changed, ev.QueueBounded(bound))))
 
     @rule(
         device=st.sampled_from([*DEVICES, "gpu9"]), free=st.integers(0, 100), ours=st.integers(0, 40), at=spot
@@ -253,10 +321,6 @@ class Outside(RuleBasedStateMachine):
         everyone = sorted(self.scheduler.state.instances) or ["x-9"]
         self.post(ev.DeviceSeen(device, 100, free, {everyone[at % len(everyone)]: ours}))
         self.post(ev.Observed(everyone[at % len(everyone)], {device: ours}))
-
-    @rule(name=st.sampled_from([*DEVICES, "gpu2"]), size=st.sampled_from([50, 100, 150]))
-    def add_device(self, name: str, size: int) -> None:
-        self.post(ev.DeviceAdded(gpu(name, size)))
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 3.0, 12.0, 700.0]))
     def wait(self, seconds: float) -> None:
@@ -273,7 +337,6 @@ class Outside(RuleBasedStateMachine):
     @precondition(lambda self: self.count > 15)
     @rule(now=st.booleans())
     def shut_down(self, now: bool) -> None:
-        self.shut = True
         self.post(ev.ShutdownAsked(now))
         assert not self.waiting
 
@@ -320,13 +383,9 @@ class Outside(RuleBasedStateMachine):
         assert not self.waiting, f"{self.waiting} wait for ever"
 
 
-TestOutside = Outside.TestCase
-TestOutside.settings = settings(
-    max_examples=150,
-    stateful_step_count=40,
-    deadline=None,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking a long history takes minutes
-    report_multiple_bugs=False,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+@pytest.mark.parametrize("state", STATES)
+def test_the_outside_from(state: str) -> None:
+    class From(Outside):
+        start = state
+
+    run_state_machine_as_test(From, settings=SETTINGS)

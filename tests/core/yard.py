@@ -34,6 +34,63 @@ def need(*sizes: int, known: bool = True, on: str = "accelerator") -> Need:
     return Need(tuple(Share(on, size) for size in sizes), known)
 
 
+def every_event(
+    model: Spec, instance: str, generation: int, request: str = "r"
+) -> dict[type[ev.Event], ev.Event]:
+    """One event of each kind, about this version, this instance and this request."""
+    version, new = model.version, Spec("new", DIGEST, "fake")
+    policy = Policy(keep_alive=0.0)
+    parts = (ev.Added(new, Policy(), need(60)), ev.PolicyChanged(version, Policy(pin=True)))
+    events: list[ev.Event] = [
+        ev.Arrived("new", version),
+        ev.Cancelled(request),
+        ev.Finished(request, instance, generation, OutcomeKind.DONE),
+        ev.Warming(instance, generation),
+        ev.Ready(instance, generation),
+        ev.Failed(instance, generation, Cause.CRASHED),
+        ev.Exited(instance, generation, Cause.CRASHED),
+        ev.Released(instance, generation),
+        ev.Doubted(instance, generation),
+        ev.Probed(instance, generation, alive=False),
+        ev.Observed(instance, {"gpu0": 70}),
+        ev.Cached(version, need(50)),
+        ev.FetchFailed(version, "download_failed", "as told"),
+        ev.Learned(version, need(50), 2.0),
+        ev.DeviceSeen("gpu0", 100, 10),
+        ev.DeviceAdded(gpu()),
+        ev.Added(model, Policy(), need(60)),
+        ev.PolicyChanged(version, policy),
+        ev.KeepAliveAsked(version, 0.0),
+        ev.Removed(version),
+        ev.QueueBounded(1),
+        ev.Changed(parts),
+        ev.LoadAsked(version),
+        ev.UnloadAsked(version),
+        ev.ShutdownAsked(),
+        ev.Tick(),
+    ]
+    return {type(event): event for event in events}
+
+
+# What the scheduler brings a version into: the states of its files, and of its instance.
+STATES = (
+    "absent",
+    "fetching",
+    "starting",
+    "warming",
+    "ready",
+    "suspect",
+    "draining",
+    "stopping",
+    "releasing",
+)
+
+
+def state_of(instance: Instance) -> str:
+    """Its state; one that is doubted has one of its own."""
+    return "suspect" if instance.suspect and instance.state.value == "ready" else instance.state.value
+
+
 def of(kind: type[A], actions: Iterable[ac.Action]) -> list[A]:
     return [action for action in actions if isinstance(action, kind)]
 
