@@ -231,12 +231,12 @@ def test_a_journal_tells_of_its_server(tmp_path: Path) -> None:
         {"t": 5.5, "kind": "ready", "model": "a", "instance": "a-1"}.items(),
         {"t": 6.0, "kind": "start", "model": "b", "instance": "b-2", "placement": {"gpu0": "?"}}.items(),
     )
-    yard = read(written(tmp_path, text)).yard
-    assert yard is not None
-    assert yard.devices == {"gpu0": 90}
-    assert yard.models == {"a": {"gpu0": 60}, "b": {}}
-    assert (yard.slots, yard.loads) == ({"a": 4}, {"a": 3.5})
-    scene = of_journal(yard)
+    server = read(written(tmp_path, text)).server
+    assert server is not None
+    assert server.devices == {"gpu0": 90}
+    assert server.models == {"a": {"gpu0": 60}, "b": {}}
+    assert (server.slots, server.loads) == ({"a": 4}, {"a": 3.5})
+    scene = of_journal(server)
     assert (scene.models[0].load, scene.models[0].spec.slots, scene.models[0].need.bytes) == (3.5, 4, 60)
     assert scene.models[1].load == Rules().load_fixed
 
@@ -264,8 +264,8 @@ async def test_the_server_s_own_ring_once_it_has_turned_over(tmp_path: Path) -> 
     await journal.close()
     assert b'"device"' not in b"".join(line for line in ring.splitlines() if b"snapshot" not in line)
     trace = read(written(tmp_path, ring))
-    assert trace.yard is not None
-    scene = of_journal(trace.yard)
+    assert trace.server is not None
+    scene = of_journal(trace.server)
     assert [model.load for model in scene.models] == [3.5]
     assert len(load(trace, scene, seed=1, skew=1.0, stretch=1.0).jobs) > 50
 
@@ -281,8 +281,8 @@ def test_a_file_of_the_ring_begins_with_what_there_is(tmp_path: Path) -> None:
         {"t": 5.0, "kind": "end", "request": "r-1", "model": "a"}.items(),
     )
     trace = read(written(tmp_path, text))
-    assert trace.yard is not None
-    scene = of_journal(trace.yard)
+    assert trace.server is not None
+    scene = of_journal(trace.server)
     assert [(device.id, device.budget) for device in scene.devices] == [("gpu0", 90)]
     (model,) = scene.models
     assert (model.spec.model, model.spec.slots, model.need.bytes, model.load) == ("a", 4, 60, 3.5)
@@ -303,9 +303,9 @@ def test_a_journal_that_tells_too_little_needs_a_configuration(
 ) -> None:
     arrived = {"t": 2.0, "kind": "arrived", "request": "r-1", "model": "a", "decision": "granted"}
     trace = read(written(tmp_path, records({"t": 1.0, **known}.items(), arrived.items())))
-    assert trace.yard is not None
+    assert trace.server is not None
     with pytest.raises(TraceError, match=f"no {missing} to replay on: name a configuration with -c"):
-        of_journal(trace.yard)
+        of_journal(trace.server)
 
 
 def test_a_journal_that_is_cut_still_ends_what_began(tmp_path: Path) -> None:

@@ -236,8 +236,8 @@ def _scene(given: Given, trace: Trace) -> Scene:
     rules = Rules(given.token_in, given.token_out, load_rate=max(1, given.load_rate))
     if given.config is not None:
         return scenes.of_config(given.config, _said_sizes(given.size or ()), rules)
-    if trace.yard is not None:
-        return of_journal(trace.yard, rules)
+    if trace.server is not None:
+        return of_journal(trace.server, rules)
     names = trace.models or [f"model-{number}" for number in range(given.models)]
     sizes = [_size(text) for text in given.sizes.split(",")] if given.sizes else SIZES
     return synthetic(names, given.memory, sizes=sizes, slots=given.slots, rules=rules)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from modelyard.errors import ModelyardError
-from modelyard.sim.lines import Clock, Lines, Request, Yard
+from modelyard.sim.lines import Clock, Lines, RecordedServer, Request
 from modelyard.sim.logs import FORMATS, detect
 
 LONGEST = 2**20  # bytes of one line
@@ -36,7 +36,7 @@ class Trace:
     format: str
     requests: list[Request]
     notes: list[str] = field(default_factory=list)
-    yard: Yard | None = None
+    server: RecordedServer | None = None
 
     @property
     def seconds(self) -> float:
@@ -57,12 +57,12 @@ def read(path: Path, *, format: str | None = None, limit: int = 100_000) -> Trac
     """The first `limit` requests of a file. Raises TraceError for one that has none, or is no trace."""
     try:
         with path.open("rb") as file:
-            return _Reading(path, limit).read(_lines(file), format)
+            return _Pass(path, limit).read(_lines(file), format)
     except OSError as error:
         raise TraceError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-class _Reading:
+class _Pass:
     """One pass over a file."""
 
     def __init__(self, path: Path, limit: int) -> None:
@@ -124,7 +124,7 @@ class _Reading:
             why = f"; {self._bad} of its lines are bad, the first is {self._first_bad}" if self._bad else ""
             raise TraceError(f"{self._path} has no request, read as {parser.what}{why}. {EXPECTED}")
         notes = [f"read as {parser.what}", *parser.notes()]
-        trace = Trace(self._path.name, parser.format, found, notes, parser.yard)
+        trace = Trace(self._path.name, parser.format, found, notes, parser.server)
         if self._bad:
             noun = "line was" if self._bad == 1 else "lines were"
             trace.notes.append(f"{self._bad:,} bad {noun} skipped, the first is {self._first_bad}")

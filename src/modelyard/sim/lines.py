@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Yard:
+class RecordedServer:
     """What a journal tells of its server: bytes of devices; of models that were started, the slots, the bytes
     on each device as placed last, and the seconds of their last load."""
 
@@ -42,13 +43,13 @@ class Yard:
     loads: dict[str, float] = field(default_factory=dict)
 
 
-class Lines:
-    """A kind of trace. `waiting`: requests whose end has not been read yet. `yard`: what it tells of the
+class Lines(ABC):
+    """A kind of trace. `waiting`: requests whose end has not been read yet. `server`: what it tells of its
     server. `clock` reads its times."""
 
     format: ClassVar[Format]
     what: ClassVar[str]
-    yard: Yard | None = None
+    server: RecordedServer | None = None
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -58,14 +59,15 @@ class Lines:
         return 0
 
     @classmethod
+    @abstractmethod
     def knows(cls, line: str) -> bool:
         """Whether a line is one of this kind."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, line: str) -> Iterable[Request]:
-        raise NotImplementedError
+        """The requests that are known whole by this line."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - only what waits for an end has something to close
         """No request that begins from now on is wanted."""
 
     def end(self) -> Iterable[Request]:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from modelyard.sim.choices import Format
-from modelyard.sim.lines import Csv, Lines, Request, Yard, count_of, first_of, number_of, record_of
+from modelyard.sim.lines import Csv, Lines, RecordedServer, Request, count_of, first_of, number_of, record_of
 
 # -- our own journal --------------------------------------------------------------------------------------
 
@@ -35,7 +35,7 @@ class Journal(Lines):
 
     format = Format.JOURNAL
     what = "a journal of Modelyard"
-    yard: Yard
+    server: RecordedServer
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Journal(Lines):
         self._starts: dict[str, float] = {}  # by instance
         self._closed = False
         self._without_start = 0
-        self.yard = Yard()
+        self.server = RecordedServer()
 
     @property
     def waiting(self) -> int:
@@ -73,25 +73,25 @@ class Journal(Lines):
 
     def _look(self, record: Mapping[str, Any]) -> None:
         """Note what a record tells of the server; one that is not whole tells nothing."""
-        yard, model, instance = self.yard, record.get("model"), record.get("instance")
+        server, model, instance = self.server, record.get("model"), record.get("instance")
         match record:
             case {"kind": "device", "device": str(device), "budget": int(budget)}:
-                yard.devices[device] = budget
+                server.devices[device] = budget
             case {"kind": "model_added", "model": str(name), "slots": int(slots)}:
-                yard.slots[name] = slots
+                server.slots[name] = slots
             case {"kind": "snapshot", "device": str(device), "budget": int(budget)}:
-                yard.devices[device] = budget
+                server.devices[device] = budget
             case {"kind": "snapshot", "model": str(name), "slots": int(slots)}:
-                yard.slots[name] = slots
+                server.slots[name] = slots
                 if isinstance(placement := record.get("placement"), dict):
-                    yard.models[name] = _bytes_of(placement)
+                    server.models[name] = _bytes_of(placement)
                 if isinstance(seconds := record.get("load"), int | float):
-                    yard.loads[name] = number_of(seconds, "load")
+                    server.loads[name] = number_of(seconds, "load")
             case {"kind": "start", "model": str(name), "placement": dict(placement)}:
-                yard.models[name] = _bytes_of(placement)
+                server.models[name] = _bytes_of(placement)
                 self._starts[str(instance)] = self.clock.seconds(record.get("t"))
             case {"kind": "ready"} if (began := self._starts.pop(str(instance), None)) is not None:
-                yard.loads[str(model)] = max(0.0, self.clock.seconds(record.get("t")) - began)
+                server.loads[str(model)] = max(0.0, self.clock.seconds(record.get("t")) - began)
             case {"kind": "released"}:
                 self._starts.pop(str(instance), None)
             case _:

@@ -14,7 +14,7 @@ from statistics import median
 
 from modelyard.core.types import Device, DeviceKind, Need, Policy, Share, Spec
 from modelyard.sim.inputs import Trace, TraceError
-from modelyard.sim.lines import Request, Yard
+from modelyard.sim.lines import RecordedServer, Request
 from modelyard.sim.world import Job
 
 GB = 10**9
@@ -118,23 +118,23 @@ def synthetic(
     return Scene((device,), tuple(models), rules, assumed=(f"no configuration: {text}",))
 
 
-def of_journal(yard: Yard, rules: Rules | None = None) -> Scene:
+def of_journal(server: RecordedServer, rules: Rules | None = None) -> Scene:
     """The devices of a journal's server and the models that it started, with default policies. Raises
     TraceError where it tells of none."""
     rules = rules or Rules()
-    if not yard.devices or not yard.models:
-        what = "devices" if not yard.devices else "sizes of models"
+    if not server.devices or not server.models:
+        what = "devices" if not server.devices else "sizes of models"
         raise TraceError(f"The journal has no {what} to replay on: name a configuration with -c")
     models = []
-    for name, placement in yard.models.items():
+    for name, placement in server.models.items():
         need = Need(
             tuple(Share("ram" if on == RAM else "accelerator", size) for on, size in placement.items())
         )
-        spec = Spec(name, "0" * 12, "fake", slots=yard.slots.get(name, 1))
-        models.append(Loadable(spec, Policy(), need, yard.loads.get(name, rules.load(need))))
+        spec = Spec(name, "0" * 12, "fake", slots=server.slots.get(name, 1))
+        models.append(Loadable(spec, Policy(), need, server.loads.get(name, rules.load(need))))
     devices = tuple(
         Device(name, DeviceKind.RAM if name == RAM else DeviceKind.DECLARED, budget, budget)
-        for name, budget in yard.devices.items()
+        for name, budget in server.devices.items()
     )
     text = "devices, and the models that were started with their sizes, slots and loads, as in the journal"
     assumed = f"no configuration: {text}; default policies; what was never started has no size there"
