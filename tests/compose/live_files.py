@@ -12,7 +12,7 @@ from typing import Any
 from gateway.answers import Answer
 from gateway.live_yard import LiveYard, running, sections, short_folder
 from modelyard import compose, config
-from modelyard.config.reading import Reading
+from modelyard.config.reading import FilesRead
 
 
 class FileYard(LiveYard):
@@ -60,7 +60,7 @@ async def file_yard(
     with short_folder() as folder:
         path = folder / "modelyard.yaml"
         path.write_text(sections(folder, models, **settings))
-        noted = Reading()
+        noted = FilesRead()
         loaded = await asyncio.to_thread(config.load, path, reading=noted)
         origin = compose.Origin(path, noted, watch=watch, poll=poll)
         yard = await compose.build(loaded, origin, check_invariants=True)

@@ -12,7 +12,7 @@ import yaml
 
 from modelyard.config import Config, load
 from modelyard.config.difference import Kind, Value, compare
-from modelyard.config.reading import Reading
+from modelyard.config.reading import FilesRead
 from modelyard.core.types import Policy
 
 BASE: dict[str, Any] = {
@@ -207,7 +207,7 @@ class TestReading:
         return path
 
     def test_at_rest(self, path: Path) -> None:
-        reading = Reading()
+        reading = FilesRead()
         load(path, reading=reading)
         assert reading.unchanged()
         assert reading.changed_at == max(
@@ -216,14 +216,14 @@ class TestReading:
 
     @pytest.mark.parametrize("name", ["yard.yaml", "more/one.yaml", "more/two.yaml"])
     def test_a_file_that_changed_or_came(self, path: Path, name: str) -> None:
-        reading = Reading()
+        reading = FilesRead()
         load(path, reading=reading)
         with (path.parent / name).open("a") as file:
             file.write("\n# more\n")
         assert not reading.unchanged()
 
     def test_a_lock_of_an_editor_is_no_part_of_it(self, path: Path) -> None:
-        reading = Reading()
+        reading = FilesRead()
         load(path, reading=reading)
         (path.parent / "more" / ".#one.yaml").symlink_to("ada@host.1234:5678")
         (path.parent / "more" / ".one.yaml.swp").write_text("models: [")
@@ -232,7 +232,7 @@ class TestReading:
 
     def test_one_that_was_not_there(self, path: Path) -> None:
         path.write_text("include: [later.yaml]")
-        reading = Reading()
+        reading = FilesRead()
         with pytest.raises(Exception, match="is not a file"):
             load(path, reading=reading)
         assert reading.unchanged()
@@ -242,7 +242,7 @@ class TestReading:
     def test_files_of_an_invalid_configuration(self, path: Path) -> None:
         broken = path.parent / "more" / "one.yaml"
         broken.write_text("models:\n  a: {engine: fake, slots: none}")
-        reading = Reading()
+        reading = FilesRead()
         with pytest.raises(Exception, match=r"models\.a\.slots: .*more/one\.yaml:2"):
             load(path, reading=reading)
         assert reading.unchanged()

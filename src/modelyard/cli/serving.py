@@ -103,12 +103,12 @@ def _run(
     on_ready: Callable[[Yard], None] | None = None,
 ) -> int:
     from modelyard.config import load
-    from modelyard.config.reading import Reading
+    from modelyard.config.reading import FilesRead
 
     def adjust(config: Config) -> Config:
         return _listening(config, host, port)
 
-    reading = Reading()
+    reading = FilesRead()
     config = adjust(load(path, reading=reading))
     from modelyard import compose, foreground  # only now: a mistake in the file is told half a second sooner
 

@@ -20,7 +20,7 @@ from modelyard.compose.entries import check_placements, entries_of
 from modelyard.compose.reading import NotRead, Origin, as_problem, read
 from modelyard.config import Config, ConfigErrors, Key
 from modelyard.config.difference import Difference, Kind, compare
-from modelyard.config.reading import Reading
+from modelyard.config.reading import FilesRead
 from modelyard.core import events as ev
 from modelyard.core.memory import DeviceLedger
 from modelyard.core.placement import in_units
@@ -147,7 +147,7 @@ class Live:
         return not await asyncio.to_thread(self._reading.unchanged)
 
     def _refused(
-        self, error: ConfigError, reading: Reading | None, *, own: bool, dry_run: bool
+        self, error: ConfigError, reading: FilesRead | None, *, own: bool, dry_run: bool
     ) -> ConfigRefused:
         """What a caller is told; if it was to be served, it is said to all."""
         if not dry_run:

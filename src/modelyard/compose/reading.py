@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from modelyard.config import Config, ConfigErrors, Problem, load
-from modelyard.config.reading import Reading
+from modelyard.config.reading import FilesRead
 from modelyard.errors import ConfigError
 
 log = structlog.get_logger(__name__)
@@ -35,20 +35,20 @@ class Origin:
     seconds between two looks at the files; as long they have to be at rest."""
 
     path: Path | None = None
-    reading: Reading | None = None
+    reading: FilesRead | None = None
     adjust: Callable[[Config], Config] = _as_it_is
     watch: bool = True
     poll: float = 1.0
 
 
-async def read(path: Path, origin: Origin, *, foreign: bool) -> tuple[Reading, Config]:
+async def read(path: Path, origin: Origin, *, foreign: bool) -> tuple[FilesRead, Config]:
     """The configuration of a file that is at rest, with what it includes, adjusted as the origin's. `foreign`
     files, which the start did not name, have to be this user's own. Raises NotRead, which holds the reading
     as well."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + AT_REST_WITHIN
     while True:
-        reading = Reading(_is_own if foreign else _is_regular)
+        reading = FilesRead(_is_own if foreign else _is_regular)
         found: Config | ConfigError
         try:
             found = origin.adjust(await asyncio.to_thread(load, path, reading=reading))
@@ -79,7 +79,7 @@ def as_problem(bug: Exception) -> ConfigError:
 class NotRead(Exception):
     """A configuration was refused while it was read, as `error` says."""
 
-    def __init__(self, reading: Reading, error: ConfigError) -> None:
+    def __init__(self, reading: FilesRead, error: ConfigError) -> None:
         super().__init__(str(error))
         self.reading = reading
         self.error = error

@@ -17,7 +17,7 @@ from modelyard.config import text as texts
 from modelyard.config.check import validate
 from modelyard.config.listen import server_setting
 from modelyard.config.problems import ConfigErrors, Problem, is_below, near_miss
-from modelyard.config.reading import Reading
+from modelyard.config.reading import FilesRead
 from modelyard.config.schema import EngineSection, KeySection, ModelSection, PolicySection, Root
 from modelyard.config.text import Document
 from modelyard.config.values import Config, DeviceSetting, Key, Model, Scope, nearest
@@ -33,7 +33,7 @@ def load(
     environ: Mapping[str, str] | None = None,
     *,
     engine_types: Collection[str] | None = None,
-    reading: Reading | None = None,
+    reading: FilesRead | None = None,
 ) -> Config:
     """The configuration in a file; or in `text`, whose relative names then count from `path`'s folder (the
     current one without a path); or all defaults when neither is given.
@@ -43,7 +43,7 @@ def load(
     (a ConfigError) with every problem.
     """
     environ = os.environ if environ is None else environ
-    document = texts.read(path, text, environ, reading or Reading())
+    document = texts.read(path, text, environ, reading or FilesRead())
     root = validate(document)
     types = set(engine_types) if engine_types is not None else _installed()
     config = _Build(document, root, environ, types, path).config()

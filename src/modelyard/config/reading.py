@@ -15,8 +15,8 @@ Stamp = tuple[int, int, int, int, int] | None  # None: there is no such file
 
 
 @dataclass(slots=True)
-class Reading:
-    """One reading. `check` looks at each file before anything is read of it, and may raise ConfigErrors."""
+class FilesRead:
+    """`check` looks at each file before anything is read of it, and may raise ConfigErrors."""
 
     check: Callable[[Path, os.stat_result], None] | None = None
     _files: dict[Path, Stamp] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from modelyard.config.problems import ConfigErrors, Problem, is_below, join
-from modelyard.config.reading import Reading
+from modelyard.config.reading import FilesRead
 
 LARGEST_FILE = 2**20
 DEEPEST = 32
@@ -58,7 +58,7 @@ class Document:
         self.problems.append(Problem(path, message, str(position) if position else ""))
 
 
-def read(path: Path | None, text: str | None, environ: Mapping[str, str], reading: Reading) -> Document:
+def read(path: Path | None, text: str | None, environ: Mapping[str, str], reading: FilesRead) -> Document:
     """The document of a file, or of `text` as if it stood in that file, with everything it includes; what is
     read is noted in `reading`.
 
@@ -85,7 +85,7 @@ def retype(value: object) -> object:
     return value
 
 
-def _text_of(path: Path | None, reading: Reading) -> str:
+def _text_of(path: Path | None, reading: FilesRead) -> str:
     assert path is not None
     try:
         reading.see(path, path.stat())  # before it is opened: to open a pipe may take for ever
@@ -108,7 +108,7 @@ class _Joiner:
     """Reads files and joins them into one document; each file is read once. `_open` are those that are being
     read: each but the first is included by the one before it."""
 
-    def __init__(self, whole: Document, environ: Mapping[str, str], reading: Reading) -> None:
+    def __init__(self, whole: Document, environ: Mapping[str, str], reading: FilesRead) -> None:
         self._whole = whole
         self._environ = environ
         self._reading = reading

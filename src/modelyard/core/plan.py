@@ -16,7 +16,7 @@ from modelyard.core import events as ev
 from modelyard.core.dryrun import Does, DryRun, PlannedStep, flat, only_asks
 from modelyard.core.outlook import USUAL_STOP
 from modelyard.core.placement import in_units
-from modelyard.core.readings import Fact, Precondition, Reading, may_use, order, read, wanted
+from modelyard.core.readings import Fact, Precondition, Query, may_use, order, read, wanted
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import State
 from modelyard.core.types import Priority
@@ -73,12 +73,12 @@ def plan(scheduler: Scheduler, events: Sequence[ev.Event], now: float, *, stop: 
     """What would follow if these events were posted at `now`, in this order. `stop`: the usual seconds from
     Stop to Released. Nothing is changed."""
     run = DryRun(scheduler, events, now, stop)
-    readings = dict.fromkeys(_readings(scheduler.state, events, run, now))
+    queries = dict.fromkeys(_queries(scheduler.state, events, run, now))
     return Plan(
         tuple(events),
         stop,
         tuple(run.steps),
-        tuple(read(scheduler, reading, now) for reading in readings),
+        tuple(read(scheduler, query, now) for query in queries),
         tuple(_memory(scheduler, run.after)),
         run.at_once,
         tuple(run.open),
@@ -91,7 +91,7 @@ def changed(plan_: Plan, scheduler: Scheduler, now: float, *, later: bool = True
     The last of its preconditions is the plan itself: made anew, it has the same steps. Without `later` only
     those are made anew that are decided at once, which costs little more than a copy.
     """
-    pairs = ((each, read(scheduler, each.reading, now)) for each in plan_.preconditions)
+    pairs = ((each, read(scheduler, each.query, now)) for each in plan_.preconditions)
     changes = [Broken(was.name, was.value, found.value) for was, found in pairs if was.value != found.value]
     if not changes:
         anew = DryRun(scheduler, plan_.events, now, plan_.stop, later=later).steps
@@ -124,9 +124,9 @@ def _in_words(step: PlannedStep | None) -> str:
 # -- what a plan rests on -------------------------------------------------------------------------------
 
 
-def _readings(state: State, events: Sequence[ev.Event], run: DryRun, now: float) -> Iterator[Reading]:
+def _queries(state: State, events: Sequence[ev.Event], run: DryRun, now: float) -> Iterator[Query]:
     """What was read for these steps, in the order that people want to know it."""
-    yield Reading(Fact.SERVER)
+    yield Query(Fact.SERVER)
     added = {event.spec.version: event for event in flat(events) if isinstance(event, ev.Added)}
     arrivals = [event for event in flat(events) if isinstance(event, ev.Arrived)]
     policies = {event.version: event.policy for event in flat(events) if isinstance(event, ev.PolicyChanged)}
@@ -134,23 +134,23 @@ def _readings(state: State, events: Sequence[ev.Event], run: DryRun, now: float)
     at_once = _served_at_once(run)
     for event in flat(events):
         if isinstance(event, ev.DeviceAdded):
-            yield Reading(Fact.DEVICE, event.device.id)
-            yield Reading(Fact.LINED_UP)
+            yield Query(Fact.DEVICE, event.device.id)
+            yield Query(Fact.LINED_UP)
     for event in arrivals:
         yield from _of_arrival(event, at_once=at_once)
     served = {event.version for event in arrivals} if at_once else set()
     still = policies.keys() - {step.version for step in run.steps} - {step.winner for step in run.steps}
     for key in run.about:
         if key in still:  # nothing follows: that nothing does is the plan itself
-            yield Reading(Fact.VERSION, key)
+            yield Query(Fact.VERSION, key)
         elif key not in served:
             priority = classes.get(key)
             yield from _of_version(state, key, added.get(key), priority, starts=_may_start(run, key))
     for key, policy in policies.items():
         if policy.max_replicas > 1:
-            yield Reading(Fact.PATIENCE, key, max_wait=policy.patience)
+            yield Query(Fact.PATIENCE, key, max_wait=policy.patience)
     if not only_asks(events):
-        yield from (Reading(Fact.CONTENDERS, key) for key in run.named if key not in still)
+        yield from (Query(Fact.CONTENDERS, key) for key in run.named if key not in still)
     yield from _of_victims(state, run, added, now)
     for key in run.waits:
         yield from _of_all_around(state, key, added.get(key), now)
@@ -160,12 +160,12 @@ def _served_at_once(run: DryRun) -> bool:
     return 0 < len(run.steps) == run.at_once and all(step.does is Does.GRANT for step in run.steps)
 
 
-def _of_arrival(event: ev.Arrived, *, at_once: bool) -> Iterator[Reading]:
-    yield Reading(Fact.VERSION, event.version)
-    yield Reading(Fact.SLOT, event.version)
+def _of_arrival(event: ev.Arrived, *, at_once: bool) -> Iterator[Query]:
+    yield Query(Fact.VERSION, event.version)
+    yield Query(Fact.SLOT, event.version)
     if at_once:
         return
-    yield Reading(Fact.ADMISSION, event.version, priority=event.priority, max_wait=event.max_wait)
+    yield Query(Fact.ADMISSION, event.version, priority=event.priority, max_wait=event.max_wait)
 
 
 def _may_start(run: DryRun, key: str) -> bool:
@@ -176,46 +176,46 @@ def _may_start(run: DryRun, key: str) -> bool:
 
 def _of_version(
     state: State, key: str, added: ev.Added | None, priority: Priority | None, *, starts: bool
-) -> Iterator[Reading]:
-    yield Reading(Fact.VERSION, key)
+) -> Iterator[Query]:
+    yield Query(Fact.VERSION, key)
     version = state.versions.get(key)
     if version is None:
         if added is not None:
-            yield Reading(Fact.ROOM, key, added=added)
-            yield Reading(Fact.ROOM_MADE, key, added=added)
-            yield Reading(Fact.LINE, key, added=added)
+            yield Query(Fact.ROOM, key, added=added)
+            yield Query(Fact.ROOM_MADE, key, added=added)
+            yield Query(Fact.LINE, key, added=added)
         return
     if starts:
         for fact in (Fact.POLICY, Fact.FILES, Fact.FOOTPRINT, Fact.TRIES, Fact.ROOM, Fact.ROOM_MADE):
-            yield Reading(fact, key)
-        yield Reading(Fact.LINE, key, priority=priority)
+            yield Query(fact, key)
+        yield Query(Fact.LINE, key, priority=priority)
     for fact in (Fact.INSTANCES, Fact.ASKED, Fact.WAITING):
-        yield Reading(fact, key)
+        yield Query(fact, key)
     for name in version.instances:
-        yield Reading(Fact.INSTANCE, name)
+        yield Query(Fact.INSTANCE, name)
 
 
-def _of_victims(state: State, run: DryRun, added: Mapping[str, ev.Added], now: float) -> Iterator[Reading]:
+def _of_victims(state: State, run: DryRun, added: Mapping[str, ev.Added], now: float) -> Iterator[Query]:
     """Those who leave: what they do, who waits for them, and that nobody else comes before them."""
     last: dict[str, int] = {}
     victims: dict[str, dict[str, None]] = {}
     for step in run.steps:
         if step.instance and step.does in (Does.LEAVE, Does.STOP, Does.GONE):
-            yield Reading(Fact.INSTANCE, step.instance)
+            yield Query(Fact.INSTANCE, step.instance)
             winner = wanted(state, step.winner, added.get(step.winner))
             if winner is not None:
-                yield Reading(Fact.WAITING, step.version)
-                yield Reading(Fact.ASKED, step.version)
+                yield Query(Fact.WAITING, step.version)
+                yield Query(Fact.ASKED, step.version)
                 names = order(state, winner, now)
                 place = names.index(step.instance) + 1 if step.instance in names else 0
                 victims.setdefault(step.winner, {})[step.instance] = None
                 last[step.winner] = max(place, last.get(step.winner, 0))
     for key, place in last.items():
-        yield Reading(Fact.ORDER, key, most=place, added=added.get(key))
-        yield Reading(Fact.ROOM_MADE, key, without=tuple(victims[key]), added=added.get(key))
+        yield Query(Fact.ORDER, key, most=place, added=added.get(key))
+        yield Query(Fact.ROOM_MADE, key, without=tuple(victims[key]), added=added.get(key))
 
 
-def _of_all_around(state: State, key: str, added: ev.Added | None, now: float) -> Iterator[Reading]:
+def _of_all_around(state: State, key: str, added: ev.Added | None, now: float) -> Iterator[Query]:
     """A version that has to wait is helped by whatever happens first on the devices that it may use."""
     version = wanted(state, key, added)
     if version is None:
@@ -223,9 +223,9 @@ def _of_all_around(state: State, key: str, added: ev.Added | None, now: float) -
     devices = may_use(state, version)
     for instance in state.instances.values():
         if any(charge.device in devices for charge in instance.placement):
-            yield Reading(Fact.INSTANCE, instance.id)
-            yield Reading(Fact.WAITING, instance.version.key)
-    yield Reading(Fact.ORDER, key, most=len(order(state, version, now)), added=added)
+            yield Query(Fact.INSTANCE, instance.id)
+            yield Query(Fact.WAITING, instance.version.key)
+    yield Query(Fact.ORDER, key, most=len(order(state, version, now)), added=added)
 
 
 def _memory(before: Scheduler, after: Scheduler) -> Iterator[DeviceBytes]:

@@ -51,7 +51,7 @@ class Fact(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Query:
     """Which fact to read. `subject` is a version, an instance or a device; `most` bounds a list; `priority`
     and `max_wait` are those of a request, None where it has its version's; `without` names
     instances that leave; `added` is what makes the subject known where it is not yet."""
@@ -69,7 +69,7 @@ class Reading:
 class Precondition:
     """What was read. `value` has to be the same for the plan to hold; `note` has numbers for people."""
 
-    reading: Reading
+    query: Query
     name: str
     value: str
     note: str = ""
@@ -78,11 +78,11 @@ class Precondition:
         return f"{self.name}: {self.value}" + (f" ({self.note})" if self.note else "")
 
 
-def read(scheduler: Scheduler, reading: Reading, now: float) -> Precondition:
+def read(scheduler: Scheduler, query: Query, now: float) -> Precondition:
     """The fact as it is now."""
-    state, subject = scheduler.state, reading.subject
-    name, value, note = reading.fact.value, "", ""
-    match reading.fact:
+    state, subject = scheduler.state, query.subject
+    name, value, note = query.fact.value, "", ""
+    match query.fact:
         case Fact.SERVER:
             name, value = "the server", "shutting down" if state.shutting_down else "open"
         case Fact.LINED_UP:
@@ -92,13 +92,13 @@ def read(scheduler: Scheduler, reading: Reading, now: float) -> Precondition:
         case Fact.INSTANCE:
             name, (value, note) = subject, _instance(state, subject)
         case _:
-            version = wanted(state, subject, reading.added)
-            name = _NAMES[reading.fact].format(subject.rpartition("@")[0])
+            version = wanted(state, subject, query.added)
+            name = _NAMES[query.fact].format(subject.rpartition("@")[0])
             if version is None:
                 value = "unknown"
             else:
-                value, note = _of_version(scheduler, version, reading, now)
-    return Precondition(reading, name, value, note)
+                value, note = _of_version(scheduler, version, query, now)
+    return Precondition(query, name, value, note)
 
 
 _NAMES = {
@@ -121,10 +121,10 @@ _NAMES = {
 }
 
 
-def _of_version(scheduler: Scheduler, version: Version, reading: Reading, now: float) -> tuple[str, str]:
+def _of_version(scheduler: Scheduler, version: Version, query: Query, now: float) -> tuple[str, str]:
     """The value, and a note."""
     state, note = scheduler.state, ""
-    match reading.fact:
+    match query.fact:
         case Fact.VERSION:
             value = "being removed" if version.removed else version.key
         case Fact.POLICY:
@@ -144,26 +144,26 @@ def _of_version(scheduler: Scheduler, version: Version, reading: Reading, now: f
             value = "somebody" if version.queue.count else "nobody"
             note = f"{version.queue.count} in its queue" if version.queue.count else ""
         case Fact.PATIENCE:
-            head, patience = version.queue.head(), reading.max_wait or 0.0
+            head, patience = version.queue.head(), query.max_wait or 0.0
             over = head is not None and now >= head.since + patience
             value, note = "over" if over else "not over", f"of {patience:g} s"
         case Fact.LINE:
-            value = ", ".join(_before(state, version, reading.priority))
+            value = ", ".join(_before(state, version, query.priority))
         case Fact.CONTENDERS:
             value = _claims(state, contenders(state, [version.key]))
         case Fact.SLOT:
             instance = pick(version)
             value = instance.id if instance is not None and not version.queue.count else "none"
         case Fact.ADMISSION:
-            value, note = _admission(scheduler, version, reading, now)
+            value, note = _admission(scheduler, version, query, now)
         case Fact.ROOM:
             value, note = _room(state, version, now)
         case Fact.ROOM_MADE:
-            value = _room_made(state, version, reading.without, now)
-            who = ", ".join(reading.without)
+            value = _room_made(state, version, query.without, now)
+            who = ", ".join(query.without)
             note = f"without {who}" if who else "without those that leave already"
         case _:
-            value = ", then ".join(order(state, version, now)[: reading.most])
+            value = ", then ".join(order(state, version, now)[: query.most])
     return value or "none", note
 
 
@@ -267,10 +267,10 @@ def _before(state: State, version: Version, priority: Priority | None) -> list[s
     ]
 
 
-def _admission(scheduler: Scheduler, version: Version, reading: Reading, now: float) -> tuple[str, str]:
+def _admission(scheduler: Scheduler, version: Version, query: Query, now: float) -> tuple[str, str]:
     policy, state, sums = version.policy, scheduler.state, scheduler.sums
-    priority = policy.priority if reading.priority is None else reading.priority
-    longest = policy.max_wait if reading.max_wait is None else reading.max_wait
+    priority = policy.priority if query.priority is None else query.priority
+    longest = policy.max_wait if query.max_wait is None else query.max_wait
     asked = Waiting("", version.key, priority, now, now, now + longest, NOBODY)
     verdict = admit(state, sums, asked, now)
     estimate, _ = waits(state, sums, version, priority)

@@ -153,10 +153,10 @@ class ServerModel:
 def read(arguments: Sequence[str], base: Path, environ: Mapping[str, str]) -> ServerModel:
     """The model of a command line, its program left out. `base` is where relative file names begin. Raises
     ValueError with the reason when there can be no model of it."""
-    return _Reading(arguments, base, environ).model()
+    return _Pass(arguments, base, environ).model()
 
 
-class _Reading:
+class _Pass:
     """One pass over the arguments. A later one wins over an earlier one of the same meaning."""
 
     def __init__(self, arguments: Sequence[str], base: Path, environ: Mapping[str, str]) -> None:
@@ -352,16 +352,16 @@ class _Reading:
         return slots, context // slots
 
 
-_SPECIAL: dict[str, Callable[[_Reading, str], None]] = {
+_SPECIAL: dict[str, Callable[[_Pass, str], None]] = {
     flag: take
     for flags, take in (
-        ("-m --model", _Reading._file),
-        ("-hf -hfr --hf-repo -hff --hf-file", _Reading._hub),
-        ("-c --ctx-size -np --parallel --kv-unified-per-slot", _Reading._count),
-        ("-fa --flash-attn", _Reading._flash),
-        ("--lora --lora-scaled", _Reading._adapters),
-        ("--chat-template", _Reading._template),
-        ("--spec-type", _Reading._speculation),
+        ("-m --model", _Pass._file),
+        ("-hf -hfr --hf-repo -hff --hf-file", _Pass._hub),
+        ("-c --ctx-size -np --parallel --kv-unified-per-slot", _Pass._count),
+        ("-fa --flash-attn", _Pass._flash),
+        ("--lora --lora-scaled", _Pass._adapters),
+        ("--chat-template", _Pass._template),
+        ("--spec-type", _Pass._speculation),
     )
     for flag in flags.split()
 }

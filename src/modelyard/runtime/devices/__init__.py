@@ -19,7 +19,7 @@ from modelyard.runtime.devices.declared import POOLS, Declared
 from modelyard.runtime.devices.nvml import Cuda, PyNvml
 from modelyard.runtime.devices.ram import RAM, Ram, private_bytes
 from modelyard.runtime.devices.rocm import Rocm
-from modelyard.runtime.devices.source import Found, Reading, Source
+from modelyard.runtime.devices.source import DeviceMemory, Found, Source
 
 __all__ = ["RAM", "DeviceSetting", "Devices", "Seen"]
 
@@ -101,7 +101,7 @@ class Devices:
         """Every device's memory now; `pids` are the live processes of each instance. Blocks for some
         milliseconds. A device that does not answer is left out, and said."""
         every = {pid for processes in pids.values() for pid in processes}
-        readings: dict[str, Reading] = {}
+        readings: dict[str, DeviceMemory] = {}
         for device, source in self._source_of.items():
             try:
                 readings[device] = source.read(device, every)
@@ -138,7 +138,7 @@ class Devices:
             source.close()
 
     def _ours(
-        self, device: str, readings: Mapping[str, Reading], pids: Mapping[str, Sequence[int]]
+        self, device: str, readings: Mapping[str, DeviceMemory], pids: Mapping[str, Sequence[int]]
     ) -> dict[str, int]:
         held = readings[device].held
         ours = {

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from modelyard.core.types import DeviceKind
-from modelyard.runtime.devices.source import Found, Reading
+from modelyard.runtime.devices.source import DeviceMemory, Found
 
 POOLS = "MODELYARD_POOLS"
 _PREFIX = "modelyard-pools-"
@@ -50,7 +50,7 @@ class Declared:
     def found(self) -> list[Found]:
         return [Found(device, "declared", size, 0) for device, size in self._sizes.items()]
 
-    def read(self, device: str, pids: Collection[int]) -> Reading:
+    def read(self, device: str, pids: Collection[int]) -> DeviceMemory:
         held: dict[int, int] = {}
         for path in (self.pools / device).glob("*.mem"):
             size = _held(path)
@@ -59,7 +59,7 @@ class Declared:
                 held[pid] = held.get(pid, 0) + size
         total = self._sizes[device]
         mine = {pid: held[pid] for pid in pids if pid in held}
-        return Reading(total, max(0, total - sum(held.values())), mine)
+        return DeviceMemory(total, max(0, total - sum(held.values())), mine)
 
     def close(self) -> None:
         if self._lock >= 0:

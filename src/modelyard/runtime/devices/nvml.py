@@ -15,7 +15,7 @@ import structlog
 
 from modelyard.core.types import DeviceKind
 from modelyard.errors import ConfigError
-from modelyard.runtime.devices.source import Found, Reading, masked
+from modelyard.runtime.devices.source import DeviceMemory, Found, masked
 
 _log = structlog.get_logger(__name__)
 
@@ -80,10 +80,10 @@ class Cuda:
                 f"name them by UUID, or set CUDA_DEVICE_ORDER=PCI_BUS_ID. There are {cards}",
             )
 
-    def read(self, device: str, pids: Collection[int]) -> Reading:
+    def read(self, device: str, pids: Collection[int]) -> DeviceMemory:
         total, free = self._nvml.memory(device)
         processes = self._nvml.processes(device)
-        return Reading(total, free, {pid: processes[pid] for pid in pids if pid in processes})
+        return DeviceMemory(total, free, {pid: processes[pid] for pid in pids if pid in processes})
 
     def close(self) -> None:
         self._nvml.close()

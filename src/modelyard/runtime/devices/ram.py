@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from modelyard.core.types import DeviceKind
-from modelyard.runtime.devices.source import Found, Reading
+from modelyard.runtime.devices.source import DeviceMemory, Found
 
 RAM = "ram"
 _MIB = 1 << 20
@@ -49,14 +49,14 @@ class Ram:
         total = self.read(RAM, ()).total
         return [Found(RAM, "host memory", total, default_reserve(total))]
 
-    def read(self, device: str, pids: Collection[int]) -> Reading:
+    def read(self, device: str, pids: Collection[int]) -> DeviceMemory:
         fields = _fields(self._proc / "meminfo")
         total, free = fields["MemTotal:"] * 1024, fields["MemAvailable:"] * 1024
         for limit, used in self._limits():
             total = min(total, limit)
             free = min(free, max(0, limit - used))
         held = {pid: size for pid in pids if (size := private_bytes(pid, self._proc))}
-        return Reading(total, min(free, total), held)
+        return DeviceMemory(total, min(free, total), held)
 
     def close(self) -> None:
         return

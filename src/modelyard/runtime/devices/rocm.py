@@ -11,7 +11,7 @@ from pathlib import Path
 
 from modelyard.core.types import DeviceKind
 from modelyard.runtime.devices.nvml import GPU_RESERVE
-from modelyard.runtime.devices.source import Found, Reading, masked
+from modelyard.runtime.devices.source import DeviceMemory, Found, masked
 
 
 class Rocm:
@@ -37,14 +37,14 @@ class Rocm:
         left = masked(masked(list(self._folders), self._mask), self._hip_mask)
         return [self._found(device) for device in left]
 
-    def read(self, device: str, pids: Collection[int]) -> Reading:
+    def read(self, device: str, pids: Collection[int]) -> DeviceMemory:
         folder = self._folders[device]
         try:
             total = int((folder / "mem_info_vram_total").read_text())
             used = int((folder / "mem_info_vram_used").read_text())
         except ValueError as error:
             raise OSError(f"{folder}: {error}") from error
-        return Reading(total, max(0, total - used))
+        return DeviceMemory(total, max(0, total - used))
 
     def close(self) -> None:
         return

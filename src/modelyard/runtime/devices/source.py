@@ -20,7 +20,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class DeviceMemory:
     """A device's memory now; `held` has the bytes of those of the asked pids that are known to hold some."""
 
     total: int
@@ -37,7 +37,7 @@ class Source(Protocol):
         """The devices that this process may use, in a stable order."""
         ...
 
-    def read(self, device: str, pids: Collection[int]) -> Reading:
+    def read(self, device: str, pids: Collection[int]) -> DeviceMemory:
         """The device's memory now. Raises OSError when it does not answer."""
         ...
 
