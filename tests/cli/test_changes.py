@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cli.test_commands import run
+from cli.command_line import run
 from gateway.live_yard import child_yard, fake, sections, short_folder
 from modelyard.cli import changes
 

@@ -20,13 +20,13 @@ import pytest
 import yaml
 from rich.console import Console
 
+from cli.command_line import DEADLINE, command, run
 from modelyard import __version__
 from modelyard.cli import serving, tables
 from modelyard.client import Client
 from modelyard.config import json_schema, load
 from modelyard.errors import ModelNotFound, ServerUnreachable
 
-DEADLINE = 30.0
 WAITS = "modelyard: waiting up to 1 s for the models to leave; Ctrl-C again stops now\n"
 HEAVY = ("client", "compose", "config", "core", "gateway", "importing", "runtime", "sim.replay")
 PARAMETERS = {"memory": {"accelerator": 4_000_000}, "tokens_per_second": 500}
@@ -37,22 +37,6 @@ CONFIG = {
         name: {"engine": "fake", "slots": 2, "parameters": PARAMETERS} for name in ("one", "two", "six")
     },
 }
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "modelyard", *words]
-
-
-def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*words),
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **environment},
-    )
 
 
 def config_file(folder: Path, **server: object) -> Path:

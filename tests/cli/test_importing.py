@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from cli import command_line
 from engines.gguf_file import gguf
 from importing.stores import add_model
 from modelyard.config import load
@@ -19,16 +18,7 @@ WEIGHTS = gguf(
 
 
 def run(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "modelyard", "import", *words],
-        check=False,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "NO_COLOR": "1", **environment},
-    )
+    return command_line.run("import", *words, folder=folder, **environment)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from cli import test_commands
-from cli.test_commands import run
+from cli.command_line import run
 from modelyard.cli.plan import LISTED, print_plan
 from modelyard.client import Client
 

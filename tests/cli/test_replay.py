@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.test_commands import run
+from cli.command_line import run
 from modelyard.launchers.local import LocalLauncher
 
 HEAD = "timestamp,input_tokens,output_tokens,model\n"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import openai
 import pytest
 import yaml
 
+from cli.command_line import run
 from e2e import served
 from engines.demo_model import demo_gguf
 from importing.stores import add_model
@@ -59,15 +58,7 @@ QUESTION = "Say yes."
 
 def run_import(folder: Path, *words: str) -> str:
     """What it prints; the configuration is in modelyard.yaml."""
-    done = subprocess.run(
-        [sys.executable, "-m", "modelyard", "import", *words],
-        check=False,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-    )
+    done = run("import", *words, folder=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

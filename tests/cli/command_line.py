@@ -1,0 +1,28 @@
+"""The command line as a user runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+DEADLINE = 30.0
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "modelyard", *words]
+
+
+def run(*words: str, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, in `folder` if one is named."""
+    return subprocess.run(
+        command(*words),
+        check=False,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **environment},
+    )
