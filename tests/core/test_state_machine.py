@@ -98,6 +98,7 @@ class Outside(RuleBasedStateMachine):
         self.fetches: list[str] = []
         self.leases: dict[str, ac.Grant] = {}
         self.waiting: set[str] = set()
+        self.failed: dict[str, set[str]] = {}  # the instances that failed a request
         self.said: list[ev.Event] = []  # what may be said again
         for name in DEVICES:
             self.post(ev.DeviceAdded(gpu(name)))
@@ -139,8 +140,9 @@ class Outside(RuleBasedStateMachine):
     def post(self, event: ev.Event) -> None:
         for action in self.scheduler.handle(event, self.now):
             match action:
-                case ac.Grant(request):
+                case ac.Grant(request, instance):
                     assert request in self.waiting, f"{request} is granted and did not wait"
+                    assert instance not in self.failed.get(request, ()), "granted what just failed it"
                     self.waiting.discard(request)
                     self.leases[request] = action
                 case ac.Refuse(request):
@@ -148,10 +150,17 @@ class Outside(RuleBasedStateMachine):
                     self.waiting.discard(request)
                 case ac.Start() | ac.Probe() | ac.Stop() | ac.Release():
                     self.commands.append(action)
+                    self.not_too_many(action)
                 case ac.Fetch(version):
                     self.fetches.append(version)
                 case ac.Cut(request):
                     assert request in self.leases, f"{request} is cut and holds no lease"
+
+    def not_too_many(self, command: ac.Action) -> None:
+        if isinstance(command, ac.Start) and command.instance in self.scheduler.state.instances:
+            version = self.scheduler.state.instances[command.instance].version
+            most = max(1, version.policy.min_replicas, version.policy.max_replicas)
+            assert len(version.live()) <= most, f"{version.key} has more replicas than it may"
 
     def say(self, event: ev.Event) -> None:
         self.said.append(event)
@@ -192,10 +201,9 @@ class Outside(RuleBasedStateMachine):
         self.say(ev.Finished(request, grant.instance, grant.generation, outcome))
         if retry and outcome.is_failure:
             self.waiting.add(request)
-            exclude = frozenset({grant.instance})
+            self.failed.setdefault(request, set()).add(grant.instance)
+            exclude = frozenset(self.failed[request])
             self.post(ev.Arrived(request, model, exclude=exclude, since=lease.granted_at))
-            again = self.leases.get(request)
-            assert again is None or again.instance != grant.instance, "granted what just failed it"
 
     # -- answers
 
