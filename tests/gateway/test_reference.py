@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
 from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
 import pytest
 
-from gateway.live_yard import fake, live_yard
+from gateway.live_yard import fake, live_yard, until
 from modelyard.errors import BY_CODE
 from modelyard.gateway.inference import KINDS, TRANSLATED
 from modelyard.gateway.reference import EVERYWHERE, lanes
@@ -69,12 +71,33 @@ async def test_no_keys_are_described_where_none_are_asked_for() -> None:
     assert not any("security" in operation for _, _, operation in operations(reference))
 
 
+async def test_it_is_made_once_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go = [], threading.Event()
+
+    def slow(*_: object, **__: object) -> dict[str, Any]:
+        begun.append(threading.current_thread())
+        assert go.wait(20)
+        return {}
+
+    monkeypatch.setattr("modelyard.gateway.reference.document", slow)
+    async with live_yard({"a": fake()}) as yard:
+        asked = [asyncio.create_task(yard.http.get("/openapi.json")) for _ in range(3)]
+        await until(lambda: begun)
+        for _ in range(3):  # by now, the others are in the server
+            assert (await yard.http.get("/health")).status_code == 200
+        go.set()
+        assert [(await each).json() for each in asked] == [{}] * 3
+    assert len(begun) == 1
+
+
 @pytest.mark.parametrize("path", ["/", "/docs"])
 async def test_a_page_names_no_foreign_host(path: str) -> None:
     async with live_yard({"a": fake()}) as yard:
         page = await yard.http.get(path)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert ELSEWHERE.findall(page.text) == []
+    assert "function make(" in page.text, "what the pages share is in it"
+    assert "color-scheme: light dark" in page.text
     policy = page.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; ")
     assert "connect-src 'self'" in policy
@@ -82,5 +105,5 @@ async def test_a_page_names_no_foreign_host(path: str) -> None:
 
 
 def test_every_page_is_looked_at() -> None:
-    pages = {page.name for page in files("modelyard.ui").iterdir() if not page.name.startswith("__")}
+    pages = {page.name for page in files("modelyard.ui").iterdir() if page.name.endswith(".html")}
     assert pages == {"index.html", "docs.html"}

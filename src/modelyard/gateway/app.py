@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import cache
+from threading import Lock
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -49,9 +50,16 @@ def build_app(driver: Driver, names: Names, live: LiveConfig, metrics: Metrics) 
     for router in routers:
         app.include_router(router)
 
+    one_at_a_time = Lock()
+
     @cache
-    def described(keys: bool) -> bytes:
+    def rendered(keys: bool) -> bytes:
         return orjson.dumps(reference.document(routers, keys=keys))
+
+    def described(keys: bool) -> bytes:
+        # FastAPI silences warnings meanwhile, for all threads: two at once would undo each other's silence.
+        with one_at_a_time:
+            return rendered(keys)
 
     @app.get("/openapi.json")
     async def openapi_document() -> Response:
