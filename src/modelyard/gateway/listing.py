@@ -26,13 +26,20 @@ _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_SHARED = ("page.css", "page.js")
 
 Version = Annotated[str | None, Header(description="Sent by Anthropic's clients; no version differs.")]
 
 
 @cache
 def _text(name: str) -> str:
-    return files("modelyard.ui").joinpath(name).read_text(encoding="utf-8")
+    """A page, with what all of them share put into it."""
+    page, *shared = (
+        files("modelyard.ui").joinpath(each).read_text(encoding="utf-8") for each in (name, *_SHARED)
+    )
+    for each, text in zip(_SHARED, shared, strict=True):
+        page = page.replace(f"/* {each} */", text)
+    return page
 
 
 def _page(name: str) -> HTMLResponse:
