@@ -4,6 +4,9 @@ Called by the reader with the fields that the parser found. llhttp already refus
 NUL, blanks before the colon, and every doubtful Content-Length; what it lets through is refused here:
 repeated or missing Host, repeated Transfer-Encoding, targets that are not a path, other versions than 1.0
 and 1.1. Two readers of one message must never disagree about where it ends, so nothing is repaired.
+
+A client on a kept connection says the same with every request, but for the length of the body: `Repeated`
+spares such heads the parser.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from modelyard.errors import ExpectationFailed, InvalidRequest
+from modelyard.gateway.exchange import Headers
 
 
 class Framing(NamedTuple):
@@ -30,11 +34,13 @@ class Target(NamedTuple):
     query: bytes
 
 
+LENGTH = b"content-length"
 FRAMING_FIELDS = frozenset(
-    {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"},
+    {b"host", LENGTH, b"transfer-encoding", b"connection", b"expect"},
 )
 """The names whose fields `read_framing` wants to see."""
 
+_LENGTH_LINE = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
 _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]+")
 _DIGITS_MAX = 18
 
@@ -69,7 +75,7 @@ def read_framing(fields: list[tuple[bytes, bytes]], http_11: bool) -> Framing:
             hosts += 1
             if _HOST.fullmatch(value) is None:
                 raise InvalidRequest("The Host header is not a host name with an optional port.")
-        elif name == b"content-length":
+        elif name == LENGTH:
             lengths += 1
             length = _length(value)
         elif name == b"connection":
@@ -108,3 +114,58 @@ def _persists(value: bytes, keep_alive: bool) -> bool:
     if b"close" in tokens:
         return False
     return keep_alive or b"keep-alive" in tokens
+
+
+class Head(NamedTuple):
+    """A request's head that was read and found good."""
+
+    method: str
+    target: Target
+    headers: Headers
+    framing: Framing
+    http_11: bool
+
+
+REPEATED_MOST = 4096  # bytes of a head that is kept for comparison, per connection
+
+
+class Repeated:
+    """A head with a counted body, to compare the next ones of its connection with.
+
+    Sound because nothing but the digits between two fixed ends may differ, and those are the value of the
+    one Content-Length: every other field, and where each of them ends, is as it was when it was parsed.
+    """
+
+    __slots__ = ("_after", "_at", "_before", "_digits", "_head", "_room")
+
+    def __init__(self, raw: bytes, head: Head, line: re.Match[bytes]) -> None:
+        self._before = raw[: line.start(1)]
+        self._after = raw[line.end(1) :]
+        self._digits = line[1]
+        self._room = len(self._before) + len(self._after)
+        self._head = head
+        self._at = next(at for at, (name, _) in enumerate(head.headers) if name == LENGTH)
+
+    @classmethod
+    def of(cls, raw: bytes, head: Head) -> Repeated | None:
+        """What to compare the next head with; None if this one is no pattern for others."""
+        framing = head.framing
+        if not framing.length or not framing.keep_alive or framing.expecting or len(raw) > REPEATED_MOST:
+            return None
+        line = _LENGTH_LINE.search(raw)
+        return None if line is None else cls(raw, head, line)
+
+    def read(self, raw: bytes) -> Head | None:
+        """The head that these bytes are if they differ in the length's digits alone, else None."""
+        before, after = self._before, self._after
+        if not raw.startswith(before) or not raw.endswith(after):
+            return None
+        digits = raw[len(before) : len(raw) - len(after)]
+        if digits == self._digits:
+            return self._head if len(raw) > self._room else None
+        if len(raw) <= self._room or not digits.isdigit() or len(digits) > _DIGITS_MAX:
+            return None
+        method, target, known, framing, http_11 = self._head
+        headers = known.raw.copy()
+        headers[self._at] = (LENGTH, digits)
+        return Head(method, target, Headers(headers), framing._replace(length=int(digits)), http_11)

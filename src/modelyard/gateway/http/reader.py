@@ -5,7 +5,7 @@ refused (RequestError, or the parser's own error). It never writes and never beg
 
 Where a message ends is never left to the parser alone. A head ends at an empty line, a counted body after
 its length, a chunked one always at an empty line too; so the parser is fed exactly up to such a place, and
-what follows stays the connection's to hold back, to count or to drop.
+what follows stays the connection's to hold back, to count or to drop. A counted body needs no parser.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from modelyard.errors import (
     TooManyConnections,
     UriTooLong,
 )
-from modelyard.gateway.http.head import FRAMING_FIELDS, read_framing, read_target
+from modelyard.gateway.exchange import Headers
+from modelyard.gateway.http.head import FRAMING_FIELDS, Head, Repeated, read_framing, read_target
 from modelyard.gateway.http.served import ServedExchange
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class RequestReader:
         "_framing",
         "_headers",
         "_parser",
+        "_repeated",
         "_tail",
         "_url",
         "body_left",
@@ -66,7 +68,8 @@ class RequestReader:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.limits = connection.limits
-        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | None = None  # of a chunked body; it refers to us
+        self._repeated: Repeated | None = None
         self.phase = HEAD
         self.deadline = inf  # when the next head must be whole, or begun
         self.head = bytearray()  # a head that is not whole yet
@@ -79,7 +82,7 @@ class RequestReader:
         self._body_since = self._body_moved = 0.0
 
     def close(self) -> None:
-        """Let go of the parser, which refers to us, and of what is not whole."""
+        """Let go of the parser and of what is not whole."""
         self._parser = None
         self.head.clear()
 
@@ -136,11 +139,20 @@ class RequestReader:
         limits = self.limits
         if len(head) > limits.header:
             raise _head_too_large(limits.header)
-        line = head[: head.index(b"\r\n")]
+        repeated = self._repeated
+        found = repeated.read(head) if repeated is not None else None
+        exchange = ServedExchange(self._connection, found or self._read_head(head))
+        self.deadline = inf
+        if not exchange.complete:
+            self._expect_body(exchange)
+        self._connection.queue(exchange)
+
+    def _read_head(self, raw: bytes) -> Head:
+        limits = self.limits
+        line = raw[: raw.index(b"\r\n")]
         if len(line) > limits.request_line:
             raise _line_too_long(limits.request_line)
-        self._headers, self._framing = [], []
-        parser = self._feed_head(head)
+        parser = self._feed_head(raw)
         if len(self._headers) > limits.header_count:
             raise HeaderTooLarge(f"More than {limits.header_count} header fields.")
         method, url = parser.get_method(), self._url
@@ -148,22 +160,13 @@ class RequestReader:
         if line != b"%b %b HTTP/1.%d" % (method, url, http_11):
             raise InvalidRequest("The request line must be 'METHOD /path HTTP/1.1' (or 1.0).")
         framing = read_framing(self._framing, http_11)
-        exchange = ServedExchange(
-            self._connection,
-            method.decode("ascii"),
-            read_target(url),
-            self._headers,
-            framing,
-            http_11=http_11,
-        )
-        self.deadline = inf
-        if not exchange.complete:
-            self._expect_body(exchange)
-        self._connection.queue(exchange)
+        self._parser = parser if framing.length is None else None
+        head = Head(method.decode("ascii"), read_target(url), Headers(self._headers), framing, http_11)
+        self._repeated = Repeated.of(raw, head)
+        return head
 
     def _feed_head(self, head: bytes) -> httptools.HttpRequestParser:
-        parser = self._parser
-        assert parser is not None
+        parser = self._new_parser()
         try:
             parser.feed_data(head)
         except httptools.HttpParserUpgrade:
@@ -176,10 +179,13 @@ class RequestReader:
             offers = [line[8:].strip().lower() for line in lines if line[:8].lower() == b"upgrade:"]
             if offers != [b"h2c"]:
                 raise InvalidRequest("No other protocol is spoken here; send plain HTTP/1.1.") from None
-            self._headers, self._framing = [], []
-            self._parser = parser = httptools.HttpRequestParser(self)
+            parser = self._new_parser()
             parser.feed_data(b"\r\n".join(kept))
         return parser
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        self._headers, self._framing = [], []
+        return httptools.HttpRequestParser(self)
 
     def _expect_body(self, exchange: ServedExchange) -> None:
         self.receiving = exchange
@@ -197,15 +203,9 @@ class RequestReader:
                 exchange.refuse_body(exchange.too_large(limit))
 
     def _take_counted(self, data: bytes, at: int) -> int:
-        end = at + self.body_left
-        assert self._parser is not None
-        if end >= len(data):
-            end = len(data)
-            self.body_left -= end - at
-            self._parser.feed_data(memoryview(data)[at:] if at else data)
-        else:
-            self.body_left = 0
-            self._parser.feed_data(memoryview(data)[at:end])
+        end = min(at + self.body_left, len(data))
+        self.body_left -= end - at
+        self.on_body(data[at:end])
         if not self.body_left:
             self._body_done()
         return end
@@ -232,6 +232,7 @@ class RequestReader:
 
     def _body_done(self) -> None:
         self.phase = HEAD
+        self._parser = None
         self.receiving.complete_body()
         self._connection.body_done(self.receiving)
 

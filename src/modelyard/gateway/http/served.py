@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from modelyard.errors import BodyTooLarge, ModelyardError
-from modelyard.gateway.exchange import Disconnected, HeaderList, Headers, Stalled
+from modelyard.gateway.exchange import Disconnected, HeaderList, Stalled
 from modelyard.gateway.http.answers import CONTINUE, has_body, header_block, status_and_date
-from modelyard.gateway.http.head import Framing, Target
+from modelyard.gateway.http.head import Head
 
 if TYPE_CHECKING:
     from modelyard.gateway.http.connection import Connection
@@ -58,22 +58,11 @@ class ServedExchange:
         "task",
     )
 
-    def __init__(
-        self,
-        connection: Connection,
-        method: str,
-        target: Target,
-        headers: list[tuple[bytes, bytes]],
-        framing: Framing,
-        *,
-        http_11: bool,
-    ) -> None:
+    def __init__(self, connection: Connection, head: Head) -> None:
         self._connection = connection
-        self.method = method
+        self.method, target, self.headers, framing, self.http_11 = head
         self.path, self.raw_path, self.query = target
-        self.headers = Headers(headers)
         self.peer = connection.peer
-        self.http_11 = http_11
         self.length, self.keep_alive, self.expecting = framing
         self.complete = self.length == 0
         self.received = 0  # body bytes held for this exchange, counted in the server's total
