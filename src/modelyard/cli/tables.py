@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from modelyard.core.units import short
+
 Json = Mapping[str, Any]
 
 STYLES = {"loaded": "green", "ready": "green", "failed": "red", "loading": "yellow", "fetching": "yellow"}
@@ -29,15 +31,7 @@ def console(file: IO[str] | None = None) -> Console:
 
 
 def size(count: int | None) -> str:
-    """Bytes for people, in the units that devices are sold in: `1.5 GB`."""
-    if count is None:
-        return "-"
-    amount, units = float(abs(count)), ["B", "kB", "MB", "GB", "TB"]
-    unit = 0
-    while amount >= 999.5 and unit < len(units) - 1:
-        amount, unit = amount / 1000, unit + 1
-    digits = 0 if amount >= 100 or unit == 0 else 1
-    return f"{'-' if count < 0 else ''}{amount:.{digits}f} {units[unit]}"
+    return "-" if count is None else short(count)
 
 
 def duration(seconds: float | None) -> str:

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from modelyard.config import Config, ConfigErrors, Model, Problem
 from modelyard.core.memory import DeviceLedger
-from modelyard.core.placement import fit_together, in_units, never_fits
+from modelyard.core.placement import fit_together, never_fits
 from modelyard.core.types import DeviceKind, Need, Spec
+from modelyard.core.units import in_units
 from modelyard.engines import registry
 from modelyard.engines.base import Engine, Profile
 from modelyard.runtime.devices import Devices

@@ -23,8 +23,8 @@ from modelyard.config.difference import Difference, Kind, compare
 from modelyard.config.reading import FilesRead
 from modelyard.core import events as ev
 from modelyard.core.memory import DeviceLedger
-from modelyard.core.placement import in_units
 from modelyard.core.types import Device
+from modelyard.core.units import in_units
 from modelyard.errors import ConfigError, ConfigRefused, ModelyardError, RestartNeeded, ShuttingDown
 from modelyard.gateway.live import Applied, Before, Standing
 from modelyard.gateway.names import Names

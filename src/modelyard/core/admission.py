@@ -33,9 +33,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from modelyard.core.lifecycle import FilesState
-from modelyard.core.placement import in_units
 from modelyard.core.state import CLASSES, NOTHING, Ahead, State, Version, Waiting
 from modelyard.core.types import Priority, WhenFull
+from modelyard.core.units import in_units
 
 WITHOUT_END = 1e9  # seconds
 

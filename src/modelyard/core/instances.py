@@ -9,10 +9,11 @@ from math import inf
 
 from modelyard.core.actions import Cut, Release, Start, Stop
 from modelyard.core.lifecycle import InstanceSignal, InstanceState, next_instance
-from modelyard.core.placement import in_units, never_fits
+from modelyard.core.placement import never_fits
 from modelyard.core.state import Instance, Version
 from modelyard.core.step import Step
 from modelyard.core.types import Cause, Need, Placement
+from modelyard.core.units import in_units
 
 PERMANENT = frozenset({Cause.BAD_MODEL, Cause.BAD_ARGUMENTS, Cause.NOT_INSTALLED})
 FOREIGN = frozenset({Cause.KILLED, Cause.LAUNCH})

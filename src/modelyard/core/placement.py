@@ -9,18 +9,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from modelyard.core.memory import NOBODY, DeviceLedger
 from modelyard.core.types import Charge, DeviceKind, Need, NoFit, Placement, Share, Spec
+from modelyard.core.units import in_units
 
 Room = Callable[[str], int]
 
 SEARCH = 10_000  # steps: enough for a dozen models on any machine
-
-
-def in_units(size: int) -> str:
-    """Bytes for people: exact, and in units beside where they are many."""
-    if size < 1_000_000:
-        return f"{size} bytes"
-    amount = f"{size / 1e9:.2f} GB" if size >= 1_000_000_000 else f"{size / 1e6:.1f} MB"
-    return f"{size} bytes ({amount})"
 
 
 def place(

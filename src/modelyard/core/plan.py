@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from modelyard.core import events as ev
 from modelyard.core.dryrun import Does, DryRun, PlannedStep, flat, only_asks
 from modelyard.core.outlook import USUAL_STOP
-from modelyard.core.placement import in_units
 from modelyard.core.readings import Fact, Precondition, Query, may_use, order, read, wanted
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import State
 from modelyard.core.types import Priority
+from modelyard.core.units import in_units
 
 COURSE = "what follows"
 STARTED = frozenset({Does.FETCH, Does.START, Does.REFUSE, Does.LOADED})

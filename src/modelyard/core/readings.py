@@ -16,10 +16,11 @@ from modelyard.core.capacity import LOOKAHEAD
 from modelyard.core.dispatch import NOBODY, pick
 from modelyard.core.events import Added
 from modelyard.core.lifecycle import InstanceState
-from modelyard.core.placement import candidates, in_units, place
+from modelyard.core.placement import candidates, place
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import LEAVING, STARTING, State, Version, Waiting
 from modelyard.core.types import NoFit, Policy, Priority
+from modelyard.core.units import in_units
 from modelyard.core.victims import Room
 
 UNREAD = frozenset({"first_byte_timeout", "token_timeout", "preload"})  # of a policy: not the scheduler's
