@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from core.yard import Yard, gpu, need, ram, refused, started, stopped
 from modelyard.core import events as ev
 from modelyard.core.types import Need, Share, WhenFull
@@ -51,6 +53,21 @@ def test_two_starts_in_one_pass_do_not_share_the_bytes_of_their_files() -> None:
     yard.ask("r2", a)
     yard.do(ev.Cached(a, mapped(10, one=100)))
     assert started(yard.seen("ram", free=150, total=150)) == ["b"]
+
+
+# -- what is not measured
+
+
+@pytest.mark.parametrize(("ready", "foreign"), [(True, 30), (False, 40)])
+def test_memory_of_others_is_seen_to_leave_beside_one_that_is_loaded(ready: bool, foreign: int) -> None:
+    yard = Yard()
+    a = yard.add("a", 60)
+    yard.seen("gpu0", free=60)
+    yard.do(ev.LoadAsked(a))
+    if ready:
+        yard.ready(a)
+    yard.seen("gpu0", free=10)
+    assert yard.state.ledger.devices["gpu0"].foreign == foreign, "what starts may not have all of its own yet"
 
 
 # -- unknown footprints

@@ -80,6 +80,13 @@ class TestWhereNobodyCanBeMeasured:
         account.seen(24, free=19, ours={})
         assert account.foreign == 5, "it leaves"
 
+    def test_what_came_since_may_be_of_any_that_load(self) -> None:
+        account = DeviceLedger(gpu(size=24))
+        account.reserve("a", Charge("gpu0", 6))
+        account.reserve("b", Charge("gpu0", 4))
+        account.seen(24, free=12, ours={})
+        assert (account.foreign, account.free) == (2, 12)
+
     def test_a_load_does_not_become_foreign(self) -> None:
         account = DeviceLedger(gpu(size=24))
         account.reserve("a", Charge("gpu0", 10))

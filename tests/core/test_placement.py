@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import pytest
+
 from core.yard import Yard, gpu, need, ram, spec, started, stopped
 from modelyard.core import events as ev
+from modelyard.core import placement
 from modelyard.core.memory import DeviceLedger
-from modelyard.core.placement import fit_together, never_fits, place
+from modelyard.core.placement import candidates, fit_together, never_fits, place
 from modelyard.core.types import Charge, Need, NoFit, Share
+from modelyard.core.units import in_units
 
 
 def put(wanted: Need, *sizes: int) -> object:
@@ -64,6 +73,66 @@ def test_what_has_to_stay_is_tried_on_every_device() -> None:
     assert not together(need(6, 6), need(6), need(6))
     weights = Need((Share("accelerator", 1, {"w": 8}),))
     assert together(weights, weights, weights, need(10)), "a mapped file counts once"
+
+
+def by_trying(wanted: Sequence[Need], devices: Mapping[str, DeviceLedger]) -> bool:
+    """What `fit_together` says, found by trying every place."""
+    shares = [(number, share) for number, one in enumerate(wanted) for share in one.shares]
+    for places in product(*(candidates(share, spec("a"), devices) for _, share in shares)):
+        put = [(number, share, device) for (number, share), device in zip(shares, places, strict=True)]
+        spread = [(number, device) for number, share, device in put if share.on == "accelerator"]
+        files = {(device, name): size for _, share, device in put for name, size in share.mapped.items()}
+        taken: Counter[str] = Counter()
+        for _, share, device in put:
+            taken[device] += share.bytes
+        for (device, _), size in files.items():
+            taken[device] += size
+        over = any(taken[name] > account.device.budget for name, account in devices.items())
+        if len(set(spread)) == len(spread) and not over:
+            return True
+    return False
+
+
+def test_what_has_to_stay_fits_together_when_there_are_places_for_all_of_it() -> None:
+    chance, seen = random.Random(7), Counter[bool]()
+    for _ in range(600):
+        accounts = [DeviceLedger(ram(chance.randint(4, 16)))]
+        accounts += [DeviceLedger(gpu(f"gpu{n}", chance.randint(4, 16))) for n in range(2)]
+        devices = {account.device.id: account for account in accounts}
+        wanted = [
+            Need(
+                tuple(
+                    Share(
+                        chance.choice(["accelerator", "accelerator", "ram"]),
+                        chance.randint(1, 8),
+                        {"w": 4} if chance.random() < 0.3 else {},
+                    )
+                    for _ in range(chance.randint(1, 2))
+                )
+            )
+            for _ in range(chance.randint(1, 4))
+        ]
+        fits = fit_together([(one, spec("a")) for one in wanted], devices)
+        assert fits == by_trying(wanted, devices), wanted
+        seen[fits] += 1
+    assert min(seen[True], seen[False]) > 200, seen
+
+
+@pytest.mark.parametrize(("steps", "said"), [(4, True), (5, False)])
+def test_a_search_for_places_is_given_up_after_so_many_steps(
+    monkeypatch: pytest.MonkeyPatch, steps: int, said: bool
+) -> None:
+    devices = {name: DeviceLedger(gpu(name, size)) for name, size in (("gpu0", 10), ("gpu1", 12))}
+    monkeypatch.setattr(placement, "SEARCH", steps)
+    assert fit_together([(need(7), spec("a"))] * 3, devices) is said
+
+
+def test_the_largest_is_placed_first_so_that_what_fits_nowhere_is_found_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    devices = {name: DeviceLedger(gpu(name, 100)) for name in ("gpu0", "gpu1")}
+    monkeypatch.setattr(placement, "SEARCH", 100)
+    assert not fit_together([(need(size), spec("a")) for size in (*([1] * 20), 101)], devices)
 
 
 def test_two_starts_in_one_pass_share_the_free_bytes() -> None:

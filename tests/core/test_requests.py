@@ -269,7 +269,7 @@ def test_shutdown_refuses_drains_and_starts_nothing_more() -> None:
     assert refused(yard.ask("late", a)) == {"late": "shutting_down"}
     assert of(ac.Loaded, yard.do(ev.LoadAsked(b)))[0].code == "shutting_down"
     out = yard.do(ev.ShutdownAsked(now=True))
-    assert [cut.request for cut in of(ac.Cut, out)] == ["running"]
+    assert [(cut.request, cut.code) for cut in of(ac.Cut, out)] == [("running", "shutting_down")]
     assert stopped(out) == ["a"]
     yard.finish("running", OutcomeKind.CUT)
     yard.released(a)

@@ -50,10 +50,12 @@ def test_a_swap_waits_for_a_cheaper_victim_that_is_busy() -> None:
     assert stopped(yard.finish("running")) == ["busy"]
 
 
-def test_nobody_is_spared_who_is_not_expected_back_soon() -> None:
+@pytest.mark.parametrize(("asked", "gone"), [(2, ["idle"]), (3, [])])
+def test_nobody_is_spared_who_is_not_expected_back_soon(asked: int, gone: list[str]) -> None:
+    """A request is worth ln 2 / 300 s of them in a second: 3 are 0.07 in the 10 s of the load."""
     yard = Yard(gpu(size=120))
-    held(yard, asked=1)
-    assert stopped(yard.ask("x", yard.add("c", patience=5.0))) == ["idle"]
+    held(yard, asked=asked)
+    assert stopped(yard.ask("x", yard.add("c", patience=5.0))) == gone
 
 
 def test_a_swap_is_not_held_whose_load_takes_all_its_patience() -> None:
@@ -93,6 +95,15 @@ def test_the_loss_is_counted_for_each_byte_that_it_frees() -> None:
     resident(yard, "small", 20, cost=4.0)
     resident(yard, "large", 100, cost=8.0)
     assert stopped(yard.ask("x", yard.add("c", 20))) == ["large"]
+
+
+def test_a_loss_is_told_in_seconds_of_load_for_each_gb() -> None:
+    yard = Yard(gpu(size=7 * 10**9))
+    resident(yard, "cheap", 4 * 10**9, cost=6.0)
+    resident(yard, "dear", 2 * 10**9, cost=6.0)
+    (told,) = [note for note in of(ac.Note, yard.ask("x", yard.add("c", 3 * 10**9))) if note.kind == "leave"]
+    assert (told.subject, dict(told.fields)["cost"]) == ("cheap-1", 1.5)
+    assert dict(told.fields)["spared"] == "dear-2 (idle, 3.00)"
 
 
 def test_of_two_busy_victims_the_lower_class_goes() -> None:
@@ -233,6 +244,13 @@ def test_whoever_is_not_needed_in_the_end_stays_and_not_only_the_cheapest() -> N
     resident(yard, "small", 10, cost=2.0)
     resident(yard, "large", 60, cost=3.0)
     assert sorted(stopped(yard.ask("x", yard.add("c", 90)))) == ["cheap", "large"]
+
+
+def test_all_but_the_dearest_stay_when_it_makes_room_alone() -> None:
+    yard = Yard(gpu(size=100))
+    for number, size in enumerate((10, 10, 80)):
+        resident(yard, f"m{number}", size, cost=size * (number + 1.0))
+    assert stopped(yard.ask("x", yard.add("c", 80))) == ["m2"]
 
 
 def test_the_device_whose_dearest_victim_costs_less_is_cleared() -> None:
