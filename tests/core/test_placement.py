@@ -15,7 +15,6 @@ from modelyard.core import placement
 from modelyard.core.memory import DeviceLedger
 from modelyard.core.placement import candidates, fit_together, never_fits, place
 from modelyard.core.types import Charge, Need, NoFit, Share
-from modelyard.core.units import in_units
 
 
 def put(wanted: Need, *sizes: int) -> object:
