@@ -12,10 +12,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from compose.live_files import file_yard
-from gateway.live_yard import MB, SHARE, fake, right_text, until
+from gateway.live_yard import MB, SHARE, fake, right_text
 from modelyard.core.types import Priority
 from modelyard.engines.base import Files
 from modelyard.runtime.entries import Entry
+from waiting import until
 
 SLOW = {"tokens_per_second": 20}
 

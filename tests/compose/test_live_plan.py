@@ -8,9 +8,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from compose.live_files import file_yard
-from gateway.live_yard import MB, SHARE, fake, until
+from gateway.live_yard import MB, SHARE, fake
 from modelyard.errors import ConfigError
 from modelyard.gateway.kept_plans import KEPT
+from waiting import until
 
 Json = dict[str, Any]
 

@@ -19,11 +19,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from compose.live_files import FileYard, file_yard
-from gateway.live_yard import MB, Client, child_yard, fake, live_yard, sections, short_folder, until
+from gateway.live_yard import MB, Client, child_yard, fake, live_yard, sections, short_folder
 from modelyard import config
 from modelyard.compose.reading import NotRead, Origin, read
 from modelyard.core import events as ev
 from modelyard.core.actions import Action
+from waiting import until
 
 HOLLOW = {"engine": "fake"}  # takes no memory
 

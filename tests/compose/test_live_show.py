@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from compose.live_files import FileYard, file_yard
-from gateway.live_yard import MB, fake, right_text, until
+from gateway.live_yard import MB, fake, right_text
 from modelyard import config
+from waiting import until
 
 CLIENTS = 32
 CHANGES = 50

@@ -25,7 +25,6 @@ from gateway.live_yard import (
     right_text,
     sections,
     short_folder,
-    until,
 )
 from modelyard import compose, config, foreground
 from modelyard.compose import ahead
@@ -34,6 +33,7 @@ from modelyard.engines.base import Files
 from modelyard.errors import ConfigError, ModelNotFound
 from modelyard.runtime.entries import Entry, Progress
 from modelyard.runtime.footprints import Footprints
+from waiting import until
 
 
 def read(**models: Any) -> config.Config:

@@ -13,8 +13,9 @@ import pytest
 
 from e2e.real_models import demo_sections
 from gateway.answers import Answer
-from gateway.live_yard import LiveYard, live_yard, until
+from gateway.live_yard import LiveYard, live_yard
 from modelyard.runtime.footprints import Footprint
+from waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -12,8 +12,9 @@ import ollama
 import pytest
 
 from e2e.real_models import demo_sections
-from gateway.live_yard import LiveYard, fake, live_yard, right_text, until
+from gateway.live_yard import LiveYard, fake, live_yard, right_text
 from modelyard.servers.fake_text import embedding
+from waiting import until
 
 pytestmark = pytest.mark.e2e
 

@@ -15,7 +15,8 @@ import pytest
 
 from e2e.real_models import demo_sections
 from engines.gguf_file import gguf
-from gateway.live_yard import LiveYard, live_yard, until
+from gateway.live_yard import LiveYard, live_yard
+from waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

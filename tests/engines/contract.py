@@ -14,7 +14,8 @@ import httpx
 
 from modelyard.core.types import Address, Cause, Charge, Need, Placement, Spec
 from modelyard.engines.base import Call, Engine, Exit, Files, Profile
-from servers.live import Live, until
+from servers.live import Live
+from waiting import until
 
 ADDRESSES = (Address(path="/run/modelyard/i1.sock"), Address(host="127.0.0.1", port=45678))
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,26 +30,13 @@ from modelyard.core.state import Instance, State
 from modelyard.launchers.local import LocalLauncher
 from modelyard.launchers.processes import marked
 from modelyard.servers.fake_text import chat_prompt, expected_text
+from waiting import until
 
 DEADLINE = 20.0
 MB = 1_000_000
 SHARE = 4 * MB  # what one fake instance takes
 TWO = 10 * MB  # a device with room for two of them
 QUICK = {"patience": "20ms", "min_residency": "0s", "max_wait": "20s", "drain_cap": "5s"}
-
-
-async def until(condition: Callable[[], object | Awaitable[object]], deadline: float = DEADLINE) -> None:
-    """Wait for a condition (a function, or a coroutine function) to hold; fails at the deadline."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + deadline
-    while True:
-        result = condition()
-        if asyncio.iscoroutine(result):
-            result = await result
-        if result:
-            return
-        assert loop.time() < end, f"not within {deadline:g} s: {condition}"
-        await asyncio.sleep(0.005)
 
 
 def fake(memory: int = SHARE, **fields: Any) -> dict[str, Any]:

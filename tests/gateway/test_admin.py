@@ -10,8 +10,9 @@ import httpx2  # what openai's client is made of
 import openai
 import pytest
 
-from gateway.live_yard import MB, SHARE, TWO, LiveYard, fake, live_yard, until
+from gateway.live_yard import MB, SHARE, TWO, LiveYard, fake, live_yard
 from gateway.test_inference import metrics_of
+from waiting import until
 
 MODELS = {
     "small": fake(slots=2, aliases=["tiny"], parameters={"context": 2048}),

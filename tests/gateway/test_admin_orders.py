@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from gateway.live_yard import MB, SHARE, LiveYard, fake, live_yard, until
+from gateway.live_yard import MB, SHARE, LiveYard, fake, live_yard
 from gateway.test_admin import error
+from waiting import until
 
 MODELS = {
     "small": fake(slots=2),

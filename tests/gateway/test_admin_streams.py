@@ -10,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.live_yard import DEADLINE, LiveYard, fake, live_yard, until
+from gateway.live_yard import DEADLINE, LiveYard, fake, live_yard
 from gateway.test_admin import error
 from modelyard.gateway import follow
 from modelyard.gateway.follow import Followers
 from modelyard.gateway.snapshot import Snapshot
+from waiting import until
 
 MODELS = {"small": fake(parameters={"flood_output": 0}), "other": fake()}
 

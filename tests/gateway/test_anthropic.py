@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from gateway.answers import Answer
-from gateway.live_yard import LiveYard, fake, live_yard, right_text, until
+from gateway.live_yard import LiveYard, fake, live_yard, right_text
 from gateway.test_odd_engines import answered_with, json_answer, sse_answer
 from modelyard.servers.fake_text import chat_prompt, expected_text
+from waiting import until
 
 MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"

@@ -15,8 +15,9 @@ import pytest
 from engines.gguf_file import gguf
 from gateway.answers import Answer
 from gateway.http.raw_client import RawClient
-from gateway.live_yard import LiveYard, body_of, fake, live_yard, right_text, short_folder, until
+from gateway.live_yard import LiveYard, body_of, fake, live_yard, right_text, short_folder
 from modelyard.core.types import Address
+from waiting import until
 
 CHAT = "/v1/chat/completions"
 KIB = 1024

@@ -16,9 +16,10 @@ from random import Random
 import pytest
 
 from gateway.answers import Stream
-from gateway.live_yard import LiveYard, fake, live_yard, right_text, until
+from gateway.live_yard import LiveYard, fake, live_yard, right_text
 from launchers.process_table import open_fds
 from modelyard.core.lifecycle import InstanceState
+from waiting import until
 
 MODELS = "abcde"
 CLIENTS = 10

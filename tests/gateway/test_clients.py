@@ -9,9 +9,10 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from gateway.live_yard import SHARE, LiveYard, body_of, fake, live_yard, right_text, until
+from gateway.live_yard import SHARE, LiveYard, body_of, fake, live_yard, right_text
 from modelyard.core.events import Arrived
 from modelyard.core.types import OutcomeKind
+from waiting import until
 
 LONG = {"tokens_per_second": 20}  # of a request that runs until its client leaves
 

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from gateway.live_yard import fake, live_yard, until
+from gateway.live_yard import fake, live_yard
 from gateway.test_inference import metrics_of
 from modelyard.gateway import serve
+from waiting import until
 
 
 async def test_a_bug_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway.live_yard import SHARE, LiveYard, fake, live_yard, until
+from gateway.live_yard import SHARE, LiveYard, fake, live_yard
 from gateway.test_access import KEYS, USER, bearer
 from gateway.test_clients import hold
 from modelyard.gateway.explain import Selection, of_model, of_request
 from modelyard.runtime.journal import Journal
 from modelyard.runtime.journal_records import Kind
+from waiting import until
 
 ONE = SHARE + SHARE // 2  # room for one fake instance
 REQUEST = "x-modelyard-request"

@@ -13,13 +13,14 @@ import httpx
 import pytest
 
 from gateway.answers import Answer
-from gateway.live_yard import SHARE, LiveYard, body_of, fake, live_yard, right_text, until
+from gateway.live_yard import SHARE, LiveYard, body_of, fake, live_yard, right_text
 from launchers.process_table import alive
 from modelyard.core.requests import STRIKES
 from modelyard.core.state import Version
 from modelyard.runtime import endpoint, probes
 from modelyard.runtime.commands import TERM_GRACE
 from modelyard.wire.pool import Pool
+from waiting import until
 
 
 async def serves(yard: LiveYard, model: str = "a") -> None:

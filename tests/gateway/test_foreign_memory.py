@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from gateway.live_yard import DEADLINE, MB, SHARE, TWO, LiveYard, fake, live_yard, until
+from gateway.live_yard import DEADLINE, MB, SHARE, TWO, LiveYard, fake, live_yard
 from modelyard.core.types import Charge
 from modelyard.runtime.devices.declared import POOLS
+from waiting import until
 
 RECHECK = 0.5
 OFTEN = f"{RECHECK:g}s"

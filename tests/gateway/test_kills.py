@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.live_yard import MB, ChildYard, child_yard, fake, right_text, short_folder, until
+from gateway.live_yard import MB, ChildYard, child_yard, fake, right_text, short_folder
 from launchers.process_table import alive
+from waiting import until
 
 WITHIN = 10.0  # seconds until nothing may be left
 FORKING = fake(parameters={"fork_grandchild": True})

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from gateway.answers import Answer
-from gateway.live_yard import LiveYard, fake, live_yard, right_text, until
+from gateway.live_yard import LiveYard, fake, live_yard, right_text
 from gateway.test_odd_engines import answered_with, json_answer, sse_answer
 from modelyard.errors import DownloadFailed
 from modelyard.runtime.entries import Progress
 from modelyard.servers.fake_text import chat_prompt, embedding, expected_text
+from waiting import until
 
 CHAT, GENERATE, EMBED = "/api/chat", "/api/generate", "/api/embed"
 KEYS = [{"name": "ops", "key": "o" * 20, "scopes": ["admin"]}]

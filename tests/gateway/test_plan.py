@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from gateway.live_yard import LiveYard, fake, live_yard, until
+from gateway.live_yard import LiveYard, fake, live_yard
 from gateway.test_access import KEYS, USER, bearer
 from gateway.test_clients import hold
 from gateway.test_explain import explained
 from modelyard.gateway.kept_plans import KEPT
+from waiting import until
 
 Json = dict[str, Any]
 

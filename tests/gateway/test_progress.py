@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from gateway.answers import Stream
-from gateway.live_yard import SHARE, LiveYard, fake, live_yard, right_text, until
+from gateway.live_yard import SHARE, LiveYard, fake, live_yard, right_text
 from gateway.test_anthropic import events_of
 from gateway.test_clients import hold
 from modelyard.gateway import progress as progress_module
 from modelyard.runtime.entries import Progress
 from modelyard.runtime.files import StoreFiles
+from waiting import until
 
 ASKED = {"x-progress": "sse"}
 ONE = SHARE + SHARE // 2  # a device with room for one model

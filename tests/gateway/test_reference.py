@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from gateway.live_yard import fake, live_yard, until
+from gateway.live_yard import fake, live_yard
 from modelyard.errors import BY_CODE
 from modelyard.gateway.inference import KINDS, TRANSLATED
 from modelyard.gateway.reference import EVERYWHERE, lanes
+from waiting import until
 
 KEYS = [
     {"name": "user", "key": "u" * 20, "scopes": ["inference"]},

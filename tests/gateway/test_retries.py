@@ -8,13 +8,14 @@ import signal
 
 import pytest
 
-from gateway.live_yard import LiveYard, fake, live_yard, right_text, until
+from gateway.live_yard import LiveYard, fake, live_yard, right_text
 from gateway.test_clients import hold
 from gateway.test_inference import metrics_of
 from modelyard.core.events import ShutdownAsked
 from modelyard.core.state import Waiting
 from modelyard.errors import CutAtDrain
 from modelyard.runtime import endpoint
+from waiting import until
 
 SLOW = {"delay": 30.0}  # of a request that is ended by its test
 

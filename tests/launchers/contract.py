@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from launchers.engine_scripts import FLOOD, PATIENT, STUBBORN, launch, script
-from launchers.process_table import alive, until
+from launchers.process_table import alive
 from modelyard.engines.base import Exit
 from modelyard.launchers.base import Launcher, LaunchFailed
+from waiting import until
 
 
 class Exits:
@@ -137,7 +138,7 @@ class LauncherContract:
         self, launcher: Launcher, tmp_path: Path
     ) -> None:
         await launcher.start(launch("one", script(tmp_path, FLOOD)))
-        await until(lambda: launcher.tail("one", lines=1) == "last words", timeout=20)
+        await until(lambda: launcher.tail("one", lines=1) == "last words", deadline=20)
         log = launcher.log("one")
         assert log is not None
         content = log.read_bytes()

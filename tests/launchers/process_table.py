@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from modelyard.launchers.processes import Process
-
-
-async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    """Return once the condition holds. Raises TimeoutError after `timeout` seconds."""
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def alive(pid: int) -> bool:

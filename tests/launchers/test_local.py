@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from launchers.contract import Exits, LauncherContract
 from launchers.engine_scripts import DAEMON, HOT_POTATO, PATIENT, STUBBORN, UNMARKED_DAEMON, launch, script
-from launchers.process_table import alive, open_fds, until, with_mark_of, zombies
+from launchers.process_table import alive, open_fds, with_mark_of, zombies
 from modelyard.core.types import Address
 from modelyard.engines.base import Command, Exit
 from modelyard.errors import ConfigError
@@ -28,6 +28,7 @@ from modelyard.launchers import state
 from modelyard.launchers.base import Launch, LaunchFailed
 from modelyard.launchers.local import LocalLauncher
 from modelyard.launchers.state import Record
+from waiting import until
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from launchers.engine_scripts import PATIENT, launch, script
-from launchers.process_table import alive, open_fds, until, zombies
+from launchers.process_table import alive, open_fds, zombies
 from modelyard.launchers.local import LocalLauncher
 from modelyard.launchers.shim import read_stat
+from waiting import until
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from compose.test_refused_starts import GGUF
-from gateway.live_yard import LiveYard, fake, live_yard, until
+from gateway.live_yard import LiveYard, fake, live_yard
 from modelyard.core.state import Instance
 from modelyard.engines.base import Files
 from modelyard.runtime import commands
 from modelyard.runtime.entries import Entry, Progress
+from waiting import until
 
 
 def measured(yard: LiveYard, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from compose.test_refused_starts import GGUF
-from gateway.live_yard import fake, live_yard, until
+from gateway.live_yard import fake, live_yard
 from modelyard.core import actions as ac
 from modelyard.core.types import Need, Spec
 from modelyard.engines.base import Files
@@ -19,6 +19,7 @@ from modelyard.engines.fake import FakeEngine
 from modelyard.errors import DownloadFailed
 from modelyard.runtime import driver, notes
 from modelyard.runtime.entries import Entry, Progress
+from waiting import until
 
 
 class TestAnActionThatFails:

@@ -25,6 +25,7 @@ from modelyard.runtime import journal as journals
 from modelyard.runtime.journal import Journal
 from modelyard.runtime.journal_files import Segments, blocks
 from modelyard.runtime.journal_records import Encoder, Ended, Kind, worth_a_record
+from waiting import until
 
 DEADLINE = 10.0
 
@@ -158,12 +159,6 @@ class largest_file:
     def __exit__(self, *_: object) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
         signal.signal(signal.SIGXFSZ, self._handler)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+
+from waiting import until
 
 DEADLINE = 30.0
 
@@ -44,19 +45,6 @@ class Live:
     async def exited(self) -> int:
         """Wait for the end of the process; its return code."""
         return await asyncio.to_thread(self.process.wait, DEADLINE)
-
-
-async def until(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
-    """Wait for a condition (a function, or a coroutine function) to hold; fails at the deadline."""
-    end = time.monotonic() + deadline
-    while True:
-        result = condition()
-        if asyncio.iscoroutine(result):
-            result = await result
-        if result:
-            return
-        assert time.monotonic() < end, f"not within {deadline} s: {condition}"
-        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -17,7 +17,8 @@ import pytest
 
 from modelyard.servers.fake import chat_prompt, expected_text
 from modelyard.servers.fake_memory import used
-from servers.live import Live, fake, until
+from servers.live import Live, fake
+from waiting import until
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"

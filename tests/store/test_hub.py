@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +28,7 @@ from modelyard.store import HubFiles, Progress, Store
 from modelyard.store.hub import HubSettings
 from modelyard.store.index import key_of
 from store.hub_server import COMMIT, OTHER_COMMIT, REPO, SIGNED, Hub, Repo, hub_server
+from waiting import until
 
 CONTENT = os.urandom(300_000)
 DIGEST = sha256(CONTENT).hexdigest()
@@ -66,12 +67,6 @@ def store_of(root: Path, environ: Mapping[str, str]) -> closing[Store]:
 
 def nothing_kept(root: Path) -> bool:
     return not [p for name in ("blobs", "sources", "work") for p in (root / name).rglob("*") if p.is_file()]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def refused(

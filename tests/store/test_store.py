@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -19,16 +19,11 @@ from modelyard.store.disk import Disk
 from modelyard.store.index import key_of
 from modelyard.store.source import Exact
 from store.gated_source import HALF, SOURCE, GatedSource
+from waiting import until
 
 WHOLE = HALF + HALF
 DIGEST = sha256(WHOLE).hexdigest()
 PROGRAM = str(Path(__file__).with_name("gated_source.py"))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def files_below(root: Path, *folders: str) -> list[Path]:

@@ -121,10 +121,3 @@ class Collect:
 
 def post(sink: Collect, body: bytes = b"{}", method: bytes = b"POST") -> Call:
     return Call(method, b"/v1/completions", [(b"content-type", b"application/json")], body, sink)
-
-
-async def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    """Wait until the condition holds, letting the event loop run."""
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.001)

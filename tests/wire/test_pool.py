@@ -11,7 +11,8 @@ from modelyard.core.types import Address
 from modelyard.wire.connection import Call, Headers
 from modelyard.wire.errors import Broken, ConnectFailed, ProtocolError
 from modelyard.wire.pool import Pool
-from wire.raw_engines import OK, Collect, Peer, always, engine, once, post, until
+from waiting import until
+from wire.raw_engines import OK, Collect, Peer, always, engine, once, post
 
 
 @pytest.mark.parametrize("unix", [False, True])
