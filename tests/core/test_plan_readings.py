@@ -228,14 +228,14 @@ class TestReadings:
         yard.released(key)
         assert facts(planned(yard, ev.LoadAsked(key)))["starts of a"] == "backing off: a start failed"
         yard.do(ev.Cancelled("r1"))
-        yard.pass_time(1.0)
+        yard.pass_time(0.5)
         assert facts(planned(yard, ev.LoadAsked(key)))["starts of a"] == "possible"
 
     def test_patience_under_another_policy(self, yard: Yard) -> None:
         for request in ("r1", "r2", "r3"):
             yard.ask(request, A)
         yard.pass_time(0.5)
-        for patience, value in ((0.4, "over"), (0.5, "over"), (0.6, "not over")):
+        for patience, value in ((0.0, "over"), (0.5, "over"), (0.6, "not over")):
             policy = Policy(max_replicas=2, patience=patience)
             (read,) = [
                 each
@@ -350,8 +350,10 @@ def test_a_copy_shares_nothing_that_changes(yard: Yard) -> None:
     assert len(mine) > 40, "it was looked through"
 
 
-def test_a_copy_keeps_leases_of_what_is_gone(yard: Yard) -> None:
+@pytest.mark.parametrize("gone", [ev.UnloadAsked(A, now=True), ev.Removed(A)])
+def test_a_copy_keeps_leases_of_what_is_gone(yard: Yard, gone: ev.Event) -> None:
     yard.ask("r1", A)
+    yard.do(gone)
     yard.do(ev.UnloadAsked(A, now=True))
     yard.released(A)
     copied = copy_of(yard.scheduler)

@@ -351,7 +351,8 @@ class TestChanges:
         assert told(made)[0] == (0.0, "start", "b")
         assert made.steps[0].bytes == (("gpu1", 60),)
         added = made.memory[1]
-        assert (added.device, added.free_before, added.free_after) == ("gpu1", 0, 40)
+        assert (added.device, added.reserved_before, added.free_before) == ("gpu1", 0, 0)
+        assert (added.reserved_after, added.free_after) == (60, 40)
         assert facts(made)["device gpu1"] == "unknown"
 
     def test_several_at_once(self, yard: Yard) -> None:

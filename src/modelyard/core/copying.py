@@ -30,9 +30,7 @@ def _state(state: State) -> State:
     known = {id(each.version): each.version for each in everyone.values()}
     known |= {id(version): version for version in state.versions.values()}
     versions = {key: _version(version, waiting) for key, version in known.items()}
-    instances = {
-        name: replace(each, version=versions[id(each.version)], leases={}) for name, each in everyone.items()
-    }
+    instances = {name: replace(each, version=versions[id(each.version)]) for name, each in everyone.items()}
     leases = {
         name: replace(lease, instance=instances[lease.instance.id]) for name, lease in state.leases.items()
     }
@@ -59,7 +57,5 @@ def _version(version: Version, waiting: dict[str, Waiting]) -> Version:
     return replace(
         version,
         queue=version.queue.copy(waiting),
-        instances={},
-        ready=[],
         contribution=version.contribution.copy(),
     )

@@ -224,7 +224,7 @@ class DryRun:
 
     def _version_of(self, request: str) -> str:
         waiting = self._original.waiting.get(request)
-        return waiting.version if waiting is not None else self._requests.get(request, "")
+        return waiting.version if waiting is not None else self._requests[request]
 
     def _tell_of(self, action: ac.Action) -> None:
         state = self.after.state
