@@ -20,7 +20,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from cli.command_line import DEADLINE, command, run
+from cli.command_line import DEADLINE, command, free_port, run
 from modelyard import __version__
 from modelyard.cli import serving, tables
 from modelyard.client import Client
@@ -44,13 +44,6 @@ def config_file(folder: Path, **server: object) -> Path:
     setting = {"data_dir": str(folder / "data"), "drain_grace": "1s", **server}
     path.write_text(yaml.safe_dump({**CONFIG, "server": setting}))
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture
@@ -206,9 +199,9 @@ def test_a_wrong_configuration(tmp_path: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
-def the_tour(config: Path, last: str) -> tuple[str, str]:
-    """What `modelyard demo` prints up to a line with the words `last`, and its log; then Ctrl-C."""
-    words = command("demo", "-c", str(config), "--port", "0")
+def the_tour(config: Path, last: str, *more: str) -> tuple[str, str]:
+    """What `modelyard demo` prints, and its log, with Ctrl-C after a line with the words `last`."""
+    words = command("demo", "-c", str(config), "--port", "0", *more)
     with subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as demo:
@@ -223,15 +216,16 @@ def the_tour(config: Path, last: str) -> tuple[str, str]:
             rest, errors = demo.communicate(timeout=DEADLINE)
         finally:
             demo.kill()
-    assert (demo.returncode, rest) == (0, "")
+    assert demo.returncode == 0
     assert errors.endswith(WAITS)
-    return "".join(lines), errors.removesuffix(WAITS)
+    return "".join(lines) + rest, errors.removesuffix(WAITS)
 
 
 def test_the_tour(tmp_path: Path) -> None:
     """All of it, in plain lines, then Ctrl-C."""
     text, log = the_tour(config_file(tmp_path), "Ctrl-C ends it")
     assert log == ""
+    assert "Ctrl-C ends it" in text.splitlines()[-1]
     assert "\x1b" not in text
     assert "It serves one, six, two." in text
     assert "makes room for" in text
@@ -262,35 +256,14 @@ def test_the_tour_of_fewer_models(tmp_path: Path) -> None:
     assert "no model is configured" in log
 
 
-def test_the_tour_on_an_ipv6_address(tmp_path: Path) -> None:
-    words = command("demo", "-c", str(config_file(tmp_path)), "--host", "::1", "--port", "0")
-    with subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as demo:
-        try:
-            assert demo.stdout is not None
-            assert "http://[::1]:" in demo.stdout.readline()
-            assert "It serves" in demo.stdout.readline() + demo.stdout.readline()
-            demo.send_signal(signal.SIGINT)
-            _, errors = demo.communicate(timeout=DEADLINE)
-        finally:
-            demo.kill()
-    assert (demo.returncode, errors) == (0, WAITS)
-
-
-def test_ctrl_c_during_the_tour(tmp_path: Path) -> None:
-    words = command("demo", "-c", str(config_file(tmp_path)), "--port", "0")
-    with subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as demo:
-        try:
-            assert demo.stdout is not None
-            assert demo.stdout.readline().startswith("Modelyard listens on")
-            demo.send_signal(signal.SIGINT)
-            _, errors = demo.communicate(timeout=DEADLINE)
-        finally:
-            demo.kill()
-    assert (demo.returncode, errors) == (0, WAITS)
+@pytest.mark.parametrize(
+    ("last", "more", "url"),
+    [("listens on", (), "http://127.0.0.1:"), ("It serves", ("--host", "::1"), "http://[::1]:")],
+    ids=["at once", "on an IPv6 address"],
+)
+def test_ctrl_c_during_the_tour(tmp_path: Path, last: str, more: tuple[str, ...], url: str) -> None:
+    text, log = the_tour(config_file(tmp_path), last, *more)
+    assert (url in text, log) == (True, "")
 
 
 def test_pull_of_a_model_without_files(tmp_path: Path) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,24 +13,18 @@ from pathlib import Path
 
 import httpx
 
+from cli.command_line import command, free_port
 from engines.demo_model import demo_gguf
 
 STARTED = 60.0  # seconds
 ENDED = 30.0
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def modelyard(config: Path, data: Path) -> Iterator[str]:
     """The URL of a server of this configuration; it ends as with Ctrl-C, and has to end well."""
     port = free_port()
-    words = [sys.executable, "-m", "modelyard", "serve", "-c", str(config), "--port", str(port)]
+    words = command("serve", "-c", str(config), "--port", str(port))
     with _running(words, f"http://127.0.0.1:{port}/health", data, {}) as process:
         yield f"http://127.0.0.1:{port}"
         process.send_signal(signal.SIGINT)
