@@ -169,6 +169,23 @@ def test_load_false_takes_what_runs_and_refuses_what_does_not() -> None:
     assert granted(yard.ready(a)) == ["r2"]
 
 
+def test_what_can_never_fit_is_refused_before_its_files_are_fetched() -> None:
+    yard = Yard()
+    a = yard.add("a", cached=False)
+    yard.do(ev.Learned(a, need(130)))
+    out = yard.ask("r", a)
+    assert (refused(out), of(ac.Fetch, out)) == ({"r": "never_fits"}, [])
+
+
+def test_what_is_ready_serves_on_though_it_would_never_fit_again() -> None:
+    yard = Yard()
+    a = yard.load("a")
+    yard.ask("running", a)
+    yard.do(ev.Learned(a, need(130)))
+    assert refused(yard.ask("waits", a)) == {}
+    assert granted(yard.finish("running")) == ["waits"]
+
+
 def test_an_unknown_version_is_refused() -> None:
     yard = Yard()
     assert yard.ask("r", "ghost@1") == [ac.Refuse("r", "model_removed", "ghost@1 was removed")]

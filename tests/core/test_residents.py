@@ -122,6 +122,15 @@ def test_an_unused_preload_stays_for_its_minimum_residency_whatever_its_keep_ali
     assert stopped(yard.pass_time(0.2)) == ["a"]
 
 
+def test_one_that_served_stays_for_its_keep_alive_whatever_its_minimum_residency() -> None:
+    yard = Yard()
+    a = yard.load("a", keep_alive=1.0, min_residency=9.0)
+    yard.pass_time(2.0)
+    yard.ask("r", a)
+    yard.finish("r")
+    assert stopped(yard.pass_time(1.0)) == ["a"]
+
+
 def test_a_new_policy_counts_at_once() -> None:
     yard = Yard()
     a = yard.load("a", keep_alive=600.0, min_residency=0.0)

@@ -50,6 +50,15 @@ def test_a_ready_version_ahead_of_another_costs_its_turns() -> None:
     assert estimate == 2 * yard.version(a).service_seconds
 
 
+def test_a_request_that_waits_is_told_both() -> None:
+    yard = Yard()
+    a = yard.load("a", 100, **CAPS)
+    for request in ("runs", "w1", "w2"):
+        yard.ask(request, a)
+    told = [(each.estimate, each.bound) for each in yard.state.waiting.values()]
+    assert told == [(1.0, RUN), (2.0, 2 * RUN)]
+
+
 def test_a_higher_class_counts_as_ahead_in_another_version_too_and_a_lower_one_does_not() -> None:
     yard = Yard(gpu(size=200))
     a, b = yard.load("a", 100, **CAPS), yard.load("b", 100, **CAPS)
