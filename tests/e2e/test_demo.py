@@ -6,11 +6,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from cli.command_line import command
 from e2e.real_models import EXAMPLES
 from engines.demo_model import demo_gguf
 from launchers.process_table import with_mark_of
@@ -22,11 +23,20 @@ DEADLINE = 240.0
 END = "Ctrl-C ends it"
 
 
-def start() -> subprocess.Popen[str]:
-    """The demo on a free port; what it fetches is kept for the next run."""
-    data = demo_gguf().parent / "demo"
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder of its own for what the demo keeps, but for what it fetches: that is kept for the next run."""
+    fetched = demo_gguf().parent / "demo" / "modelyard" / "store"
+    fetched.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "modelyard").mkdir(0o700)
+    (tmp_path / "modelyard" / "store").symlink_to(fetched)
+    return tmp_path
+
+
+def start(data: Path) -> subprocess.Popen[str]:
+    """The demo on a free port."""
     return subprocess.Popen(
-        [sys.executable, "-m", "modelyard", "demo", "--port", "0"],
+        command("demo", "--port", "0"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -52,13 +62,13 @@ def read_until(demo: subprocess.Popen[str], words: str) -> str:
     raise AssertionError(f"it ended with {demo.wait()} before {words!r}: {''.join(lines)}")
 
 
-def interrupt(demo: subprocess.Popen[str]) -> None:
+def interrupt(demo: subprocess.Popen[str], data: Path) -> None:
     """Ctrl-C: it ends with 0, says nothing but what it waits for, and no process of it is left."""
     demo.send_signal(signal.SIGINT)
     _, errors = demo.communicate(timeout=60)
     assert demo.returncode == 0, errors
     assert re.fullmatch(r"(modelyard: waiting up to [^\n]*; Ctrl-C again stops now\n)?", errors)
-    assert with_mark_of(demo_gguf().parent / "demo") == []
+    assert with_mark_of(data) == []
 
 
 def plan_and_do(text: str) -> None:
@@ -81,12 +91,12 @@ def plan_and_do(text: str) -> None:
         assert line.startswith(f"{step['instance']} is the victim: makes room for {model}")
 
 
-def test_the_tour_runs_through() -> None:
-    with start() as demo:
+def test_the_tour_runs_through(data: Path) -> None:
+    with start(data) as demo:
         try:
             text = read_until(demo, END)
             plan_and_do(text)
-            interrupt(demo)
+            interrupt(demo, data)
         finally:
             demo.kill()
     assert "It serves smol-long, smol-fast, smol-wide." in text
@@ -98,11 +108,11 @@ def test_the_tour_runs_through() -> None:
     assert len(words) >= 3, "three answers of real models"
 
 
-def test_ctrl_c_in_the_middle() -> None:
-    with start() as demo:
+def test_ctrl_c_in_the_middle(data: Path) -> None:
+    with start(data) as demo:
         try:
             read_until(demo, "smol-long")
-            interrupt(demo)
+            interrupt(demo, data)
         finally:
             demo.kill()
 
