@@ -59,6 +59,24 @@ def test_a_request_that_waits_is_told_both() -> None:
     assert told == [(1.0, RUN), (2.0, 2 * RUN)]
 
 
+def test_the_usual_wait_for_room_is_learned_and_part_of_the_estimate() -> None:
+    yard = Yard()
+    a, b = yard.load("a", 100, min_residency=0.0), yard.add("b", 100, min_residency=0.0)
+    c = yard.add("c", 100)
+    for coming, going, usual in ((b, a, 2.0), (a, b, 3.6)):
+        yard.ask(coming, coming)
+        yard.pass_time(10.0)
+        yard.released(going)
+        yard.ready(coming)
+        yard.finish(coming)
+        assert wait(yard, c)[0] == pytest.approx(usual)
+    yard.do(ev.UnloadAsked(a))
+    yard.released(a)
+    yard.do(ev.LoadAsked(b))
+    yard.ready(b)
+    assert wait(yard, c)[0] == pytest.approx(2.88), "it started at once"
+
+
 def test_a_higher_class_counts_as_ahead_in_another_version_too_and_a_lower_one_does_not() -> None:
     yard = Yard(gpu(size=200))
     a, b = yard.load("a", 100, **CAPS), yard.load("b", 100, **CAPS)
