@@ -11,7 +11,7 @@ def short(size: int) -> str:
     amount, unit = float(abs(size)), 0
     while amount >= 999.5 and unit < len(_UNITS) - 1:
         amount, unit = amount / 1000, unit + 1
-    digits = 0 if amount >= 100 or unit == 0 else 1
+    digits = 0 if amount >= 99.95 or unit == 0 else 1
     return f"{'-' if size < 0 else ''}{amount:.{digits}f} {_UNITS[unit]}"
 
 
