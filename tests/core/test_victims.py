@@ -83,6 +83,21 @@ def test_who_is_not_ready_to_leave_is_waited_for_only_if_it_costs_less() -> None
     assert stopped(yard.ask("x", yard.add("c", patience=5.0))) == ["idle"]
 
 
+def test_a_swap_is_not_held_for_a_victim_that_is_busy_now() -> None:
+    """Nobody is spared: `idle` will not be asked for soon enough, and of `busy` nothing is lost by waiting."""
+    yard = Yard(gpu(size=100))
+    for model, size, load in (("idle", 20, 7.0), ("busy", 40, 8.0), ("other", 40, 8.0)):
+        key = yard.load(model, size, min_residency=0.0)
+        yard.do(ev.Learned(key, need(size), load))
+        for number in range(3):
+            yard.ask(f"{model}{number}", key)
+            if number < 2 or model == "idle":
+                yard.finish(f"{model}{number}")
+    c = yard.add("c", 60, patience=5.0)
+    yard.ask("x", c)
+    assert yard.version(c).blocked_by == "the memory of idle-1, busy-2"
+
+
 def test_a_running_lower_class_is_not_drained_to_spare_an_idle_one() -> None:
     yard = Yard(gpu(size=120))
     _, busy = held(yard)
