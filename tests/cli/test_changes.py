@@ -13,13 +13,15 @@ from rich.console import Console
 
 from cli.command_line import run
 from gateway.live_yard import child_yard, fake, sections, short_folder
-from modelyard.cli import changes
+from modelyard.cli import plan_tables
 
 
 def printed(change: dict[str, Any]) -> str:
     told = io.StringIO()
     plan: dict[str, Any] = {"steps": [], "open": []}
-    changes.print_change(Console(file=told, width=100), {"source": "/etc/yard.yaml", "plan": plan, **change})
+    plan_tables.print_change(
+        Console(file=told, width=100), {"source": "/etc/yard.yaml", "plan": plan, **change}
+    )
     return told.getvalue()
 
 

@@ -293,7 +293,7 @@ def test_schema_and_version() -> None:
 
 
 def test_a_command_does_not_wait_for_what_others_need() -> None:
-    heavy = {"httpx", "fastapi", "structlog", "asyncio", *(f"modelyard.{name}" for name in HEAVY)}
+    heavy = {"httpx", "fastapi", "structlog", "asyncio", "rich", *(f"modelyard.{name}" for name in HEAVY)}
     code = f"import sys, modelyard.cli; sys.exit(', '.join({heavy!r} & set(sys.modules)) or 0)"
     done = subprocess.run(
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=DEADLINE

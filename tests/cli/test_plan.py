@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cli import test_commands
 from cli.command_line import run
-from modelyard.cli.plan import LISTED, print_plan
+from modelyard.cli.plan_tables import LISTED, print_plan
 from modelyard.client import Client
 
 

@@ -7,9 +7,6 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-
-from modelyard.cli import tables
 
 if TYPE_CHECKING:
     from modelyard.client import Client
@@ -35,8 +32,10 @@ def ps(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None
     with connect(url, key) as client:
         status = client.ps()
     if as_json:
-        _print_json(status)
+        print_json(status)
     else:
+        from modelyard.cli import tables
+
         tables.print_status(tables.console(), status)
 
 
@@ -45,8 +44,10 @@ def devices(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) ->
     with connect(url, key) as client:
         found = client.devices()
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
+        from modelyard.cli import tables
+
         tables.print_devices(tables.console(), found)
 
 
@@ -115,10 +116,14 @@ def explain(
     with connect(url, key) as client:
         told = client.explain(name)
     if as_json:
-        _print_json(told)
+        print_json(told)
     else:
+        from rich.console import Console
+
+        from modelyard.cli import tables
+
         tables.print_story(Console(highlight=False), told)
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

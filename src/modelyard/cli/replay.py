@@ -3,7 +3,6 @@ configuration or with made-up ones. No server, no engine and no GPU is touched."
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modelyard.cli.control import print_json
 from modelyard.sim.choices import Format, StrategyName, Theme
 
 if TYPE_CHECKING:
@@ -283,4 +283,4 @@ def _print_json(trace: Trace, scene: Scene, jobs: Load, came: Mapping[str, Any])
         "seconds": trace.seconds,
     }
     told = {"trace": about, "assumed": _assumed(trace, scene, jobs), **came}
-    typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    print_json(told)
