@@ -395,6 +395,7 @@ def test_the_schema_names_every_section_and_forbids_others() -> None:
         "devices",
         "memory",
         "journal",
+        "store",
         "preload",
         "keys",
         "include",

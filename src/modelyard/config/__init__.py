@@ -13,7 +13,16 @@ from modelyard.config.build import load
 from modelyard.config.problems import ConfigErrors, Problem
 from modelyard.config.quantities import parse_duration, parse_size
 from modelyard.config.schema import json_schema
-from modelyard.config.values import Config, DeviceSetting, Key, Limits, Model, Scope, ServerSetting
+from modelyard.config.values import (
+    Config,
+    DeviceSetting,
+    Key,
+    Limits,
+    Model,
+    Scope,
+    ServerSetting,
+    StoreSetting,
+)
 
 __all__ = [
     "Config",
@@ -25,6 +34,7 @@ __all__ = [
     "Problem",
     "Scope",
     "ServerSetting",
+    "StoreSetting",
     "json_schema",
     "load",
     "parse_duration",

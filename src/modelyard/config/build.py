@@ -19,6 +19,7 @@ from modelyard.config.listen import server_setting
 from modelyard.config.problems import ConfigErrors, Problem, is_below, near_miss
 from modelyard.config.reading import FilesRead
 from modelyard.config.schema import EngineSection, KeySection, ModelSection, PolicySection, Root
+from modelyard.config.store import store_setting
 from modelyard.config.text import Document
 from modelyard.config.values import Config, DeviceSetting, Key, Model, Scope, nearest
 from modelyard.config.versions import spec_digest
@@ -93,6 +94,7 @@ class _Build:
             preload_auto=self._preload_auto,
             recheck=root.memory.recheck,
             journal=root.journal.bytes if root.journal.enabled else 0,
+            store=store_setting(root.store, self._refuse),
             positions=self._positions,
             filled=frozenset(self._document.filled),
         )

@@ -78,7 +78,9 @@ def compare(before: Config, after: Config) -> Difference:
 def _is_fixed(changed: Value, before: Config, after: Config) -> bool:
     if changed.path in ADDRESS:
         return after.server.unix is None
-    return changed.path in FIXED or _is_other_device(changed, before, after)
+    return (
+        changed.path in FIXED or changed.path.startswith("store.") or _is_other_device(changed, before, after)
+    )
 
 
 def _is_other_device(changed: Value, before: Config, after: Config) -> bool:
@@ -154,6 +156,7 @@ def _tree(config: Config, devices: Iterable[str]) -> dict[str, object]:
         "devices": {name: _record(config.devices.get(name, DeviceSetting())) for name in devices},
         "memory": {"recheck": config.recheck},
         "journal": {"bytes": config.journal},
+        "store": _record(config.store),
         "preload": ["auto"] if config.preload_auto else list(config.preload),
     }
 

@@ -122,4 +122,5 @@ def _count_schema(low: int, high: int) -> WithJsonSchema:
 
 Port = Annotated[int, BeforeValidator(_parse_count(0, 65535)), _count_schema(0, 65535)]
 Count = Annotated[int, BeforeValidator(_parse_count(0, 10**6)), _count_schema(0, 10**6)]
+Few = Annotated[int, BeforeValidator(_parse_count(1, 16)), _count_schema(1, 16)]
 PositiveCount = Annotated[int, BeforeValidator(_parse_count(1, 10**6)), _count_schema(1, 10**6)]

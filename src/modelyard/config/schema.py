@@ -21,6 +21,7 @@ from pydantic import (
 from modelyard.config.quantities import (
     Count,
     Duration,
+    Few,
     Flag,
     KeepAlive,
     Port,
@@ -157,7 +158,7 @@ class PolicySection(Section):
 class ModelSection(PolicySection):
     source: Text | None = Field(
         default=None,
-        description="hf://ORG/REPO[@REVISION]/path, pypi://PACKAGE==VERSION/path, file:// or a path.",
+        description="hf://, https://, s3://, gs://, ollama://, pypi://, file:// or a path.",
     )
     engine: Name = Field(description="An engine profile, or an engine's type.")
     slots: PositiveCount = Field(default=1, description="Requests that one instance runs at once.")
@@ -184,6 +185,37 @@ class JournalSection(Section):
     bytes: PositiveSize = Field(default=64 * 2**20, description="Most that it takes on the disk.")
 
 
+class S3Section(Section):
+    endpoint: Text | None = Field(
+        default=None, description="Address of an S3 server that is not AWS, e.g. http://minio:9000."
+    )
+    region: Text | None = Field(default=None, description="Default: AWS_REGION, else us-east-1.")
+    path_style: Flag | None = Field(
+        default=None, description="The bucket in the path, not in the host; default: where `endpoint` is set."
+    )
+    anonymous: Flag = Field(default=False, description="Ask without credentials, for public buckets.")
+    access_key_id: Text | None = Field(
+        default=None, description="Default: AWS's environment, its credentials file, or the machine's role."
+    )
+    secret_access_key: SecretStr | None = Field(default=None, description="Beside `access_key_id`.")
+    session_token: SecretStr | None = Field(default=None, description="Of temporary credentials.")
+
+
+class StoreSection(Section):
+    connections: Few = Field(
+        default=4, description="Connections that fetch one large file, where its server allows it."
+    )
+    bandwidth: PositiveSize | None = Field(
+        default=None, description="Bytes a second of all fetches together, but those of pypi://."
+    )
+    allow_private: Texts = Field(
+        default_factory=list,
+        description="Hosts, addresses and networks that https:// and ollama:// sources may lead to though "
+        "they are not public; http:// is taken for these alone.",
+    )
+    s3: S3Section = Field(default_factory=S3Section)
+
+
 class KeySection(Section):
     name: Name = Field(description="For logs and limits.")
     key: SecretStr | None = Field(default=None, description="The secret, e.g. ${MY_KEY}.")
@@ -208,6 +240,7 @@ class Root(Section):
     devices: dict[Name, DeviceSection] = Field(default_factory=dict)
     memory: MemorySection = Field(default_factory=MemorySection)
     journal: JournalSection = Field(default_factory=JournalSection)
+    store: StoreSection = Field(default_factory=StoreSection)
     preload: Annotated[list[Name], BeforeValidator(_as_list)] = Field(
         default_factory=list, description="Models to load at start, in order; or `auto`."
     )

@@ -11,12 +11,16 @@ from enum import Enum
 from math import inf
 from pathlib import Path
 
+from pydantic import SecretStr
+
 HIDDEN = "…"  # in place of a value that may be a secret
 SECRET = re.compile("key|token|secret|passw|credential|auth|header|hft", re.IGNORECASE)  # in a name
 
 
 def plain(value: object) -> object:
     """A value as JSON has it; without an end is `forever`, as it is written."""
+    if isinstance(value, SecretStr):
+        return HIDDEN
     if isinstance(value, Enum):
         return value.name.lower()
     if isinstance(value, Path):

@@ -11,6 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from pydantic import SecretStr
+
 from modelyard.config.problems import ConfigErrors, Problem
 from modelyard.core.types import Policy, Priority, Spec
 from modelyard.engines.base import Profile
@@ -80,6 +82,32 @@ class DeviceSetting:
 
 
 @dataclass(frozen=True, slots=True)
+class S3Setting:
+    """An S3 server other than AWS (`endpoint`), and credentials other than those of the environment.
+    `path_style` puts the bucket into the path."""
+
+    endpoint: str = ""
+    region: str = ""
+    path_style: bool = False
+    anonymous: bool = False
+    access_key_id: str = ""
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSetting:
+    """How files are fetched. `connections` are those for one large file, `bandwidth` is in bytes a second of
+    all fetches together (0: unbounded), `allow_private` are hosts, addresses and networks that sources may
+    lead to though they are not public."""
+
+    connections: int = 4
+    bandwidth: int = 0
+    allow_private: tuple[str, ...] = ()
+    s3: S3Setting = field(default_factory=S3Setting)
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One model: its version, its policy, and the other names that lead to it."""
 
@@ -108,6 +136,7 @@ class Config:
     preload_auto: bool = False
     recheck: float = 10.0
     journal: int = 64 * 2**20  # bytes on the disk at most; 0: none is kept
+    store: StoreSetting = field(default_factory=StoreSetting)
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     filled: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
