@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import httpx
 
-from modelyard.core.types import Address, Cause, Charge, Need, Placement, Spec
+from modelyard.core.types import Address, Cause, Charge, Need, Placement, Spec, WarmUp
 from modelyard.engines.base import Call, Engine, Exit, Files, Profile
 from servers.live import Live
 from waiting import until
@@ -81,11 +81,21 @@ def check_problems(case: Case) -> None:
 
 
 def check_calls(case: Case) -> None:
-    """The warm-up is a request with a JSON body, to one of the paths that the engine says it answers."""
-    warm_up = case.engine.warm_up(case.spec)
-    assert warm_up.method == "POST"
-    assert isinstance(json.loads(warm_up.body), dict)
-    assert warm_up.path in case.engine.paths(case.spec)
+    """The warm-up is some requests with JSON bodies, to paths that the engine says it answers; what the spec
+    asks for is in them, by its name."""
+    asked = replace(case.spec, slots=2, warm_up=WarmUp(("one prompt", "another"), ("Be brief.",)))
+    for spec in (case.spec, asked):
+        calls = case.engine.warm_up(spec)
+        assert calls
+        for call in calls:
+            assert call.method == "POST"
+            assert isinstance(json.loads(call.body), dict)
+            assert call.path in case.engine.paths(spec)
+    assert case.engine.problems(asked, case.profile) == []
+    sent = {call.name: call.body for call in case.engine.warm_up(asked)}
+    assert b"one prompt" in sent["warm_up.prompts[0]"]
+    assert b"another" in sent["warm_up.prompts[1]"]
+    assert b"Be brief." in sent["warm_up.prefixes[0]"]
     assert all(path.startswith("/") for path in case.engine.paths(case.spec))
     assert case.engine.health.startswith("/")
 
@@ -123,8 +133,10 @@ async def busy(case: Case, live: Live) -> int:
 
 async def check_answers(case: Case, live: Live) -> None:
     """Warm-up, chat, stream and metrics answer; what the adapter does not promise is refused."""
-    warm_up = await ask(live, case.engine.warm_up(case.spec))
-    assert warm_up.is_success, warm_up.text
+    warmed = replace(case.spec, warm_up=WarmUp(("Once",), ("Be brief.",)))
+    for call in (*case.engine.warm_up(case.spec), *case.engine.warm_up(warmed)):
+        warm_up = await ask(live, call)
+        assert warm_up.is_success, warm_up.text
     body = {"model": case.spec.model, "messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
     paths = case.engine.paths(case.spec)
     assert "/v1/chat/completions" in paths

@@ -6,11 +6,12 @@ import importlib.util
 import json
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from modelyard.core.types import Address, Cause, Spec
+from modelyard.core.types import Address, Cause, Spec, WarmUp
 from modelyard.engines.base import Exit, Files, ModelFile, Profile
 from modelyard.engines.gguf import facts, read_header
 from modelyard.engines.llamacpp import LlamaCppEngine
@@ -461,7 +462,55 @@ def test_paths_and_warm_up(parameters: Mapping[str, object], has: str, lacks: st
     paths = ENGINE.paths(spec(parameters))
     assert has in paths
     assert lacks not in paths
-    assert ENGINE.warm_up(spec(parameters)).path in paths
+    warmed = replace(spec(parameters), warm_up=WarmUp(("Hello there",)))
+    for model in (spec(parameters), warmed):
+        (call,) = ENGINE.warm_up(model)
+        assert call.path in paths
+    assert b"Hello there" in call.body
+
+
+def test_each_slot_gets_a_prefix_after_the_prompts() -> None:
+    model = replace(spec({}, slots=3), warm_up=WarmUp(("Hello",), ("Be brief.", "Be kind.")))
+    names = [call.name for call in ENGINE.warm_up(model)]
+    assert names == ["warm_up.prompts[0]", *(f"warm_up.prefixes[{number}]" for number in (0, 1, 0))]
+    assert [json.loads(call.body).get("id_slot") for call in ENGINE.warm_up(model)] == [None, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "word"), [({"embedding": True}, "does not chat"), ({}, "each of its 1 slots keeps one")]
+)
+def test_prefixes_that_no_slot_can_keep(parameters: Mapping[str, object], word: str) -> None:
+    model = replace(spec(parameters), warm_up=WarmUp((), ("Be brief.", "Be kind.")))
+    ((path, message),) = ENGINE.problems(model, WHEEL)
+    assert path == "warm_up.prefixes"
+    assert word in message
+
+
+@needs_wheel
+async def test_a_prefix_is_not_computed_again(gguf: Path) -> None:
+    """What is kept is the beginning of a chat with this system message, in every slot."""
+    system = "You are a terse assistant of a shipyard. " * 8
+    model = replace(spec({"context": 512}, slots=2), warm_up=WarmUp((), (system,)))
+    file = ModelFile(gguf, gguf.stat().st_size, "m", facts(read_header(gguf)))
+
+    def argv(path: str) -> tuple[str, ...]:
+        return ENGINE.command(model, WHEEL, (), Address(path=path), {"model": file}).argv
+
+    async def asked(slot: int, first: str) -> Mapping[str, int]:
+        messages = [{"role": "system", "content": first}, {"role": "user", "content": "What is a keel?"}]
+        body = {"messages": messages, "max_tokens": 1, "id_slot": slot}
+        answer = await live.client.post("/v1/chat/completions", json=body)
+        return dict(answer.raise_for_status().json()["timings"])
+
+    async with running(argv) as live:
+        await live.healthy()
+        for call in ENGINE.warm_up(model):
+            (await live.client.request(call.method, call.path, content=call.body)).raise_for_status()
+        for slot in (0, 1):
+            timings = await asked(slot, system)
+            assert timings["cache_n"] > 70, "its system message"
+            assert timings["prompt_n"] < 40, "the question alone"
+        assert (await asked(0, "Something else."))["cache_n"] < 10
 
 
 @needs_wheel
@@ -492,7 +541,7 @@ async def test_the_wheel_takes_the_parameters_and_warms_up(parameters: dict[str,
 
     async with running(argv) as live:
         await live.healthy()
-        call = ENGINE.warm_up(model)
+        (call,) = ENGINE.warm_up(model)
         answer = await live.client.request(call.method, call.path, content=call.body)
         assert answer.status_code == 200, answer.text
         slots = (await live.client.get("/slots")).json()

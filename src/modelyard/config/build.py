@@ -18,12 +18,19 @@ from modelyard.config.check import validate
 from modelyard.config.listen import server_setting
 from modelyard.config.problems import ConfigErrors, Problem, is_below, near_miss
 from modelyard.config.reading import FilesRead
-from modelyard.config.schema import EngineSection, KeySection, ModelSection, PolicySection, Root
+from modelyard.config.schema import (
+    EngineSection,
+    KeySection,
+    ModelSection,
+    PolicySection,
+    Root,
+    WarmUpSection,
+)
 from modelyard.config.store import store_setting
 from modelyard.config.text import Document
 from modelyard.config.values import Config, DeviceSetting, Key, Model, Scope, nearest
 from modelyard.config.versions import spec_digest
-from modelyard.core.types import Policy, Priority, Spec, WhenFull
+from modelyard.core.types import Policy, Priority, Spec, WarmUp, WhenFull
 from modelyard.engines.base import Profile
 from modelyard.engines.registry import GROUP
 
@@ -187,7 +194,7 @@ class _Build:
             slots=section.slots,
             devices=tuple(section.devices) or profile.devices,
         )
-        places = (f"{path}.parameters", f"engines.{profile.name}.defaults")
+        places = (f"{path}.parameters", f"{path}.warm_up", f"engines.{profile.name}.defaults")
         filled = any(is_below(one, place) for place in places for one in self._document.filled)
         return replace(spec, digest=spec_digest(spec, profile, filled=filled))
 
@@ -208,6 +215,7 @@ class _Build:
                 if alias in taken:
                     self._refuse(
                         f"{model.path}.aliases[{index}]", f"'{alias}' is already a name of {taken[alias]}"
+            warm_up=_warm_up(section.warm_up),
                     )
                 taken.setdefault(alias, f"the model '{model.spec.model}'")
 
@@ -288,3 +296,7 @@ def _policy_fields(section: PolicySection) -> dict[str, object]:
     if section.when_full is not None:
         chosen["when_full"] = WhenFull(section.when_full)
     return chosen
+def _warm_up(section: WarmUpSection) -> WarmUp:
+    return WarmUp(tuple(section.prompts), tuple(section.prefixes), section.read_ahead)
+
+

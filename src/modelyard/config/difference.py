@@ -8,7 +8,7 @@ and what has or follows a name such as `--api-key`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
 from modelyard.config.problems import is_below, join
@@ -130,6 +130,7 @@ def _version(old: Model, before: Config, new: Model, after: Config) -> Iterator[
     profiles = before.profiles[old.spec.engine], after.profiles[new.spec.engine]
     yield from _engine(*profiles, *shown)
     yield from _leaves("parameters", old.spec.parameters, new.spec.parameters, *shown)
+    yield from _leaves("warm_up", asdict(old.spec.warm_up), asdict(new.spec.warm_up), *shown)
 
 
 def _engine(old: Profile, new: Profile, old_shown: _Shown, new_shown: _Shown) -> Iterator[Value]:

@@ -53,6 +53,11 @@ Names = Annotated[list[Name], BeforeValidator(_as_list)]
 Words = Annotated[list[Word], BeforeValidator(_as_list)]
 Texts = Annotated[list[Text], BeforeValidator(_as_list)]
 FreeForm = Annotated[dict[str, Any], BeforeValidator(retype)]
+WarmTexts = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1, max_length=262_144)]],
+    BeforeValidator(_as_list),
+    Field(max_length=64),
+]
 PriorityName = Literal["low", "normal", "high"]
 
 
@@ -155,6 +160,21 @@ class PolicySection(Section):
     overcommit: Count | None = Field(default=None, description="Requests granted beyond the slots.")
 
 
+class WarmUpSection(Section):
+    """What comes before an instance counts as ready."""
+
+    prompts: WarmTexts = Field(
+        default_factory=list, description="Each is generated from once, before an instance is ready."
+    )
+    prefixes: WarmTexts = Field(
+        default_factory=list,
+        description="System messages that its slots hold, computed already, when it is ready.",
+    )
+    read_ahead: Flag = Field(
+        default=True, description="Read its files into the page cache while it starts, if there is room."
+    )
+
+
 class ModelSection(PolicySection):
     source: Text | None = Field(
         default=None,
@@ -166,6 +186,7 @@ class ModelSection(PolicySection):
     capabilities: Words = Field(default_factory=list, description="Told to clients besides what it serves.")
     aliases: Names = Field(default_factory=list, description="Other names of this model.")
     parameters: FreeForm = Field(default_factory=dict, description="Settings of the engine.")
+    warm_up: WarmUpSection = Field(default_factory=WarmUpSection)
 
 
 class DeviceSection(Section):

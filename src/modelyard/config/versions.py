@@ -11,11 +11,12 @@ Used by `build`.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from hashlib import sha256
 from secrets import token_hex
 
 from modelyard.config.secrets import HIDDEN, plain
-from modelyard.core.types import Spec
+from modelyard.core.types import Spec, WarmUp
 from modelyard.engines.base import Profile
 
 _SALT = token_hex(32)
@@ -35,6 +36,8 @@ def spec_digest(spec: Spec, profile: Profile, *, filled: bool) -> str:
         "devices": list(spec.devices),
         "capabilities": sorted(spec.capabilities),
     }
+    if spec.warm_up != WarmUp():  # a version that says nothing of it keeps its name
+        content["warm_up"] = asdict(spec.warm_up)
     if filled or profile.environment or HIDDEN in json.dumps(plain(spec.parameters), ensure_ascii=False):
         content["salt"] = _SALT
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

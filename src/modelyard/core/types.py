@@ -107,10 +107,21 @@ class NoFit:
 
 
 @dataclass(frozen=True, slots=True)
+class WarmUp:
+    """What comes before an instance counts as ready, beside its first token: `prompts` are each generated
+    from once, `prefixes` are beginnings of prompts that the engine then keeps. `read_ahead`: its files are
+    read into the page cache while it starts."""
+
+    prompts: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    read_ahead: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """One immutable version of a model. `digest` (hex) names it; `devices` empty means any accelerator.
 
-    `parameters` belong to the engine adapter; the core never looks inside.
+    `parameters` belong to the engine adapter, `warm_up` to it and the runtime; the core never looks inside.
     """
 
     model: str
@@ -121,6 +132,7 @@ class Spec:
     capabilities: frozenset[str] = frozenset()
     slots: int = 1
     devices: tuple[str, ...] = ()
+    warm_up: WarmUp = WarmUp()
 
     @property
     def version(self) -> str:

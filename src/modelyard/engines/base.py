@@ -7,7 +7,7 @@ starts a process or reads a clock. Bundled and third-party adapters register und
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
@@ -58,11 +58,13 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One HTTP request to an engine, e.g. the warm-up generation."""
+    """One HTTP request to an engine, e.g. the warm-up generation. `name`: which of the spec's fields made it,
+    e.g. `warm_up.prompts[0]`."""
 
     method: str
     path: str
     body: bytes = b""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,10 @@ class Engine(Protocol):
         """What to run so that it serves this spec at `address` on the devices of `placement`."""
         ...
 
-    def warm_up(self, spec: Spec) -> Call:
-        """A request that generates one token (or one embedding): its 2xx makes the instance ready."""
+    def warm_up(self, spec: Spec) -> Sequence[Call]:
+        """Requests in their order, one at least: when each was answered with 2xx, the instance is ready. They
+        generate a token (or an embedding) of each prompt of `spec.warm_up`, or of any where it has none, and
+        leave its prefixes in the engine's slots."""
         ...
 
     def paths(self, spec: Spec) -> frozenset[str]:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.engines.base import Call, Command, Exit, Files, Profile
-from modelyard.engines.llama_http import LlamaHttp, post
+from modelyard.engines.llama_http import LlamaHttp, post, warm_up, warm_up_problems
 from modelyard.servers import fake_script
 
 _ACCELERATOR = re.compile(r"accelerator\d*")
@@ -72,7 +72,7 @@ class FakeEngine(LlamaHttp):
             found.append(
                 ("parameters.slots", "is a field of the model itself: write `slots` beside `engine`")
             )
-        return found
+        return found + ([] if found else warm_up_problems(spec, self.paths(spec)))
 
     def sources(self, spec: Spec) -> Mapping[str, str]:
         return {}
@@ -104,9 +104,10 @@ class FakeEngine(LlamaHttp):
             argv += ["--memory", f"{device}={size}"]
         return Command(tuple(argv))
 
-    def warm_up(self, spec: Spec) -> Call:
+    def warm_up(self, spec: Spec) -> Sequence[Call]:
         api = next(name for name in _WARM_UPS if name in _apis(spec))
-        return post(_PATHS[api][0], {"model": spec.model, **_WARM_UPS[api]})
+        first = post(_PATHS[api][0], {"model": spec.model, **_WARM_UPS[api]})
+        return warm_up(spec, self.paths(spec), first)
 
     def paths(self, spec: Spec) -> frozenset[str]:
         return frozenset(path for api in _apis(spec) for path in _PATHS[api])

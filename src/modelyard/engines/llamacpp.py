@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import llamacpp_memory, llamacpp_options
 from modelyard.engines.base import Call, Command, Exit, Files, Profile
-from modelyard.engines.llama_http import LlamaHttp, post
+from modelyard.engines.llama_http import LlamaHttp, post, warm_up, warm_up_problems
 from modelyard.engines.llamacpp_memory import DEFAULT_CONTEXT, MIB, Model, Plan
 from modelyard.errors import BadGguf
 
@@ -79,7 +79,7 @@ class LlamaCppEngine(LlamaHttp):
             found.append(("parameters.draft.source", "is missing: name the draft model's GGUF file"))
         if options.get("ngram") and "draft.source" in options:
             found.append(("parameters.ngram", "excludes draft: speculation has one source"))
-        return found + _split_problems(spec, options)
+        return found + _split_problems(spec, options) + warm_up_problems(spec, self.paths(spec))
 
     def sources(self, spec: Spec) -> Mapping[str, str]:
         options = llamacpp_options.flatten(spec.parameters)
@@ -111,14 +111,16 @@ class LlamaCppEngine(LlamaHttp):
         parameters = json.dumps(_wheel(spec, options, plan, address, files))
         return Command((sys.executable, "-m", "modelyard.servers.llamacpp", parameters))
 
-    def warm_up(self, spec: Spec) -> Call:
+    def warm_up(self, spec: Spec) -> Sequence[Call]:
         options = llamacpp_options.flatten(spec.parameters)
         body: dict[str, object] = {"model": spec.model}
         if options.get("rerank"):
-            return post("/v1/rerank", body | {"query": "Hello", "documents": ["Hello"]})
-        if options.get("embedding"):
-            return post("/v1/embeddings", body | {"input": "Hello"})
-        return post("/v1/completions", body | {"prompt": "Hello", "max_tokens": 1})
+            first = post("/v1/rerank", body | {"query": "Hello", "documents": ["Hello"]})
+        elif options.get("embedding"):
+            first = post("/v1/embeddings", body | {"input": "Hello"})
+        else:
+            first = post("/v1/completions", body | {"prompt": "Hello", "max_tokens": 1})
+        return warm_up(spec, self.paths(spec), first)
 
     def paths(self, spec: Spec) -> frozenset[str]:
         options = llamacpp_options.flatten(spec.parameters)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -136,6 +137,9 @@ class Commands:
         try:
             observed = await self._bring_up(action, resident)
         except _StartFailed as failure:
+            if failure.cause is Cause.OUT_OF_MEMORY:  # somebody may have taken it since the last look
+                with suppress(Exception):
+                    await self._observer.look()
             self._post(ev.Failed(instance, generation, failure.cause, failure.detail))
         except asyncio.CancelledError:
             raise
@@ -166,7 +170,7 @@ class Commands:
             await asyncio.wait({resident.exit}, timeout=EXIT_NOTICE)
             if resident.exit.done():
                 raise self._died(entry, instance, resident.exit.result()) from error
-            detail = f"{error or 'its first generation took too long'}\n{self._tail(instance)}".strip()
+            detail = f"{error}\n{self._tail(instance)}".strip()
             raise _StartFailed(_warm_up_cause(error), detail) from error
         finally:
             loading.cancel()
@@ -191,8 +195,7 @@ class Commands:
         entry = resident.entry
         await probes.wait_healthy(pool, entry.engine.health)
         self._post(ev.Warming(action.instance, action.generation))
-        left = max(1.0, action.deadline - asyncio.get_running_loop().time())
-        await probes.warm_up(pool, entry.engine.warm_up(entry.spec), left)
+        await probes.warm_up(pool, entry.engine.warm_up(entry.spec), action.deadline)
 
     def _died(self, entry: Entry, instance: str, exit: Exit) -> _StartFailed:
         tail = self._tail(instance)
@@ -289,7 +292,9 @@ def _warm_up_cause(error: Exception) -> Cause:
     """Why an engine that lives on did not generate its first token."""
     if isinstance(error, TimeoutError):
         return Cause.START_DEADLINE
-    return Cause.BAD_MODEL if isinstance(error, probes.WarmUpFailed) else Cause.CRASHED
+    if isinstance(error, probes.WarmUpFailed):
+        return Cause.BAD_ARGUMENTS if error.configured else Cause.BAD_MODEL
+    return Cause.CRASHED
 
 
 def _describe(exit: Exit) -> str:

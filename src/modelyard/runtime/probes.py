@@ -6,6 +6,7 @@ Called by the driver's commands. A probe reports; it never kills.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 from math import inf
@@ -20,7 +21,12 @@ PROBE_TRIES = 3
 
 
 class WarmUpFailed(Exception):
-    """The engine answers its health check and refuses to generate; the message is its answer."""
+    """The engine answers its health check and refuses to generate; the message is its answer. `configured`:
+    what it refused stands in the model's `warm_up`."""
+
+    def __init__(self, message: str, *, configured: bool = False) -> None:
+        super().__init__(message)
+        self.configured = configured
 
 
 async def wait_healthy(pool: Pool, path: str) -> None:
@@ -39,13 +45,21 @@ async def wait_healthy(pool: Pool, path: str) -> None:
         await asyncio.sleep(next(pause for until, pause in PAUSES if passed < until))
 
 
-async def warm_up(pool: Pool, call: Call, timeout: float) -> None:
-    """Have it generate its first token. Raises WarmUpFailed, WireError or TimeoutError."""
-    status, body = await pool.fetch(call.method, call.path, call.body, timeout=timeout)
-    if not 200 <= status < 300:
-        raise WarmUpFailed(
-            f"the first generation was answered with {status}: {body[:300].decode(errors='replace')}"
-        )
+async def warm_up(pool: Pool, calls: Sequence[Call], deadline: float) -> None:
+    """Have it generate, one call after the other, until the loop's time is `deadline`; a call that begins
+    later has a second. Raises WarmUpFailed, WireError or TimeoutError, which names the call."""
+    loop = asyncio.get_running_loop()
+    for call in calls:
+        what = call.name or "its first generation"
+        try:
+            status, body = await pool.fetch(
+                call.method, call.path, call.body, timeout=max(1.0, deadline - loop.time())
+            )
+        except TimeoutError:
+            raise TimeoutError(f"{what} took too long") from None
+        if not 200 <= status < 300:
+            answer = body[:300].decode(errors="replace")
+            raise WarmUpFailed(f"{what} was answered with {status}: {answer}", configured=bool(call.name))
 
 
 class Health(Enum):
