@@ -84,7 +84,7 @@ def test_who_is_not_ready_to_leave_is_waited_for_only_if_it_costs_less() -> None
 
 
 def test_a_swap_is_not_held_for_a_victim_that_is_busy_now() -> None:
-    """Nobody is spared: `idle` will not be asked for soon enough, and of `busy` nothing is lost by waiting."""
+    """Nobody is spared: `idle` will not be asked for soon enough, and `busy` is not idle."""
     yard = Yard(gpu(size=100))
     for model, size, load in (("idle", 20, 7.0), ("busy", 40, 8.0), ("other", 40, 8.0)):
         key = yard.load(model, size, min_residency=0.0)
