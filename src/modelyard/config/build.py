@@ -193,6 +193,7 @@ class _Build:
             capabilities=frozenset(section.capabilities),
             slots=section.slots,
             devices=tuple(section.devices) or profile.devices,
+            warm_up=_warm_up(section.warm_up),
         )
         places = (f"{path}.parameters", f"{path}.warm_up", f"engines.{profile.name}.defaults")
         filled = any(is_below(one, place) for place in places for one in self._document.filled)
@@ -215,7 +216,6 @@ class _Build:
                 if alias in taken:
                     self._refuse(
                         f"{model.path}.aliases[{index}]", f"'{alias}' is already a name of {taken[alias]}"
-            warm_up=_warm_up(section.warm_up),
                     )
                 taken.setdefault(alias, f"the model '{model.spec.model}'")
 
@@ -286,6 +286,10 @@ def _names(document: Document, section: str) -> tuple[str, ...]:
     return tuple(names) if isinstance(names, dict) else ()
 
 
+def _warm_up(section: WarmUpSection) -> WarmUp:
+    return WarmUp(tuple(section.prompts), tuple(section.prefixes), section.read_ahead)
+
+
 def _policy_fields(section: PolicySection) -> dict[str, object]:
     """What a section says about policy; what it leaves out is not in it."""
     chosen: dict[str, object] = {
@@ -296,7 +300,3 @@ def _policy_fields(section: PolicySection) -> dict[str, object]:
     if section.when_full is not None:
         chosen["when_full"] = WhenFull(section.when_full)
     return chosen
-def _warm_up(section: WarmUpSection) -> WarmUp:
-    return WarmUp(tuple(section.prompts), tuple(section.prefixes), section.read_ahead)
-
-
