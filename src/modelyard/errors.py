@@ -417,6 +417,13 @@ class BadGguf(StoreError):
     code = "bad_gguf"
 
 
+class BadFile(StoreError):
+    """The file is not what a model's file has to be, or not all of it; the message says what it is. It was set
+    aside and is not used."""
+
+    code = "bad_file"
+
+
 class DiskFull(StoreError):
     """There is no room for a file."""
 
