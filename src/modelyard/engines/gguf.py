@@ -20,10 +20,12 @@ from modelyard.errors import BadGguf
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-_MAX_TENSORS = 1 << 20
+_MAX_TENSORS = 1 << 16
 _MAX_FIELDS = 1 << 16
 _MAX_NAME = 1 << 16
 _MAX_TEXTS = 64 << 20
+_MAX_ITEMS = 1 << 22  # texts in arrays, all together: vocabularies and their merges
+_MAX_NUMBERS = 1 << 20  # in short arrays, all together
 _MAX_DIMENSIONS = 8
 _MAX_LAYERS = 1 << 16
 _SMALL_ARRAY = 1024
@@ -115,7 +117,10 @@ def read_header(path: Path) -> GgufHeader:
         try:
             header = parse_header(file)
             if (size := file.seek(0, 2)) < header.end:
-                raise BadGguf(f"the file ends after {size} of {header.end} bytes; fetch it again")
+                raise BadGguf(
+                    f"the file ends after {size} of {header.end} bytes, {header.end - size} are missing; "
+                    "fetch it again"
+                )
             return header
         except BadGguf as error:
             raise BadGguf(f"{path}: {error.message}") from None
@@ -227,6 +232,8 @@ class _Reader:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._texts = _MAX_TEXTS
+        self._items = _MAX_ITEMS
+        self._numbers = _MAX_NUMBERS
         self._size = file.seek(0, 2)
         file.seek(0)
 
@@ -250,9 +257,7 @@ class _Reader:
         size = self.number("Q", f"length of {what}")
         if size > most or size > self._left():
             raise BadGguf(f"the {what} claims {size} bytes; the file is damaged or truncated")
-        self._texts -= size
-        if self._texts < 0:
-            raise BadGguf(f"the header holds more than {_MAX_TEXTS >> 20} MiB of text; the file is damaged")
+        self._spend(size)
         return self.take(size, what).decode("utf-8", "replace")
 
     def value(self, kind: int, what: str) -> Value:
@@ -276,12 +281,18 @@ class _Reader:
         if length > _SMALL_ARRAY:
             self._file.seek(size, 1)
             return length, None
+        self._numbers -= length
+        if self._numbers < 0:
+            raise BadGguf(f"the header holds more than {_MAX_NUMBERS} numbers in arrays; the file is damaged")
         return length, struct.unpack(f"<{length}{code}", self.take(size, what))
 
     def _skip_texts(self, length: int, what: str) -> None:
         """Texts have no common size: each length is read, from the file's buffer, and jumped over."""
         if length * 8 > self._left():
             raise BadGguf(f"the array {what} claims {length} texts; the file is damaged or truncated")
+        self._items -= length
+        if self._items < 0:
+            raise BadGguf(f"the header holds more than {_MAX_ITEMS} texts in arrays; the file is damaged")
         unpack: Callable[..., tuple[int]] = struct.Struct("<Q").unpack_from
         buffer, at = b"", 0
         for _ in range(length):
@@ -290,13 +301,20 @@ class _Reader:
                 buffer, at = self._file.read(_BUFFER), 0
                 if len(buffer) < 8:
                     raise BadGguf(f"the file ends within its {what}; fetch it again")
-            at += 8 + unpack(buffer, at)[0]
+            size = unpack(buffer, at)[0]
+            at += 8 + size
+            if at > len(buffer) and at - len(buffer) > self._left():
+                raise BadGguf(f"a text in {what} is longer than the file; it is damaged or truncated")
+            self._spend(size)
             if at > len(buffer):
-                if at - len(buffer) > self._left():
-                    raise BadGguf(f"a text in {what} is longer than the file; it is damaged or truncated")
                 self._file.seek(at - len(buffer), 1)
                 buffer, at = b"", 0
         self._file.seek(at - len(buffer), 1)
+
+    def _spend(self, size: int) -> None:
+        self._texts -= size
+        if self._texts < 0:
+            raise BadGguf(f"the header holds more than {_MAX_TEXTS >> 20} MiB of text; the file is damaged")
 
     def at(self) -> int:
         return self._file.tell()

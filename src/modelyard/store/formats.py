@@ -1,0 +1,117 @@
+"""What a file is, judged by its bytes: whole weights in a format that runs no code, or something else.
+
+Used by `cache` before a file gets its final name, and when a local file is used for the first time. It reads
+headers and beginnings alone: memory and time are bounded, however large or hostile the file is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO
+
+from modelyard.engines.gguf import MAGIC, read_header
+from modelyard.errors import BadFile
+from modelyard.store.safetensors import check_safetensors, header_length
+
+_BEGINNING = 512
+_SHOWN = 120
+_ZIP = b"PK\x03\x04"
+_PICKLED = b".pkl"  # PyTorch's member `archive/data.pkl` comes first
+_LFS = b"version https://git-lfs"
+_OTHERS = (
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ", "an xz archive"),
+    (b"\x89HDF\r\n", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy file"),
+    (b"\x7fELF", "a program"),
+    (b"lmgg", "a GGML file of an old kind"),
+    (b"tjgg", "a GGML file of an old kind"),
+    (b"fmgg", "a GGML file of an old kind"),
+)
+
+
+class Kind(StrEnum):
+    """What a file can be. A pickle runs code when it is read."""
+
+    GGUF = "gguf"
+    SAFETENSORS = "safetensors"
+    PICKLE = "pickle"
+    OTHER = "other"
+
+
+SAFE = frozenset({Kind.GGUF, Kind.SAFETENSORS})
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`kind`, and what a message calls it: `an HTML page ("<title>Sign in…")`."""
+
+    kind: Kind
+    said: str
+
+
+def look(path: Path) -> Found:
+    """What a file is. Raises BadGguf or BadFile for weights that are damaged or not whole, and OSError."""
+    with path.open("rb") as file:
+        start = file.read(_BEGINNING)
+        if start.startswith(MAGIC):
+            read_header(path)
+            return Found(Kind.GGUF, "a GGUF file")
+        if header_length(start) is not None:
+            _whole_safetensors(file, path)
+            return Found(Kind.SAFETENSORS, "a safetensors file")
+    return _other(start)
+
+
+def check(source: str, found: Found, *, allow_pickle: bool) -> None:
+    """Raises BadFile for what a model's file must not be."""
+    if found.kind in SAFE or (found.kind is Kind.PICKLE and allow_pickle):
+        return
+    expected = "a GGUF or safetensors file was expected"
+    if found.kind is Kind.PICKLE:
+        expected += (
+            "; reading a pickle runs the code in it: convert it, or say `allow_pickle: true` if you trust it"
+        )
+    raise BadFile(f"{source}: this is {found.said}; {expected}")
+
+
+def _whole_safetensors(file: BinaryIO, path: Path) -> None:
+    try:
+        check_safetensors(file)
+    except BadFile as error:
+        raise BadFile(f"{path}: {error.message}") from None
+
+
+def _other(start: bytes) -> Found:
+    if not start:
+        return Found(Kind.OTHER, "an empty file")
+    if start.startswith(_ZIP):
+        if _PICKLED in start[30:]:
+            return Found(Kind.PICKLE, "a PyTorch file (a pickle in a zip archive)")
+        return Found(Kind.OTHER, "a zip archive")
+    if start[0] == 0x80 and start[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
+        return Found(Kind.PICKLE, "a pickle")
+    if start.startswith(_LFS):
+        return Found(Kind.OTHER, "a Git LFS pointer instead of its file (`git lfs pull` fetches that)")
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text[:9].lower() == b"<!doctype" or text[:5].lower() in {b"<html", b"<head", b"<body", b"<?xml"}:
+        return Found(Kind.OTHER, f"an HTML or XML page{_quoted(text)}")
+    if text[:1] in {b"{", b"["}:
+        return Found(Kind.OTHER, f"JSON{_quoted(text)}")
+    for magic, said in _OTHERS:
+        if start.startswith(magic):
+            return Found(Kind.OTHER, said)
+    if not start.strip(b"\0"):
+        return Found(Kind.OTHER, "a file that begins with zeros alone")
+    return Found(Kind.OTHER, f"of no known format{_quoted(text)}")
+
+
+def _quoted(text: bytes) -> str:
+    """The beginning of a text for a message; empty where it is none."""
+    shown = " ".join(text.decode("utf-8", "ignore").split())[:_SHOWN]
+    return f' ("{shown}")' if shown.isprintable() and len(shown) * 2 > min(len(text), _SHOWN) else ""
