@@ -81,8 +81,7 @@ class Precondition:
 
 def read(scheduler: Scheduler, query: Query, now: float) -> Precondition:
     """The fact as it is now."""
-    state, subject = scheduler.state, query.subject
-    name, value, note = query.fact.value, "", ""
+    state, subject, note = scheduler.state, query.subject, ""
     match query.fact:
         case Fact.SERVER:
             name, value = "the server", "shutting down" if state.shutting_down else "open"
