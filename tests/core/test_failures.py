@@ -7,7 +7,7 @@ import pytest
 from core.yard import Yard, gpu, granted, need, of, ram, refused, started
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
-from modelyard.core.types import Cause, Charge, Need, OutcomeKind, Share
+from modelyard.core.types import Cause, Charge, Device, DeviceKind, Need, OutcomeKind, Share
 
 # -- failed attempts
 
@@ -332,6 +332,43 @@ def test_the_start_after_out_of_memory_gets_more_than_the_first_was_seen_to_hold
     assert yard.version(a).need == need(66), "a tenth more than the 60 it had, where a quarter is less"
     yard.released(a)
     assert yard.instance(a).placement == (Charge("gpu0", 66),)
+
+
+def test_a_start_that_lost_its_memory_to_a_foreigner_waits_until_that_is_back() -> None:
+    yard = Yard()
+    a = yard.add("a", 40)
+    yard.ask("r", a)
+    yard.seen("gpu0", free=10, **{yard.instance(a).id: 0})
+    assert refused(yard.failed(a, Cause.OUT_OF_MEMORY)) == {}
+    assert yard.version(a).need == need(40), "it needs no more than it did"
+    assert started(yard.released(a)) == []
+    assert started(yard.pass_time(30.0)) == [], "there is no room yet"
+    assert started(yard.seen("gpu0", free=100)) == ["a"]
+    assert granted(yard.ready(a)) == ["r"]
+
+
+def test_who_loses_its_memory_to_foreigners_each_time_may_need_more() -> None:
+    yard = Yard()
+    a = yard.add("a", 40)
+    yard.ask("r", a)
+    for _ in range(3):
+        yard.seen("gpu0", free=10, **{yard.instance(a).id: 0})
+        yard.failed(a, Cause.OUT_OF_MEMORY)
+        assert yard.version(a).need == need(40)
+        yard.released(a)
+        yard.seen("gpu0", free=100)
+    yard.seen("gpu0", free=10, **{yard.instance(a).id: 0})
+    yard.failed(a, Cause.OUT_OF_MEMORY)
+    assert yard.version(a).need == need(50)
+
+
+def test_a_start_that_grew_beyond_its_budget_lost_nothing_to_others() -> None:
+    yard = Yard(Device("gpu0", DeviceKind.DECLARED, total=100, budget=50))
+    a = yard.add("a", 40)
+    yard.ask("r", a)
+    yard.seen("gpu0", free=40, **{yard.instance(a).id: 60})
+    yard.failed(a, Cause.OUT_OF_MEMORY)
+    assert yard.version(a).never is not None
 
 
 def test_what_all_shares_held_counts_when_a_start_ran_out_of_memory() -> None:

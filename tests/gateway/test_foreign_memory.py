@@ -150,3 +150,22 @@ async def test_what_runs_stays_when_somebody_takes_more_than_there_is_left() -> 
             devices = (await yard.http.get("/admin/devices")).json()
             (gpu,) = (device for device in devices if device["id"] == "gpu0")
             assert (gpu["foreign"], gpu["reserved"], gpu["free"]) == (TWO - SHARE, SHARE, 0)
+
+
+async def test_a_load_into_memory_that_was_taken_since_the_last_look_waits_for_it() -> None:
+    """It dies of that, which says nothing of what it needs."""
+    async with live_yard({"a": fake(when_full="wait")}, memory=TWO, recheck="1h") as yard:
+        async with foreigner(yard, TWO - SHARE + MB) as other:
+            assert foreign(yard) == 0, "nobody looked"
+            request = asyncio.create_task(yard.chat("a"))
+            await until(lambda: foreign(yard) == TWO - SHARE + MB)
+            await until(lambda: not yard.state.instances)
+            assert yard.state.sequence == 1
+            (version,) = yard.state.versions.values()
+            assert version.need is not None
+            assert version.need.bytes == SHARE
+            await other.give_back()
+            await yard.driver.observer.look()
+            answer = await asyncio.wait_for(request, DEADLINE)
+        assert answer.status == 200
+        assert yard.state.sequence == 2

@@ -186,6 +186,9 @@ def fail(step: Step, instance: Instance, cause: Cause, detail: str) -> None:
     step.note("failed", instance.id, reason, model=version.spec.model, cause=cause.value, **took)
     step.refresh(version)
     step.look_at(version)
+    if starting and cause is Cause.OUT_OF_MEMORY and _crowded_out(step, instance):
+        version.foreign_starts += 1
+        return  # it says nothing of what the model needs; as soon as there is room, it is started again
     if starting and cause is Cause.OUT_OF_MEMORY and not version.oom_retried:
         version.oom_retried = True
         version.failures += 1
@@ -233,6 +236,14 @@ def back_off(
     if tell:
         version.last_error = (code, message)
         step.deny(version, code, message, delay)
+
+
+def _crowded_out(step: Step, instance: Instance) -> bool:
+    """Whether somebody else took memory that was promised to it. Not believed for ever: where memory comes
+    back late, its own looks like that of others."""
+    accounts = step.state.ledger.devices
+    believed = instance.version.foreign_starts < TRIES_IF_FOREIGN
+    return believed and any(accounts[charge.device].crowded for charge in instance.placement)
 
 
 def _raise_need(step: Step, instance: Instance) -> None:

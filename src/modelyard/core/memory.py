@@ -46,6 +46,11 @@ class DeviceLedger:
         return limit - self.reserved - self.excess
 
     @property
+    def crowded(self) -> bool:
+        """Whether foreigners took what was promised to instances."""
+        return self.reserved > self.device.total - self.device.reserve - self.foreign
+
+    @property
     def observed(self) -> int:
         """Own bytes of all instances as last measured."""
         return sum(observed for _, observed in self._held.values())

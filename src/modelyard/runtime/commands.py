@@ -139,7 +139,7 @@ class Commands:
         except _StartFailed as failure:
             if failure.cause is Cause.OUT_OF_MEMORY:  # somebody may have taken it since the last look
                 with suppress(Exception):
-                    await self._observer.look()
+                    await self._observer.look(ended=instance)
             self._post(ev.Failed(instance, generation, failure.cause, failure.detail))
         except asyncio.CancelledError:
             raise

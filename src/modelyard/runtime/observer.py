@@ -40,10 +40,12 @@ class Observer:
         self._post = post
         self._instances = instances
 
-    async def look(self) -> None:
-        """Look at every device and say what was seen."""
+    async def look(self, *, ended: str | None = None) -> None:
+        """Look at every device and say what was seen. An instance that has `ended` uses nothing any more,
+        though it is not released yet."""
+        none = {ended: 0} if ended is not None else {}
         for seen in await self._look():
-            self._post(DeviceSeen(seen.device, seen.total, seen.free, seen.ours))
+            self._post(DeviceSeen(seen.device, seen.total, seen.free, {**seen.ours, **none}))
 
     async def watch(self, every: Callable[[], float]) -> None:
         """Look every so many seconds, until cancelled: foreign memory comes and goes."""
