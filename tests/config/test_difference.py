@@ -69,6 +69,7 @@ def test_policy_and_names_keep_the_version(fields: dict[str, Any], changed: Valu
     ("fields", "changed"),
     [
         ({"slots": 3}, Value("slots", 2, 3)),
+        ({"allow_pickle": True}, Value("allow_pickle", False, True)),
         ({"parameters": {"memory": {"ram": 6}}}, Value("parameters.memory.ram", 5, 6)),
         ({"parameters": {}}, Value("parameters.memory.ram", 5, None)),
         ({"source": "/m/a.gguf"}, Value("source", "", "/m/a.gguf")),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.config import Config, DeviceSetting, Limits, Model, Scope, json_schema, load
+from modelyard.config import Config, ConfigErrors, DeviceSetting, Limits, Model, Scope, json_schema, load
 from modelyard.core.types import Policy, Priority, WhenFull
 from modelyard.engines.base import Profile
 
@@ -379,6 +379,30 @@ def test_values_are_frozen() -> None:
 )
 def test_the_journal_s_size(section: str, size: int) -> None:
     assert text(f"models: {{a: {{engine: fake}}}}\n{section}").journal == size
+
+
+def test_what_a_version_demands_of_its_file_is_a_part_of_it() -> None:
+    fields = ("", "sha256: ", "allow_pickle: true")
+    specs = [
+        model(text(f"models: {{a: {{engine: fake, source: /f, {field}}}}}"), "a").spec
+        for field in (*fields, f"sha256: 'sha256:{'A' * 64}'")
+    ]
+    assert [(spec.sha256, spec.allow_pickle) for spec in specs] == [
+        ("", False),
+        ("", False),
+        ("", True),
+        ("a" * 64, False),
+    ]
+    assert [spec.digest == specs[0].digest for spec in specs] == [True, True, False, False]
+    for field, said in (("sha256: abc", "is not a sha256"), (f"sha256: {'a' * 64}", "there is no `source`")):
+        with pytest.raises(ConfigErrors, match=rf"models\.a\.sha256: .*{said}"):
+            text(f"models: {{a: {{engine: fake, {field}}}}}")
+
+
+def test_the_stores_bounds() -> None:
+    store = text("store: {quota: 20GB, verify_every: 7d}").store
+    assert (store.quota, store.verify_every) == (20 * 10**9, 7 * 86400.0)
+    assert (store.connections, text("journal: {}").store.quota) == (4, 0)
 
 
 # -- schema and examples ---------------------------------------------------------------------------------

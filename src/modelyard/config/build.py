@@ -194,7 +194,11 @@ class _Build:
             slots=section.slots,
             devices=tuple(section.devices) or profile.devices,
             warm_up=_warm_up(section.warm_up),
+            sha256=section.sha256 or "",
+            allow_pickle=section.allow_pickle,
         )
+        if section.sha256 and not source:
+            self._refuse(f"{path}.sha256", "is of no file: there is no `source`")
         places = (f"{path}.parameters", f"{path}.warm_up", f"engines.{profile.name}.defaults")
         filled = any(is_below(one, place) for place in places for one in self._document.filled)
         return replace(spec, digest=spec_digest(spec, profile, filled=filled))

@@ -91,6 +91,14 @@ def parse_flag(value: object) -> bool:
     raise ValueError("is not true or false")
 
 
+def parse_digest(value: object) -> str:
+    """A sha256 in lower-case hex, with or without `sha256:` before it. Raises ValueError."""
+    text = value.removeprefix("sha256:").lower() if isinstance(value, str) else ""
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError("is not a sha256 in hex (64 digits)")
+    return text
+
+
 _FROM_ENVIRONMENT = {"type": "string", "pattern": r"^\$\{"}
 _SIZE_SCHEMA = {
     "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}],

@@ -29,6 +29,7 @@ from modelyard.config.quantities import (
     PositiveDuration,
     PositiveSize,
     Size,
+    parse_digest,
 )
 from modelyard.config.text import retype
 
@@ -49,6 +50,7 @@ Name = Annotated[str, StringConstraints(pattern=NAME)]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 VariableValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$"), BeforeValidator(_as_text)]
+Digest = Annotated[str, BeforeValidator(parse_digest)]
 Names = Annotated[list[Name], BeforeValidator(_as_list)]
 Words = Annotated[list[Word], BeforeValidator(_as_list)]
 Texts = Annotated[list[Text], BeforeValidator(_as_list)]
@@ -180,6 +182,14 @@ class ModelSection(PolicySection):
         default=None,
         description="hf://, https://, s3://, gs://, ollama://, pypi://, file:// or a path.",
     )
+    sha256: Digest | None = Field(
+        default=None, description="What the file of `source` has to be, in hex; another one never starts."
+    )
+    allow_pickle: Flag = Field(
+        default=False,
+        description="Take PyTorch and pickle files too, which run code when they are read; else GGUF and "
+        "safetensors alone.",
+    )
     engine: Name = Field(description="An engine profile, or an engine's type.")
     slots: PositiveCount = Field(default=1, description="Requests that one instance runs at once.")
     devices: Names = Field(default_factory=list, description="Devices it may use; default: any.")
@@ -235,6 +245,14 @@ class StoreSection(Section):
         "they are not public; http:// is taken for these alone.",
     )
     s3: S3Section = Field(default_factory=S3Section)
+    quota: PositiveSize | None = Field(
+        default=None,
+        description="Most that fetched files take; what was not used for longest goes first, and what is in "
+        "use never. Default: unbounded, and nothing goes by itself.",
+    )
+    verify_every: PositiveDuration | None = Field(
+        default=None, description="Read all files again this often, one at a time. Default: never."
+    )
 
 
 class KeySection(Section):

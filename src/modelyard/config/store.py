@@ -26,6 +26,8 @@ def store_setting(section: StoreSection, refuse: Callable[[str, str], None]) -> 
         bandwidth=section.bandwidth or 0,
         allow_private=tuple(section.allow_private),
         s3=_s3(section.s3, refuse),
+        quota=section.quota or 0,
+        verify_every=section.verify_every or 0.0,
     )
 
 

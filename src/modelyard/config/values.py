@@ -99,12 +99,15 @@ class S3Setting:
 class StoreSetting:
     """How files are fetched. `connections` are those for one large file, `bandwidth` is in bytes a second of
     all fetches together (0: unbounded), `allow_private` are hosts, addresses and networks that sources may
-    lead to though they are not public."""
+    lead to though they are not public. `quota` is in bytes (0: unbounded), `verify_every`
+    in seconds (0: never)."""
 
     connections: int = 4
     bandwidth: int = 0
     allow_private: tuple[str, ...] = ()
     s3: S3Setting = field(default_factory=S3Setting)
+    quota: int = 0
+    verify_every: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

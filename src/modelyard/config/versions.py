@@ -38,6 +38,8 @@ def spec_digest(spec: Spec, profile: Profile, *, filled: bool) -> str:
     }
     if spec.warm_up != WarmUp():  # a version that says nothing of it keeps its name
         content["warm_up"] = asdict(spec.warm_up)
+    content |= {"sha256": spec.sha256} if spec.sha256 else {}
+    content |= {"allow_pickle": True} if spec.allow_pickle else {}
     if filled or profile.environment or HIDDEN in json.dumps(plain(spec.parameters), ensure_ascii=False):
         content["salt"] = _SALT
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

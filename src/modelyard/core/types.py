@@ -122,6 +122,7 @@ class Spec:
     """One immutable version of a model. `digest` (hex) names it; `devices` empty means any accelerator.
 
     `parameters` belong to the engine adapter, `warm_up` to it and the runtime; the core never looks inside.
+    `sha256` (hex, or empty) is what the file of `source` has to be; `allow_pickle` takes files that run code.
     """
 
     model: str
@@ -133,6 +134,8 @@ class Spec:
     slots: int = 1
     devices: tuple[str, ...] = ()
     warm_up: WarmUp = WarmUp()
+    sha256: str = ""
+    allow_pickle: bool = False
 
     @property
     def version(self) -> str:
