@@ -133,6 +133,26 @@ class InstanceNotFound(NotFound):
     code = "instance_not_found"
 
 
+class VersionNotFound(NotFound):
+    """The model has no such version or tag."""
+
+    code = "version_not_found"
+
+
+class NameTaken(RequestError):
+    """A model or an alias has this name already; the message says whose it is."""
+
+    status = 409
+    code = "name_taken"
+
+
+class RevisionMismatch(RequestError):
+    """The model was changed after the revision that the change was made for: read it again."""
+
+    status = 412
+    code = "revision_mismatch"
+
+
 class ModelRemoved(NotFound):
     """The model was removed while the request waited."""
 
@@ -260,6 +280,12 @@ class InternalError(ServiceError):
     status = 500
     code = "internal_error"
     retryable = False
+
+
+class RegistryUnavailable(ServiceError):
+    """The registry's database is away: nothing can be changed, and what is known is served."""
+
+    code = "registry_unavailable"
 
 
 class NeverFits(ServiceError):
@@ -418,8 +444,8 @@ class BadGguf(StoreError):
 
 
 class BadFile(StoreError):
-    """The file is not what a model's file has to be, or not all of it; the message says what it is. It was set
-    aside and is not used."""
+    """The file is not what a model's file has to be, or not all of it; the message says what it is. It was
+    set aside and is not used."""
 
     code = "bad_file"
 

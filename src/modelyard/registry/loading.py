@@ -1,0 +1,149 @@
+"""Rows → records, in a number of queries that does not depend on how many models there are. Used by
+`registry`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
+
+from modelyard.registry.records import (
+    Artifact,
+    AuditRecord,
+    Capabilities,
+    Filter,
+    ModelRecord,
+    PolicyRecord,
+    VersionRecord,
+    VersionState,
+)
+from modelyard.registry.tables import (
+    ArtifactRow,
+    AuditRow,
+    FacetRow,
+    ModelRow,
+    NameRow,
+    PolicyRow,
+    TagRow,
+    VersionRow,
+)
+
+
+async def models(
+    session: AsyncSession, rows: Sequence[ModelRow], *, whole: bool = False
+) -> list[ModelRecord]:
+    """The records of these models, in their order. `whole`: they are all that there are."""
+    if not rows:
+        return []
+    wanted: list[ColumnElement[bool]] = [] if whole else [ModelRow.id.in_([row.id for row in rows])]
+    current = select(ModelRow.name, VersionRow).join(
+        VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.number == ModelRow.current)
+    )
+    versions = {
+        row.model_id: version(name, row) for name, row in await session.execute(current.where(*wanted))
+    }
+    held = select(PolicyRow.model_id, PolicyRow.policy).join(
+        ModelRow, and_(PolicyRow.model_id == ModelRow.id, PolicyRow.number == ModelRow.policy)
+    )
+    policies = {row.model_id: row.policy for row in await session.execute(held.where(*wanted))}
+    named = select(NameRow.model_id, NameRow.name).join(ModelRow).where(NameRow.place > 0, *wanted)
+    aliases = defaultdict(list)
+    for model, alias in await session.execute(named.order_by(NameRow.place)):
+        aliases[model].append(alias)
+    tagged = select(TagRow.model_id, TagRow.tag, TagRow.number).join(ModelRow, TagRow.model_id == ModelRow.id)
+    tags: dict[int, dict[str, int]] = defaultdict(dict)
+    for model, tag, number in await session.execute(tagged.where(*wanted).order_by(TagRow.tag)):
+        tags[model][tag] = number
+    return [
+        ModelRecord(
+            name=row.name,
+            revision=row.revision,
+            owner=row.owner,
+            description=row.description,
+            current=versions[row.id],
+            previous=row.previous,
+            policy=policies[row.id],
+            aliases=tuple(aliases[row.id]),
+            tags=tags[row.id],
+            created=row.created,
+            changed=row.changed,
+        )
+        for row in rows
+    ]
+
+
+def version(model: str, row: VersionRow) -> VersionRecord:
+    can = row.capabilities
+    return VersionRecord(
+        model=model,
+        number=row.number,
+        digest=row.digest,
+        spec=row.spec,
+        state=VersionState(row.state),
+        detail=row.detail,
+        capabilities=Capabilities(
+            features=frozenset(can["features"]),
+            context=can["context"],
+            languages=tuple(can["languages"]),
+            pairs=tuple((source, target) for source, target in can["pairs"]),
+        ),
+        created=row.created,
+        created_by=row.created_by,
+    )
+
+
+def artifact(row: ArtifactRow) -> Artifact:
+    return Artifact(row.path, row.source, row.size, row.sha256, row.licence, row.made_from)
+
+
+def policy(row: PolicyRow) -> PolicyRecord:
+    return PolicyRecord(row.number, row.policy, row.created, row.created_by)
+
+
+def audit(row: AuditRow) -> AuditRecord:
+    return AuditRecord(row.id, row.at, row.who, row.action, row.model, row.before, row.after)
+
+
+# -- lists ----------------------------------------------------------------------------------------------
+
+
+def facets(row: VersionRow) -> set[str]:
+    """What a model whose current version this is can be found by."""
+    can = row.capabilities
+    return {
+        f"state:{row.state}",
+        *(f"capability:{feature}" for feature in can["features"]),
+        *(f"pair:{source}>{target}" for source, target in can["pairs"]),
+    }
+
+
+def listed(wanted: Filter, after: str | None, limit: int) -> Select[ModelRow]:
+    """The query of a page: along the index of the first facet, or of names, and no further than it must."""
+    query: Select[ModelRow] = select(ModelRow)
+    order: Any = ModelRow.name
+    for index, facet in enumerate(_wanted(wanted)):
+        row = aliased(FacetRow)
+        if index == 0:
+            query = query.join(row, and_(row.facet == facet, row.model_id == ModelRow.id))
+            order = row.name
+        else:
+            query = query.join(row, and_(row.facet == facet, row.name == order))
+    if after is not None:
+        query = query.where(order > after)
+    if wanted.name:
+        query = query.where(func.lower(order).contains(wanted.name.lower(), autoescape=True))
+    return query.order_by(order).limit(limit)
+
+
+def _wanted(wanted: Filter) -> Iterable[str]:
+    """Facets, the rarest kind first."""
+    if wanted.pair is not None:
+        yield f"pair:{wanted.pair[0]}>{wanted.pair[1]}"
+    if wanted.capability:
+        yield f"capability:{wanted.capability}"
+    if wanted.state is not None:
+        yield f"state:{wanted.state}"

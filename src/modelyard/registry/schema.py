@@ -1,0 +1,167 @@
+"""The schema of the database: which it has, which this program needs, and the way from one to the other.
+
+Used by `Registry.open` and `modelyard migrate`. A migration is one transaction, also in SQLite: a program
+that is killed in it leaves what was there before. Two that start together migrate once. SQLite's file is
+copied before it is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import Script, ScriptDirectory
+from sqlalchemy import Connection, text
+
+from modelyard.errors import ConfigError, RegistryUnavailable
+from modelyard.registry.database import SETTING, Database
+
+DEADLINE = 300.0  # seconds, for a migration and the wait for another one
+EMPTY = "base"
+_LOCK = 0x6D6F64656C796172  # of PostgreSQL's advisory locks, one for all servers
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One step of the schema, oldest first."""
+
+    name: str
+    about: str
+    applied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """What a migration did. `backup` is the copy of SQLite's file, where one was made."""
+
+    before: str
+    after: str
+    backup: Path | None = None
+
+
+async def migrate(database: Database, target: str = "head") -> Migrated:
+    """Bring the schema up or down to `target`: a revision, `head` or `base` (no tables at all).
+
+    Raises ConfigError when the database has a revision that this program does not know, or the target is
+    none; RegistryUnavailable.
+    """
+    async with database.connection(DEADLINE) as connection:
+        if not database.is_sqlite:
+            await connection.execute(text(f"SET LOCAL statement_timeout = {int(DEADLINE * 1000)}"))
+            await connection.execute(text(f"SET LOCAL lock_timeout = {int(DEADLINE * 1000)}"))
+            await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        before = await connection.run_sync(_current)
+        wanted = _wanted(target)
+        _refuse_newer(before, database)
+        if before == wanted:
+            return Migrated(before, before)
+        backup = None
+        if database.is_sqlite and before != EMPTY:
+            backup = await asyncio.to_thread(_copy, database.file, before)
+        await connection.run_sync(_run, before, wanted)
+    return Migrated(before, wanted, backup)
+
+
+async def show(database: Database) -> list[Revision]:
+    """All revisions that this program knows, oldest first; then one that only the database knows, if it has
+    such. Raises RegistryUnavailable."""
+    async with database.connection(DEADLINE) as connection:
+        current = await connection.run_sync(_current)
+    known = _known()
+    at = [script.revision for script in known].index(current) if current in _names() else -1
+    found = [
+        Revision(script.revision, script.doc, index <= at or current not in {*_names(), EMPTY})
+        for index, script in enumerate(known)
+    ]
+    if current not in {*_names(), EMPTY}:
+        found.append(Revision(current, "made by a newer program", True))
+    return found
+
+
+def head() -> str:
+    """The newest revision that this program knows."""
+    return _names()[-1]
+
+
+def one_below(revision: str) -> str:
+    """The revision before this one."""
+    names = [EMPTY, *_names()]
+    return names[names.index(revision) - 1] if revision in names[1:] else EMPTY
+
+
+def _script() -> ScriptDirectory:
+    return ScriptDirectory(str(Path(__file__).parent / "migrations"))
+
+
+def _known() -> list[Script]:
+    return list(_script().walk_revisions())[::-1]
+
+
+def _names() -> list[str]:
+    return [script.revision for script in _known()]
+
+
+def _wanted(target: str) -> str:
+    names = _names()
+    if target == "head":
+        return names[-1]
+    if target not in {EMPTY, *names}:
+        raise ConfigError("", f"there is no revision '{target}' (known: {', '.join([EMPTY, *names])})")
+    return target
+
+
+def _current(connection: Connection) -> str:
+    return MigrationContext.configure(connection).get_current_revision() or EMPTY
+
+
+def _refuse_newer(current: str, database: Database) -> None:
+    if current not in {EMPTY, *_names()}:
+        raise ConfigError(
+            SETTING,
+            f"{database.name} has schema {current}, and this program knows none above {head()}: run the "
+            f"newer program, or go back with its `modelyard migrate down {head()}`",
+        )
+
+
+def _run(connection: Connection, before: str, wanted: str) -> None:
+    order = [EMPTY, *_names()]
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    change = command.upgrade if order.index(wanted) > order.index(before) else command.downgrade
+    change(config, wanted)
+
+
+def _copy(file: Path, revision: str) -> Path:
+    """A copy of the file as it is now, with what its log still holds; whole under its name, or not there."""
+    target = file.with_name(f"{file.name}.{revision}.backup")
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    try:
+        unfinished.unlink(missing_ok=True)
+        os.close(os.open(unfinished, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(unfinished)) as copy:
+            source.backup(copy)
+        _sync(unfinished)
+        unfinished.replace(target)
+        _sync(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        unfinished.unlink(missing_ok=True)
+        raise RegistryUnavailable(
+            f"the registry's database is not changed, because it cannot be copied to {target}: {error}"
+        ) from error
+    return target
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
