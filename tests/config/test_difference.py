@@ -249,3 +249,11 @@ class TestReading:
         assert reading.unchanged()
         broken.write_text("models: {a: {engine: fake}}")
         assert not reading.unchanged()
+
+
+def test_another_database_needs_a_restart_and_shows_no_password() -> None:
+    before = read(registry={"database_url": "postgresql://ada:s3cret@db.lan/yard"})
+    after = read(registry={"database_url": "postgresql://ada:an@other@db.lan/yard?password=third"})
+    shown = "postgresql://ada:…@db.lan/yard"
+    assert compare(before, after).fixed == (Value("registry.database_url", shown, shown),)
+    assert compare(read(), before).fixed == (Value("registry.database_url", None, shown),)

@@ -420,6 +420,7 @@ def test_the_schema_names_every_section_and_forbids_others() -> None:
         "memory",
         "journal",
         "store",
+        "registry",
         "preload",
         "keys",
         "include",
@@ -438,3 +439,27 @@ def test_the_demo_has_three_models_of_one_file() -> None:
     assert [one.spec.model for one in config.models] == ["smol-long", "smol-fast", "smol-wide"]
     assert len({one.spec.source for one in config.models}) == 1
     assert len({one.spec.digest for one in config.models}) == 3
+
+
+@pytest.mark.parametrize(
+    ("written", "url"),
+    [
+        ("sqlite:////data/models.db", "sqlite:////data/models.db"),
+        ("sqlite:///models.db", "sqlite:////etc/yard/models.db"),
+        ("sqlite:///~/models.db", "sqlite:////home/ada/models.db"),
+        ("postgresql://ada:${PASSWORD}@db.lan/yard", "postgresql://ada:s3cret@db.lan/yard"),
+    ],
+)
+def test_the_database_of_the_registry(written: str, url: str) -> None:
+    environ, path = {"PASSWORD": "s3cret"}, Path("/etc/yard/yard.yaml")
+    config = text(f"registry: {{database_url: {json.dumps(written)}}}", environ, path)
+    assert config.database_url == url
+    assert "s3cret" not in repr(config)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///", "postgresql://", "mysql://ada:s3cret@db.lan/yard", "s3cret"])
+def test_what_is_no_database_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        text(f"registry: {{database_url: '{url}'}}")
+    assert "registry.database_url: is neither" in str(caught.value)
+    assert "s3cret" not in str(caught.value)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from modelyard.config import text as texts
 from modelyard.config.check import validate
+from modelyard.config.database import database_url
 from modelyard.config.listen import server_setting
 from modelyard.config.problems import ConfigErrors, Problem, is_below, near_miss
 from modelyard.config.reading import FilesRead
@@ -102,6 +103,7 @@ class _Build:
             recheck=root.memory.recheck,
             journal=root.journal.bytes if root.journal.enabled else 0,
             store=store_setting(root.store, self._refuse),
+            database_url=database_url(root.registry, self._absolute, self._refuse),
             positions=self._positions,
             filled=frozenset(self._document.filled),
         )

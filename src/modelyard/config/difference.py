@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
+from modelyard.config.database import PATH as DATABASE_URL
+from modelyard.config.database import without_password
 from modelyard.config.problems import is_below, join
 from modelyard.config.secrets import HIDDEN, SECRET, plain
 from modelyard.config.values import Config, DeviceSetting, Key, Model
@@ -65,7 +67,7 @@ class Difference:
 
 
 ADDRESS = ("server.host", "server.port")
-FIXED = ("server.unix", "server.data_dir", "journal.bytes")
+FIXED = ("server.unix", "server.data_dir", "journal.bytes", DATABASE_URL)
 
 
 def compare(before: Config, after: Config) -> Difference:
@@ -158,6 +160,7 @@ def _tree(config: Config, devices: Iterable[str]) -> dict[str, object]:
         "memory": {"recheck": config.recheck},
         "journal": {"bytes": config.journal},
         "store": _record(config.store),
+        "registry": {"database_url": config.database_url},
         "preload": ["auto"] if config.preload_auto else list(config.preload),
     }
 
@@ -203,7 +206,13 @@ def _leaves(path: str, old: object, new: object, old_shown: _Shown, new_shown: _
 
 def _shown(config: Config) -> _Shown:
     """Of the values that are not a model's."""
-    return lambda path, value: _unless_filled(config, (path,), value)
+
+    def shown(path: str, value: object) -> object:
+        if path == DATABASE_URL and isinstance(value, str):
+            value = without_password(value) or None
+        return _unless_filled(config, (path,), value)
+
+    return shown
 
 
 def _shown_of(config: Config, model: Model) -> _Shown:

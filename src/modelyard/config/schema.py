@@ -255,6 +255,14 @@ class StoreSection(Section):
     )
 
 
+class RegistrySection(Section):
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE; "
+        "default: `registry.db` in the data folder.",
+    )
+
+
 class KeySection(Section):
     name: Name = Field(description="For logs and limits.")
     key: SecretStr | None = Field(default=None, description="The secret, e.g. ${MY_KEY}.")
@@ -280,6 +288,7 @@ class Root(Section):
     memory: MemorySection = Field(default_factory=MemorySection)
     journal: JournalSection = Field(default_factory=JournalSection)
     store: StoreSection = Field(default_factory=StoreSection)
+    registry: RegistrySection = Field(default_factory=RegistrySection)
     preload: Annotated[list[Name], BeforeValidator(_as_list)] = Field(
         default_factory=list, description="Models to load at start, in order; or `auto`."
     )

@@ -140,6 +140,7 @@ class Config:
     recheck: float = 10.0
     journal: int = 64 * 2**20  # bytes on the disk at most; 0: none is kept
     store: StoreSetting = field(default_factory=StoreSetting)
+    database_url: str = field(default="", repr=False)  # "": `registry.db` in the data folder
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     filled: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 

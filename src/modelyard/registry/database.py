@@ -19,9 +19,10 @@ from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
+from modelyard.config.database import PATH as SETTING
+from modelyard.config.database import without_password
 from modelyard.errors import ConfigError, RegistryUnavailable
 
-SETTING = "registry.database_url"
 CONNECTIONS = 5
 CONNECT = 3.0  # seconds, to open a connection
 STATEMENT = 8.0  # and for a statement, a lock, or a place in the pool
@@ -30,10 +31,10 @@ _WRITES = "modelyard_writes"
 
 
 class Database:
-    """An engine for a URL. Nothing is connected before the first use. Raises ConfigError for a URL that names
-    no database of a known kind."""
+    """An engine for a URL, or for SQLite's file. Nothing is connected before the first use. Raises
+    ConfigError for a URL that names no database of a known kind."""
 
-    def __init__(self, url: str, *, deadline: float = WHOLE) -> None:
+    def __init__(self, url: str | Path, *, deadline: float = WHOLE) -> None:
         self.url = _url(url)
         self._deadline = deadline
         self.engine = _engine(self.url)
@@ -53,7 +54,9 @@ class Database:
     @property
     def name(self) -> str:
         """The database for people, without a password."""
-        return str(self.file) if self.is_sqlite else self.url.render_as_string(hide_password=True)
+        if self.is_sqlite:
+            return str(self.file)
+        return without_password(self.url.set(drivername="postgresql").render_as_string(hide_password=False))
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
@@ -110,8 +113,10 @@ def _reason(error: Exception) -> str:
     return (str(told).strip() or type(told).__name__).splitlines()[0]
 
 
-def _url(text: str) -> URL:
+def _url(text: str | Path) -> URL:
     """The URL with its asynchronous driver; `sslmode` is called `ssl` there."""
+    if isinstance(text, Path):
+        return URL.create("sqlite+aiosqlite", database=str(text))
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):  # neither may repeat the text: it may hold a password

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -59,8 +60,9 @@ class Registry:
     change is not made then, except when only the answer to its commit was lost.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        """Connects to nothing. Raises ConfigError for a URL that names no database of a known kind."""
+    def __init__(self, url: str | Path, *, clock: Callable[[], float] = time.time) -> None:
+        """`url` may be the file of an SQLite database. Connects to nothing. Raises ConfigError for a URL that
+        names no database of a known kind."""
         self._database = Database(url)
         self._clock = clock
         self._opened = False

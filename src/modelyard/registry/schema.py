@@ -20,8 +20,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection, text
 
+from modelyard.config.database import PATH as SETTING
 from modelyard.errors import ConfigError, RegistryUnavailable
-from modelyard.registry.database import SETTING, Database
+from modelyard.registry.database import Database
 
 DEADLINE = 300.0  # seconds, for a migration and the wait for another one
 EMPTY = "base"
