@@ -1,14 +1,15 @@
 """The configuration that is served, and the one way in which it changes.
 
-A change is prepared while requests go on: read, checked like a start, compared with what is served. Then it
-is made in one turn of the event loop, or not at all. Changes are made one after the other.
+It is what the file says and what was registered, together. A change is prepared while requests go on: read,
+checked like a start, compared with what is served. Then it is made in one turn of the event loop, or not at
+all. Changes are made one after the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +19,15 @@ import structlog
 from modelyard.compose.ahead import Ahead
 from modelyard.compose.entries import check_placements, entries_of
 from modelyard.compose.reading import NotRead, Origin, as_problem, read
-from modelyard.config import Config, ConfigErrors, Key
+from modelyard.config import Config, ConfigErrors, Key, Model
 from modelyard.config.difference import Difference, Kind, compare
 from modelyard.config.reading import FilesRead
+from modelyard.config.together import together
 from modelyard.core import events as ev
 from modelyard.core.memory import DeviceLedger
 from modelyard.core.types import Device
 from modelyard.core.units import in_units
+from modelyard.engines.base import Profile
 from modelyard.errors import ConfigError, ConfigRefused, ModelyardError, RestartNeeded, ShuttingDown
 from modelyard.gateway.live import Applied, Before, Standing
 from modelyard.gateway.names import Names
@@ -49,9 +52,15 @@ class Prepared:
     event: ev.Changed
 
 
+Registered = Callable[[Config], tuple[Model, ...]]
+"""The registered models, made with the engine profiles of a configuration. Raises ConfigErrors."""
+
+
 class Live:
-    """`take` is called with each new configuration for what is not a model's: keys, limits and the like.
-    `reload` is set by whoever wants the file that is served read again, soon."""
+    """`config` is the whole that is served, `base` the part of it that was not registered; `registered` makes
+    the rest anew whenever that changes. `take` is called with each new configuration for what is not a
+    model's: keys, limits and the like. `reload` is set by whoever wants the file that is served read again,
+    soon."""
 
     def __init__(
         self,
@@ -63,8 +72,13 @@ class Live:
         ahead: Ahead,
         take: Callable[[Config], None],
         reload: asyncio.Event | None = None,
+        *,
+        base: Config | None = None,
+        registered: Registered = lambda base: (),
     ) -> None:
         self.config = config
+        self._base = base or config
+        self._registered = registered
         self.standing = Standing(origin.path, origin.watch and origin.path is not None, time.time())
         self._origin = origin
         self._driver = driver
@@ -84,12 +98,46 @@ class Live:
     # -- orders -------------------------------------------------------------------------------------------
 
     async def change(self, make: Callable[[Config], Config]) -> Difference:
-        """Serve what `make` makes of what is served. Raises ConfigErrors, and what `make` raises; then
-        nothing has changed."""
+        """Serve what `make` makes of the part that was not registered. Raises ConfigErrors, and what `make`
+        raises; then nothing has changed."""
         async with self._lock:
-            prepared = await self._prepare(make(self.config))
+            base = make(self._base)
+            prepared = await self._prepare(together(base, self._registered(base)))
             self._make(prepared)
+            self._base = base
             return prepared.difference
+
+    async def register(self, registered: Registered, commit: Callable[[], Awaitable[None]]) -> Difference:
+        """Serve these registered models from now on, unless `commit`, awaited when all that can be checked
+        was found good, raises. Raises ConfigErrors, and what `commit` raises; then nothing has changed."""
+        async with self._lock:
+            prepared = await self._prepare(together(self._base, registered(self._base)))
+            self._check_open()
+            await commit()
+            self._make(prepared)
+            self._registered = registered
+            return prepared.difference
+
+    async def bring(self, model: Model) -> Entry:
+        """Serve a version beside the one that its model has. Raises ConfigErrors."""
+        async with self._lock:
+            served = self._names.version(model.spec.version)
+            if served is not None:
+                return served
+            profile = Profile(name=model.spec.engine, type=model.spec.engine)
+            config = replace(self.config, profiles={model.spec.engine: profile, **self.config.profiles})
+            entry = (await self._entries(config, [model]))[model.spec.model]
+            check_placements(config, [entry], self._with(()), {model.spec.model})
+            self._check_open()
+            self._driver.change(ev.Changed((entry.added(),)), [entry])
+            self._names.add_other(entry)
+            return entry
+
+    async def drop(self, version: str, successor: str = "") -> None:
+        """Serve a version no more that was brought; who waits for it is led to `successor` (its key)."""
+        async with self._lock:
+            if self._names.drop_other(version) is not None:
+                self._driver.post(ev.Removed(version, successor))
 
     async def apply(self, path: Path | None, *, dry_run: bool, before: Before | None = None) -> Applied:
         """See LiveConfig.apply."""
@@ -103,7 +151,7 @@ class Live:
             try:
                 foreign = source != self._origin.path  # the start did not name it
                 reading, config = await read(source, self._origin, foreign=foreign)
-                prepared = await self._prepare(config)
+                prepared = await self._prepare(together(config, self._registered(config)))
                 running = self._running_on(prepared.difference)
                 if before is not None:
                     await before(source, config, prepared.event)
@@ -119,7 +167,7 @@ class Live:
                 self._refused(as_problem(bug), reading, own=own, dry_run=dry_run)
                 raise
             if not dry_run:
-                self._reading = reading
+                self._reading, self._base = reading, config
                 self.standing = replace(self.standing, source=source, problem="", refused_at=0.0)
             return Applied(source, not dry_run, prepared.difference, running)
 
@@ -170,14 +218,21 @@ class Live:
         except ConfigError as error:
             raise config.failure([(error.path, str(error).removeprefix(f"{error.path}: "))]) from error
         new = [one.after for one in difference.of(Kind.ADDED, Kind.REPLACED) if one.after is not None]
-        fresh = await asyncio.to_thread(entries_of, config, new, self._driver.devices, self._store)
-        for entry in fresh.values():
-            await self._driver.examine(entry)
+        fresh = await self._entries(config, new)
         ledgers = self._with(devices)
         everyone = {model.spec.model for model in config.models}
         suspects = everyone if devices else {one.name for one in difference.models}
         check_placements(config, list(self._after(config, fresh)), ledgers, suspects)
         return Prepared(config, difference, fresh, devices, self._event(config, difference, fresh, devices))
+
+    async def _entries(self, config: Config, models: Sequence[Model]) -> dict[str, Entry]:
+        """These models as they are run here, by name; a version that is served already is taken as it is."""
+        known = {one.spec.model: self._names.version(one.spec.version) for one in models}
+        new = [one for one in models if known[one.spec.model] is None]
+        fresh = await asyncio.to_thread(entries_of, config, new, self._driver.devices, self._store)
+        for entry in fresh.values():
+            await self._driver.examine(entry)
+        return fresh | {name: entry for name, entry in known.items() if entry is not None}
 
     def _with(self, devices: Iterable[Device]) -> Mapping[str, DeviceLedger]:
         ledgers = dict(self._driver.scheduler.state.ledger.devices)
@@ -201,30 +256,57 @@ class Live:
         parts: list[ev.Part] = [ev.DeviceAdded(device) for device in devices]
         if config.server.queue_bound != self.config.server.queue_bound:
             parts.append(ev.QueueBounded(config.server.queue_bound))
-        parts += [entry.added() for entry in fresh.values()]
+        for model in (one.after for one in difference.of(Kind.ADDED, Kind.REPLACED)):
+            assert model is not None
+            entry = fresh[model.spec.model]
+            if self._names.version(entry.spec.version) is None:
+                parts.append(entry.added())
+            elif entry.policy != model.policy:
+                parts.append(ev.PolicyChanged(entry.spec.version, model.policy))
         for one in difference.of(Kind.REMOVED, Kind.REPLACED):
             successor = fresh[one.name].spec.version if one.name in fresh else ""
-            parts.append(ev.Removed(self._names.resolve(one.name).spec.version, successor))
+            parts.append(ev.Removed(self._names.model(one.name).spec.version, successor))
+        parts += [ev.Removed(entry.spec.version) for entry in self._left_behind(config)]
         for one in difference.of(Kind.POLICY):
             if one.after is not None and one.before is not None and one.after.policy != one.before.policy:
                 version = self._names.resolve(one.name).spec.version
                 parts.append(ev.PolicyChanged(version, one.after.policy))
         return ev.Changed(tuple(parts))
 
+    def _left_behind(self, config: Config) -> list[Entry]:
+        """Versions that are served beside those of their models, and whose model or engine changes."""
+        models = {model.spec.model: model for model in config.models}
+        return [
+            entry
+            for entry in self._names.others()
+            if (model := models.get(entry.spec.model)) is None
+            or (
+                model.spec.version != entry.spec.version
+                and config.profiles.get(entry.spec.engine) != self.config.profiles.get(entry.spec.engine)
+            )
+        ]
+
+    def _check_open(self) -> None:
+        if self._driver.scheduler.state.shutting_down:
+            raise ShuttingDown("the server is shutting down")
+
     def _make(self, prepared: Prepared) -> None:
         """The change itself, in one turn of the event loop: who is woken by it finds all of it made. Raises
         ConfigErrors, ShuttingDown and what `Driver.change` does before anything has changed."""
-        config, difference, state = prepared.config, prepared.difference, self._driver.scheduler.state
-        if state.shutting_down:
-            raise ShuttingDown("the server is shutting down")
+        config, difference = prepared.config, prepared.difference
+        self._check_open()
         self._check_held(prepared)
+        left_behind = self._left_behind(config)
         self._driver.change(prepared.event, prepared.fresh.values())  # first: nothing behind it can fail
         self._driver.devices.take(prepared.devices)
         for one in difference.of(Kind.REPLACED):
-            self._names.resolve(one.name).successor = prepared.fresh[one.name]
-        for one in difference.of(Kind.POLICY):
+            self._names.model(one.name).successor = prepared.fresh[one.name]
+        for one in difference.of(Kind.REPLACED, Kind.POLICY):
             if one.after is not None:
-                self._names.resolve(one.name).policy = one.after.policy
+                entry = prepared.fresh.get(one.name) or self._names.model(one.name)
+                entry.policy, entry.successor = one.after.policy, None
+        for entry in (*left_behind, *prepared.fresh.values()):
+            self._names.drop_other(entry.spec.version)
         known = {entry.spec.model: entry for entry in self._names.all()} | dict(prepared.fresh)
         self._names.replace((known[model.spec.model], model.aliases) for model in config.models)
         self._driver.recheck = config.recheck

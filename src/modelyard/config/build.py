@@ -61,6 +61,26 @@ def load(
     return config
 
 
+def model_of(
+    name: str, fields: Mapping[str, object], base: Config, *, engine_types: Collection[str] | None = None
+) -> Model:
+    """A model that stands in no file: the fields of an entry under `models:`, with the engine profiles and
+    policy defaults of `base`. Nothing is filled from the environment. Raises ConfigErrors with paths below its
+    name, also for a source that depends on where the server was started."""
+    document = Document(tree={"defaults": dict(base.defaults), "models": {name: dict(fields)}})
+    root = validate(document)
+    types = set(engine_types) if engine_types is not None else _installed()
+    build = _Build(document, root, {}, types, None)
+    models = build.models(dict(base.profiles))
+    source = fields.get("source")
+    if isinstance(source, str) and "://" not in source and not source.startswith("/"):
+        message = "is neither an absolute path nor an address with a scheme, such as hf://"
+        document.problems.append(Problem(f"models.{name}.source", message))
+    if document.problems:
+        raise ConfigErrors(document.problems)
+    return models[0]
+
+
 def _installed() -> set[str]:
     return {entry.name for entry in entry_points(group=GROUP)}
 
@@ -91,7 +111,7 @@ class _Build:
             has_keys=bool(self._document.tree.get("keys")),
         )
         profiles = {name: self._profile(name, section) for name, section in root.engines.items()}
-        models = self._models(profiles)
+        models = self.models(profiles)
         return Config(
             server=server,
             profiles=profiles,
@@ -106,6 +126,7 @@ class _Build:
             database_url=database_url(root.registry, self._absolute, self._refuse),
             positions=self._positions,
             filled=frozenset(self._document.filled),
+            defaults=_mapping(self._document.tree.get("defaults")),
         )
 
     def _refuse(self, path: str, message: str) -> None:
@@ -159,7 +180,8 @@ class _Build:
 
     # -- models -----------------------------------------------------------------------------------------
 
-    def _models(self, profiles: dict[str, Profile]) -> tuple[Model, ...]:
+    def models(self, profiles: dict[str, Profile]) -> tuple[Model, ...]:
+        """The models, with these engine profiles; one that only an engine's type names is added to them."""
         models = []
         for name, section in self._root.models.items():
             policy = self._policy(name, section)
@@ -285,6 +307,10 @@ class _Build:
                 digest = ""
         scopes = frozenset(Scope(scope) for scope in section.scopes)
         return Key(section.name, digest, scopes, Priority[section.max_priority.upper()])
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
 
 
 def _names(document: Document, section: str) -> tuple[str, ...]:

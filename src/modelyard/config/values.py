@@ -128,7 +128,7 @@ class Model:
 class Config:
     """A whole, checked configuration. `preload` is in order; `preload_auto` asks the driver to choose by
     past demand. `recheck` is the longest time between two looks at the devices. `filled` are the paths whose
-    values, or a part of them, came from the environment."""
+    values, or a part of them, came from the environment; `defaults` are those of all policies, as written."""
 
     server: ServerSetting
     profiles: Mapping[str, Profile] = field(default_factory=dict, repr=False)  # environments hold tokens
@@ -143,6 +143,7 @@ class Config:
     database_url: str = field(default="", repr=False)  # "": `registry.db` in the data folder
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     filled: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+    defaults: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
 
     def failure(self, problems: Iterable[tuple[str, str]]) -> ConfigErrors:
         """The error for problems found after loading, as (path, message), e.g. by an engine adapter."""

@@ -1,8 +1,11 @@
-"""Names: which version a model name means. Written by compose when models come and go; read per request."""
+"""Names: which version a model name means. Written by compose when models come and go; read per request.
+
+The rule is in docs/design/registry.md: a name as a whole, then `model@version`, then `model:tag`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 from modelyard.errors import ModelNotFound
@@ -11,12 +14,32 @@ from modelyard.runtime.entries import Entry
 LONGEST = 300  # characters of a name that are compared and repeated; a client may send megabytes
 
 
+SHORTEST = 6  # digits of a digest that name a version
+
+Find = Callable[[str, str, bool], str | None]
+"""The key of the version (`Spec.version`) that a model's number, digits of a digest, or (True) tag names."""
+
+
+class NotServed(ModelNotFound):
+    """The name means a version that is registered, and not served at the moment: `version` is its key."""
+
+    def __init__(self, message: str, version: str) -> None:
+        super().__init__(message, param="model")
+        self.version = version
+
+
 class Names:
-    """Model names and aliases, and `model@digest` for one version (at least 6 digits of the digest)."""
+    """Model names and aliases; `model@3` and `model@3f9a0c` for one version, `model:tag` for one that has it.
+
+    Each model has one entry, that of its current version; others may be served beside it under their version
+    alone. `find` knows the versions of registered models.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
+        self._others: dict[str, Entry] = {}
+        self.find: Find = lambda model, reference, tag: None
 
     def add(self, entry: Entry, aliases: tuple[str, ...] = ()) -> None:
         self._entries[entry.spec.model] = entry
@@ -28,6 +51,25 @@ class Names:
         self._entries, self._aliases = {}, {}
         for entry, aliases in models:
             self.add(entry, aliases)
+
+    def add_other(self, entry: Entry) -> None:
+        """Serve a version beside the one that its model has."""
+        self._others[entry.spec.version] = entry
+
+    def drop_other(self, version: str) -> Entry | None:
+        """Serve it no more; returns it if it was."""
+        return self._others.pop(version, None)
+
+    def others(self) -> list[Entry]:
+        """The versions that are served beside those that their models have."""
+        return list(self._others.values())
+
+    def version(self, version: str) -> Entry | None:
+        """The entry of a version by its key, if it is served."""
+        entry = self._entries.get(version.rpartition("@")[0])
+        if entry is not None and entry.spec.version == version:
+            return entry
+        return self._others.get(version)
 
     def model(self, name: str) -> Entry:
         """The model of this very name. Raises ModelNotFound, with near names."""
@@ -43,22 +85,31 @@ class Names:
         return tuple(alias for alias, name in self._aliases.items() if name == entry.spec.model)
 
     def resolve(self, name: str) -> Entry:
-        """The entry that `name` means. Raises ModelNotFound, with near names."""
+        """The entry that `name` means. Raises ModelNotFound, with near names; NotServed is one of those."""
         entry = self._entries.get(name)
         if entry is not None:
             return entry
         model = self._aliases.get(name)
         if model is not None:
             return self._entries[model]
-        return self._resolve_version(name)
-
-    def _resolve_version(self, name: str) -> Entry:
-        model, at, digest = name.rpartition("@")
-        if at and len(digest) >= 6:
-            entry = self._entries.get(self._aliases.get(model, model))
-            if entry is not None and entry.spec.digest.startswith(digest):
-                return entry
+        for mark in "@:":
+            before, found, reference = name.rpartition(mark)
+            entry = self._entries.get(self._aliases.get(before, before)) if found else None
+            if entry is not None and (version := self._version_of(entry, reference, tag=mark == ":")):
+                return version
         raise self._unknown(name)
+
+    def _version_of(self, entry: Entry, reference: str, *, tag: bool) -> Entry | None:
+        """Raises NotServed."""
+        if not tag and len(reference) >= SHORTEST and entry.spec.digest.startswith(reference):
+            return entry
+        key = self.find(entry.spec.model, reference, tag)
+        if key is None:
+            return None
+        version = self.version(key)
+        if version is None:
+            raise NotServed(f"{key} is registered, but it is not served at the moment; try again.", key)
+        return version
 
     def _unknown(self, name: str) -> ModelNotFound:
         known = [*self._entries, *self._aliases]

@@ -1,0 +1,44 @@
+"""What is served: the models of a configuration and those that were registered, under one set of names.
+
+Pure. Used by compose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from modelyard.config.problems import ConfigErrors, Problem
+from modelyard.config.values import Config, Model, nearest
+from modelyard.engines.base import Profile
+
+
+def together(base: Config, registered: Iterable[Model]) -> Config:
+    """`base` with the registered models behind its own. Raises ConfigErrors, at the place in the
+    configuration, for a name or alias that both have."""
+    registered = tuple(registered)
+    theirs = {name: model.spec.model for model in registered for name in _names(model)}
+    problems = [
+        Problem(
+            model.path if name == model.spec.model else f"{model.path}.aliases",
+            f"'{name}' is a name of {theirs[name]}, which was registered while the server ran; "
+            f"remove that first (`modelyard rm {theirs[name]}`), or use another name",
+            nearest(base.positions, model.path) or "",
+        )
+        for model in base.models
+        for name in _names(model)
+        if name in theirs
+    ]
+    if problems:
+        raise ConfigErrors(problems)
+    bare = {model.spec.engine for model in registered} - base.profiles.keys()  # engines named by their type
+    return replace(
+        base,
+        models=(*base.models, *registered),
+        profiles={**base.profiles, **{name: Profile(name=name, type=name) for name in sorted(bare)}},
+        preload=(*base.preload, *(model.spec.model for model in registered if model.policy.preload)),
+    )
+
+
+def _names(model: Model) -> tuple[str, ...]:
+    return (model.spec.model, *model.aliases)
