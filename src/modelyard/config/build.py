@@ -65,8 +65,8 @@ def model_of(
     name: str, fields: Mapping[str, object], base: Config, *, engine_types: Collection[str] | None = None
 ) -> Model:
     """A model that stands in no file: the fields of an entry under `models:`, with the engine profiles and
-    policy defaults of `base`. Nothing is filled from the environment. Raises ConfigErrors with paths below its
-    name, also for a source that depends on where the server was started."""
+    policy defaults of `base`. Nothing is filled from the environment. Raises ConfigErrors with paths below
+    its name, also for a source that depends on where the server was started."""
     document = Document(tree={"defaults": dict(base.defaults), "models": {name: dict(fields)}})
     root = validate(document)
     types = set(engine_types) if engine_types is not None else _installed()
