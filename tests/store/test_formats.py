@@ -20,7 +20,7 @@ from engines.gguf_file import gguf
 from modelyard.engines.gguf import parse_header
 from modelyard.errors import BadFile, BadGguf
 from modelyard.store import formats
-from modelyard.store.formats import Kind, check, look
+from modelyard.store.formats import Kind, Terms, check, look
 from modelyard.store.safetensors import MOST, check_safetensors
 
 TENSORS = {
@@ -83,13 +83,13 @@ def test_what_a_file_is(content: bytes, kind: Kind, said: str, tmp_path: Path) -
 
 def test_what_a_models_file_may_be() -> None:
     for kind in (Kind.GGUF, Kind.SAFETENSORS):
-        check("s", formats.Found(kind, ""), allow_pickle=False)
+        check(formats.Found(kind, ""), Terms())
     told = formats.Found(Kind.PICKLE, "a pickle")
-    check("s", told, allow_pickle=True)
-    with pytest.raises(BadFile, match=r"s: this is a pickle; a GGUF or safetensors .*allow_pickle: true"):
-        check("s", told, allow_pickle=False)
+    check(told, Terms(allow_pickle=True))
+    with pytest.raises(BadFile, match=r"this is a pickle; a GGUF or safetensors .*allow_pickle: true"):
+        check(told, Terms())
     with pytest.raises(BadFile, match=r"this is a page; a GGUF or safetensors file was expected$"):
-        check("s", formats.Found(Kind.OTHER, "a page"), allow_pickle=True)
+        check(formats.Found(Kind.OTHER, "a page"), Terms(allow_pickle=True))
 
 
 def place(begin: int, end: int, shape: object = (1,), dtype: object = "U8") -> dict[str, object]:
@@ -119,9 +119,8 @@ def place(begin: int, end: int, shape: object = (1,), dtype: object = "U8") -> d
 )
 def test_damaged_safetensors_are_refused(content: bytes, said: str, tmp_path: Path) -> None:
     path = written(tmp_path, content)
-    with pytest.raises(BadFile, match=said) as caught:
+    with pytest.raises(BadFile, match=said):
         look(path)
-    assert caught.value.message.startswith(f"{path}: ")
 
 
 def test_no_truncation_passes(tmp_path: Path) -> None:

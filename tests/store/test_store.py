@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.errors import ChecksumMismatch, DiskFull, DownloadFailed, SourceNotFound
+from modelyard.errors import BadFile, ChecksumMismatch, DiskFull, DownloadFailed, SourceNotFound
 from modelyard.store import LocalFiles, Progress, Source, Store, Watch
 from modelyard.store.disk import Disk
+from modelyard.store.formats import Terms
 from modelyard.store.index import key_of
 from modelyard.store.source import Exact
 from store.gated_source import HALF, SOURCE, GatedSource
@@ -76,6 +77,9 @@ async def test_a_lost_or_cut_blob_is_fetched_again(root: Path, gated: GatedSourc
         file.path.chmod(0o600)
         file.path.write_bytes(HALF)
         assert store.cached(SOURCE) is None
+        with pytest.raises(ChecksumMismatch, match=f"{sha256(HALF).hexdigest()}, {DIGEST} was promised"):
+            await store.fetch(SOURCE)
+        assert (root / "quarantine" / sha256(HALF).hexdigest()).read_bytes() == HALF
         assert (await store.fetch(SOURCE)).path.read_bytes() == WHOLE
         file.path.unlink()
         assert (await store.fetch(SOURCE)).path.read_bytes() == WHOLE
@@ -203,8 +207,13 @@ async def test_a_local_file_is_used_where_it_lies(root: Path, tmp_path: Path, pr
         assert store.cached(source) == file
         os.utime(path, ns=(1, 1))
         assert store.cached(source) is None
+        assert await store.fetch(source) == file
         path.write_bytes(b"two")
-        assert (await store.fetch(source)).digest == sha256(b"two").hexdigest()
+        with pytest.raises(ChecksumMismatch, match=r"delete .* write `sha256: 3fc4ccfe"):
+            await store.fetch(source)
+        meant = Terms(sha256=sha256(b"two").hexdigest())
+        with pytest.raises(BadFile, match="of no known format"):
+            await store.fetch(source, meant)
         path.unlink()
         assert store.cached(source) is None
     assert not files_below(root, "blobs", "quarantine")

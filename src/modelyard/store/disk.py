@@ -10,13 +10,16 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from modelyard.store.source import Watch
 
 _LOCK_POLL = 0.05
+# What is kept of files that were set aside, for whoever wants to look at them.
+QUARANTINE_FILES = 8
+QUARANTINE_BYTES = 16 * 2**30
 
 
 class Disk:
@@ -28,9 +31,11 @@ class Disk:
         self.sources = root / "sources"
         self.headers = root / "headers"
         self.quarantine = root / "quarantine"
+        self.uses = root / "uses"
         self._work = root / "work"
         self._locks = root / "locks"
-        for folder in (self.blobs, self.sources, self.headers, self.quarantine, self._work, self._locks):
+        kept = (self.blobs, self.sources, self.headers, self.quarantine, self.uses)
+        for folder in (*kept, self._work, self._locks):
             folder.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
@@ -89,6 +94,65 @@ class Disk:
             file = folder / "content"
             file.write_bytes(content)
             self.publish(file, target)
+
+    # -- files that are in use, and those that go -------------------------------------------------------
+
+    def hold(self, blob: Path) -> int | None:
+        """A descriptor that keeps a blob from being removed, by any process, until it is closed. None when it
+        is not there."""
+        with suppress(OSError):
+            held = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(held, fcntl.LOCK_SH)
+                if os.stat(blob).st_ino == os.fstat(held).st_ino:
+                    return held
+            except OSError:
+                pass
+            os.close(held)
+        return None
+
+    def is_held(self, blob: Path) -> bool:
+        """Whether some process holds it."""
+        return self._if_free(blob, lambda: None) is False
+
+    def remove(self, blob: Path) -> bool:
+        """Remove a blob that nobody holds; False for one that is held, or gone."""
+        return self._if_free(blob, blob.unlink) is True
+
+    def set_aside(self, file: Path, digest: str) -> str:
+        """Keep a file that must not be used apart from all others. Returns where it is, for a message."""
+        kept = self.quarantine / digest
+        self.publish(file, kept)
+        self._bound_quarantine()
+        return f"they were set aside in {self.quarantine}" if kept.exists() else "they were removed"
+
+    def _bound_quarantine(self) -> None:
+        """The newest of what was set aside, within bounds."""
+        found = [(path.stat(), path) for path in self.quarantine.iterdir() if path.is_file()]
+        taken = 0
+        for number, (stat, path) in enumerate(sorted(found, key=lambda one: -one[0].st_ctime_ns)):
+            taken += stat.st_size
+            if number >= QUARANTINE_FILES or taken > QUARANTINE_BYTES:
+                path.unlink(missing_ok=True)
+                taken -= stat.st_size
+
+    @staticmethod
+    def _if_free(blob: Path, act: Callable[[], None]) -> bool | None:
+        """Act on a blob that nobody holds: True; False for one that is held, None for one that is gone."""
+        try:
+            found = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            act()
+        except BlockingIOError:
+            return False
+        except FileNotFoundError:
+            return None
+        finally:
+            os.close(found)
+        return True
 
     @contextmanager
     def _work_lock(self) -> Iterator[None]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
 
 from modelyard.engines.gguf import MAGIC, read_header
-from modelyard.errors import BadFile
+from modelyard.errors import BadFile, BadGguf
 from modelyard.store.safetensors import check_safetensors, header_length
 
 _BEGINNING = 512
@@ -56,35 +55,43 @@ class Found:
 
 
 def look(path: Path) -> Found:
-    """What a file is. Raises BadGguf or BadFile for weights that are damaged or not whole, and OSError."""
+    """What a file is. Raises BadGguf or BadFile, which name no path, for weights that are damaged or not
+    whole; and OSError."""
     with path.open("rb") as file:
         start = file.read(_BEGINNING)
         if start.startswith(MAGIC):
-            read_header(path)
+            try:
+                read_header(path)
+            except BadGguf as error:
+                raise BadGguf(error.message.removeprefix(f"{path}: ")) from None
             return Found(Kind.GGUF, "a GGUF file")
         if header_length(start) is not None:
-            _whole_safetensors(file, path)
+            check_safetensors(file)
             return Found(Kind.SAFETENSORS, "a safetensors file")
     return _other(start)
 
 
-def check(source: str, found: Found, *, allow_pickle: bool) -> None:
-    """Raises BadFile for what a model's file must not be."""
-    if found.kind in SAFE or (found.kind is Kind.PICKLE and allow_pickle):
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a version demands of a file: its `sha256` (hex; empty: any), and whether it may be a pickle."""
+
+    sha256: str = ""
+    allow_pickle: bool = False
+
+    def allow(self, kind: str) -> bool:
+        return kind in SAFE or (kind == Kind.PICKLE and self.allow_pickle)
+
+
+def check(found: Found, terms: Terms) -> None:
+    """Raises BadFile, which names no path, for what a model's file must not be."""
+    if terms.allow(found.kind):
         return
     expected = "a GGUF or safetensors file was expected"
     if found.kind is Kind.PICKLE:
         expected += (
             "; reading a pickle runs the code in it: convert it, or say `allow_pickle: true` if you trust it"
         )
-    raise BadFile(f"{source}: this is {found.said}; {expected}")
-
-
-def _whole_safetensors(file: BinaryIO, path: Path) -> None:
-    try:
-        check_safetensors(file)
-    except BadFile as error:
-        raise BadFile(f"{path}: {error.message}") from None
+    raise BadFile(f"this is {found.said}; {expected}")
 
 
 def _other(start: bytes) -> Found:

@@ -1,4 +1,4 @@
-"""What the store knows of each source: which bytes it stood for. Used by `cache` alone.
+"""What the store knows of each source: which bytes it stood for. Used by the store's own modules.
 
 One small JSON file per source. A file that cannot be read counts as unknown: the source is fetched again.
 """
@@ -7,77 +7,146 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Self
 
 from modelyard.store.disk import Disk
 from modelyard.store.source import Exact, StoredFile
 
 
 @dataclass(frozen=True, slots=True)
+class Stamp:
+    """What changes when the content of a file does: its size (bytes), its times of modification and change
+    (ns), its inode."""
+
+    size: int
+    modified: int
+    changed: int
+    inode: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> Self:
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """A source's file. `modified` (ns) and `inode` tell whether a file of the user is still the one that was
-    read; both are 0 for a blob, which never changes. `exact` is the source text that it was resolved to,
-    where that is another one: the same bytes are fetched again when the file is lost."""
+    """A source's file: the bytes at `path` had this `digest` when their stamp was `size`, `modified`,
+    `changed`, `inode`. `exact` is the source text that it was resolved to, where that is another one: the
+    same bytes are fetched again when the file is lost. `kind` is what the file is (`formats.Kind`), empty
+    while nobody looked. `promised` is the sha256 that was demanded, where one source may stand for several
+    files."""
 
     source: str
     path: str
     size: int
     digest: str
     modified: int = 0
+    changed: int = 0
     inode: int = 0
     exact: str = ""
+    kind: str = ""
+    promised: str = ""
 
-    def file(self) -> StoredFile | None:
-        """The file, when it is still there and unchanged. One stat."""
-        try:
-            stat = os.stat(self.path)
-        except OSError:
-            return None
-        changed = self.modified and (stat.st_mtime_ns, stat.st_ino) != (self.modified, self.inode)
-        if stat.st_size != self.size or changed:
-            return None
+    @property
+    def key(self) -> str:
+        return key_text(self.source, self.promised)
+
+    @property
+    def stamp(self) -> Stamp:
+        return Stamp(self.size, self.modified, self.changed, self.inode)
+
+    def stamped(self, stamp: Stamp) -> Entry:
+        return replace(
+            self, size=stamp.size, modified=stamp.modified, changed=stamp.changed, inode=stamp.inode
+        )
+
+    @property
+    def file(self) -> StoredFile:
         return StoredFile(Path(self.path), self.size, self.digest)
+
+    def is_there(self) -> bool:
+        """Whether there is a file, changed or not. One stat."""
+        return os.path.isfile(self.path)
+
+    def is_unchanged(self) -> bool:
+        """Whether the file is still the one that was read. One stat."""
+        try:
+            return Stamp.of(os.stat(self.path)) == self.stamp
+        except OSError:
+            return False
 
 
 class Index:
-    """Entries by source: in memory, and on disk for the next start and for other processes."""
+    """Entries by key: in memory, and on disk for the next start and for other processes."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._entries: dict[str, Entry] = {}
-        for path in disk.sources.glob("*.json"):
-            if entry := _read(path):
-                self._entries[entry.source] = entry
+        self.read()
 
-    def find(self, source: str) -> StoredFile | None:
-        """The file of a source. A stat; one small read when another process has fetched it meanwhile."""
-        entry = self._entries.get(source)
-        if entry is not None and (file := entry.file()):
-            return file
-        fresh = _read(self._path(source))
-        if fresh is None or fresh.source != source:
+    def read(self) -> None:
+        """Take what other processes have written and removed meanwhile."""
+        found = (_read(path) for path in self._disk.sources.glob("*.json"))
+        self._entries = {entry.key: entry for entry in found if entry is not None}
+
+    def all(self) -> list[Entry]:
+        """Every entry that is known here."""
+        return list(self._entries.values())
+
+    def find(self, key: str) -> Entry | None:
+        """What a source stood for. Prefers an entry whose file is unchanged: a stat; one small read more when
+        another process has fetched it meanwhile."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.is_unchanged():
+            return entry
+        fresh = _read(self._path(key))
+        if fresh is None or fresh.key != key:
+            self._entries.pop(key, None)
             return None
-        self._entries[source] = fresh
-        return fresh.file()
+        self._entries[key] = fresh
+        return fresh
 
-    def exact(self, source: str) -> Exact | None:
-        """What a source that may move was resolved to when it was first fetched. No IO: after `find`."""
-        entry = self._entries.get(source)
-        return Exact(entry.exact, entry.digest) if entry is not None and entry.exact else None
+    def of(self, path: Path) -> Iterator[Entry]:
+        """The entries of a file."""
+        return (entry for entry in self.all() if entry.path == str(path))
 
     def add(self, entry: Entry) -> None:
-        self._disk.write(self._path(entry.source), json.dumps(asdict(entry), indent=1).encode())
-        self._entries[entry.source] = entry
+        """Keep an entry whose file was just read; others of the same file learn its new stamp."""
+        self._write(entry)
+        for other in [one for one in self.of(Path(entry.path)) if one.key != entry.key]:
+            if other.digest == entry.digest and other.stamp != entry.stamp:
+                self._write(other.stamped(entry.stamp))
 
-    def _path(self, source: str) -> Path:
-        return self._disk.sources / f"{key_of(source)}.json"
+    def forget(self, entry: Entry) -> None:
+        """The source may stand for other bytes when it is fetched the next time."""
+        self._entries.pop(entry.key, None)
+        self._path(entry.key).unlink(missing_ok=True)
+
+    def _write(self, entry: Entry) -> None:
+        self._disk.write(self._path(entry.key), json.dumps(asdict(entry), indent=1).encode())
+        self._entries[entry.key] = entry
+
+    def _path(self, key: str) -> Path:
+        return self._disk.sources / f"{key_of(key)}.json"
+
+
+def key_text(source: str, promised: str = "") -> str:
+    """What an entry is filed under: a source, and the digest that was demanded of it."""
+    return f"{source}\n{promised}" if promised else source
 
 
 def key_of(source: str) -> str:
     """The name under which a source is filed: a source may hold any character."""
     return sha256(source.encode()).hexdigest()
+
+
+def resolved(entry: Entry | None) -> Exact | None:
+    """What a source that may move was resolved to when it was first fetched."""
+    return Exact(entry.exact, entry.digest) if entry is not None and entry.exact else None
 
 
 def _read(path: Path) -> Entry | None:

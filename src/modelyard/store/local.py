@@ -28,10 +28,15 @@ class LocalFiles(Source):
         return local_path(source)
 
 
+def is_local(source: str) -> bool:
+    """Whether a source is a path on this machine."""
+    return "://" not in source or source.startswith("file://")
+
+
 def absent(source: str) -> str | None:
     """Why a source that has to lie on this machine is no file; None when it is one, or of another scheme.
     Costs a stat."""
-    if "://" in source and not source.startswith("file://"):
+    if not is_local(source):
         return None
     path = local_path(source)
     if path.is_dir():
@@ -44,7 +49,7 @@ def absent(source: str) -> str | None:
 def lying(source: str) -> StoredFile | None:
     """The file of a source that lies on this machine, not read yet: without its digest. None for any other
     source. Costs a stat."""
-    if ("://" in source and not source.startswith("file://")) or absent(source):
+    if not is_local(source) or absent(source):
         return None
     path = local_path(source)
     return StoredFile(path, path.stat().st_size, "")

@@ -69,6 +69,10 @@ class Watch:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._on_stop: Callable[[], None] | None = None
+        # What a cache with bounds makes of a size that becomes known, and of a disk without room.
+        self.expects: Callable[[int], None] | None = None
+        self.frees: Callable[[Path, int], str] | None = None
+        self._expected = 0
 
     def stop(self) -> None:
         """Make the next `check` raise. Called from any thread."""
@@ -105,16 +109,20 @@ class Watch:
     def progress(self, done: int, total: int | None) -> None:
         """Tell how many bytes have come; passed on ten times a second and at the end."""
         self.check()
+        if self.expects is not None and total and total != self._expected:
+            self._expected = total
+            self.expects(total)
         now = time.monotonic()
         if self._report and (now >= self._next_report or done == total):
             self._next_report = now + _REPORT_EVERY
             self._report(Progress(self.source, done, total))
 
     def room(self, folder: Path, needed: int) -> None:
-        """Raises DiskFull when `folder`'s disk has not `needed` bytes free."""
+        """Raises DiskFull when `folder`'s disk has not `needed` bytes free, what may be pruned included."""
+        hint = self.frees(folder, needed) if self.frees is not None else ""
         free = shutil.disk_usage(folder).free
         if free < needed:
-            raise disk_full(self.source, folder, needed, free)
+            raise disk_full(self.source, folder, needed, free, hint)
 
 
 class Source(Protocol):
@@ -143,9 +151,12 @@ def is_no_room(error: OSError) -> bool:
     return error.errno in _NO_ROOM
 
 
-def disk_full(source: str, folder: Path, needed: int | None, free: int | None = None) -> DiskFull:
-    """The error that names what is needed and what is free on the disk of `folder`."""
+def disk_full(
+    source: str, folder: Path, needed: int | None, free: int | None = None, hint: str = ""
+) -> DiskFull:
+    """The error that names what is needed and what is free on the disk of `folder`; `hint` ends it."""
     if free is None:
         free = shutil.disk_usage(folder).free
     wants = f"needs {needed / 1e6:.1f} MB" if needed is not None else "needs more than that"
-    return DiskFull(f"{source}: {wants}, {free / 1e6:.1f} MB are free in {folder}; make room and try again")
+    said = f"{source}: {wants}, {free / 1e6:.1f} MB are free in {folder}"
+    return DiskFull(f"{said}; make room and try again{hint}")
