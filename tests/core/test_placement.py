@@ -43,6 +43,11 @@ def test_accelerator_shares_go_to_different_devices_though_one_could_hold_them()
     assert put(two, 100, 100, 100) == (Charge("gpu0", 40), Charge("gpu1", 30))
 
 
+def test_a_share_that_has_one_device_is_placed_before_one_that_may_lie_on_several() -> None:
+    both = Need((Share("accelerator", 60), Share("gpu0", 50)))
+    assert put(both, 100, 100, 100) == (Charge("gpu1", 60), Charge("gpu0", 50))
+
+
 def test_a_refused_need_is_told_with_its_bytes() -> None:
     missing = put(need(70, 40), 10, 50, 50)
     assert missing == NoFit("no device has 70 bytes free for accelerator", need=110)
@@ -50,12 +55,16 @@ def test_a_refused_need_is_told_with_its_bytes() -> None:
 
 def test_what_fits_on_several_devices_only_is_told_how_to_be_split() -> None:
     devices = {name: DeviceLedger(gpu(name, size)) for name, size in (("gpu0", 24), ("gpu1", 30))}
-    never = never_fits(need(40), spec("a"), devices)
-    assert never is not None
-    told = "40 bytes have to lie on one device, and none has more than 30 bytes: name several in `devices`"
-    assert told in never.reason
+    for size in (40, 54):
+        never = never_fits(need(size), spec("a"), devices)
+        assert never is not None
+        assert never.reason == (
+            f"the budget of gpu0, gpu1 is 54 bytes in all, but {size} bytes have to lie on one device, and "
+            "none has more than 30 bytes: name several in `devices` to split the model, where its engine can"
+        )
     assert never_fits(need(20, 20), spec("a"), devices) is None
-    for hopeless in (need(60), need(40, 1)):
+    devices["ram"] = DeviceLedger(ram(10))
+    for hopeless in (need(55), need(40, 1), Need((Share("accelerator", 30), Share("ram", 11)))):
         never = never_fits(hopeless, spec("a"), devices)
         assert never is not None
         assert "several" not in never.reason
