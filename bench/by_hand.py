@@ -52,10 +52,10 @@ class ByHand:
             timeout=START_DEADLINE,
         )
         self._until_healthy(client, engine.health)
-        first = engine.warm_up(model.spec)
-        client.request(
-            first.method, first.path, content=first.body, headers={"content-type": "application/json"}
-        ).raise_for_status()
+        for call in engine.warm_up(model.spec):
+            client.request(
+                call.method, call.path, content=call.body, headers={"content-type": "application/json"}
+            ).raise_for_status()
         return client
 
     def close(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from modelyard.core.types import Need, Share, Spec
+from modelyard.core.types import Need, Share, Spec, WarmUp
 from modelyard.engines.base import ModelFile
 from modelyard.runtime.footprints import (
     DEMAND_HALF_LIFE,
@@ -17,6 +19,7 @@ from modelyard.runtime.footprints import (
     Key,
     key_of,
 )
+from modelyard.runtime.timing import SAMPLE, Timing
 
 KEY = Key("f", "llamacpp", "p", "cuda")
 NEED = Need((Share("accelerator", 1000), Share("ram", 500, {"digest": 7})), known=False)
@@ -60,7 +63,7 @@ def test_an_observation_corrects_the_estimate(make: Callable[[int], Footprints])
     assert learned.known
     assert [share.bytes for share in learned.shares] == [2300, 115]
     assert learned.shares[1].mapped == {"digest": 7}
-    assert footprint.load_seconds == 4.0
+    assert footprint.load == Timing(4.0, 0.0, 1)
 
 
 def test_the_margin_shrinks_to_three_percent(make: Callable[[int], Footprints]) -> None:
@@ -91,11 +94,31 @@ def test_an_observation_of_another_shape_changes_no_bytes(make: Callable[[int], 
     assert footprints.observe(KEY, [5], need=NEED).bytes == (2000, 100)
 
 
-def test_load_times_are_averaged(make: Callable[[int], Footprints]) -> None:
+def test_times_are_kept_with_their_spread(make: Callable[[int], Footprints]) -> None:
     footprints = make(10)
-    footprints.observe(KEY, [1, 1], load_seconds=10.0)
-    footprint = footprints.observe(KEY, [1, 1], load_seconds=20.0)
-    assert footprint.load_seconds == pytest.approx(13.0)
+    for seconds in (10.0, 90.0, 11.0, 14.0):
+        footprint = footprints.observe(KEY, [1, 1], load_seconds=seconds)
+    assert footprint.load == Timing(12.5, 2.0, 4)
+    assert footprint.first_token is None
+    assert footprints.observe(KEY, (), first_token=0.5).first_token == Timing(0.5, 0.0, 1)
+    for _ in range(SAMPLE):
+        footprint = footprints.observe(KEY, [1, 1], load_seconds=3.0)
+    assert footprint.load == Timing(3.0, 0.0, SAMPLE), "the oldest are forgotten"
+
+
+def test_a_time_alone_says_nothing_of_bytes(make: Callable[[int], Footprints]) -> None:
+    footprints = make(10)
+    before = footprints.observe(KEY, [2000, 100], need=NEED)
+    after = footprints.observe(KEY, (), first_token=0.5, load_seconds=1.0)
+    assert (after.bytes, after.observations) == (before.bytes, before.observations)
+    assert footprints.observe(Key("g", "e", "p", "ram"), (), load_seconds=1.0).learned(NEED) == NEED
+
+
+def test_a_warm_up_has_times_of_its_own() -> None:
+    one = Spec("m", "d", "e")
+    warmed = replace(one, warm_up=WarmUp(("Hello",)))
+    assert key_of(one, {}, "ram") == key_of(replace(one, warm_up=WarmUp()), {}, "ram")
+    assert key_of(one, {}, "ram") != key_of(warmed, {}, "ram")
 
 
 def test_the_number_of_entries_is_bounded(make: Callable[[int], Footprints], clock: Clock) -> None:
@@ -121,6 +144,14 @@ def test_demand_halves_in_a_day(make: Callable[[int], Footprints], clock: Clock)
 # -- the file -------------------------------------------------------------------------------------------
 
 
+def test_a_file_of_an_older_program_is_taken_over(tmp_path: Path) -> None:
+    footprint = {"bytes": [5], "observations": 2, "load_seconds": 4.5, "seen": 1.0}
+    content = {"version": 1, "footprints": [{"key": asdict(KEY), "footprint": footprint}], "demand": {}}
+    (tmp_path / "f.json").write_text(json.dumps(content))
+    found = FileFootprints(tmp_path / "f.json").get(KEY)
+    assert found == Footprint((5,), 2, (4.5,), (), 1.0)
+
+
 def test_a_file_is_read_back(tmp_path: Path, clock: Clock) -> None:
     first = FileFootprints(tmp_path / "f.json", clock=clock)
     first.observe(KEY, [2000, 100], need=NEED, load_seconds=4.0)
@@ -137,7 +168,7 @@ def test_a_file_is_read_back(tmp_path: Path, clock: Clock) -> None:
         "",
         "{",
         "[]",
-        '{"version": 2}',
+        '{"version": 3}',
         '{"version": 1, "footprints": [{"key": {}, "footprint": {}}], "demand": {}}',
         '{"version": 1, "footprints": [], "demand": {"a": "many"}}',
         '{"version": 1, "footprints": [], "demand": []}',

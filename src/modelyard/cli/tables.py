@@ -45,6 +45,11 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def timing(times: Json | None) -> str:
+    """How long something usually takes, and how much that varies: `4.2 ±0.3 s`."""
+    return "-" if times is None else f"{times['median']:.3g} ±{times['spread']:.2g} s"
+
+
 def bar(device: Json) -> str:
     """A device's memory as a bar: reserved, foreign, free."""
     total = max(1, device["total"])
@@ -117,7 +122,7 @@ def print_story(console: Console, told: Json) -> None:
 
 
 def _models(models: Iterable[Json]) -> Table:
-    columns = ("model", "state", "engine", "needs", "waiting", "instances")
+    columns = ("model", "state", "engine", "needs", "loads in", "first token", "waiting", "instances")
     table = new(*columns, prose=("note",))
     for model in models:
         details, queue = model["details"], model["queue"]
@@ -130,6 +135,8 @@ def _models(models: Iterable[Json]) -> Table:
             _state(details["state"]),
             details["engine"],
             size(model["need"]),
+            timing(model["load_time"]),
+            timing(model["first_token_time"]),
             waits,
             str(len(model["instance_ids"])),
             escape(note.splitlines()[0] if note else ""),

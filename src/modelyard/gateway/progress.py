@@ -103,7 +103,7 @@ class Progress:
         version = state.versions.get(key)
         if version is None:
             return
-        stage = self._stage(version)
+        stage, first_token = self._stage(version), self._first_token(key)
         for position, waiting in enumerate(version.queue, 1):
             follower = followers.get(waiting.request)
             if follower is None:
@@ -114,7 +114,8 @@ class Progress:
             follower.told, follower.told_at = news, now
             waited = now - waiting.queued_at
             eta = self._eta(version, position, waiting.estimate - waited, now)
-            clock = {"waited": round(waited, 3), "eta": None if eta is None else round(max(0.0, eta), 3)}
+            eta = None if eta is None else round(max(0.0, eta) + first_token, 3)
+            clock = {"waited": round(waited, 3), "eta": eta}
             _write(follower.exchange, follower.api, {"request": waiting.request, **news, **clock})
 
     def _stage(self, version: Version) -> Json:
@@ -147,6 +148,12 @@ class Progress:
             if other.state in LEAVING
         ]
         return stage | {"state": "swapping"} if stage["victims"] else stage
+
+    def _first_token(self, key: str) -> float:
+        """Seconds from a slot to the first token, as the past tells; 0 while it tells nothing."""
+        entry = self._driver.entries.get(key)
+        _, usual = (None, None) if entry is None else self._driver.observer.timings(entry)
+        return 0.0 if usual is None else usual.median
 
     def _fetched(self, key: str) -> tuple[int, int | None]:
         progress = self._driver.progress.get(key)

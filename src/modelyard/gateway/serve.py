@@ -269,6 +269,8 @@ class _Serving:
                     outcome = OutcomeKind.UNREACHABLE  # slow or hung: a probe tells
         finally:
             lease.release(outcome)
+        if demand.stream and result.first_byte_at:
+            lease.endpoint.began(result.first_byte_at - granted)
         self._ran += self._loop.time() - granted
         self._count(result)
         return result

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from math import isfinite
 
@@ -24,6 +25,7 @@ from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Names
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
+from modelyard.runtime.timing import Timing
 from modelyard.telemetry.metrics import Snapshot as Gauges
 
 _CAPABILITIES = {
@@ -153,6 +155,7 @@ class Snapshot:
         spec, policy = entry.spec, entry.policy
         version = self._state.versions.get(spec.version)
         need = version.need if version is not None else None
+        load_time, first_token_time = self._driver.observer.timings(entry)
         return views.ModelView(
             id=spec.model,
             details=self._details(entry),
@@ -162,6 +165,8 @@ class Snapshot:
             keep_alive=policy.keep_alive if isfinite(policy.keep_alive) else None,
             pin=policy.pin,
             last_used=self._ago(version.last_used) if version is not None else None,
+            load_time=_timing(load_time),
+            first_token_time=_timing(first_token_time),
             queue=self.queue(entry),
             instance_ids=list(version.instances) if version is not None else [],
             error=self._error(version) if version is not None else "",
@@ -331,6 +336,10 @@ class Snapshot:
             message=note.message,
             fields=dict(note.fields),
         )
+
+
+def _timing(timing: Timing | None) -> views.TimingView | None:
+    return None if timing is None else views.TimingView(**asdict(timing))
 
 
 def _unusable(entry: Entry | None) -> str:

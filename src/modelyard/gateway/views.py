@@ -157,6 +157,14 @@ class QueueView(View):
     blocked_for: float | None
 
 
+class TimingView(View):
+    """How long something usually takes, in seconds."""
+
+    median: float
+    spread: float = Field(description="The median of the distances from the median.")
+    count: int = Field(description="How many durations it was learned from, the last 20 at most.")
+
+
 class ModelView(View):
     """A model with everything that scheduling knows of it."""
 
@@ -168,6 +176,12 @@ class ModelView(View):
     keep_alive: float | None = Field(description="How long it stays when idle; null: for ever.")
     pin: bool
     last_used: float | None = Field(description="How long ago a request came for it; null: never.")
+    load_time: TimingView | None = Field(
+        description="From start to ready, its warm-up included; null until it was loaded here."
+    )
+    first_token_time: TimingView | None = Field(
+        description="From slot to first byte, of the first streamed answer after ready; null: none yet."
+    )
     queue: QueueView
     instance_ids: list[str]
     error: str = Field(description="What went wrong last; empty once it was ready again.")

@@ -8,9 +8,12 @@ Probed for a probe. Nothing here decides.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -20,14 +23,16 @@ from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.state import Instance
 from modelyard.core.types import Address, Cause
-from modelyard.engines.base import Command, Exit
+from modelyard.engines.base import Command, Exit, Files
 from modelyard.errors import StoreError
 from modelyard.launchers.base import Launch, Launcher, LaunchFailed
 from modelyard.runtime import probes
 from modelyard.runtime.devices import Devices
+from modelyard.runtime.devices.ram import RAM, Ram
 from modelyard.runtime.endpoint import Endpoint
 from modelyard.runtime.entries import Entry, FileProvider, Progress
 from modelyard.runtime.observer import Observer
+from modelyard.runtime.read_ahead import read_ahead
 from modelyard.wire.errors import WireError
 from modelyard.wire.pool import Pool
 
@@ -70,6 +75,7 @@ class Commands:
         self._tasks: set[asyncio.Task[None]] = set()
         self._fetches: dict[str, asyncio.Task[None]] = {}  # by version
         self._endings: set[asyncio.Task[None]] = set()  # stops: they keep a footprint after all is gone
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self.residents: dict[str, Resident] = {}
         launcher.on_exit = self._on_exit
 
@@ -105,6 +111,9 @@ class Commands:
         if resident is not None:
             self._spawn(self._learn(resident, instance, load_seconds))
 
+    def _first_token(self, entry: Entry, seconds: float) -> None:
+        self._spawn(self._observer.keep_first_token(entry, seconds))
+
     async def close(self) -> None:
         """Cancel what is under way; the launcher's own close kills what is left."""
         if self._endings:
@@ -115,6 +124,7 @@ class Commands:
             _, late = await asyncio.wait(self._tasks, timeout=LATEST)
             if late:  # a thread that reads from a disk that does not answer
                 log.error("commands.late", count=len(late))
+        self._reader.shutdown(wait=False, cancel_futures=True)
         for resident in self.residents.values():
             if resident.endpoint is not None:
                 resident.endpoint.close()
@@ -159,7 +169,11 @@ class Commands:
             raise _StartFailed(cause, str(error)) from error
         pool = Pool(address)
         resident.endpoint = Endpoint(instance, entry.spec, entry.engine, address, pool)
+        resident.endpoint.on_first_token = partial(self._first_token, entry)
         loading = asyncio.ensure_future(self._warm(action, resident, pool))
+        stop = threading.Event()
+        if entry.spec.warm_up.read_ahead and entry.files:
+            self._spawn(self._read_ahead(action, entry.files, stop))
         try:
             waits: set[asyncio.Future[Any]] = {loading, resident.exit}
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -173,6 +187,7 @@ class Commands:
             detail = f"{error}\n{self._tail(instance)}".strip()
             raise _StartFailed(_warm_up_cause(error), detail) from error
         finally:
+            stop.set()
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
         observed: Mapping[str, int] = {}
@@ -196,6 +211,26 @@ class Commands:
         await probes.wait_healthy(pool, entry.engine.health)
         self._post(ev.Warming(action.instance, action.generation))
         await probes.warm_up(pool, entry.engine.warm_up(entry.spec), action.deadline)
+
+    async def _read_ahead(self, action: ac.Start, files: Files, stop: threading.Event) -> None:
+        """Have its files in the page cache, as far as that leaves the memory that it was promised."""
+
+        def read() -> int:
+            if stop.is_set():
+                return 0
+            promised = sum(charge.bytes for charge in action.placement if charge.device == RAM)
+            reserve = sum(device.reserve for device in self._devices.all if device.id == RAM)
+            room = Ram().read(RAM, ()).free - promised - reserve
+            return read_ahead([file.path for file in files.values()], room, stop)
+
+        try:
+            done = await asyncio.get_running_loop().run_in_executor(self._reader, read)
+        except OSError as error:  # the engine meets it, too, and says so
+            log.warning("read_ahead.failed", instance=action.instance, error=str(error))
+        else:
+            log.debug("read_ahead.done", instance=action.instance, bytes=done)
+        finally:
+            stop.set()
 
     def _died(self, entry: Entry, instance: str, exit: Exit) -> _StartFailed:
         tail = self._tail(instance)

@@ -143,12 +143,22 @@ class Driver:
         """Make a version known that was examined; its files are used if they are in the cache."""
         self.entries[entry.spec.version] = entry
         self.post(entry.added())
+        self._recall(entry)
 
     def change(self, event: ev.Changed, entries: Iterable[Entry]) -> None:
         """Take several changes as one; `entries` are the versions that it adds. Raises what a bug of the
         scheduler raises: whoever asked must not go on as if it had been taken."""
-        self.entries.update((entry.spec.version, entry) for entry in entries)
+        fresh = {entry.spec.version: entry for entry in entries}
+        self.entries.update(fresh)
         self.post(event)
+        for entry in fresh.values():
+            self._recall(entry)
+
+    def _recall(self, entry: Entry) -> None:
+        """How long it loaded in an earlier life: nobody is told otherwise before it is loaded again."""
+        usual = self.observer.usual_load(entry)
+        if usual is not None and entry.estimate is not None:
+            self.post(ev.Learned(entry.spec.version, entry.estimate, usual))
 
     def remove(self, version: str) -> None:
         """Refuse who waits, let what runs finish, then forget the version."""

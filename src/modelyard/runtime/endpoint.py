@@ -7,6 +7,7 @@ Owned by the driver; the relay sends its attempts through it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from modelyard.core.types import Address, Spec
 from modelyard.engines.base import Engine
@@ -17,9 +18,10 @@ QUIESCE_CAP = 10.0  # seconds after which an abandoned request counts as stopped
 
 class Endpoint:
     """`active` counts attempts that are under way; requests that the engine still runs beyond those are ones
-    whose client has left. `headers` name version and instance in every answer."""
+    whose client has left. `headers` name version and instance in every answer. `on_first_token` is called
+    once, with the seconds until the first streamed answer began."""
 
-    __slots__ = ("active", "address", "engine", "headers", "instance", "pool", "spec")
+    __slots__ = ("active", "address", "engine", "headers", "instance", "on_first_token", "pool", "spec")
 
     def __init__(self, instance: str, spec: Spec, engine: Engine, address: Address, pool: Pool) -> None:
         self.instance = instance
@@ -28,10 +30,17 @@ class Endpoint:
         self.address = address
         self.pool = pool
         self.active = 0
+        self.on_first_token: Callable[[float], None] | None = None
         self.headers = (
             (b"x-modelyard-version", spec.version.encode()),
             (b"x-modelyard-instance", instance.encode()),
         )
+
+    def began(self, seconds: float) -> None:
+        """A streamed answer began so many seconds after its lease was granted."""
+        tell, self.on_first_token = self.on_first_token, None
+        if tell is not None:
+            tell(seconds)
 
     async def quiesce(self) -> bool:
         """Return once the engine runs no more than the attempts under way, at most QUIESCE_CAP later. True

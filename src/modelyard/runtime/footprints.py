@@ -1,4 +1,5 @@
-"""Footprints: what instances really took and how long they loaded, kept for the next start.
+"""Footprints: what instances really took, how long they loaded and how soon they answered, kept for the next
+start.
 
 The driver observes and asks; compose records demand for `preload: auto`. A footprint corrects an estimate,
 it never decides. Every method is safe to call from any thread; the ones that write block on the disk.
@@ -17,8 +18,9 @@ from pathlib import Path
 
 import structlog
 
-from modelyard.core.types import Need, Spec
+from modelyard.core.types import Need, Spec, WarmUp
 from modelyard.engines.base import Files
+from modelyard.runtime.timing import SAMPLE, Timing, timing, with_one_more
 
 __all__ = ["FileFootprints", "Footprint", "Footprints", "Key", "key_of"]
 
@@ -27,8 +29,7 @@ LAST_MARGIN = 0.03
 DEMAND_HALF_LIFE = 86_400.0  # seconds
 MAX_ENTRIES = 1_000
 _FORGET = 0.25  # how much of the way down a smaller observation pulls
-_EWMA = 0.3
-_VERSION = 1
+_VERSION = 2
 _log = structlog.get_logger(__name__)
 
 
@@ -45,7 +46,9 @@ class Key:
 def key_of(spec: Spec, files: Files, device: str) -> Key:
     """The key of this version with these files on this kind of device."""
     names = {role: file.digest or f"{file.path}:{file.size}" for role, file in files.items()}
-    parameters = {"slots": spec.slots, "parameters": dict(spec.parameters)}
+    parameters: dict[str, object] = {"slots": spec.slots, "parameters": dict(spec.parameters)}
+    if spec.warm_up != WarmUp():  # it takes its time
+        parameters["warm_up"] = asdict(spec.warm_up)
     return Key(_digest(names), spec.engine, _digest(parameters), device)
 
 
@@ -57,12 +60,24 @@ def _digest(value: object) -> str:
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """What was observed of one key. `bytes` are by position of the need's shares, 0 where nothing could be
-    measured; `load_seconds` is a moving average, None while unknown; `seen` is when it was observed last."""
+    measured; `loads` are the last durations from start to ready, `first_tokens` those of the first streamed
+    answer after it until its first byte, in seconds; `seen` is when it was observed last."""
 
     bytes: tuple[int, ...] = ()
     observations: int = 0
-    load_seconds: float | None = None
+    loads: tuple[float, ...] = ()
+    first_tokens: tuple[float, ...] = ()
     seen: float = 0.0
+
+    @property
+    def load(self) -> Timing | None:
+        """How long it usually loads; None while unknown."""
+        return timing(self.loads)
+
+    @property
+    def first_token(self) -> Timing | None:
+        """How soon it usually answers after it became ready; None while unknown."""
+        return timing(self.first_tokens)
 
     @property
     def margin(self) -> float:
@@ -85,14 +100,23 @@ class Footprint:
         *,
         now: float,
         load_seconds: float | None = None,
+        first_token: float | None = None,
     ) -> Footprint:
-        """With one observation more. A higher one counts at once, a lower one pulls down slowly."""
+        """With one observation more. A higher size counts at once, a lower one pulls down slowly; sizes that
+        are all 0 say nothing."""
+        timed = replace(
+            self,
+            loads=with_one_more(self.loads, load_seconds),
+            first_tokens=with_one_more(self.first_tokens, first_token),
+            seen=now,
+        )
+        if not any(sizes):
+            return timed
         previous = self.bytes if len(self.bytes) == len(sizes) else (0,) * len(sizes)
-        return Footprint(
+        return replace(
+            timed,
             bytes=tuple(_peak(old, new) for old, new in zip(previous, sizes, strict=True)),
             observations=self.observations + 1 if previous == self.bytes else 1,
-            load_seconds=_average(self.load_seconds, load_seconds),
-            seen=now,
         )
 
 
@@ -100,12 +124,6 @@ def _peak(old: int, new: int) -> int:
     if new <= 0:
         return old
     return new if new >= old else round(old + _FORGET * (new - old))
-
-
-def _average(old: float | None, new: float | None) -> float | None:
-    if old is None or new is None:
-        return old if new is None else new
-    return old + _EWMA * (new - old)
 
 
 class Footprints:
@@ -135,17 +153,19 @@ class Footprints:
         *,
         need: Need | None = None,
         load_seconds: float | None = None,
+        first_token: float | None = None,
     ) -> Footprint:
         """Keep one observation and return the new footprint. `sizes` are own bytes per share; they count
-        only where there are as many as `need` has shares. The footprints not seen for longest go when there
-        are too many."""
+        only where there are as many as `need` has shares, and some that are not 0. The footprints not seen
+        for longest go when there are too many."""
         with self._lock:
             before = self._entries.get(key) or Footprint()
             fits = need is None or len(need.shares) == len(sizes)
             after = before.observed(
-                sizes if fits else (0,) * len(before.bytes),
+                sizes if fits else (),
                 now=self._clock(),
                 load_seconds=load_seconds,
+                first_token=first_token,
             )
             self._entries[key] = after
             while len(self._entries) > self._limit:
@@ -191,12 +211,9 @@ class FileFootprints(Footprints):
     def _load(self) -> None:
         try:
             content = json.loads(self._path.read_bytes())
-            if content["version"] != _VERSION:
+            if content["version"] not in (1, _VERSION):
                 raise ValueError(f"version {content['version']}")
-            entries = {
-                Key(**entry["key"]): Footprint(**{**entry["footprint"], "bytes": _sizes(entry["footprint"])})
-                for entry in content["footprints"]
-            }
+            entries = {Key(**entry["key"]): _footprint(entry["footprint"]) for entry in content["footprints"]}
             demand = {
                 model: (float(count), float(since)) for model, (count, since) in content["demand"].items()
             }
@@ -226,8 +243,20 @@ class FileFootprints(Footprints):
             _log.warning("footprints.not_written", path=str(self._path), error=str(error))
 
 
-def _sizes(footprint: Mapping[str, object]) -> tuple[int, ...]:
-    sizes = footprint["bytes"]
+def _footprint(fields: Mapping[str, object]) -> Footprint:
+    sizes, observations, seen = fields["bytes"], fields["observations"], fields["seen"]
     if not isinstance(sizes, list) or not all(isinstance(size, int) and size >= 0 for size in sizes):
         raise ValueError("bytes is not a list of sizes")
-    return tuple(sizes)
+    if not isinstance(observations, int) or not isinstance(seen, int | float):
+        raise ValueError("observations or seen is no number")
+    average = fields.get("load_seconds")  # all that version 1 kept
+    loads = fields.get("loads", [] if average is None else [average])
+    return Footprint(
+        tuple(sizes), observations, _seconds(loads), _seconds(fields.get("first_tokens", [])), seen
+    )
+
+
+def _seconds(values: object) -> tuple[float, ...]:
+    if not isinstance(values, list) or not all(isinstance(one, int | float) and one >= 0 for one in values):
+        raise ValueError("a list of durations is not one")
+    return tuple(values[-SAMPLE:])

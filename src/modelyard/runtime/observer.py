@@ -18,6 +18,7 @@ from modelyard.launchers.base import Launcher
 from modelyard.runtime.devices import Devices, Seen
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.footprints import Footprint, Footprints, key_of
+from modelyard.runtime.timing import Timing
 
 log = structlog.get_logger(__name__)
 
@@ -64,19 +65,28 @@ class Observer:
     async def keep(
         self, entry: Entry, instance: Instance, own: Mapping[str, int], load_seconds: float | None = None
     ) -> None:
-        """Keep what was measured of an instance, if anything was, and tell the scheduler what it needs."""
-        need = instance.version.need
-        if need is None or entry.files is None or not any(own.values()):
+        """Keep what was measured of an instance, if anything was, and how long it loaded, and tell the
+        scheduler."""
+        need, measured = instance.version.need, any(own.values())
+        if need is None or entry.files is None or not (measured or load_seconds is not None):
             return
-        self._post(Observed(instance.id, own))
+        if measured:
+            self._post(Observed(instance.id, own))
         key = key_of(entry.spec, entry.files, self._kinds(entry))
         estimate = entry.engine.need(entry.spec, entry.files)
         sizes = _by_share(estimate, instance.placement, own)
         footprint = await asyncio.to_thread(
             self._footprints.observe, key, sizes, need=estimate, load_seconds=load_seconds
         )
-        learned = self._learned(entry, footprint, estimate)
-        self._post(Learned(entry.spec.version, learned, footprint.load_seconds))
+        learned = self._learned(entry, footprint, estimate) if measured else need
+        usual = footprint.load
+        self._post(Learned(entry.spec.version, learned, usual.median if usual is not None else None))
+
+    async def keep_first_token(self, entry: Entry, seconds: float) -> None:
+        """Keep how soon the first streamed answer of a new instance began."""
+        if entry.files is not None:
+            key = key_of(entry.spec, entry.files, self._kinds(entry))
+            await asyncio.to_thread(self._footprints.observe, key, (), first_token=seconds)
 
     def _kinds(self, entry: Entry) -> str:
         """The kinds of devices it may run on: a footprint learned on one kind says nothing of another."""
@@ -124,12 +134,18 @@ class Observer:
         footprint = self._footprints.get(key_of(entry.spec, entry.files, self._kinds(entry)))
         return need if footprint is None else self._learned(entry, footprint, need)
 
+    def timings(self, entry: Entry) -> tuple[Timing | None, Timing | None]:
+        """How long loads of the same files and parameters usually took here, and how soon the first answers
+        after them began; None while unknown."""
+        if entry.files is None:
+            return None, None
+        footprint = self._footprints.get(key_of(entry.spec, entry.files, self._kinds(entry)))
+        return (None, None) if footprint is None else (footprint.load, footprint.first_token)
+
     def usual_load(self, entry: Entry) -> float | None:
         """Seconds that loads of the same files and parameters usually took here; None while unknown."""
-        if entry.files is None:
-            return None
-        footprint = self._footprints.get(key_of(entry.spec, entry.files, self._kinds(entry)))
-        return None if footprint is None else footprint.load_seconds
+        load, _ = self.timings(entry)
+        return None if load is None else load.median
 
     def _learned(self, entry: Entry, footprint: Footprint, estimate: Need) -> Need:
         """What was learned. Its margin never asks for more than a device has: a model that ran there, and

@@ -1,0 +1,67 @@
+"""Reading ahead: files that an engine is about to load, into the page cache while its process starts.
+
+Called by the commands, in a thread of its own. It only saves time: what goes wrong is left to the engine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from threading import Event
+
+CHUNK = 4 << 20  # bytes between two looks at whether it is still wanted
+MOSTLY = 0.9  # of a file in the page cache: there is nothing to gain
+_WINDOW = 1 << 30
+_FAILED = ctypes.c_void_p(-1).value
+_LOWEST_BIT = bytes(number & 1 for number in range(256))
+
+
+def read_ahead(files: Iterable[Path], room: int, stop: Event) -> int:
+    """Read these files, one after the other, until `stop` is set, and return how many bytes that were.
+
+    One of which most is in the page cache is left out, and so is one that is larger than what is left of
+    `room` (bytes): it would push out what others need. Raises OSError.
+
+    The bytes are read, not advised: the kernel answers POSIX_FADV_WILLNEED with at most one window of its
+    read-ahead, and to many of those it queues without end.
+    """
+    done = 0
+    buffer = bytearray(CHUNK)
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > room or resident(path) >= MOSTLY:
+                continue
+            while not stop.is_set() and (count := file.readinto(buffer)):
+                done += count
+        room -= size
+    return done
+
+
+def resident(path: Path) -> float:
+    """The part of a file that is in the page cache, from 0 to 1. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+    pages = found = 0
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for offset in range(0, size, _WINDOW):
+            length = min(_WINDOW, size - offset)
+            start = libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), offset)
+            if start == _FAILED:
+                raise OSError(ctypes.get_errno(), "mmap", str(path))
+            vector = ctypes.create_string_buffer(-(-length // mmap.PAGESIZE))
+            try:
+                if libc.mincore(start, length, vector):
+                    raise OSError(ctypes.get_errno(), "mincore", str(path))
+            finally:
+                libc.munmap(start, length)
+            pages += len(vector)
+            found += vector.raw.translate(_LOWEST_BIT).count(1)
+    return found / pages if pages else 1.0
