@@ -130,6 +130,15 @@ async def test_errors_arrive_as_openais_exceptions() -> None:
         assert long_stream.value.code == "context_length_exceeded"
         with pytest.raises(openai.BadRequestError):
             await client.chat.completions.create(model="smol-fast", messages=[{"content": 7}])  # type: ignore
+        image: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aaaa"}}
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError, match="image input is not supported"):
+                await client.chat.completions.create(
+                    model="smol-fast", messages=[{"role": "user", "content": [image]}], stream=stream
+                )
+        nameless: Any = {"type": "function"}
+        with pytest.raises(openai.BadRequestError, match="tool function"):
+            await client.chat.completions.create(model="smol-fast", messages=said("hi"), tools=[nameless])
         with pytest.raises(openai.APIStatusError) as large:
             await client.chat.completions.create(model="smol-fast", messages=said("x" * 300_000))
         assert (large.value.status_code, large.value.code) == (413, "body_too_large")

@@ -136,6 +136,7 @@ class TestGenerate:
         (422, b'{"detail":"odd"}', '{"detail":"odd"}', "invalid_request"),
         (404, b"lost", "lost", "invalid_request"),
         (501, b'{"error":{"code":501,"message":"never"}}', "never", "engine_failed"),
+        (500, b'{"error":{"code":500,"message":"no input"}}', "no input", "engine_failed"),
     ],
 )
 async def test_a_refusal_has_the_apis_shape(status: int, body: bytes, message: str, code: str) -> None:
@@ -146,6 +147,33 @@ async def test_a_refusal_has_the_apis_shape(status: int, body: bytes, message: s
         assert answer.headers["content-type"] == "application/json"
         assert set(answer.body["error"]) == {"message", "type", "param", "code"}
         assert (answer.message, answer.code) == (message, code)
+
+
+NO_IMAGES = "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "error"),
+    [
+        (
+            "/v1/chat/completions",
+            {},
+            {"message": NO_IMAGES, "type": "invalid_request_error", "param": None, "code": "invalid_request"},
+        ),
+        ("/v1/messages", {"max_tokens": 1}, {"message": NO_IMAGES, "type": "invalid_request_error"}),
+        ("/api/chat", {"stream": False}, NO_IMAGES),
+    ],
+)
+async def test_what_no_instance_can_take_is_the_clients_mistake(
+    path: str, body: dict[str, object], error: object
+) -> None:
+    """llama.cpp answers 500 to it."""
+    said = json.dumps({"error": {"code": 500, "message": NO_IMAGES, "type": "server_error"}}).encode()
+    head = b"HTTP/1.1 500 X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    async with answered_with(head % len(said) + said) as yard:
+        messages = [{"role": "user", "content": "What is it?"}]
+        answer = await yard.post(path, {"model": "a", "messages": messages, **body})
+        assert (answer.status, answer.body["error"]) == (400, error)
 
 
 async def test_a_large_answer_passes_as_it_is_and_its_tokens_count() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import orjson
 
 from modelyard.errors import ContextOverflow, EngineFailed, EngineProtocol, InvalidRequest, ModelyardError
@@ -14,6 +16,9 @@ INPUTS = {  # by the engine's path: the field that holds what may be too long
     b"/v1/responses": "input",
 }
 
+# llama.cpp answers 500 also to some requests that it can never take, on every instance alike:
+_CLIENTS = re.compile(r"(image|audio|video) input is not supported|Failed to parse (messages|tools):")
+
 
 def overflow(path: bytes, result: Result) -> ContextOverflow | None:
     """What an answer is that says that the input of `path` was too long; None for any other."""
@@ -25,7 +30,7 @@ def overflow(path: bytes, result: Result) -> ContextOverflow | None:
 def refusal(result: Result) -> ModelyardError:
     """What an engine's own answer is in our terms, with its message."""
     said = message(result.body)
-    if result.status >= 500:
+    if result.status >= 500 and not (result.status == 500 and _CLIENTS.match(said)):
         return EngineFailed(said)
     return InvalidRequest(said) if result.status >= 400 else EngineProtocol(said)
 
