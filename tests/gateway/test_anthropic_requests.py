@@ -115,6 +115,8 @@ class TestRequests:
             ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
             ({"tools": [{"name": "x"}]}, "tools[0].input_schema"),
             ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice.name"),
+            ({"tool_choice": {"type": "tool", "name": "x"}}, "tool_choice.name"),
+            ({"tools": [], "tool_choice": {"type": "any"}}, "tool_choice"),
             (
                 {"context_management": {"edits": [{"type": "compact_20260112"}]}},
                 "context_management.edits[0].type",

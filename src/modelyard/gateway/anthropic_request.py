@@ -257,6 +257,8 @@ def _tools(fields: Fields) -> dict[str, object]:
             refuse(choice.path("name"), f"{name[:80]!r} is none of `tools`")
     choice.close()
     if not tools:
+        if kind == "any":
+            refuse("tool_choice", "asks for a call of a tool, but there are no `tools`")
         return {}
     made: dict[str, object] = {"tools": tools, "tool_choice": words[kind]}
     return made | {"parallel_tool_calls": False} if alone else made
