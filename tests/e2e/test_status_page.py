@@ -24,8 +24,9 @@ pytestmark = [
     ),
 ]
 
-WIDE, NARROW = {"width": 1200, "height": 900}, {"width": 400, "height": 800}
-MODELS = {"quick": fake(aliases=["fast"]), "other": fake(), "third": fake()}
+WIDE, NARROW = {"width": 1200, "height": 900}, {"width": 380, "height": 800}
+OTHER = "other-instruct-2507-8b-q4_k_m"
+MODELS = {"quick": fake(aliases=["fast"]), OTHER: fake(), "third": fake()}
 KEYS = [
     {"name": "user", "key": "u" * 20, "scopes": ["inference"]},
     {"name": "operator", "key": "o" * 20, "scopes": ["admin"]},
@@ -51,10 +52,12 @@ class Visit:
         self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
 
     async def fits(self, viewport: dict[str, int]) -> bool:
-        """Whether a window of this size shows the page without scrolling sideways."""
+        """Whether a window of this size shows the page, and all in its open tables, without scrolling
+        sideways."""
         await self.page.set_viewport_size(viewport)  # type: ignore[arg-type]
-        width = await self.page.evaluate("document.documentElement.scrollWidth")
-        return bool(width <= viewport["width"])
+        parts = "[document.documentElement, ...document.querySelectorAll('.scroll')]"
+        fit = f"{parts}.every((part) => part.scrollWidth <= part.clientWidth)"
+        return bool(await self.page.evaluate(fit))
 
 
 @asynccontextmanager
@@ -90,9 +93,9 @@ async def test_the_page_shows_what_happens() -> None:
         await expect(page.locator("#devices")).to_contain_text("quick-1")
         await expect(page.locator("#summary")).to_contain_text(re.compile("^ready"))
 
-        answer = await client.post("/generate", json={"model": "other", "prompt": "hi", "max_tokens": 2})
+        answer = await client.post("/generate", json={"model": OTHER, "prompt": "hi", "max_tokens": 2})
         assert answer.status_code == 200
-        await expect(page.locator("#instances tr", has_text="other-2")).to_contain_text("0 of 1")
+        await expect(page.locator("#instances tr", has_text=f"{OTHER}-2")).to_contain_text("0 of 1")
         assert await page.evaluate("window.kept"), "it was not loaded anew"
         assert await seen.fits(WIDE)
         assert await seen.fits(NARROW)
@@ -135,6 +138,8 @@ async def test_the_reference_lists_every_endpoint() -> None:
             for method in operations:
                 row = page.locator(f'[id="{method}{path}"]')
                 await expect(row.locator("summary")).to_contain_text(path)
+        intro = await page.locator("#intro").text_content() or ""
+        assert [bool(line) for line in intro.split("\n")] == [True, False, True], "a line is a paragraph"
         chat = page.locator('[id="post/v1/chat/completions"]')
         await expect(chat.locator("summary")).to_contain_text("key with inference")
         await chat.locator("summary").click()
