@@ -425,7 +425,7 @@ class SourceOffline(StoreError):
 
 
 class DownloadFailed(StoreError):
-    """A file could not be fetched; nothing half-written is left."""
+    """A file could not be fetched; what has come of it is kept apart, and the next try goes on from there."""
 
     code = "download_failed"
     retryable = True

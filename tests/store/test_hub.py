@@ -27,6 +27,7 @@ from modelyard.errors import (
 from modelyard.store import HubFiles, Progress, Store
 from modelyard.store.hub import HubSettings
 from modelyard.store.index import key_of
+from modelyard.store.pace import Pace
 from store.hub_server import COMMIT, OTHER_COMMIT, REPO, SIGNED, Hub, Repo, hub_server
 from waiting import until
 
@@ -62,7 +63,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def store_of(root: Path, environ: Mapping[str, str]) -> closing[Store]:
-    return closing(Store(root, [HubFiles(environ, pauses=PAUSES)]))
+    return closing(Store(root, [HubFiles(environ, Pace(pauses=PAUSES))]))
 
 
 def nothing_kept(root: Path) -> bool:
@@ -387,7 +388,7 @@ async def test_a_wait_that_is_asked_for_is_waited(
     root: Path, hub: Hub, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One second is in the bound, a second one is not; each of them by another header."""
-    monkeypatch.setattr("modelyard.store.hub_client.LONGEST_WAIT", 1.5)
+    monkeypatch.setattr("modelyard.store.pace.LONGEST_WAIT", 1.5)
     hub.refusals.append((429, {"Retry-After": "1"}))
     with store_of(root / "first", environ) as store:
         before = asyncio.get_running_loop().time()
@@ -418,10 +419,25 @@ async def test_a_cut_transfer_goes_on_where_it_was_cut(root: Path, hub: Hub, env
     assert begins == ["0", "100000", "100000", "100000", "150000", "150000", "150000"]
 
 
+async def test_what_came_before_a_failure_is_not_fetched_again(
+    root: Path, hub: Hub, environ: dict[str, str]
+) -> None:
+    hub.cuts.extend([100_000, *[0] * (1 + len(PAUSES))])
+    await refused(root, environ, DownloadFailed, "try again")
+    hub.cuts.clear()
+    hub.asked.clear()
+    with store_of(root, environ) as store:
+        assert (await store.fetch(SOURCE)).digest == DIGEST
+    assert [one.headers["range"].split("=")[1].split("-")[0] for one in hub.requests("GET", cdn=True)] == [
+        "100000"
+    ]
+    assert not any((root / "partial").iterdir())
+
+
 async def test_a_large_file_comes_in_parts(
     root: Path, hub: Hub, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelyard.store.hub_client.PART", 130_000)
+    monkeypatch.setattr("modelyard.store.transfer.PIECE", 130_000)
     with store_of(root, environ) as store:
         assert (await store.fetch(SOURCE)).path.read_bytes() == CONTENT
     assert len(hub.requests("GET", cdn=True)) == 3

@@ -24,6 +24,7 @@ from modelyard.store.hub import HubFiles
 from modelyard.store.index import Index, key_of, key_text, resolved
 from modelyard.store.intake import Intake
 from modelyard.store.local import LocalFiles, is_local
+from modelyard.store.partial import Partials
 from modelyard.store.pypi import PythonPackages
 from modelyard.store.shelf import Shelf
 from modelyard.store.source import Progress, Source, StoredFile, Watch, disk_full, is_no_room
@@ -52,6 +53,7 @@ class Store:
     ) -> None:
         self._disk = Disk(root)
         self._disk.sweep()
+        self._partials = Partials(root)
         self._index = Index(self._disk)
         self.shelf = Shelf(self._disk, self._index, quota)
         self._intake = Intake(self._disk, self._index, self.shelf)
@@ -160,19 +162,21 @@ class Store:
         return Watch(source, self._deadline, report)
 
     def _fetch(self, source: str, terms: Terms | None, watch: Watch) -> StoredFile:
-        scheme = source.partition("://")[0] if "://" in source else ""
+        origin = self._sources[source.partition("://")[0] if "://" in source else ""]
+        key = key_of(_key(source, terms))
         try:
-            with self._disk.only_one(key_of(_key(source, terms)), watch):
+            with self._disk.only_one(key, watch):
                 entry = self._index.find(_key(source, terms))
                 if entry is not None and (file := self._intake.known(entry, terms, watch)):
                     return file
-                exact = resolved(entry) or self._sources[scheme].resolve(source, watch)
+                exact = resolved(entry) or origin.resolve(source, watch)
                 if entry is not None and exact.sha256 is None and not entry.promised:
                     exact = replace(exact, sha256=entry.digest)  # it stands for the same bytes ever after
                 if file := self._intake.held(source, exact, terms, watch):
                     return file
-                with self._disk.work_folder() as folder, self.shelf.serving(watch):
-                    path = self._sources[scheme].fetch(exact.source, folder, watch)
+                work = self._partials.folder(key) if origin.resumes else self._disk.work_folder()
+                with work as folder, self.shelf.serving(watch):
+                    path = origin.fetch(exact.source, folder, watch)
                     watch.expects = None
                     return self._intake.take(source, exact, path, folder, terms, watch)
         except OSError as error:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 from urllib.parse import quote, unquote
 
+from modelyard.store.pace import Pace
 from modelyard.store.source import Exact, Source, Watch
 
 if TYPE_CHECKING:
     from modelyard.store.hub_client import HubClient
-
-# Seconds before each further try of what may pass by itself; begun anew whenever bytes came.
-PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 # A revision with a slash is written with %2F, but for the refs of the hub itself (as huggingface_hub has it).
@@ -107,13 +105,14 @@ def endpoint_of(environ: Mapping[str, str]) -> str:
 
 class HubFiles(Source):
     """See `source.Source`. `environ` is where the hub's variables are read, at each use (default: this
-    process's); `pauses` are the seconds before each further try of what may pass by itself."""
+    process's)."""
 
     schemes: ClassVar[tuple[str, ...]] = ("hf",)
+    resumes: ClassVar[bool] = True
 
-    def __init__(self, environ: Mapping[str, str] | None = None, *, pauses: Sequence[float] = PAUSES) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None, pace: Pace | None = None) -> None:
         self._environ = os.environ if environ is None else environ
-        self._pauses = tuple(pauses)
+        self._pace = pace or Pace()
 
     def problem(self, source: str) -> str | None:
         try:
@@ -134,7 +133,7 @@ class HubFiles(Source):
         # Late: a third of a second that a start without such sources does not pay.
         from modelyard.store.hub_client import HubClient  # noqa: PLC0415
 
-        return HubClient(HubSettings.read(self._environ), watch, self._pauses)
+        return HubClient(HubSettings.read(self._environ), watch, self._pace)
 
 
 def _path(text: str) -> Path:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
-from typing import BinaryIO, TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
@@ -36,20 +36,14 @@ from modelyard.errors import (
     SourceOffline,
     StoreError,
 )
+from modelyard.store.http_client import answer_of
 from modelyard.store.hub import HubFile, HubSettings
-from modelyard.store.source import HEADROOM, Exact, Watch
-
-# What a server may have us wait in all (Retry-After), in seconds.
-LONGEST_WAIT = 120.0
-# Asked for at once: the hub's CDN gives no more than 50 GB in one answer.
-PART = 32 * 2**30
-
-T = TypeVar("T")
+from modelyard.store.pace import Pace, Patience, Throttled, retry_after
+from modelyard.store.source import Exact, Watch, shown
+from modelyard.store.transfer import Answer, download
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PRINTABLE = re.compile(r"[!-~]+")
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
 _NAME, _VERSION = "modelyard", version("modelyard")
 
 # Its user agent would tell more than who asks, and look up names for it on the network.
@@ -59,70 +53,63 @@ constants.HF_HUB_DISABLE_TELEMETRY = True
 class HubClient:
     """The hub for one fetch. All methods raise StoreError, OSError, and what `watch` raises."""
 
-    def __init__(self, settings: HubSettings, watch: Watch, pauses: Sequence[float]) -> None:
+    def __init__(self, settings: HubSettings, watch: Watch, pace: Pace) -> None:
         self._settings = settings
         self._watch = watch
-        self._patience = Patience(watch, pauses)
+        self._pace = pace
+        self._lock = threading.Lock()
+        self._open: set[httpx2.Response] = set()
         if settings.token is not None and not _PRINTABLE.fullmatch(settings.token):
             raise SourceForbidden(f"{watch.source}: HF_TOKEN has characters that no token has; set it anew")
-        self._shown = _CREDENTIALS.sub("****@", settings.endpoint)
+        self._shown = shown(settings.endpoint)
 
     def resolve(self, file: HubFile) -> Exact:
         """The file at its commit, with the digest that the hub tells of a large file."""
         known = self._cached(file)
         if known is not None and (file.is_settled or self._settings.offline):
             return _as_cached(file, known)
-        if known is not None:
-            self._patience = Patience(self._watch, ())
+        patience = Patience(self._watch, () if known else self._pace.pauses)
         try:
-            found = self._insist(file, lambda: self._metadata(file))
+            return patience.insist(lambda: self._metadata(file))
         except DownloadFailed:
             # The hub cannot be asked: what the user's cache has for this revision is the best that is known.
             if known is None:
                 raise
             return _as_cached(file, known)
-        return found
 
     def fetch(self, file: HubFile, folder: Path) -> Path:
         """The file of a resolved source: where it lies in the user's cache, else fetched into `folder`."""
         if path := self._cached(file):
             return path
-        self._refuse_offline(file)
-        target = folder / "download"
-        with target.open("wb") as out:
-            total: int | None = None
-            while total is None or out.tell() < total:
-                total = self._insist(file, lambda: self._part(file, out))
-        return target
+        return download(
+            _Remote(self, file), folder, self._watch, self._pace, identity=str(file), pinned=file.is_settled
+        )
 
     # -- asking -----------------------------------------------------------------------------------------
 
-    def _insist(self, file: HubFile, ask: Callable[[], T]) -> T:
-        """What `ask` returns, tried again after failures that may pass by themselves."""
-        self._refuse_offline(file)
-        while True:
-            try:
-                return ask()
-            except OfflineModeIsEnabled:
-                raise self._offline(file) from None
-            except (HfHubHTTPError, httpx2.HTTPError, httpx2.InvalidURL) as error:
-                self._watch.check()
-                failure = self._failure(file, error)
-            except DownloadFailed as error:
-                failure = error
-            if not isinstance(failure, DownloadFailed):
-                raise failure
-            self._patience.bear(failure)
+    @contextmanager
+    def _asking(self, file: HubFile) -> Iterator[None]:
+        """Turns what huggingface_hub raises into our errors."""
+        if self._settings.offline:
+            raise self._offline(file)
+        self._watch.check()
+        try:
+            yield
+        except OfflineModeIsEnabled:
+            raise self._offline(file) from None
+        except (HfHubHTTPError, httpx2.HTTPError, httpx2.InvalidURL) as error:
+            self._watch.check()
+            raise self._failure(file, error) from None
 
     def _metadata(self, file: HubFile) -> Exact:
-        self._watch.check()
-        found = get_hf_file_metadata(
-            self._url(file),
-            token=self._token,
-            endpoint=self._settings.endpoint,
-            library_name=_NAME,
-            library_version=_VERSION,
-        )
+        with self._asking(file):
+            found = get_hf_file_metadata(
+                self._url(file),
+                token=self._token,
+                endpoint=self._settings.endpoint,
+                library_name=_NAME,
+                library_version=_VERSION,
+            )
         commit = file.at(found.commit_hash or "")
         if not commit.is_settled:
             raise SourceNotFound(
@@ -132,45 +119,42 @@ class HubClient:
         is_digest = found.etag is not None and _SHA256.fullmatch(found.etag)
         return Exact(str(commit), found.etag if is_digest else None)
 
-    def _part(self, file: HubFile, out: BinaryIO) -> int:
-        """Fetch on from where `out` ends, as far as one answer goes. Returns the size of the whole file."""
-        start = out.tell()
+    @contextmanager
+    def open(self, file: HubFile, begin: int, end: int | None, validator: str) -> Iterator[Answer]:
+        """Bytes of a file, as a `transfer.Remote` gives them."""
         headers = build_hf_headers(token=self._token, library_name=_NAME, library_version=_VERSION)
-        headers |= {"Accept-Encoding": "identity", "Range": f"bytes={start}-{start + PART - 1}"}
+        headers |= {"Accept-Encoding": "identity"}
+        if begin or end is not None:
+            headers["Range"] = f"bytes={begin}-{'' if end is None else end - 1}"
+            headers |= {"If-Range": validator} if validator else {}
         limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
         # The session takes the token off when it is led to another host.
-        with get_session().stream("GET", self._url(file), headers=headers, timeout=limit) as response:
-            if response.is_error:
+        with (
+            self._asking(file),
+            get_session().stream("GET", self._url(file), headers=headers, timeout=limit) as response,
+        ):
+            status = response.status_code
+            if response.is_error and status != 416:
                 response.close()  # its text is of no use, and has no bound
-            hf_raise_for_status(response)
-            with self._watch.on_stop(lambda: _shut_down(response)):
-                begin, total = self._extent(file, response, start)
-                if begin != start:
-                    out.seek(0)
-                    out.truncate()
-                self._watch.room(Path(out.name).parent, total - begin + HEADROOM)
-                for chunk in response.iter_raw():
-                    if out.tell() + len(chunk) > total:
-                        raise DownloadFailed(f"{file}: {self._shown} sent more than it said; try again")
-                    out.write(chunk)
-                    self._patience.reached(out.tell())
-                    self._watch.progress(out.tell(), total)
-        if out.tell() == start < total:
-            raise DownloadFailed(f"{file}: {self._shown} sent nothing; try again")
-        return total
+                hf_raise_for_status(response)
+            with self._kept(response):
+                yield answer_of(self._watch.source, status, response.headers, begin, response.iter_raw())
 
-    def _extent(self, file: HubFile, response: httpx2.Response, start: int) -> tuple[int, int]:
-        """Where the answer begins, and the size of the whole file."""
-        size = response.headers.get("Content-Length", "")
-        if response.status_code == httpx2.codes.OK and size.isdigit():
-            return 0, int(size)
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if match is None or int(match[1]) != start:
-            raise DownloadFailed(
-                f"{file}: {self._shown} does not say which bytes it sends; check HF_ENDPOINT, "
-                "and what stands between"
-            )
-        return start, int(match[2])
+    @contextmanager
+    def _kept(self, response: httpx2.Response) -> Iterator[None]:
+        with self._lock:
+            self._open.add(response)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.discard(response)
+
+    def abort(self) -> None:
+        """End all answers that are being read."""
+        with self._lock:
+            for response in self._open:
+                _shut_down(response)
 
     def _url(self, file: HubFile) -> str:
         return hf_hub_url(file.repo, file.path, revision=file.revision, endpoint=self._settings.endpoint)
@@ -188,10 +172,6 @@ class HubClient:
         )
         return Path(path) if isinstance(path, str) else None
 
-    def _refuse_offline(self, file: HubFile) -> None:
-        if self._settings.offline:
-            raise self._offline(file)
-
     def _offline(self, file: HubFile) -> SourceOffline:
         return SourceOffline(
             f"{file}: is not in {self._settings.cache}, and HF_HUB_OFFLINE forbids to fetch it; unset that, "
@@ -202,7 +182,7 @@ class HubClient:
 
     def _failure(self, file: HubFile, error: Exception) -> StoreError:
         if not isinstance(error, HfHubHTTPError):
-            cause = _CREDENTIALS.sub("****@", str(error)) or type(error).__name__
+            cause = shown(str(error)) or type(error).__name__
             return DownloadFailed(
                 f"{file}: the connection to {self._shown} failed ({cause}); check it and try again"
             )
@@ -238,11 +218,11 @@ class HubClient:
         return DownloadFailed(f"{file}: {self._shown} answered with status {status}; try again later")
 
     def _too_many(self, file: HubFile, response: httpx2.Response) -> DownloadFailed:
-        told = response.headers.get("Retry-After", "")
-        window = parse_ratelimit_headers(response.headers)
-        after = float(told) if told.isdigit() else float(window.reset_in_seconds) if window else None
+        after, window = retry_after(response.headers), parse_ratelimit_headers(response.headers)
+        if after is None and window:
+            after = float(window.reset_in_seconds)
         when = "later" if after is None else f"in {after:.0f} s"
-        return DownloadFailed(
+        return Throttled(
             f"{file}: {self._shown} limits how often it is asked (429); try again {when}, or set HF_TOKEN "
             f"for a limit of your own ({self._token_is})",
             retry_after=after,
@@ -264,34 +244,17 @@ class HubClient:
         return f"; {self._shown}/{file.repo}/tree/{file.revision} lists its files"
 
 
-class Patience:
-    """How long failures are borne that may pass by themselves: the `pauses` in turn, begun anew after
-    progress, and what a server asks for up to LONGEST_WAIT seconds in all."""
+class _Remote:
+    """A `transfer.Remote`: one file of the hub."""
 
-    def __init__(self, watch: Watch, pauses: Sequence[float]) -> None:
-        self._watch = watch
-        self._pauses = pauses
-        self._tries = 0
-        self._furthest = 0
-        self._left = LONGEST_WAIT
+    def __init__(self, client: HubClient, file: HubFile) -> None:
+        self._client, self._file = client, file
 
-    def reached(self, position: int) -> None:
-        """So many bytes are here. (A server that begins at the start each time makes no progress.)"""
-        if position > self._furthest:
-            self._furthest, self._tries = position, 0
+    def open(self, begin: int, end: int | None, validator: str) -> AbstractContextManager[Answer]:
+        return self._client.open(self._file, begin, end, validator)
 
-    def bear(self, failure: DownloadFailed) -> None:
-        """Wait before another try. Raises `failure` when there should be none."""
-        if self._tries >= len(self._pauses):
-            raise failure
-        pause = self._pauses[self._tries]
-        if failure.retry_after is not None:
-            pause = failure.retry_after
-            if pause > self._left:
-                raise failure
-            self._left -= pause
-        self._tries += 1
-        self._watch.pause(pause)
+    def abort(self) -> None:
+        self._client.abort()
 
 
 def _as_cached(file: HubFile, path: Path) -> Exact:

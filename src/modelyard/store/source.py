@@ -7,6 +7,7 @@ knows nothing of the cache. It looks at its `Watch` at every chunk, so that it c
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import threading
 import time
@@ -22,6 +23,8 @@ CHUNK = 2**20
 # Kept free below what a download needs: other writers share the disk.
 HEADROOM = 16 * 2**20
 _REPORT_EVERY = 0.1
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
+_QUERY = re.compile(r"(://[^?#\s]*)\?[^#\s]*")
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -62,7 +65,7 @@ class Watch:
     def __init__(
         self, source: str, deadline: float, report: Callable[[Progress], None] | None = None
     ) -> None:
-        self.source = source
+        self.source = shown(source)
         self._ends = time.monotonic() + deadline
         self._report = report
         self._next_report = 0.0
@@ -126,9 +129,12 @@ class Watch:
 
 
 class Source(Protocol):
-    """One or more schemes. Stateless; `resolve` and `fetch` run in a thread."""
+    """One or more schemes. Stateless; `resolve` and `fetch` run in a thread.
+
+    `resumes`: the folder of a `fetch` that fails is kept, over restarts too, and given to the next one."""
 
     schemes: ClassVar[tuple[str, ...]]
+    resumes: ClassVar[bool] = False
 
     def problem(self, source: str) -> str | None:
         """What is wrong with the text of a source; None when it can be tried. No IO."""
@@ -140,10 +146,15 @@ class Source(Protocol):
         return Exact(source)
 
     def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
-        """The file of a source that was resolved. One below `folder` (fresh, on the cache's disk) is taken
-        into the cache; any other is used where it lies and never changed. Raises StoreError, OSError and
-        what `watch` raises."""
+        """The file of a source that was resolved. One below `folder` (on the cache's disk; fresh, or as the
+        last try left it where the source `resumes`) is taken into the cache; any other is used where it lies
+        and never changed. Raises StoreError, OSError and what `watch` raises."""
         ...
+
+
+def shown(source: str) -> str:
+    """A source as people and logs may see it: without a user, a password, or what a query holds."""
+    return _QUERY.sub(r"\1?…", _USER.sub("****@", source))
 
 
 def is_no_room(error: OSError) -> bool:
