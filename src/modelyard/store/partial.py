@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from modelyard.errors import ChecksumMismatch
+from modelyard.errors import BadFile, BadGguf, ChecksumMismatch
 
 # Seconds after the last write; then nobody is expected to come back for it.
 ABANDONED = 7 * 86400.0
@@ -46,7 +46,8 @@ class Partials:
         try:
             yield folder
         except BaseException as failure:
-            if isinstance(failure, ChecksumMismatch) or not (folder / "state").exists():
+            wrong = isinstance(failure, ChecksumMismatch | BadFile | BadGguf)
+            if wrong or not (folder / "state").exists():
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
