@@ -295,6 +295,22 @@ class TestHalf:
                 over.set()
                 writer.join()
 
+    @pytest.mark.parametrize(
+        "place",
+        [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path), lambda path: path.symlink_to("no")],
+    )
+    @pytest.mark.parametrize("pattern", ["more.yaml", "*.yaml"])
+    async def test_what_is_no_file_is_named_at_once(
+        self, place: Callable[[Path], object], pattern: str
+    ) -> None:
+        with short_folder() as folder:
+            path, more = folder / "yard", folder / "more.yaml"
+            path.write_text(f"include: ['{pattern}']\nmodels: {{a: {{engine: fake}}}}")
+            place(more)
+            with pytest.raises(NotRead) as refused:
+                await asyncio.wait_for(read(path, Origin(poll=0.1), foreign=False), 5.0)
+            assert str(refused.value) == f"include[0]: {more} is not a file ({path}:1)"
+
     async def test_a_file_at_rest_is_not_waited_for(self) -> None:
         with short_folder() as folder:
             path = folder / "yard.yaml"

@@ -25,10 +25,14 @@ class FilesRead:
 
     def see(self, path: Path, found: os.stat_result | None) -> None:
         """A file is read now, or is not there."""
-        self._files[path] = None if found is None else _stamp(found)
-        self._newest = max(self._newest, time.time() if found is None else found.st_ctime)
+        self.note(path, found)
         if found is not None and self.check is not None:
             self.check(path, found)
+
+    def note(self, path: Path, found: os.stat_result | None) -> None:
+        """This is there now, and is not read."""
+        self._files[path] = None if found is None else _stamp(found)
+        self._newest = max(self._newest, time.time() if found is None else found.st_ctime)
 
     def glob(self, folder: Path, pattern: str) -> list[Path]:
         """The files that an `include` with a pattern names now."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,13 +88,14 @@ def retype(value: object) -> object:
 
 def _text_of(path: Path | None, reading: FilesRead) -> str:
     assert path is not None
+    if (found := _look(path)) is not None:
+        reading.see(path, found)  # before it is opened: to open a pipe may take for ever
     try:
-        reading.see(path, path.stat())  # before it is opened: to open a pipe may take for ever
         with path.open("rb") as file:
             reading.see(path, os.fstat(file.fileno()))
             raw = file.read(LARGEST_FILE + 1)
     except OSError as error:
-        reading.see(path, None)
+        reading.note(path, found)
         raise ConfigErrors([Problem("", f"cannot read {path}: {error.strerror}")]) from None
     if len(raw) > LARGEST_FILE:
         raise ConfigErrors([Problem("", f"{path} is larger than 1 MiB; split it with `include:`")])
@@ -102,6 +104,14 @@ def _text_of(path: Path | None, reading: FilesRead) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigErrors([Problem("", "is not UTF-8 text", f"{path}:{line}")]) from None
+
+
+def _look(path: Path) -> os.stat_result | None:
+    """What is there; None for nothing that could be looked at."""
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 class _Joiner:
@@ -140,13 +150,15 @@ class _Joiner:
             found = self._reading.glob(base, name) if is_glob else [base / name]
             at = positions.get(f"include[{index}]", positions.get("include"))
             for file in found:
-                if file.resolve() in self._seen:
-                    if file.resolve() in self._open and not is_glob:
-                        self._refuse_circle(file.resolve(), f"include[{index}]", at)
+                real = Path(os.path.realpath(file))
+                if real in self._seen:
+                    if real in self._open and not is_glob:
+                        self._refuse_circle(real, f"include[{index}]", at)
                     continue
-                self._seen.add(file.resolve())
-                if not file.is_file():
-                    self._reading.see(file, None)
+                self._seen.add(real)
+                there = _look(file)
+                if there is None or not stat.S_ISREG(there.st_mode):
+                    self._reading.note(file, there)
                     self._whole.refuse(f"include[{index}]", f"{file} is not a file", at)
                 elif len(self._seen) > MOST_FILES:
                     self._whole.refuse("include", f"more than {MOST_FILES} files", at)
