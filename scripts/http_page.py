@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelyard.gateway.admin import admin_router
+from modelyard.gateway.app import registry_router
 from modelyard.gateway.listing import listing_router
 from modelyard.gateway.reference import EVERYWHERE, document
 from tables import NOTICE, code, default_of, own_docstring, table, type_of
@@ -15,7 +16,11 @@ from tables import NOTICE, code, default_of, own_docstring, table, type_of
 def http_page() -> str:
     """Every endpoint with what it takes, answers and refuses, from the OpenAPI document."""
     nothing: Any = None  # the routes are described, not called
-    routers = (listing_router(*[nothing] * 3), admin_router(*[nothing] * 5))
+    routers = (
+        listing_router(*[nothing] * 3),
+        registry_router(*[nothing] * 2),
+        admin_router(*[nothing] * 5),
+    )
     found = document(routers, keys=True)
     shapes = found["components"]["schemas"]
     overview, sections, bodies = [], dict[str, str](), set()

@@ -108,6 +108,8 @@ async def test_models_in_openais_shape(yard: LiveYard) -> None:
         "slots": 2,
         "instances": 0,
         "aliases": ["tiny"],
+        "owner": "file",
+        "registered": None,
     }
     assert embedder["modelyard"]["capabilities"] == ["embedding"]
 
@@ -253,7 +255,11 @@ async def test_unknown_paths(yard: LiveYard, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("POST", "/v1/models", "GET"),
+        ("DELETE", "/v1/models", "GET, POST"),
+        ("POST", "/v1/models/small", "DELETE, GET, PATCH"),
+        ("GET", "/v1/models/small/tags/best", "DELETE, PUT"),
+        ("DELETE", "/v1/models/small/promote", "POST"),
+        ("GET", "/v1/models/small/predict", "POST"),
         ("DELETE", "/admin/status", "GET"),
         ("GET", "/admin/models/small/load", "POST"),
     ],

@@ -7,13 +7,15 @@ the shape of the API that was called, also those of the framework: unknown route
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import cache
 from threading import Lock
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from modelyard.errors import (
     InternalError,
@@ -24,31 +26,54 @@ from modelyard.errors import (
     RequestError,
 )
 from modelyard.gateway import reference
-from modelyard.gateway.admin import admin_router
+from modelyard.gateway.admin import admin_router, needs_json
 from modelyard.gateway.api import api_of
+from modelyard.gateway.auth import ANYBODY, Caller
+from modelyard.gateway.catalog import Catalog
 from modelyard.gateway.exchange import Headers
 from modelyard.gateway.kept_plans import Plans
 from modelyard.gateway.listing import listing_router
 from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Names
+from modelyard.gateway.paths import AsSent
+from modelyard.gateway.prefetch import add_prefetch
+from modelyard.gateway.registry_control import Control
+from modelyard.gateway.registry_routes import add_models
 from modelyard.gateway.snapshot import Snapshot
+from modelyard.gateway.tasks_routes import add_tasks
+from modelyard.gateway.version_routes import add_versions
 from modelyard.runtime.driver import Driver
+from modelyard.runtime.tasks import Tasks
 from modelyard.telemetry.metrics import Metrics
 from modelyard.wire.json_head import parse
 
 
-def build_app(driver: Driver, names: Names, live: LiveConfig, metrics: Metrics) -> FastAPI:
+def build_app(
+    driver: Driver,
+    names: Names,
+    live: LiveConfig,
+    metrics: Metrics,
+    *,
+    catalog: Catalog | None = None,
+    tasks: Tasks | None = None,
+    caller: Callable[[Headers], Caller] = lambda headers: ANYBODY,
+) -> FastAPI:
     """The control surface over one driver, whose gauges `metrics` shows from now on. Must be called on the
-    driver's event loop."""
+    driver's event loop. Without a `catalog` nothing can be registered; `tasks` are closed by their owner;
+    `caller` tells whose key a request carries."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
+    app.add_middleware(AsSent)
     snapshot = Snapshot(driver, names, live)
     metrics.snapshot = snapshot.gauges
+    control = Control(catalog, tasks or Tasks(), driver, names, snapshot, caller)
     routers = (
         listing_router(names, snapshot, metrics),
+        registry_router(control, lambda: live.keys),
         admin_router(driver, names, snapshot, live, Plans(driver)),
     )
     for router in routers:
         app.include_router(router)
+    app.state.routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
 
     one_at_a_time = Lock()
 
@@ -71,6 +96,17 @@ def build_app(driver: Driver, names: Names, live: LiveConfig, metrics: Metrics) 
     return app
 
 
+def registry_router(control: Control, keys: Callable[[], object]) -> APIRouter:
+    """Models as data, their versions, and long work. Of two routes that fit a path the first takes it: what
+    goes on behind a name comes before the name alone."""
+    router = APIRouter(dependencies=[Depends(needs_json)])
+    add_versions(router, control)
+    add_models(router, control)
+    add_prefetch(router, control)
+    add_tasks(router, control, keys)
+    return router
+
+
 def _answer(request: Request, error: ModelyardError) -> Response:
     status, headers, body = api_of(request.url.path, Headers(request.headers.raw)).error(error)
     return Response(
@@ -85,13 +121,21 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == NotFound.status:
         return _answer(request, NotFound(f"There is no {here}; /docs lists what there is."))
     if error.status_code == MethodNotAllowed.status:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = _allowed(request)
         message = f"{here} is not possible; this path takes {allowed or 'other methods'}."
         return _answer(request, MethodNotAllowed(message, allowed=allowed))
     if error.status_code == InvalidRequest.status and (said := await _misread(request)):
         return _answer(request, said)
     kind = InvalidRequest if error.status_code < InternalError.status else InternalError
     return _answer(request, kind(f"{here}: {error.detail}"))
+
+
+def _allowed(request: Request) -> str:
+    """The methods that this path takes, over all routes."""
+    path = request.scope["path"]
+    fit = (route for route in request.app.state.routes if route.path_regex.match(path))
+    found = {method for route in fit for method in route.methods}
+    return ", ".join(sorted(found))
 
 
 async def _misread(request: Request) -> InvalidRequest | None:

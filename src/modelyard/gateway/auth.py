@@ -19,11 +19,15 @@ from modelyard.gateway.exchange import Exchange, Headers
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json", "/favicon.ico"})
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 CACHE_BOUND = 1024
+TASKS = "/v1/tasks"
+MANAGED = ("/v1/models", "/v1/cache", TASKS)
+AUDIT = "/v1/audit"
+PREDICT = "/predict"
 
 CORS = b"access-control-allow-origin: %b\r\naccess-control-expose-headers: *\r\nvary: origin\r\n"
-HEADERS = b"authorization, content-type, x-api-key, x-priority, x-progress"
+HEADERS = b"authorization, content-type, if-match, x-api-key, x-priority, x-progress"
 PREFLIGHT = [
-    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
     (b"access-control-max-age", b"600"),
 ]
 
@@ -40,11 +44,16 @@ class Caller:
 ANYBODY = Caller("", frozenset(Scope), Priority.HIGH)
 
 
-def scope_of(path: str) -> Scope | None:
-    """The scope that a path needs, None when any key will do. (Those of OPEN_PATHS need no key.)"""
-    if path == "/metrics":
+def scope_of(method: str, path: str) -> Scope | None:
+    """The scope that a request needs, None when any key will do. (Those of OPEN_PATHS need no key.) Models
+    may be read by whoever may ask for answers; `predict` is a way to ask."""
+    reads = method in ("GET", "HEAD")
+    if path == "/metrics" or (reads and path.startswith(TASKS)):
         return None
-    return Scope.ADMIN if path.startswith("/admin") else Scope.INFERENCE
+    if path.startswith(("/admin", AUDIT)):
+        return Scope.ADMIN
+    asks = method == "POST" and path.endswith(PREDICT)
+    return Scope.ADMIN if path.startswith(MANAGED) and not (reads or asks) else Scope.INFERENCE
 
 
 class Gate:
@@ -84,7 +93,7 @@ class Gate:
                 return
         path = exchange.path
         if self._callers and path not in OPEN_PATHS:
-            caller, scope = self.caller(exchange.headers), scope_of(path)
+            caller, scope = self.caller(exchange.headers), scope_of(exchange.method, path)
             if scope is not None and scope not in caller.scopes:
                 raise Forbidden(f"The key {caller.name!r} has no scope {scope.value!r}, which {path} needs.")
 

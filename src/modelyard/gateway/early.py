@@ -26,7 +26,7 @@ class EarlyEnds:
     def __call__(self, exchange: Exchange, error: ModelyardError | None) -> None:
         if (
             exchange.method != "POST"
-            or scope_of(exchange.path) is not Scope.INFERENCE
+            or scope_of(exchange.method, exchange.path) is not Scope.INFERENCE
             or REQUEST_HEADER in exchange.also
         ):
             return

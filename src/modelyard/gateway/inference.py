@@ -7,7 +7,7 @@ translated to the engine's chat, each by its own module.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import orjson
 
@@ -19,8 +19,9 @@ from modelyard.gateway.demand import Demand
 from modelyard.gateway.exchange import Exchange, Handler
 from modelyard.gateway.generate import demand_of
 from modelyard.gateway.http.answers import JSON
-from modelyard.gateway.names import Names
+from modelyard.gateway.names import Names, NotServed
 from modelyard.gateway.ollama_pull import Pull
+from modelyard.gateway.paths import MODELS, asked
 from modelyard.gateway.serve import Service
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
@@ -45,6 +46,16 @@ OLLAMA_KINDS = {  # by path: likewise
     "/api/embed": "ollama_embed",
     "/api/embeddings": "ollama_embeddings",
 }
+BODIES = {  # by path: the fields by which its body is known, in the order in which they are looked for
+    "/v1/chat/completions": ("messages",),
+    "/v1/completions": ("prompt",),
+    "/v1/rerank": ("query", "documents"),
+    "/v1/embeddings": ("input",),
+    "/v1/responses": ("input",),
+    "/tokenize": ("content",),
+    "/detokenize": ("tokens",),
+}
+VERB = "/predict"
 SHOW = "/api/show"
 PULL = "/api/pull"
 ALL_KINDS = {
@@ -58,14 +69,23 @@ TRANSLATED = (GENERATE, MESSAGES, COUNT_TOKENS, *OLLAMA_KINDS, SHOW, PULL)
 
 
 class Inference:
+    """`bring` has a registered version served under its own name; it raises ModelNotFound."""
+
     def __init__(
-        self, service: Service, names: Names, gate: Gate, driver: Driver, snapshot: Snapshot
+        self,
+        service: Service,
+        names: Names,
+        gate: Gate,
+        driver: Driver,
+        snapshot: Snapshot,
+        bring: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._service = service
         self._names = names
         self._gate = gate
         self._driver = driver
         self._snapshot = snapshot
+        self._bring = bring
         self._demands: dict[str, Callable[[Exchange, Head, bytes], Demand]] = {
             **dict.fromkeys(KINDS, self._passed_on),
             GENERATE: self._generated,
@@ -84,7 +104,8 @@ class Inference:
         """The handler of an inference path, None for any other. Raises MethodNotAllowed."""
         handler = self._handlers.get(path)
         if handler is None:
-            return None
+            is_one = method == "POST" and path.startswith(MODELS) and path.endswith(VERB)
+            return self._predict if is_one else None
         if method != "POST":
             raise MethodNotAllowed(f"{path} takes POST, not {method}.", allowed="POST")
         return handler
@@ -96,14 +117,46 @@ class Inference:
 
     async def _serve(self, exchange: Exchange) -> None:
         body = await exchange.body()
-        demand = self._demands[exchange.path](exchange, parse(body), body)
+        head = parse(body)
+        try:
+            demand = self._demands[exchange.path](exchange, head, body)
+        except NotServed as registered:
+            await self._brought(registered)
+            demand = self._demands[exchange.path](exchange, head, body)
         await self._service.serve(exchange, demand, self._demand_again)
 
+    async def _brought(self, registered: NotServed) -> None:
+        """Have a version served that a name means. Raises ModelNotFound."""
+        if self._bring is None:
+            raise registered
+        await self._bring(registered.version)
+
+    async def _predict(self, exchange: Exchange) -> None:
+        """One model by its path, with the body of whichever of its endpoints knows it."""
+        if asked(exchange.raw_path) is None:
+            raise MethodNotAllowed(f"{exchange.path} takes no POST.", allowed="GET, PATCH, DELETE")
+        try:
+            demand = await self._predicted(exchange)
+        except NotServed as registered:
+            await self._brought(registered)
+            demand = await self._predicted(exchange)
+        await self._service.serve(exchange, demand, self._predicted)
+
+    async def _predicted(self, exchange: Exchange) -> Demand:
+        body = await exchange.body()
+        head = parse(body)
+        entry = self._names.resolve(asked(exchange.raw_path) or "")
+        if head.model is not None and self._names.resolve(head.model) is not entry:
+            raise InvalidRequest(f"`model` is not {entry.spec.model}; leave it out.", param="model")
+        return self._to(exchange, entry, path_of(entry, head), head, body)
+
     def _passed_on(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
-        """The engine gets the body as it is; only the model's name may be replaced."""
-        path = exchange.path
         entry = self._entry_of(head)
-        _require(entry, path)
+        _require(entry, exchange.path)
+        return self._to(exchange, entry, exchange.path, head, body)
+
+    def _to(self, exchange: Exchange, entry: Entry, path: str, head: Head, body: bytes) -> Demand:
+        """The engine gets the body as it is; only the model's name may be replaced."""
         name = entry.engine.model_name(entry.spec)
         if name is not None and head.model is not None:
             body = replace_model(body, name)
@@ -131,7 +184,11 @@ class Inference:
         body = await exchange.body()
         head = parse(body)
         kind = OLLAMA_KINDS[exchange.path]
-        entry, path = self._place_of_ollama(exchange, head)
+        try:
+            entry, path = self._place_of_ollama(exchange, head)
+        except NotServed as registered:
+            await self._brought(registered)
+            entry, path = self._place_of_ollama(exchange, head)
         keep_alive = ollama_request.keep_alive_of(head.value.get("keep_alive"))
         if path != ollama.EMBEDDINGS and ollama.only_loads(kind, head):
             chat = kind == "ollama_chat"
@@ -182,6 +239,18 @@ class Inference:
         if len(entries) == 1:
             return entries[0]
         raise InvalidRequest("Say which model: `model` is missing.", param="model")
+
+
+def path_of(entry: Entry, head: Head) -> str:
+    """The path of the model's engine that takes such a body. Raises InvalidRequest, NotSupported."""
+    paths = [path for path, fields in BODIES.items() if all(field in head.value for field in fields)]
+    if not paths:
+        known = "; ".join(" and ".join(f"`{each}`" for each in fields) for fields in BODIES.values())
+        raise InvalidRequest(f"The body is of no endpoint; one of these has to be in it: {known}.")
+    found = next((path for path in paths if path in entry.paths), None)
+    if found is None:
+        _require(entry, paths[0])
+    return found or paths[0]
 
 
 def _require(entry: Entry, path: str) -> None:

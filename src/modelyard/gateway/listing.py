@@ -1,4 +1,4 @@
-"""What every client may read: health, metrics, the pages, and the list of models.
+"""What every client may read: health, metrics, the pages, and the models as Ollama lists them.
 
 Mounted by `gateway/app.py`. Changes nothing.
 """
@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from modelyard.errors import ModelNotFound
 from modelyard.gateway import views
 from modelyard.gateway.names import Names
 from modelyard.gateway.ollama_listing import add_ollama
-from modelyard.gateway.reference import refusals
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.telemetry.metrics import Metrics
 
@@ -27,8 +24,6 @@ _PAGE_POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _SHARED = ("page.css", "page.js")
-
-Version = Annotated[str | None, Header(description="Sent by Anthropic's clients; no version differs.")]
 
 
 @cache
@@ -76,24 +71,6 @@ def listing_router(names: Names, snapshot: Snapshot, metrics: Metrics) -> APIRou
     async def metrics_page() -> Response:
         """Prometheus metrics."""
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE_LATEST})
-
-    @router.get("/v1/models", tags=["inference"])
-    async def models(anthropic_version: Version = None) -> views.ModelList | views.AnthropicModelList:
-        """The models, in OpenAI's shape, or in Anthropic's for its clients."""
-        if anthropic_version is None:
-            return views.ModelList(data=[snapshot.listed(entry) for entry in names.all()])
-        listed = [snapshot.listed_for_anthropic(entry) for entry in names.all()]
-        ends = (listed[0].id, listed[-1].id) if listed else (None, None)
-        return views.AnthropicModelList(data=listed, first_id=ends[0], last_id=ends[1])
-
-    @router.get("/v1/models/{name:path}", tags=["inference"], responses=refusals(ModelNotFound))
-    async def model(
-        name: Annotated[str, Path(description="A model's name or alias; it may hold `/`, `:` and `@`.")],
-        anthropic_version: Version = None,
-    ) -> views.ListedModel | views.AnthropicModel:
-        """One model, in the same shapes."""
-        entry = names.resolve(name)
-        return snapshot.listed(entry) if anthropic_version is None else snapshot.listed_for_anthropic(entry)
 
     add_ollama(router, names, snapshot)
     return router

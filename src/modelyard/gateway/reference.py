@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Header
+from fastapi import APIRouter, FastAPI, Header, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelyard import __version__, errors
 from modelyard.errors import BY_CODE, ModelyardError
 from modelyard.gateway import views
 from modelyard.gateway.auth import OPEN_PATHS, scope_of
-from modelyard.gateway.inference import COUNT_TOKENS, GENERATE, MESSAGES, PULL, SHOW
+from modelyard.gateway.inference import COUNT_TOKENS, GENERATE, MESSAGES, PULL, SHOW, VERB
 
 DESCRIPTION = """One address in front of many language models on few GPUs.
 
@@ -24,6 +24,7 @@ Every error has the shape `ErrorView` and a stable `code`; `default` names those
 `/v1/messages` errors have Anthropic's shape (`{"type": "error", "error": {"type", "message"}}`), under `/api`
 Ollama's (`{"error": message}`)."""
 
+PREDICT = f"/v1/models/{{name}}{VERB}"
 Responses = dict[int | str, dict[str, Any]]
 
 EVERYWHERE: tuple[type[ModelyardError], ...] = (
@@ -118,6 +119,14 @@ class Tokenize(Asked):
 
 class Detokenize(Asked):
     tokens: list[int]
+
+
+class Predict(Streaming):
+    """The body of the endpoint that is meant, without `model`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"messages": [{"role": "user", "content": "hello"}]}]}
+    )
 
 
 class Generate(Streaming):
@@ -306,6 +315,16 @@ def lanes() -> APIRouter:
     async def count_tokens(body: Message, priority: Priority = None) -> None:
         """The tokens that such a message takes, counted by the model's engine."""
 
+    @router.post(PREDICT, response_model=EngineAnswer, **_lane(streams=True))
+    async def predict(
+        name: Annotated[str, Path(description="A model's name or alias, `name@version` or `name:tag`.")],
+        body: Predict,
+        priority: Priority = None,
+        progress: Progress = None,
+    ) -> None:
+        """An answer of this model or version, whichever its endpoint: its body is known by its fields
+        (`messages`, `prompt`, `input`, `query` and `documents`, `content`, `tokens`)."""
+
     _add_ollama(router)
     return router
 
@@ -367,9 +386,9 @@ def document(routers: Iterable[APIRouter], *, keys: bool) -> dict[str, Any]:
         app.include_router(router)
     found = app.openapi()
     for path, operations in found["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             if keys:
-                operation["security"] = _security(path)
+                operation["security"] = _security(method.upper(), path)
     if keys:
         found["components"]["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
@@ -378,9 +397,9 @@ def document(routers: Iterable[APIRouter], *, keys: bool) -> dict[str, Any]:
     return found
 
 
-def _security(path: str) -> list[dict[str, list[str]]]:
+def _security(method: str, path: str) -> list[dict[str, list[str]]]:
     if path in OPEN_PATHS:
         return []
-    scope = scope_of(path)
+    scope = scope_of(method, path)
     scopes = [scope.value] if scope is not None else []
     return [{"bearer": scopes}, {"x-api-key": scopes}]

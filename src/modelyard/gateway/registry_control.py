@@ -1,0 +1,143 @@
+"""What the routes of models and tasks share: who asks, for which revision, and how failures are told.
+
+Made by `gateway/app.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Header, Request, Response
+
+from modelyard.errors import (
+    ConfigRefused,
+    DiskFull,
+    DownloadFailed,
+    InvalidRequest,
+    ModelyardError,
+    NameTaken,
+    OwnedByFile,
+    RegistryUnavailable,
+    RestartNeeded,
+    RevisionMismatch,
+    ShuttingDown,
+    SourceOffline,
+    SourceUnreachable,
+    SpecRefused,
+    StoreError,
+    UnsupportedMediaType,
+)
+from modelyard.gateway.auth import Caller
+from modelyard.gateway.catalog import Catalog, Known
+from modelyard.gateway.exchange import Headers
+from modelyard.gateway.names import Names
+from modelyard.gateway.snapshot import Snapshot
+from modelyard.runtime.driver import Driver
+from modelyard.runtime.tasks import Tasks
+
+ANYBODY = "anybody"
+_TAG = re.compile(r'(W/)?"([^"]*)"')
+
+Match = Annotated[
+    str | None,
+    Header(
+        alias="If-Match", max_length=1000, description="The `ETag` that was seen; another one by now: 412."
+    ),
+]
+CHANGING: tuple[type[ModelyardError], ...] = (
+    *(SpecRefused, OwnedByFile, RevisionMismatch, RegistryUnavailable),
+    *(RestartNeeded, ShuttingDown, UnsupportedMediaType),
+)
+"""What any change of a model may be refused with."""
+READING_FILES: tuple[type[ModelyardError], ...] = (NameTaken, SourceUnreachable, DiskFull)
+"""What one may be refused with that looks at a model's files as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """`catalog` None: nothing can be registered here. `caller` tells whose key a request carries."""
+
+    catalog: Catalog | None
+    tasks: Tasks
+    driver: Driver
+    names: Names
+    snapshot: Snapshot
+    caller: Callable[[Headers], Caller]
+
+    def get(self, name: str) -> Known:
+        """The model that a name means. Raises ModelNotFound."""
+        if self.catalog is not None:
+            return self.catalog.get(name)
+        entry = self.names.resolve(name)
+        return Known(entry, self.names.aliases_of(entry))
+
+    def registry(self) -> Catalog:
+        """Raises RegistryUnavailable."""
+        if self.catalog is None:
+            raise RegistryUnavailable("No registry is kept here.")
+        return self.catalog
+
+    def own(self, name: str, *, change: bool = True) -> Known:
+        """A registered model. Raises ModelNotFound, OwnedByFile; for a `change` also InvalidRequest when the
+        name means one of its versions, and RegistryUnavailable."""
+        if change and (problem := self.registry().problem):
+            raise RegistryUnavailable(problem)
+        known = self.get(name)
+        if known.record is None:
+            place = known.place or "the configuration's file"
+            raise OwnedByFile(f"{known.name} is not registered: it stands in {place}.", param="name")
+        if change and name != known.name and name not in known.aliases:
+            raise InvalidRequest(f"{name} means a version of {known.name}; name the model.", param="name")
+        return known
+
+    def who(self, request: Request) -> str:
+        """Whose request it is, for the audit log."""
+        return self.caller(Headers(request.headers.raw)).name or ANYBODY
+
+
+def match_of(sent: str | None, known: Known) -> int | None:
+    """The revision that a change is made for; None for any. Raises RevisionMismatch, InvalidRequest."""
+    if sent is None or sent.strip() == "*":
+        return None
+    if not re.fullmatch(rf"\s*{_TAG.pattern}(\s*,\s*{_TAG.pattern})*\s*", sent):
+        raise InvalidRequest('If-Match is `*`, or holds an ETag with its quotes: `"3"`.', param="If-Match")
+    record = known.record
+    assert record is not None
+    if not any(not weak and tag == str(record.revision) for weak, tag in _TAG.findall(sent)):
+        raise RevisionMismatch(
+            f"{known.name} is at revision {record.revision}, not {sent.strip()}: it was changed meanwhile; "
+            "read it again.",
+            param="If-Match",
+        )
+    return record.revision
+
+
+def marked(response: Response, known: Known) -> None:
+    """Send the model's revision as ETag."""
+    if known.record is not None:
+        response.headers["etag"] = f'"{known.record.revision}"'
+
+
+ETAG = {"headers": {"ETag": {"description": "The model's revision.", "schema": {"type": "string"}}}}
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Failures of a model that somebody wants to register: what its fields or files are refused for is said
+    with 422, a source that cannot be asked with 502."""
+    try:
+        yield
+    except RestartNeeded:
+        raise
+    except ConfigRefused as error:
+        raise SpecRefused(error.message, param=error.param) from error
+    except DiskFull:
+        raise
+    except (DownloadFailed, SourceOffline) as error:
+        raise SourceUnreachable(error.message, retry_after=error.retry_after, param="source") from error
+    except StoreError as error:
+        raise SpecRefused(error.message, param="source") from error
