@@ -28,7 +28,17 @@ from modelyard.config import json_schema, load
 from modelyard.errors import ModelNotFound, ServerUnreachable
 
 WAITS = "modelyard: waiting up to 1 s for the models to leave; Ctrl-C again stops now\n"
-HEAVY = ("client", "compose", "config", "core.types", "gateway", "importing", "runtime", "sim.replay")
+HEAVY = (
+    "client",
+    "compose",
+    "config",
+    "core.types",
+    "gateway",
+    "importing",
+    "registry",
+    "runtime",
+    "sim.replay",
+)
 PARAMETERS = {"memory": {"accelerator": 4_000_000}, "tokens_per_second": 500}
 CONFIG = {
     "devices": {"pool": {"kind": "declared", "memory": 10_000_000, "reserve": 0}},

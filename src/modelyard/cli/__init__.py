@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from modelyard.cli import changes, control, importing, plan, replay, serving
+from modelyard.cli import changes, control, importing, migrate, plan, replay, serving
 from modelyard.errors import ModelyardError
 
 __all__ = ["app", "main"]
@@ -38,6 +38,7 @@ app.command("advise")(replay.advise)
 app.command("diff")(changes.diff)
 app.command("apply")(changes.apply)
 app.add_typer(importing.app)
+app.add_typer(migrate.app)
 app.command("schema")(serving.schema)
 app.command("version")(serving.version)
 

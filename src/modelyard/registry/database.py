@@ -63,6 +63,8 @@ class Database:
         """A session on one snapshot. Raises RegistryUnavailable."""
         with self._failures():
             async with asyncio.timeout(self._deadline), self._sessions.begin() as session:
+                if not self.is_sqlite:
+                    await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
                 yield session
 
     @asynccontextmanager
@@ -167,6 +169,7 @@ def _engine(url: URL) -> AsyncEngine:
 
 def _private_file(_dialect: object, _record: object, arguments: list[Any], _options: object) -> None:
     """A new file is its owner's alone: specs may hold secrets."""
+    Path(arguments[0]).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(arguments[0], os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
 

@@ -132,8 +132,7 @@ def listed(wanted: Filter, after: str | None, limit: int) -> Select[ModelRow]:
             order = row.name
         else:
             query = query.join(row, and_(row.facet == facet, row.name == order))
-    if after is not None:
-        query = query.where(order > after)
+    query = query.where(order > (after or ""))
     if wanted.name:
         query = query.where(func.lower(order).contains(wanted.name.lower(), autoescape=True))
     return query.order_by(order).limit(limit)

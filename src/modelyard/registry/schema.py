@@ -26,6 +26,7 @@ from modelyard.registry.database import Database
 
 DEADLINE = 300.0  # seconds, for a migration and the wait for another one
 EMPTY = "base"
+MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x6D6F64656C796172  # of PostgreSQL's advisory locks, one for all servers
 
 
@@ -73,17 +74,15 @@ async def migrate(database: Database, target: str = "head") -> Migrated:
 async def show(database: Database) -> list[Revision]:
     """All revisions that this program knows, oldest first; then one that only the database knows, if it has
     such. Raises RegistryUnavailable."""
-    async with database.connection(DEADLINE) as connection:
-        current = await connection.run_sync(_current)
-    known = _known()
-    at = [script.revision for script in known].index(current) if current in _names() else -1
-    found = [
-        Revision(script.revision, script.doc, index <= at or current not in {*_names(), EMPTY})
-        for index, script in enumerate(known)
-    ]
-    if current not in {*_names(), EMPTY}:
-        found.append(Revision(current, "made by a newer program", True))
-    return found
+    current = EMPTY
+    if not database.is_sqlite or database.file.exists():  # to look makes no file
+        async with database.connection(DEADLINE) as connection:
+            current = await connection.run_sync(_current)
+    names = [EMPTY, *_names()]
+    newer = current not in names
+    applied = names if newer else names[: names.index(current) + 1]
+    found = [Revision(one.revision, one.doc, one.revision in applied) for one in _known()]
+    return [*found, Revision(current, "made by a newer program", True)] if newer else found
 
 
 def head() -> str:
@@ -91,18 +90,8 @@ def head() -> str:
     return _names()[-1]
 
 
-def one_below(revision: str) -> str:
-    """The revision before this one."""
-    names = [EMPTY, *_names()]
-    return names[names.index(revision) - 1] if revision in names[1:] else EMPTY
-
-
-def _script() -> ScriptDirectory:
-    return ScriptDirectory(str(Path(__file__).parent / "migrations"))
-
-
 def _known() -> list[Script]:
-    return list(_script().walk_revisions())[::-1]
+    return list(ScriptDirectory(str(MIGRATIONS)).walk_revisions())[::-1]
 
 
 def _names() -> list[str]:
@@ -134,7 +123,7 @@ def _refuse_newer(current: str, database: Database) -> None:
 def _run(connection: Connection, before: str, wanted: str) -> None:
     order = [EMPTY, *_names()]
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     change = command.upgrade if order.index(wanted) > order.index(before) else command.downgrade
     change(config, wanted)
