@@ -65,6 +65,12 @@ def test_an_error_in_the_middle_of_a_stream(error: object, kind: type[ModelyardE
     assert (type(caught.value), caught.value.message) == (kind, "m")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_number_that_json_has_not_is_the_callers_mistake(stream: bool) -> None:
+    with Client("http://127.0.0.1:9") as client, pytest.raises(InvalidRequest, match="not JSON"):
+        list(client.generate("x", "hi", stream=stream, temperature=float("nan")))  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize(("status", "kind"), [(422, InvalidRequest), (500, EngineFailed)])
 def test_an_engines_own_answer_is_told_by_its_status(status: int, kind: type[ModelyardError]) -> None:
     body = b'{"error": {"message": "m", "code": "their_own"}}'

@@ -237,7 +237,8 @@ class Client:
 
 @contextmanager
 def _translated(url: str) -> Iterator[None]:
-    """Turns what the transport raises into ServerUnreachable."""
+    """Turns what the transport raises into ServerUnreachable, and a number that JSON has not (NaN) into
+    InvalidRequest."""
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -248,6 +249,8 @@ def _translated(url: str) -> Iterator[None]:
         raise ServerUnreachable(f"{url} was silent for too long") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServerUnreachable(f"the connection to {url} broke: {error}") from error
+    except ValueError as error:
+        raise InvalidRequest(f"the request cannot be sent: {error}") from error
 
 
 def _absolute(path: str | PathLike[str] | None) -> str | None:

@@ -106,3 +106,11 @@ def test_an_option_of_another_action_is_refused() -> None:
     refused = run("plan", "load", "one", "--now", MODELYARD_URL="http://127.0.0.1:9")
     assert refused.returncode == 2
     assert "has no --now" in refused.stderr
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "1e400"])
+def test_a_wait_is_a_number_of_seconds(seconds: str) -> None:
+    refused = run("plan", "request", "one", "--max-wait", seconds, MODELYARD_URL="http://127.0.0.1:9")
+    assert refused.returncode == 2
+    assert "--max-wait" in refused.stderr
+    assert "is not a number of seconds from 0 on" in refused.stderr

@@ -117,6 +117,16 @@ async def test_only_the_last_plans_are_kept(yard: LiveYard) -> None:
     assert (await apply(yard, last))["done"]
 
 
+@pytest.mark.parametrize("seconds", ["NaN", "Infinity", "-Infinity", "1e400", "-1"])
+async def test_a_wait_is_a_number_of_seconds(yard: LiveYard, seconds: str) -> None:
+    order = f'{{"request": {{"model": "one", "max_wait": {seconds}}}}}'
+    response = await yard.http.post(
+        "/admin/plan", content=order, headers={"content-type": "application/json"}
+    )
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "body.request.max_wait"
+
+
 async def test_without_waiting(yard: LiveYard) -> None:
     async def order(action: str) -> tuple[int, bool]:
         body: Json = {action: {"model": "one"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,12 @@ class Priority(StrEnum):
     HIGH = "high"
 
 
+def _finite(seconds: float | None) -> float | None:
+    if seconds is not None and not 0 <= seconds < inf:
+        raise typer.BadParameter(f"{seconds:g} is not a number of seconds from 0 on")
+    return seconds
+
+
 def plan(
     action: Annotated[
         Action | None, typer.Argument(metavar="load|unload|request", help="What is to be planned.")
@@ -38,7 +45,8 @@ def plan(
     now: Annotated[bool, typer.Option("--now", help="unload: cut what runs on it.")] = False,
     priority: Annotated[Priority | None, typer.Option(help="request: its class; else the model's.")] = None,
     max_wait: Annotated[
-        float | None, typer.Option(help="request: seconds it may wait; else the model's.")
+        float | None,
+        typer.Option(callback=_finite, help="request: seconds it may wait; else the model's."),
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Carry it out, if it still holds.")] = False,
     as_json: AsJson = False,

@@ -63,7 +63,9 @@ class PlanUnload(views.Order):
 class PlanRequest(views.Order):
     model: str
     priority: Literal["low", "normal", "high"] | None = Field(default=None, description="Else its model's.")
-    max_wait: float | None = Field(default=None, ge=0, description="Seconds; else its model's.")
+    max_wait: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="Seconds; else its model's."
+    )
 
 
 class PlanConfig(views.Order):
