@@ -282,6 +282,37 @@ def test_files_that_could_not_be_fetched_are_no_failed_start() -> None:
     assert not fail_starts(yard, a, [CRASHED])[1]
 
 
+def test_files_that_were_lost_are_fetched_when_they_are_wanted() -> None:
+    yard = Yard()
+    a = yard.add("a")
+    assert yard.do(ev.FilesLost(a)) == []
+    assert of(ac.Fetch, yard.ask("r", a)) == [ac.Fetch(a)]
+    assert of(ac.Start, yard.do(ev.Cached(a, need(60))))
+
+
+def test_a_start_without_its_files_ends_and_they_are_fetched_for_who_waits() -> None:
+    yard = Yard()
+    a = yard.add("a")
+    yard.ask("r", a)
+    yard.do(ev.FilesLost(a))
+    yard.failed(a, Cause.LAUNCH)
+    yard.released(a)
+    assert "r" in yard.state.waiting
+    assert of(ac.Fetch, yard.pass_time(1.0)) == [ac.Fetch(a)]
+
+
+def test_who_waits_is_told_of_files_that_are_not_what_they_were() -> None:
+    yard = Yard()
+    a = yard.add("a")
+    yard.ask("r", a)
+    out = yard.do(ev.FilesLost(a, "checksum_mismatch", "both digests"))
+    assert refused(out) == {"r": "checksum_mismatch"}
+    yard.failed(a, Cause.LAUNCH)
+    yard.released(a)
+    assert yard.pass_time(60.0) == []
+    assert of(ac.Fetch, yard.ask("again", a)) == [ac.Fetch(a)]
+
+
 def test_after_a_start_that_worked_the_next_that_runs_out_of_memory_is_retried_too() -> None:
     yard = Yard()
     a = yard.add("a", 40, max_wait=1000.0)

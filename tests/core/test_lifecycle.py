@@ -225,6 +225,7 @@ FILES_CHANGES = {
     (ev.Added, "absent"): "cached",
     (ev.Added, "fetching"): "cached",
     (ev.FetchFailed, "fetching"): "absent",
+    (ev.FilesLost, "ready"): "absent",
     (ev.Arrived, "absent"): "fetching",
     (ev.LoadAsked, "absent"): "fetching",
 }

@@ -55,6 +55,7 @@ def every_event(
         ev.Observed(instance, {"gpu0": 70}),
         ev.Cached(version, need(50)),
         ev.FetchFailed(version, "download_failed", "as told"),
+        ev.FilesLost(version, "checksum_mismatch", "as told"),
         ev.Learned(version, need(50), 2.0),
         ev.DeviceSeen("gpu0", 100, 10),
         ev.DeviceAdded(gpu()),

@@ -100,6 +100,12 @@ class TestProgress:
 
             lying = cached
 
+            async def recheck(self, entry: Entry, user: str) -> bool:
+                return True
+
+            def let_go(self, user: str) -> None:
+                pass
+
             async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
                 self.seen.append(dict(yard.driver.progress))
                 progress(Progress(entry.spec.version, 1, 2))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -12,10 +13,10 @@ from compose.test_refused_starts import GGUF
 from modelyard.core.types import Policy, Spec
 from modelyard.engines import registry
 from modelyard.engines.base import Profile
-from modelyard.errors import BadGguf, DownloadFailed
+from modelyard.errors import BadGguf, ChecksumMismatch, DownloadFailed
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.files import StoreFiles
-from modelyard.store import Source, Store, Watch
+from modelyard.store import Source, Store, Terms, Watch
 
 SOURCE = "bytes://model"
 
@@ -37,35 +38,51 @@ class Bytes(Source):
         return path
 
 
-def model() -> Entry:
-    spec = Spec("m", "d", "llamacpp", source=SOURCE)
+def model(**more: Any) -> Entry:
+    spec = Spec("m", "d", "llamacpp", source=SOURCE, **more)
     return Entry(spec, Policy(), registry.load()["llamacpp"], Profile("llamacpp", "llamacpp"))
 
 
-async def test_a_damaged_file_of_the_store_is_fetched_anew_once_it_is_deleted(tmp_path: Path) -> None:
-    source = Bytes(GGUF[: len(GGUF) // 2])
+async def test_a_damaged_file_is_set_aside_and_fetched_anew_when_it_is_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    half = GGUF[: len(GGUF) // 2]
+    source = Bytes(half)
     with closing(Store(tmp_path, [source])) as store:
         files = StoreFiles(store)
-        with pytest.raises(BadGguf) as refused:
+        with pytest.raises(BadGguf, match=f"^{SOURCE}: the file ends .* set aside in {tmp_path}/quarantine"):
             await files.fetch(model(), lambda step: None)
-        with pytest.raises(BadGguf) as known:
-            await files.cached(model())
-        blob = store.cached(SOURCE)
-        assert blob is not None
-        assert refused.value.message == known.value.message
-        assert known.value.message.startswith(f"{blob.path}: ")
-        assert known.value.message.endswith("Delete that file and ask again: it is then fetched anew")
-        blob.path.unlink()
+        assert await files.cached(model()) is None
+        assert [path.read_bytes() for path in (tmp_path / "quarantine").iterdir()] == [half]
         source.content = GGUF
         found = await files.fetch(model(), lambda step: None)
         assert found["model"].size == len(GGUF)
         assert await files.cached(model()) == found
 
 
-async def test_a_known_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    with closing(Store(tmp_path, [Bytes(b"x" * tmp_path.stat().st_size)])) as store:
-        blob = (await store.fetch(SOURCE)).path
-        blob.unlink()
-        blob.mkdir()  # as large as the file was
-        with pytest.raises(DownloadFailed, match=f"{blob} cannot be read: Is a directory"):
+async def test_what_a_version_demands_of_its_file_is_checked(tmp_path: Path) -> None:
+    wrong, right = "0" * 64, sha256(GGUF).hexdigest()
+    with closing(Store(tmp_path, [Bytes(GGUF)])) as store:
+        files = StoreFiles(store)
+        with pytest.raises(ChecksumMismatch, match=f"{right}, {wrong} was promised"):
+            await files.fetch(model(sha256=wrong), lambda step: None)
+        fetched = await files.fetch(model(sha256=right), lambda step: None)
+        assert await files.cached(model(sha256=wrong)) is None
+        assert await files.cached(model(sha256=right)) == fetched
+        assert await files.fetch(model(), lambda step: None) == fetched
+
+
+async def test_files_that_cannot_be_opened_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Store(tmp_path, [Bytes(GGUF)])) as store:
+        found = await store.fetch(SOURCE, Terms())
+        (tmp_path / "headers").rmdir()
+        real = Path.open
+
+        def refused(path: Path, *args: Any, **more: Any) -> Any:
+            if path == found.path:
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, *args, **more)
+
+        monkeypatch.setattr(Path, "open", refused)
+        with pytest.raises(DownloadFailed, match=f"{found.path} cannot be read: Permission denied"):
             await StoreFiles(store).cached(model())

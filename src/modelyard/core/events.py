@@ -149,6 +149,16 @@ class FetchFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class FilesLost:
+    """The files of a version are not in the cache any more, and are fetched when it is wanted. With a `code`
+    (an error code of the taxonomy) they were not what they have to be: whoever waits is told so."""
+
+    version: str
+    code: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Learned:
     """A better `need`, and the usual load time in seconds (None: unknown), from what was really used."""
 
@@ -270,6 +280,7 @@ Event = (
     | Observed
     | Cached
     | FetchFailed
+    | FilesLost
     | Learned
     | DeviceSeen
     | DeviceAdded

@@ -23,6 +23,7 @@ class FilesSignal(StrEnum):
     FETCH = "fetch"
     CACHED = "cached"
     FAILED = "failed"
+    LOST = "lost"
 
 
 class InstanceState(StrEnum):
@@ -59,6 +60,7 @@ FILES: dict[tuple[FilesState, FilesSignal], FilesState] = {
     (_F.ABSENT, _FS.CACHED): _F.CACHED,
     (_F.FETCHING, _FS.CACHED): _F.CACHED,
     (_F.FETCHING, _FS.FAILED): _F.ABSENT,
+    (_F.CACHED, _FS.LOST): _F.ABSENT,
 }
 
 _I, _S = InstanceState, InstanceSignal

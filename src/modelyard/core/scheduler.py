@@ -57,6 +57,7 @@ class Scheduler:
             ev.Observed: self._handle_observed,
             ev.Cached: self._handle_cached,
             ev.FetchFailed: self._handle_fetch_failed,
+            ev.FilesLost: self._handle_files_lost,
             ev.Learned: self._handle_learned,
             ev.DeviceSeen: self._handle_device_seen,
             ev.DeviceAdded: self._handle_device_added,
@@ -261,11 +262,23 @@ class Scheduler:
         version = self.state.versions.get(event.version)
         if version is not None and version.files is FilesState.FETCHING:
             version.files = next_files(version.files, FilesSignal.FAILED)
-            message = f"{version.spec.model}: {event.detail}"
-            instances.back_off(
-                step, version, event.code, message, permanent=True, starting=False, foreign=False
-            )
-            step.note("failed", version.key, message, cause=event.code)
+            self._tell_of_files(step, version, event)
+
+    def _handle_files_lost(self, step: Step, event: ev.FilesLost) -> None:
+        version = self.state.versions.get(event.version)
+        if version is not None and version.files is FilesState.CACHED:
+            version.files = next_files(version.files, FilesSignal.LOST)
+            if event.code:
+                self._tell_of_files(step, version, event)
+            step.look_at(version)
+            self.state.replan = True
+
+    def _tell_of_files(self, step: Step, version: Version, event: ev.FetchFailed | ev.FilesLost) -> None:
+        message = f"{version.spec.model}: {event.detail}"
+        instances.back_off(
+            step, version, event.code, message, permanent=True, starting=False, foreign=False
+        )
+        step.note("failed", version.key, message, cause=event.code)
 
     def _handle_learned(self, step: Step, event: ev.Learned) -> None:
         version = self.state.versions.get(event.version)

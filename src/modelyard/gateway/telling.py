@@ -165,6 +165,11 @@ _SENTENCES: dict[str, Callable[[Json], str]] = {
     Kind.FETCH_FAILED: lambda r: (
         f"The files of {r['model']} could not be fetched ({r['code']}): {r['reason']}."
     ),
+    Kind.FILES_LOST: lambda r: (
+        f"The files of {r['model']} are not what they were ({r['code']}): {r['reason']}."
+        if "code" in r
+        else f"The files of {r['model']} were removed from the cache."
+    ),
     Kind.LOAD_ASKED: lambda r: f"An instance of {r['model']} was asked for (load, preload or a replica).",
     Kind.LOADED: _loaded,
     Kind.UNLOAD_ASKED: lambda r: f"{r['model']} is to be unloaded{' at once' if r['now'] else ''}.",

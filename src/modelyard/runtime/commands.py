@@ -162,6 +162,7 @@ class Commands:
     async def _bring_up(self, action: ac.Start, resident: Resident) -> Mapping[str, int]:
         """Launch, wait until it is healthy, have it generate. Raises _StartFailed."""
         entry, instance = resident.entry, action.instance
+        await self._recheck(entry, instance)
         try:
             address = await self._launcher.start(self._launch(action, entry))
         except LaunchFailed as error:
@@ -196,6 +197,20 @@ class Commands:
         if resident.exit.done():  # it ended right after its first token: `_on_exit` left that to us
             raise self._died(entry, instance, resident.exit.result())
         return observed
+
+    async def _recheck(self, entry: Entry, instance: str) -> None:
+        """Its files are what they were. Raises _StartFailed; then they are fetched before another start."""
+        if entry.files is None:
+            return
+        code, detail = "", "its files are not in the cache any more; they are fetched again"
+        try:
+            if await self._files.recheck(entry, instance):
+                return
+        except StoreError as error:
+            code, detail = error.code, error.message
+        entry.files = None
+        self._post(ev.FilesLost(entry.spec.version, code, detail))
+        raise _StartFailed(Cause.LAUNCH, detail)
 
     def _launch(self, action: ac.Start, entry: Entry) -> Launch:
         files = entry.files or {}
@@ -263,6 +278,7 @@ class Commands:
         except Exception:
             log.exception("stop.failed", instance=action.instance)
         self.residents.pop(action.instance, None)
+        self._files.let_go(action.instance)
         self._post(ev.Released(action.instance, action.generation, missing))
         if resident is not None:
             await self._observer.keep(resident.entry, instance, own)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from secrets import token_hex
 from time import perf_counter
 
@@ -201,10 +202,18 @@ class Driver:
                 await self.journal.close()
             await asyncio.to_thread(self.devices.close)
 
+    async def gone(self, versions: Collection[str]) -> None:
+        """Return when these versions have no instance any more."""
+        while any(one.version.key in versions for one in self.scheduler.state.instances.values()):
+            await self._next_gone()
+
     async def _all_gone(self) -> None:
         while self.scheduler.state.instances:
-            self._gone.clear()
-            await self._gone.wait()
+            await self._next_gone()
+
+    async def _next_gone(self) -> None:
+        self._gone.clear()
+        await self._gone.wait()
 
     # -- events -------------------------------------------------------------------------------------------
 
@@ -422,6 +431,23 @@ class Driver:
             need = self.observer.corrected(known, known.engine.need(known.spec, files))
             known.files = files
             self.post(ev.Cached(known.spec.version, need))
+
+    def lose(self, path: Path) -> None:
+        """A file was removed from the cache: versions that need it fetch it when they are wanted."""
+        for version, entry in tuple(self.entries.items()):
+            if entry.files is not None and any(file.path == path for file in entry.files.values()):
+                entry.files = None
+                self.post(ev.FilesLost(version))
+
+    def kept_files(self) -> list[Path]:
+        """The files of versions that stay, or come back by themselves. Called from any thread."""
+        return [
+            file.path
+            for entry in tuple(self.entries.values())
+            if entry.files is not None
+            and (entry.policy.pin or entry.policy.home or entry.policy.min_replicas)
+            for file in entry.files.values()
+        ]
 
     def _note(self, note: ac.Note) -> None:
         if note.kind == "ready":

@@ -66,6 +66,16 @@ class FileProvider(Protocol):
         a digest, good for an estimate alone. Raises StoreError for one that cannot be used."""
         ...
 
+    async def recheck(self, entry: Entry, user: str) -> bool:
+        """Whether the files that it knows are still what they were, right before an engine starts: a stat
+        each where nothing changed. They are not removed until `user` lets go. Raises StoreError for one with
+        other bytes than it had."""
+        ...
+
+    def let_go(self, user: str) -> None:
+        """Its engine is gone, or did not start."""
+        ...
+
     async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
         """Fetch what is missing. Raises StoreError and leaves no half file."""
         ...

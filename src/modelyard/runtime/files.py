@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 
 from modelyard.engines.base import Files, ModelFile
 from modelyard.errors import DownloadFailed, StoreError
 from modelyard.runtime.entries import Entry, Progress
-from modelyard.store import Store, StoredFile
+from modelyard.store import Derived, Store, StoredFile, Terms
+from modelyard.store import Progress as Step
 from modelyard.store.local import lying
 
 
@@ -16,49 +18,97 @@ class StoreFiles:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._derived = Derived(store)
 
     async def cached(self, entry: Entry) -> Files | None:
         """See FileProvider.cached."""
         files: dict[str, ModelFile] = {}
-        for role, source in entry.engine.sources(entry.spec).items():
-            stored = self._store.cached(source)
+        for role, source, terms, type in _wanted(entry):
+            stored = self._store.cached(source, terms)
+            if stored is not None and type:
+                stored = self._derived.cached(stored, type)
             if stored is None:
                 return None
-            files[role] = await self._describe(source, stored)
+            files[role] = await self._describe(stored)
         return files
 
     async def lying(self, entry: Entry) -> Files | None:
         """See FileProvider.lying."""
+        if entry.spec.quantize:  # what is not made yet cannot be told from its parent
+            return await self.cached(entry)
         files: dict[str, ModelFile] = {}
-        for role, source in entry.engine.sources(entry.spec).items():
-            found = self._store.cached(source) or lying(source)
+        for role, source, terms, _ in _wanted(entry):
+            found = self._store.cached(source, terms) or lying(source)
             if found is None:
                 return None
-            files[role] = await self._describe(source, found)
+            files[role] = await self._describe(found)
         return files
+
+    async def recheck(self, entry: Entry, user: str) -> bool:
+        """See FileProvider.recheck."""
+        known = entry.files or {}
+        digests = set()
+        files = [StoredFile(file.path, file.size, file.digest) for file in known.values()]
+        if not self._store.hold(user, files):
+            return False
+        for role, source, terms, type in _wanted(entry):
+            found = await self._store.recheck(source, terms)
+            if found is not None and type:
+                found = await self._derived.recheck(found, type)
+            if found is None or (found.path, found.digest) != (known[role].path, known[role].digest):
+                return False
+            digests.add(found.digest)
+        await asyncio.to_thread(self._record, digests, entry.spec.model)
+        return True
+
+    def let_go(self, user: str) -> None:
+        """See FileProvider.let_go."""
+        self._store.let_go(user)
 
     async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
         """See FileProvider.fetch."""
         version = entry.spec.version
         files: dict[str, ModelFile] = {}
-        for role, source in entry.engine.sources(entry.spec).items():
-            stored = await self._store.fetch(
-                source, progress=lambda step: progress(Progress(version, step.done, step.total))
-            )
-            files[role] = await self._describe(source, stored)
+        user = f"fetch of {version}, {id(files)}"
+        try:
+
+            def tell(step: Step) -> None:
+                progress(Progress(version, step.done, step.total))
+
+            for role, source, terms, type in _wanted(entry):
+                stored = await self._store.fetch(source, terms, progress=tell)
+                self._store.hold(user, [stored])  # the next one must not take its place
+                if type:
+                    stored = await self._derived.make(stored, type, tell)
+                    self._store.hold(user, [stored])
+                files[role] = await self._describe(stored)
+        finally:
+            self._store.let_go(user)
         return files
 
-    async def _describe(self, source: str, stored: StoredFile) -> ModelFile:
+    def _record(self, digests: set[str], model: str) -> None:
+        for digest in digests:
+            self._store.shelf.used(digest, model)
+
+    async def _describe(self, stored: StoredFile) -> ModelFile:
         try:
             header = await self._store.header(stored)
         except StoreError as error:
-            raise type(error)(f"{error.message}. {_remedy(source)}") from error
+            raise type(error)(f"{error.message}. Put a whole file in its place and ask again") from error
         except OSError as error:
             raise DownloadFailed(f"{stored.path} cannot be read: {error.strerror}") from error
         return ModelFile(stored.path, stored.size, stored.digest, header)
 
 
-def _remedy(source: str) -> str:
-    if "://" in source and not source.startswith("file://"):
-        return "Delete that file and ask again: it is then fetched anew"
-    return "Put a whole file in its place and ask again"
+def _wanted(entry: Entry) -> Iterator[tuple[str, str, Terms, str]]:
+    """The files of a version: their roles and sources, what is demanded of each, and the type that it is
+    quantized to, if any."""
+    spec = entry.spec
+    for role, source in entry.engine.sources(spec).items():
+        main = role == "model"
+        yield (
+            role,
+            source,
+            Terms(spec.sha256 if main else "", spec.allow_pickle),
+            spec.quantize if main else "",
+        )

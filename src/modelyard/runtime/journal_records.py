@@ -48,6 +48,7 @@ class Kind(StrEnum):
     FETCH = "fetch"
     FETCHED = "fetched"
     FETCH_FAILED = "fetch_failed"
+    FILES_LOST = "files_lost"
     LOAD_ASKED = "load_asked"
     LOADED = "loaded"
     UNLOAD_ASKED = "unload_asked"
@@ -111,6 +112,7 @@ class Encoder:
             ev.Released: self._released,
             ev.Cached: self._cached,
             ev.FetchFailed: self._fetch_failed,
+            ev.FilesLost: self._files_lost,
             ev.DeviceAdded: self._device,
             ev.Added: self._added,
             ev.Removed: self._removed,
@@ -296,6 +298,10 @@ class Encoder:
         of = {**_model(event.version), "code": event.code}
         return {"kind": Kind.FETCH_FAILED, **of, "reason": _reason(event.detail)}
 
+    def _files_lost(self, event: ev.FilesLost) -> Fields:
+        fields: Fields = {"kind": Kind.FILES_LOST, **_model(event.version)}
+        return {**fields, "code": event.code, "reason": _reason(event.detail)} if event.code else fields
+
     def _device(self, event: ev.DeviceAdded) -> Fields:
         device = event.device
         return {"kind": Kind.DEVICE, "device": device.id, "total": device.total, "budget": device.budget}
@@ -350,6 +356,7 @@ _ALWAYS = frozenset(
             ev.Released,
             ev.Cached,
             ev.FetchFailed,
+            ev.FilesLost,
             ev.DeviceAdded,
         ),
         *(ev.Added, ev.Removed, ev.PolicyChanged, ev.Changed, ev.LoadAsked, ev.UnloadAsked, ev.ShutdownAsked),

@@ -4,9 +4,20 @@ Called by compose and the command line. It knows sources and bytes, not models o
 """
 
 from modelyard.store.cache import Store
+from modelyard.store.formats import Terms
 from modelyard.store.hub import HubFiles
 from modelyard.store.local import LocalFiles
 from modelyard.store.pypi import PythonPackages
 from modelyard.store.source import Progress, Source, StoredFile, Watch
 
-__all__ = ["HubFiles", "LocalFiles", "Progress", "PythonPackages", "Source", "Store", "StoredFile", "Watch"]
+__all__ = [
+    "HubFiles",
+    "LocalFiles",
+    "Progress",
+    "PythonPackages",
+    "Source",
+    "Store",
+    "StoredFile",
+    "Terms",
+    "Watch",
+]

@@ -15,7 +15,6 @@ from modelyard.errors import BadFile, BadGguf
 from modelyard.store.safetensors import check_safetensors, header_length
 
 _BEGINNING = 512
-_SHOWN = 120
 _ZIP = b"PK\x03\x04"
 _PICKLED = b".pkl"  # PyTorch's member `archive/data.pkl` comes first
 _LFS = b"version https://git-lfs"
@@ -48,7 +47,7 @@ SAFE = frozenset({Kind.GGUF, Kind.SAFETENSORS})
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`kind`, and what a message calls it: `an HTML page ("<title>Sign in…")`."""
+    """`kind`, and what a message calls it: not how it begins, which may be nobody's business."""
 
     kind: Kind
     said: str
@@ -107,18 +106,12 @@ def _other(start: bytes) -> Found:
         return Found(Kind.OTHER, "a Git LFS pointer instead of its file (`git lfs pull` fetches that)")
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text[:9].lower() == b"<!doctype" or text[:5].lower() in {b"<html", b"<head", b"<body", b"<?xml"}:
-        return Found(Kind.OTHER, f"an HTML or XML page{_quoted(text)}")
+        return Found(Kind.OTHER, "an HTML or XML page")
     if text[:1] in {b"{", b"["}:
-        return Found(Kind.OTHER, f"JSON{_quoted(text)}")
+        return Found(Kind.OTHER, "JSON text")
     for magic, said in _OTHERS:
         if start.startswith(magic):
             return Found(Kind.OTHER, said)
     if not start.strip(b"\0"):
         return Found(Kind.OTHER, "a file that begins with zeros alone")
-    return Found(Kind.OTHER, f"of no known format{_quoted(text)}")
-
-
-def _quoted(text: bytes) -> str:
-    """The beginning of a text for a message; empty where it is none."""
-    shown = " ".join(text.decode("utf-8", "ignore").split())[:_SHOWN]
-    return f' ("{shown}")' if shown.isprintable() and len(shown) * 2 > min(len(text), _SHOWN) else ""
+    return Found(Kind.OTHER, "of no known format")

@@ -21,7 +21,7 @@ from modelyard.store.source import CHUNK, Exact, StoredFile, Watch
 
 _OLLAMA_BLOB = re.compile(r"sha256-([0-9a-f]{64})")
 _HUB_BLOB = re.compile(r"[0-9a-f]{64}")
-_MEND = "Put the right file in its place and ask again"
+_MEND = "Put a whole file in its place and ask again"
 
 
 class Intake:
