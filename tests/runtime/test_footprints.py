@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from modelyard.core.types import Need, Share, Spec, WarmUp
 from modelyard.engines.base import ModelFile
@@ -190,14 +191,18 @@ def test_a_broken_file_is_set_aside_whole(
     assert FileFootprints(path).all() == footprints.all()
 
 
-def test_a_disk_that_cannot_be_written_loses_nothing_in_memory(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_that_cannot_be_written_loses_nothing_in_memory_and_is_said_once(tmp_path: Path) -> None:
     folder = tmp_path / "gone"
     footprints = FileFootprints(folder / "f.json")
-    footprint = footprints.observe(KEY, [1])
-    assert footprints.get(KEY) == footprint
-    assert "footprints.not_written" in capsys.readouterr().out
+    with capture_logs() as said:
+        for size in (1, 2, 3):
+            footprint = footprints.observe(KEY, [size])
+            assert footprints.get(KEY) == footprint
+        folder.mkdir()
+        for size in (4, 5):
+            footprint = footprints.observe(KEY, [size])
+    assert FileFootprints(folder / "f.json").get(KEY) == footprint
+    assert [line["event"] for line in said] == ["footprints.not_written", "footprints.written_again"]
 
 
 # -- keys -----------------------------------------------------------------------------------------------

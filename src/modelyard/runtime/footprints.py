@@ -199,13 +199,14 @@ class Footprints:
 
 class FileFootprints(Footprints):
     """Footprints in one JSON file, replaced whole at each change. A file that cannot be understood is set
-    aside as `<name>.broken`, and said; one that cannot be written is said, and they stay in memory."""
+    aside as `<name>.broken`, and said; one that cannot be written is said once, and they stay in memory."""
 
     def __init__(
         self, path: Path, *, limit: int = MAX_ENTRIES, clock: Callable[[], float] = time.time
     ) -> None:
         super().__init__(limit=limit, clock=clock)
         self._path = path
+        self._is_written = True
         self._load()
 
     def _load(self) -> None:
@@ -240,7 +241,13 @@ class FileFootprints(Footprints):
             fresh.write_text(json.dumps(content))
             os.replace(fresh, self._path)
         except OSError as error:
-            _log.warning("footprints.not_written", path=str(self._path), error=str(error))
+            if self._is_written:
+                _log.warning("footprints.not_written", path=str(self._path), error=str(error))
+            self._is_written = False
+        else:
+            if not self._is_written:
+                _log.warning("footprints.written_again", path=str(self._path))
+            self._is_written = True
 
 
 def _footprint(fields: Mapping[str, object]) -> Footprint:
