@@ -23,11 +23,11 @@ from modelyard.config import Config, ConfigErrors, Key, Model
 from modelyard.config.difference import Difference, Kind, compare
 from modelyard.config.reading import FilesRead
 from modelyard.config.together import together
+from modelyard.config.versions import keyed
 from modelyard.core import events as ev
 from modelyard.core.memory import DeviceLedger
 from modelyard.core.types import Device
 from modelyard.core.units import in_units
-from modelyard.engines.base import Profile
 from modelyard.errors import ConfigError, ConfigRefused, ModelyardError, RestartNeeded, ShuttingDown
 from modelyard.gateway.live import Applied, Before, Standing
 from modelyard.gateway.names import Names
@@ -57,10 +57,8 @@ Registered = Callable[[Config], tuple[Model, ...]]
 
 
 class Live:
-    """`config` is the whole that is served, `base` the part of it that was not registered; `registered` makes
-    the rest anew whenever that changes. `take` is called with each new configuration for what is not a
-    model's: keys, limits and the like. `reload` is set by whoever wants the file that is served read again,
-    soon."""
+    """`take` is called with each new configuration for what is not a model's: keys, limits and the like.
+    `reload` is set by whoever wants the file that is served read again, soon."""
 
     def __init__(
         self,
@@ -72,13 +70,11 @@ class Live:
         ahead: Ahead,
         take: Callable[[Config], None],
         reload: asyncio.Event | None = None,
-        *,
-        base: Config | None = None,
-        registered: Registered = lambda base: (),
     ) -> None:
-        self.config = config
-        self._base = base or config
-        self._registered = registered
+        self.config = config  # all that is served
+        self._base = config  # the part of it that was not registered
+        self.registered: Registered = lambda base: ()  # set by whoever keeps them
+        self._key = ""
         self.standing = Standing(origin.path, origin.watch and origin.path is not None, time.time())
         self._origin = origin
         self._driver = driver
@@ -102,35 +98,45 @@ class Live:
         raises; then nothing has changed."""
         async with self._lock:
             base = make(self._base)
-            prepared = await self._prepare(together(base, self._registered(base)))
+            prepared = await self._prepare(self._whole(base))
             self._make(prepared)
             self._base = base
             return prepared.difference
 
     async def register(self, registered: Registered, commit: Callable[[], Awaitable[None]]) -> Difference:
-        """Serve these registered models from now on, unless `commit`, awaited when all that can be checked
-        was found good, raises. Raises ConfigErrors, and what `commit` raises; then nothing has changed."""
+        """Serve these registered models, unless `commit` raises. It is awaited when all that can be checked
+        was found good, and after it `self.registered` makes the same. Raises ConfigErrors, and what `commit`
+        raises; then nothing has changed."""
         async with self._lock:
-            prepared = await self._prepare(together(self._base, registered(self._base)))
+            prepared = await self._prepare(self._whole(self._base, registered))
             self._check_open()
             await commit()
             self._make(prepared)
-            self._registered = registered
             return prepared.difference
+
+    def use_key(self, key: str) -> None:
+        """Make digests that may hold a secret with this key from now on. Before anything is served."""
+        self._key = key
+        self.config = keyed(self.config, key)
+        for model in self.config.models:
+            entry = self._names.model(model.spec.model)
+            entry.spec = replace(entry.spec, digest=model.spec.digest)
+
+    async def check(self, model: Model) -> Entry:
+        """A version as it would be run here, without serving it. Raises ConfigErrors."""
+        config = together(replace(self.config, models=()), [model])
+        entry = (await self._entries(config, [model]))[model.spec.model]
+        check_placements(config, [entry], self._with(()), {model.spec.model})
+        return entry
 
     async def bring(self, model: Model) -> Entry:
         """Serve a version beside the one that its model has. Raises ConfigErrors."""
         async with self._lock:
-            served = self._names.version(model.spec.version)
-            if served is not None:
-                return served
-            profile = Profile(name=model.spec.engine, type=model.spec.engine)
-            config = replace(self.config, profiles={model.spec.engine: profile, **self.config.profiles})
-            entry = (await self._entries(config, [model]))[model.spec.model]
-            check_placements(config, [entry], self._with(()), {model.spec.model})
-            self._check_open()
-            self._driver.change(ev.Changed((entry.added(),)), [entry])
-            self._names.add_other(entry)
+            entry = await self.check(model)
+            if self._names.version(model.spec.version) is None:
+                self._check_open()
+                self._driver.change(ev.Changed((entry.added(),)), [entry])
+                self._names.add_other(entry)
             return entry
 
     async def drop(self, version: str, successor: str = "") -> None:
@@ -138,6 +144,11 @@ class Live:
         async with self._lock:
             if self._names.drop_other(version) is not None:
                 self._driver.post(ev.Removed(version, successor))
+
+    def _whole(self, base: Config, registered: Registered | None = None) -> Config:
+        """Raises ConfigErrors."""
+        made = (registered or self.registered)(base)
+        return together(keyed(base, self._key) if self._key else base, made)
 
     async def apply(self, path: Path | None, *, dry_run: bool, before: Before | None = None) -> Applied:
         """See LiveConfig.apply."""
@@ -151,7 +162,7 @@ class Live:
             try:
                 foreign = source != self._origin.path  # the start did not name it
                 reading, config = await read(source, self._origin, foreign=foreign)
-                prepared = await self._prepare(together(config, self._registered(config)))
+                prepared = await self._prepare(self._whole(config))
                 running = self._running_on(prepared.difference)
                 if before is not None:
                     await before(source, config, prepared.event)

@@ -10,9 +10,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from modelyard.compose.ahead import Ahead, spawn
+from modelyard.compose.catalog import RegistryCatalog
 from modelyard.compose.entries import check_placements, entries_of
 from modelyard.compose.live import Live
 from modelyard.compose.reading import Origin
+from modelyard.compose.registered import Held
+from modelyard.compose.upkeep import Upkeep
 from modelyard.config import Config, ConfigErrors, Model, Problem
 from modelyard.config.listen import cannot_listen, is_loopback
 from modelyard.core import invariants
@@ -29,11 +32,13 @@ from modelyard.gateway.names import Names
 from modelyard.gateway.serve import Service
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.launchers.local import LocalLauncher
+from modelyard.registry import Registry
 from modelyard.runtime.devices import Devices
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.files import StoreFiles
 from modelyard.runtime.footprints import FileFootprints
 from modelyard.runtime.journal import Journal
+from modelyard.runtime.tasks import Tasks
 from modelyard.store import Store
 from modelyard.telemetry.metrics import Metrics
 
@@ -52,8 +57,12 @@ class Yard:
         metrics: Metrics,
         ahead: Ahead,
         server: Server,
+        catalog: RegistryCatalog,
+        upkeep: Upkeep,
+        tasks: Tasks,
     ) -> None:
         self.live = live
+        self.catalog = catalog
         self.metrics = metrics
         self.store = store
         self.driver = driver
@@ -61,7 +70,9 @@ class Yard:
         self.ahead = ahead
         self.server = server
         self.reaped: list[str] = []
-        self._following: asyncio.Task[None] | None = None
+        self._upkeep = upkeep
+        self._tasks = tasks
+        self._following: list[asyncio.Task[None]] = []
 
     @property
     def config(self) -> Config:
@@ -72,6 +83,8 @@ class Yard:
         """Reap leftovers, look at the devices, listen, and preload. Returns where it listens. Raises
         ConfigErrors for models that can never fit, and when it cannot listen."""
         self.reaped = await self.driver.open()
+        if key := await self._upkeep.open():
+            self.live.use_key(key)
         entries = self.names.all()
         for entry in entries:
             await self.driver.examine(entry)
@@ -79,9 +92,13 @@ class Yard:
         check_placements(self.config, entries, devices, {entry.spec.model for entry in entries})
         for entry in entries:
             self.driver.add(entry)
+        await self._upkeep.read()
         await self._listen()
         self.ahead.start(self.config)
-        self._following = spawn("config", self.live.follow())
+        self._following = [
+            spawn("config", self.live.follow()),
+            spawn("registry", self._upkeep.follow()),
+        ]
         return self.server.address
 
     async def _listen(self) -> None:
@@ -147,20 +164,22 @@ class Yard:
         """Stop everything now; whoever is cut off is told so first. Idempotent."""
         async with AsyncExitStack() as undo:  # what fails does not keep the others from it
             undo.push_async_callback(asyncio.to_thread, self.store.close)
+            undo.push_async_callback(self._upkeep.close)
             undo.push_async_callback(self.driver.close)
             undo.push_async_callback(self.server.close_now)
             await self._stop_following()
+            await self._tasks.close()
             self.driver.cut_off()
             if self.server.connections:
                 await self.server.stop(LAST_WORDS)
             await self.ahead.close()
 
     async def _stop_following(self) -> None:
-        """The configuration changes no more by itself."""
-        following, self._following = self._following, None
-        if following is not None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+        """What is served changes no more by itself."""
+        following, self._following = self._following, []
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
 
 
 async def build(
@@ -202,7 +221,11 @@ async def build(
         ahead = Ahead(driver, names, metrics)
         gateway = Gateway(driver, names, metrics)
         live = Live(config, origin or Origin(), driver, names, store, ahead, gateway.take, reload)
-        yard = Yard(live, driver, store, names, metrics, ahead, gateway.open(live))
+        registry, held, tasks = Registry(config.registry_url), Held(), Tasks()
+        catalog = RegistryCatalog(registry, held, live, driver, names)
+        upkeep = Upkeep(registry, held, live, names)
+        server = gateway.open(live, catalog, tasks)
+        yard = Yard(live, driver, store, names, metrics, ahead, server, catalog, upkeep, tasks)
         undo.pop_all()
     return yard
 
@@ -255,13 +278,22 @@ class Gateway:
         self._service = Service(driver, metrics, heartbeat_after=0.0)
         self._server: Server | None = None
 
-    def open(self, live: Live) -> Server:
+    def open(self, live: Live, catalog: RegistryCatalog, tasks: Tasks) -> Server:
         """The server of all this, not listening yet."""
         snapshot = Snapshot(self._driver, self._names, live)
-        inference = Inference(self._service, self._names, self._gate, self._driver, snapshot)
+        inference = Inference(self._service, self._names, self._gate, self._driver, snapshot, catalog.bring)
+        app = build_app(
+            self._driver,
+            self._names,
+            live,
+            self._metrics,
+            catalog=catalog,
+            tasks=tasks,
+            caller=self._gate.caller,
+        )
         self._server = Server(
             inference.handler_for,
-            build_app(self._driver, self._names, live, self._metrics),
+            app,
             admit=self._gate.admit,
             render_error=render,
             on_failed=EarlyEnds(self._driver, self._metrics),

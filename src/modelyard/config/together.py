@@ -31,13 +31,18 @@ def together(base: Config, registered: Iterable[Model]) -> Config:
     ]
     if problems:
         raise ConfigErrors(problems)
-    bare = {model.spec.engine for model in registered} - base.profiles.keys()  # engines named by their type
+    engines = sorted({model.spec.engine for model in registered})
     return replace(
         base,
         models=(*base.models, *registered),
-        profiles={**base.profiles, **{name: Profile(name=name, type=name) for name in sorted(bare)}},
+        profiles={**base.profiles, **{engine: profile_of(base, engine) for engine in engines}},
         preload=(*base.preload, *(model.spec.model for model in registered if model.policy.preload)),
     )
+
+
+def profile_of(config: Config, engine: str) -> Profile:
+    """The profile that a model names; an engine's type is one that adds nothing."""
+    return config.profiles.get(engine) or Profile(name=engine, type=engine)
 
 
 def _names(model: Model) -> tuple[str, ...]:

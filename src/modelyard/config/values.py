@@ -145,6 +145,11 @@ class Config:
     filled: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
     defaults: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def registry_url(self) -> str:
+        """Where the registry's database lies; it may hold a password."""
+        return self.database_url or f"sqlite:///{self.server.data_dir / 'registry.db'}"
+
     def failure(self, problems: Iterable[tuple[str, str]]) -> ConfigErrors:
         """The error for problems found after loading, as (path, message), e.g. by an engine adapter."""
         return ConfigErrors(

@@ -81,7 +81,8 @@ class Engine(Protocol):
 
     `type` is the name in YAML; `programs` are looked up on PATH for it; `unix` says whether it can listen on
     a Unix socket; `health` is the path that answers 200 when it can serve (503 while loading is progress).
-    `chat_fields` are the fields of its chat completions beyond OpenAI's that it honours.
+    `chat_fields` are the fields of its chat completions beyond OpenAI's that it honours; `trusted` are the
+    parameters that decide what is run on the machine, which only files on its disk may set.
     """
 
     type: ClassVar[str]
@@ -89,6 +90,7 @@ class Engine(Protocol):
     unix: ClassVar[bool]
     health: ClassVar[str]
     chat_fields: ClassVar[frozenset[str]]
+    trusted: ClassVar[frozenset[str]]
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         """What is wrong with a spec: (path below the model, message) each. Empty when it can be run."""

@@ -52,6 +52,7 @@ class FakeEngine(LlamaHttp):
     """See the module's text and `engines.base.Engine`."""
 
     type: ClassVar[str] = "fake"
+    trusted: ClassVar[frozenset[str]] = frozenset()
     programs: ClassVar[tuple[str, ...]] = ()
     chat_fields: ClassVar[frozenset[str]] = LlamaHttp.chat_fields | {"fake"}
 

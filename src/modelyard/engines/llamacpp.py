@@ -61,6 +61,7 @@ class LlamaCppEngine(LlamaHttp):
     """See the module's text and `engines.base.Engine`."""
 
     type: ClassVar[str] = "llamacpp"
+    trusted: ClassVar[frozenset[str]] = frozenset({"extra_args"})
     programs: ClassVar[tuple[str, ...]] = (PROGRAM,)
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:

@@ -1,0 +1,385 @@
+"""Models as data: each change is checked like a change of the file, kept in the registry, then served.
+
+Built by `yard`. Reading needs no database: what is held of it lies in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+from modelyard.compose.capabilities import capabilities_of, said_of
+from modelyard.compose.live import Live
+from modelyard.compose.promotion import Promotion
+from modelyard.compose.registered import Held, Holding, Parts
+from modelyard.config import ConfigErrors, Model
+from modelyard.config.difference import Value, compare
+from modelyard.config.together import profile_of, together
+from modelyard.config.values import nearest
+from modelyard.engines import registry as engines
+from modelyard.errors import (
+    AliasInUse,
+    ModelNotFound,
+    ModelyardError,
+    NameTaken,
+    OwnedByFile,
+    RegistryUnavailable,
+    SpecRefused,
+)
+from modelyard.gateway.catalog import Known, Step
+from modelyard.gateway.names import SHORTEST, Names, NotServed
+from modelyard.registry import (
+    AuditRecord,
+    Filter,
+    Json,
+    ModelRecord,
+    NewVersion,
+    PolicyRecord,
+    Registry,
+    VersionRecord,
+    VersionState,
+)
+from modelyard.runtime.driver import Driver
+from modelyard.runtime.entries import Entry
+
+
+class RegistryCatalog:
+    """See `gateway.catalog.Catalog`."""
+
+    def __init__(self, registry: Registry, held: Held, live: Live, driver: Driver, names: Names) -> None:
+        self._registry = registry
+        self._held = held
+        self._live = live
+        self._driver = driver
+        self._names = names
+        names.find = self._find
+        live.registered = held.models
+
+    @property
+    def problem(self) -> str:
+        """See Catalog.problem."""
+        return self._held.problem
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    def get(self, name: str) -> Known:
+        """See Catalog.get."""
+        try:
+            model = self._names.resolve(name).spec.model
+        except NotServed as other:
+            model = other.version.rpartition("@")[0]
+        return self._known(self._names.model(model))
+
+    def page(self, where: Filter, after: str | None, limit: int) -> tuple[Sequence[Known], str | None]:
+        """See Catalog.page."""
+        found: list[Known] = []
+        for name in self._behind(after):
+            known = self._known(self._names.model(name))
+            if _matches(known, where):
+                if len(found) == limit:
+                    return found, found[-1].name
+                found.append(known)
+        return found, None
+
+    def versions(self, name: str) -> Sequence[VersionRecord]:
+        """See Catalog.versions."""
+        return tuple(self._holding(name).versions.values())
+
+    def compare(self, name: str, one: int, other: int) -> Sequence[Value]:
+        """See Catalog.compare."""
+        holding, base = self._holding(name), self._live.config
+        bare = replace(base, models=())
+        models = (self._held.making.model(base, holding, number) for number in (one, other))
+        before, after = (together(bare, [model]) for model in models)
+        return [value for change in compare(before, after).models for value in change.fields]
+
+    def check(self, name: str, fields: Json) -> Entry:
+        """See Catalog.check."""
+        model = self._made(name, fields)
+        profile = profile_of(self._live.config, model.spec.engine)
+        return Entry(model.spec, model.policy, engines.load()[profile.type], profile)
+
+    def _behind(self, after: str | None) -> Iterator[str]:
+        """All names that are served, in order."""
+        mine = self._held.served_behind(after)
+        files = (model.spec.model for model in self._live.config.models)
+        of_file = iter(
+            sorted(one for one in files if one not in self._held.holdings and (not after or one > after))
+        )
+        waiting = next(of_file, None)
+        for name in mine:
+            while waiting is not None and waiting < name:
+                yield waiting
+                waiting = next(of_file, None)
+            yield name
+        if waiting is not None:
+            yield waiting
+        yield from of_file
+
+    def _known(self, entry: Entry) -> Known:
+        name, config = entry.spec.model, self._live.config
+        holding = self._held.holdings.get(name)
+        if holding is not None:
+            return Known(entry, holding.record.aliases, holding.record)
+        place = str(nearest(config.positions, f"models.{name}") or "")
+        return Known(entry, self._names.aliases_of(entry), None, place)
+
+    def _holding(self, name: str) -> Holding:
+        """Raises ModelNotFound, OwnedByFile."""
+        holding = self._held.holdings.get(name)
+        if holding is not None:
+            return holding
+        known = self.get(name)
+        if known.record is None:
+            place = f" ({known.place})" if known.place else ""
+            raise OwnedByFile(f"{known.name} belongs to the configuration's file{place}: change it there")
+        return self._held.holdings[known.name]
+
+    def _find(self, model: str, reference: str, tag: bool) -> str | None:
+        """See names.Find."""
+        holding = self._held.holdings.get(model)
+        number = holding.number_of(reference, tag=tag, shortest=SHORTEST) if holding is not None else None
+        return None if number is None else self._key(model, number)
+
+    def _key(self, name: str, number: int) -> str:
+        return self._held.version(self._live.config, name, number)
+
+    # -- changes ------------------------------------------------------------------------------------------
+
+    async def register(self, name: str, fields: Json, *, description: str, who: str) -> Known:
+        """See Catalog.register."""
+        async with self._held.changing:
+            parts = Parts.of(fields)
+            for taken in (name, *parts.aliases):
+                self._refuse_taken(taken, name)
+            model = self._made(name, fields)
+            new = NewVersion(parts.spec, model.spec.digest, said_of(model))
+
+            async def commit() -> ModelRecord:
+                return await self._registry.register(
+                    name, new, who=who, policy=parts.policy, aliases=parts.aliases, description=description
+                )
+
+            await self._change(name, _first(name, parts, new), commit)
+            return self.get(name)
+
+    async def add_version(
+        self, name: str, fields: Json, *, who: str, match: int | None
+    ) -> tuple[VersionRecord, bool]:
+        """See Catalog.add_version."""
+        async with self._held.changing:
+            holding = self._holding(name)
+            parts = Parts.of(fields)
+            if parts.policy or parts.aliases:
+                which = next(iter((*parts.policy, "aliases")))
+                raise SpecRefused(f"{which} is no part of a version: change the model (PATCH)", param=which)
+            name = holding.record.name
+            model = self._made(name, {**parts.spec, **holding.record.policy})
+            new = NewVersion(parts.spec, model.spec.digest, said_of(model))
+            try:
+                await self._live.check(model)
+            except ConfigErrors as error:
+                raise _refused(error, name) from error
+            added = await self._registry.add_version(name, new, who=who, match=match)
+            self._held.keep(added.model, added.version)
+            return added.version, added.created
+
+    async def promote(
+        self, name: str, number: int | None, *, swap: bool, who: str, match: int | None, step: Step
+    ) -> Known:
+        """See Catalog.promote."""
+        async with self._held.changing:
+            holding = self._holding(name)
+            record = holding.record
+            promotion = Promotion(self._live, self._driver, self._names, step)
+            chosen = holding.version(number or record.previous or 0)
+            if chosen.number == record.current.number:
+                return self.get(record.name)
+            model = self._held.making.model(self._live.config, holding, chosen.number)
+
+            async def switch(to: int) -> None:
+                async def commit() -> ModelRecord:
+                    return await self._registry.set_current(record.name, to, who=who, match=match)
+
+                current = holding.version(to)
+                await self._change(
+                    record.name, replace(holding, record=replace(record, current=current)), commit
+                )
+
+            await promotion.run(model, partial(switch, chosen.number), swap=swap)
+            return self.get(record.name)
+
+    async def set_policy(
+        self, name: str, changes: Json, *, description: str | None, who: str, match: int | None
+    ) -> Known:
+        """See Catalog.set_policy."""
+        async with self._held.changing:
+            holding = self._holding(name)
+            record = holding.record
+            parts = Parts.of(changes)
+            if parts.spec:
+                which = next(iter(parts.spec))
+                message = f"{which} makes another version: add one (POST …/versions), then promote it"
+                raise SpecRefused(message, param=which)
+            merged = {**record.policy, **parts.policy}
+            policy = {field: value for field, value in merged.items() if value is not None}
+            aliases = parts.aliases if "aliases" in changes else record.aliases
+            for alias in aliases:
+                self._refuse_taken(alias, record.name)
+            after = replace(record, policy=policy, aliases=aliases)
+            self._made(record.name, replace(holding, record=after).fields(record.current.number))
+
+            async def commit() -> ModelRecord:
+                return await self._registry.update(
+                    record.name,
+                    who=who,
+                    policy=policy if policy != record.policy else None,
+                    aliases=aliases if aliases != record.aliases else None,
+                    description=description,
+                    match=match,
+                )
+
+            await self._change(record.name, replace(holding, record=after), commit)
+            return self.get(record.name)
+
+    async def policies(self, name: str) -> Sequence[PolicyRecord]:
+        """See Catalog.policies."""
+        return tuple(reversed(await self._registry.policies(self._holding(name).record.name)))
+
+    async def audit(self, model: str | None, *, before: int | None, limit: int) -> Sequence[AuditRecord]:
+        """See Catalog.audit."""
+        return await self._registry.audit(model, before=before, limit=limit)
+
+    async def tag(self, name: str, tag: str, number: int | None, *, who: str, match: int | None) -> Known:
+        """See Catalog.tag."""
+        async with self._held.changing:
+            own = self._holding(name).record.name
+            if number is None:
+                record = await self._registry.untag(own, tag, who=who, match=match)
+            else:
+                record = await self._registry.tag(own, tag, number, who=who, match=match)
+            self._held.keep(record)
+            return self.get(own)
+
+    async def remove(self, name: str, *, force: bool, who: str, match: int | None) -> Sequence[str]:
+        """See Catalog.remove."""
+        async with self._held.changing:
+            holding = self._holding(name)
+            own, aliases = holding.record.name, holding.record.aliases
+            if aliases and not force:
+                message = f"{own} is asked for as {', '.join(aliases)} too; take that away first, or force it"
+                raise AliasInUse(message, param="force")
+            without = self._held.holdings.without(own)
+
+            async def commit() -> None:
+                await self._registry.delete(own, who=who, match=match)
+                self._held.forget(own)
+
+            await self._live.register(partial(self._held.models, holdings=without), commit)
+            await self._restamp()
+            return [
+                key
+                for key, version in self._driver.scheduler.state.versions.items()
+                if version.spec.model == own and version.instances
+            ]
+
+    async def drained(self, versions: Sequence[str]) -> None:
+        """See Catalog.drained."""
+        await self._driver.gone(versions)
+
+    async def bring(self, version: str) -> None:
+        """See Catalog.bring."""
+        name = version.rpartition("@")[0]
+        holding = self._held.holdings.get(name)
+        for number in holding.versions if holding is not None else ():
+            if self._key(name, number) == version:
+                await self._live.bring(
+                    self._held.making.model(self._live.config, self._held.holdings[name], number)
+                )
+                return
+        raise ModelNotFound(f"There is no version {version} any more.", param="model")
+
+    # -- a change -----------------------------------------------------------------------------------------
+
+    async def _change(self, name: str, after: Holding, commit: Callable[[], Awaitable[ModelRecord]]) -> None:
+        """Serve `after`, once `commit` has kept it; what that returns is what is held from then on."""
+        planned = self._held.holdings.with_one(after)
+
+        async def kept() -> None:
+            self._held.keep(await commit())
+
+        try:
+            await self._live.register(partial(self._held.models, holdings=planned), kept)
+        except ConfigErrors as error:
+            raise _refused(error, name) from error
+        self._held.broken.pop(name, None)
+        await self._restamp()
+
+    async def _restamp(self) -> None:
+        """What was changed here need not be read again."""
+        try:
+            self._held.stamp = await self._registry.stamp()
+        except RegistryUnavailable:
+            self._held.stamp = -1
+
+    def _made(self, name: str, fields: Json) -> Model:
+        """Raises SpecRefused."""
+        try:
+            model = self._held.making.of_fields(self._live.config, name, fields)
+        except ConfigErrors as error:
+            raise _refused(error, name) from error
+        engine = engines.load()[profile_of(self._live.config, model.spec.engine).type]
+        for parameter in sorted(engine.trusted & model.spec.parameters.keys()):
+            raise SpecRefused(
+                f"parameters.{parameter} says what is run on the server's machine; only its configuration's "
+                "files may",
+                param=f"parameters.{parameter}",
+            )
+        return model
+
+    def _refuse_taken(self, name: str, own: str) -> None:
+        """Raises NameTaken."""
+        try:
+            known = self._names.resolve(name)
+        except ModelNotFound:
+            return
+        if known.spec.model != own or (name == own and own not in self._held.holdings):
+            whose = "a model" if name == known.spec.model else f"an alias of {known.spec.model}"
+            raise NameTaken(f"{name} is {whose} already; choose another name", param="name")
+
+
+def _first(name: str, parts: Parts, new: NewVersion) -> Holding:
+    """A model that is about to be registered, as far as it decides what is served."""
+    version = VersionRecord(
+        name, 1, new.digest, parts.spec, VersionState.REGISTERED, "", new.capabilities, 0.0, ""
+    )
+    record = ModelRecord(name, 1, "", "", version, None, parts.policy, parts.aliases, {}, 0.0, 0.0)
+    return Holding(record, {1: version})
+
+
+def _refused(error: ConfigErrors, name: str) -> ModelyardError:
+    """The problems of a model that was asked for, with paths below it."""
+    prefix = f"models.{name}."
+    said = [f"{problem.path.removeprefix(prefix)}: {problem.message}" for problem in error.problems]
+    return SpecRefused("; ".join(said), param=error.path.removeprefix(prefix) or None)
+
+
+def _matches(known: Known, where: Filter) -> bool:
+    can = capabilities_of(known.entry)
+    record = known.record.current if known.record is not None else None
+    if where.name and where.name.casefold() not in known.name.casefold():
+        return False
+    if where.capability and where.capability not in can.features:
+        return False
+    if where.pair is not None and (record is None or where.pair not in record.capabilities.pairs):
+        return False
+    return where.state is None or where.state is _state_of(known.entry, record)
+
+
+def _state_of(entry: Entry, record: VersionRecord | None) -> VersionState:
+    if entry.files is not None:
+        return VersionState.VERIFIED
+    if entry.problem:
+        return VersionState.FAILED
+    return record.state if record is not None else VersionState.REGISTERED

@@ -1,0 +1,188 @@
+"""The registered models as serving needs them: what the registry has of each, in memory and as configuration.
+
+Used by `catalog`, which changes them, and by `upkeep`, which keeps them true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from modelyard.config import Config, Model
+from modelyard.config.build import model_of
+from modelyard.config.schema import PolicySection
+from modelyard.config.together import together
+from modelyard.config.versions import keyed
+from modelyard.errors import VersionNotFound
+from modelyard.registry.records import Json, ModelRecord, VersionRecord
+
+OF_POLICY = frozenset(PolicySection.model_fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The fields of a model's entry: those that make the version, those of policy, and its aliases."""
+
+    spec: Json
+    policy: Json
+    aliases: tuple[str, ...]
+
+    @classmethod
+    def of(cls, fields: Json) -> Parts:
+        aliases = fields.get("aliases") or ()
+        return cls(
+            {name: value for name, value in fields.items() if name not in OF_POLICY and name != "aliases"},
+            {name: value for name, value in fields.items() if name in OF_POLICY},
+            (aliases,) if isinstance(aliases, str) else tuple(aliases),  # type: ignore[arg-type]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A registered model with its versions, by number."""
+
+    record: ModelRecord
+    versions: Mapping[int, VersionRecord] = field(repr=False)
+
+    def version(self, number: int) -> VersionRecord:
+        """Raises VersionNotFound."""
+        found = self.versions.get(number)
+        if found is None:
+            last = max(self.versions)
+            message = f"{self.record.name} has no version {number}; it has 1 to {last}"
+            raise VersionNotFound(message, param="version")
+        return found
+
+    def number_of(self, reference: str, *, tag: bool, shortest: int) -> int | None:
+        """The version that a number, at least `shortest` digits of a digest, or a tag names."""
+        if tag:
+            return self.record.tags.get(reference)
+        if reference.isdecimal() and len(reference) < shortest and int(reference) in self.versions:
+            return int(reference)
+        if len(reference) < shortest:
+            return None
+        found = (one.number for one in self.versions.values() if one.digest.startswith(reference))
+        return next(found, None)
+
+    def fields(self, number: int) -> dict[str, object]:
+        """An entry under `models:` that says what this version and the model's policy do."""
+        record = self.record
+        return {**self.version(number).spec, **record.policy, "aliases": list(record.aliases)}
+
+
+class Holdings(Mapping[str, Holding]):
+    """Registered models by name. Never changed: `with_one` and `without` make another."""
+
+    __slots__ = ("_by_name", "_order")
+
+    def __init__(self, holdings: Iterable[Holding] = ()) -> None:
+        self._by_name = {one.record.name: one for one in holdings}
+        self._order = sorted(self._by_name)
+
+    def __getitem__(self, name: str) -> Holding:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._order)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def behind(self, name: str | None) -> Iterator[str]:
+        """The names behind this one, in order."""
+        at = 0 if name is None else bisect_right(self._order, name)
+        return (self._order[index] for index in range(at, len(self._order)))
+
+    def with_one(self, holding: Holding) -> Holdings:
+        made = Holdings()
+        name = holding.record.name
+        made._by_name = {**self._by_name, name: holding}
+        made._order = self._order.copy()
+        if name not in self._by_name:
+            insort(made._order, name)
+        return made
+
+    def without(self, name: str) -> Holdings:
+        made = Holdings()
+        made._by_name = {other: one for other, one in self._by_name.items() if other != name}
+        made._order = [other for other in self._order if other != name]
+        return made
+
+
+class Making:
+    """Versions as configuration has them, each made once for one set of engine profiles and defaults."""
+
+    def __init__(self) -> None:
+        self.key = ""  # of digests that may hold a secret; empty: this process's own
+        self._made: dict[tuple[str, int], tuple[Holding, Model]] = {}
+        self._base: Config | None = None
+
+    def model(self, base: Config, holding: Holding, number: int | None = None) -> Model:
+        """A version (default: the current one) with its model's policy. Raises ConfigErrors."""
+        if self._base is None or (base.profiles, base.defaults) != (self._base.profiles, self._base.defaults):
+            self._made.clear()
+        self._base = base
+        number = number or holding.record.current.number
+        name = holding.record.name
+        known = self._made.get((name, number))
+        if known is not None and known[0] is holding:
+            return known[1]
+        model = self.of_fields(base, name, holding.fields(number))
+        self._made[name, number] = holding, model
+        return model
+
+    def of_fields(self, base: Config, name: str, fields: Json) -> Model:
+        """Raises ConfigErrors."""
+        model = model_of(name, fields, base)
+        if not self.key:
+            return model
+        alone = together(Config(base.server, profiles=base.profiles), [model])
+        return keyed(alone, self.key).models[0]
+
+    def forget(self, name: str) -> None:
+        for known in [known for known in self._made if known[0] == name]:
+            del self._made[known]
+
+
+class Held:
+    """All that is held of the registry. `changing` is taken by whoever changes it; `broken` are models that
+    cannot be served here, and why; `problem` is why the registry cannot be changed, empty when it can."""
+
+    def __init__(self) -> None:
+        self.holdings = Holdings()
+        self.making = Making()
+        self.broken: dict[str, str] = {}
+        self.changing = asyncio.Lock()
+        self.stamp = -1  # of the registry, when all of it was read
+        self.problem = ""
+
+    @property
+    def served(self) -> Iterator[str]:
+        """Names, in order."""
+        return self.served_behind(None)
+
+    def served_behind(self, name: str | None) -> Iterator[str]:
+        return (name for name in self.holdings.behind(name) if name not in self.broken)
+
+    def models(self, base: Config, holdings: Holdings | None = None) -> tuple[Model, ...]:
+        """Those of `holdings` (default: what is held) that can be served. Raises ConfigErrors."""
+        found = self.holdings if holdings is None else holdings
+        return tuple(self.making.model(base, one) for name, one in found.items() if name not in self.broken)
+
+    def version(self, base: Config, name: str, number: int) -> str:
+        """The key of a version as it is served with `base`."""
+        return self.making.model(base, self.holdings[name], number).spec.version
+
+    def keep(self, record: ModelRecord, *found: VersionRecord) -> None:
+        """What the registry has of a model now; `found` are versions that are new or changed."""
+        known = self.holdings.get(record.name)
+        versions = dict(known.versions) if known is not None else {}
+        versions |= {one.number: one for one in (*found, record.current)}
+        self.holdings = self.holdings.with_one(Holding(record, versions))
+
+    def forget(self, name: str) -> None:
+        self.holdings = self.holdings.without(name)
+        self.making.forget(name)
+        self.broken.pop(name, None)

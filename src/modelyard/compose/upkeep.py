@@ -1,0 +1,146 @@
+"""The registry as it is followed: read at the start, when another server changed it, and when it comes back.
+
+Owned by `yard`. While the database is away, what is held goes on to be served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import structlog
+
+from modelyard.compose.capabilities import capabilities_of
+from modelyard.compose.live import Live
+from modelyard.compose.registered import Held, Holding, Holdings
+from modelyard.config import ConfigErrors
+from modelyard.errors import ConfigError, RegistryUnavailable
+from modelyard.gateway.names import Names
+from modelyard.registry import Registry, VersionState
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY = 5.0  # seconds between two looks whether another server has changed something
+OPENING = 10.0  # seconds that a start waits for the database
+
+
+class Upkeep:
+    """Keeps what is held of a registry true: `open` and `read` at the start, `follow` until the end."""
+
+    def __init__(self, registry: Registry, held: Held, live: Live, names: Names) -> None:
+        self._registry = registry
+        self._held = held
+        self._live = live
+        self._names = names
+
+    async def open(self) -> str:
+        """Bring the database's schema up to date; returns the key of digests, empty while the database is
+        away. Raises ConfigError when a newer program has made the schema."""
+        try:
+            async with asyncio.timeout(OPENING):
+                await self._registry.open()
+                self._held.making.key = await self._registry.digest_key()
+        except (RegistryUnavailable, TimeoutError) as error:
+            self._away(error)
+        return self._held.making.key
+
+    async def read(self) -> None:
+        """Serve what the registry has. Raises ConfigErrors for a name that a file has as well."""
+        if self._held.problem:
+            return
+        try:
+            async with self._held.changing:
+                await self._read()
+        except RegistryUnavailable as error:
+            self._away(error)
+
+    async def follow(self) -> None:
+        """Serve what other servers change, and keep what was found out, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            try:
+                async with self._held.changing:
+                    if await self._registry.stamp() != self._held.stamp:
+                        await self._read()
+                    await self._report()
+                if self._held.problem:
+                    log.info("registry.back", database=self._registry.name)
+                self._held.problem = ""
+            except RegistryUnavailable as error:
+                self._away(error)
+            except ConfigError as error:
+                self._held.problem = str(error)
+                log.error("registry.refused", problem=str(error))
+            except Exception:
+                log.exception("registry.failed")
+
+    async def close(self) -> None:
+        await self._registry.close()
+
+    def _away(self, error: Exception) -> None:
+        message = str(error) or f"{self._registry.name} did not answer within {OPENING:g} s"
+        if message != self._held.problem:
+            log.error("registry.away", problem=message)
+        self._held.problem = message
+
+    async def _read(self) -> None:
+        """All of it. A model that cannot be served here is left out and said, the others are served."""
+        held, found = self._held, await self._registry.all()
+        holdings = Holdings(
+            Holding(record, {one.number: one for one in found.versions[record.name]})
+            for record in found.models
+        )
+
+        async def keep() -> None:
+            held.holdings, held.stamp = holdings, found.stamp
+
+        held.broken = {}
+        while True:
+            try:
+                await self._live.register(partial(held.models, holdings=holdings), keep)
+                return
+            except ConfigErrors as error:
+                blamed = self._blamed(error, holdings)
+                if not blamed:
+                    raise
+                held.broken |= blamed
+
+    def _blamed(self, error: ConfigErrors, holdings: Holdings) -> dict[str, str]:
+        """The registered models that an error is about."""
+        of_file = {model.spec.model for model in self._live.config.models} - self._held.holdings.keys()
+        blamed = {
+            name: str(problem)
+            for problem in error.problems
+            for name in _named(problem.path, holdings)
+            if name not in of_file and name not in self._held.broken
+        }
+        for name, reason in blamed.items():
+            log.error("model.unusable", model=name, reason=reason)
+        return blamed
+
+    async def _report(self) -> None:
+        """Keep what the files of current versions have told."""
+        held = self._held
+        for name in tuple(held.served):
+            record = held.holdings[name].record
+            entry = self._names.model(name)
+            if record.current.state is not VersionState.REGISTERED or not (entry.files or entry.problem):
+                continue
+            state = VersionState.VERIFIED if entry.files is not None else VersionState.FAILED
+            told = await self._registry.report(
+                name,
+                record.current.number,
+                state,
+                who="server",
+                detail=entry.problem,
+                capabilities=capabilities_of(entry),
+            )
+            held.keep(replace(record, current=told), told)
+
+
+def _named(path: str, holdings: Holdings) -> Iterator[str]:
+    """The registered model that a path such as `models.a.source` is below; names may hold dots."""
+    rest = path.removeprefix("models.")
+    return (name for name in holdings if rest == name or rest.startswith(f"{name}."))
