@@ -298,6 +298,31 @@ class TestKeepAlive:
             assert (await whole(yard, CHAT, {"model": "b", "keep_alive": 0}))["done_reason"] == "unload"
             assert yard.state.sequence == 1, "who lets go of a model does not load it"
 
+    @pytest.mark.parametrize(
+        ("path", "more", "field"),
+        [
+            (CHAT, {"odd": 1}, "odd"),
+            (CHAT, {"options": {"num_ctx": 99_999_999}}, "options.num_ctx"),
+            (CHAT, {"tools": [{"type": "weather"}]}, "tools[0].type"),
+            (GENERATE, {"template": "x", "keep_alive": 0}, "template"),
+            (GENERATE, {"think": "weird"}, "think"),
+            (GENERATE, {"format": "xml"}, "format"),
+        ],
+    )
+    async def test_alone_is_refused_what_it_would_be_with_messages(
+        self, path: str, more: dict[str, Any], field: str
+    ) -> None:
+        async with live_yard({"a": fake(parameters={"context": 1024})}) as yard:
+            status, message = refusal(await yard.post(path, {"model": "a", **more}))
+            assert (status, message.startswith(f"`{field}` ")) == (400, True), message
+            assert yard.state.sequence == 0
+
+    async def test_alone_with_what_changes_nothing_loads(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            more = {"system": "Be brief.", "raw": True, "template": "", "options": {"num_gpu": 1}}
+            assert (await whole(yard, GENERATE, {"model": "a", **more}))["done_reason"] == "load"
+            assert (await whole(yard, CHAT, {"model": "a", "tools": [WEATHER]}))["done_reason"] == "load"
+
     @pytest.mark.parametrize("value", ["soon", [], True, "5m-"])
     async def test_that_is_none_is_named(self, value: Any) -> None:
         async with live_yard({"a": fake()}) as yard:

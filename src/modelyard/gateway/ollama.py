@@ -115,6 +115,7 @@ async def load(
     """Answer a request that only loads the model; with a keep-alive of 0 it goes when it is idle. Raises what
     stood in the way, and Disconnected."""
     shape = answers.Shape(head.model or entry.spec.model, chat, hide_thinking=False, arrived=perf_counter())
+    requests.check_load(entry.spec, entry.engine, Fields(head.value), chat=chat)
     if keep_alive != 0.0:
         interrupt = Interrupt()
         exchange.on_close(interrupt.depart)

@@ -97,6 +97,18 @@ def raw_of(spec: Spec, engine: Engine, fields: Fields) -> dict[str, object]:
     return body
 
 
+def check_load(spec: Spec, engine: Engine, fields: Fields, *, chat: bool) -> None:
+    """What a request without messages or prompt says beside. Raises InvalidRequest as with them, so that nobody
+    hears of it a step later."""
+    if chat:
+        for tool in fields.objects("tools"):
+            _tool(tool)
+    else:
+        fields.text("system")
+        fields.ignore("raw")
+    _common(spec, engine, fields)
+
+
 def embed_of(spec: Spec, engine: Engine, fields: Fields, name: str) -> tuple[dict[str, object], int | None]:
     """The engine's embeddings of the texts in field `name`, and how many numbers of each are wanted."""
     texts = fields.texts(name)
