@@ -98,8 +98,8 @@ def raw_of(spec: Spec, engine: Engine, fields: Fields) -> dict[str, object]:
 
 
 def check_load(spec: Spec, engine: Engine, fields: Fields, *, chat: bool) -> None:
-    """What a request without messages or prompt says beside. Raises InvalidRequest as with them, so that nobody
-    hears of it a step later."""
+    """What a request without messages or prompt says beside. Raises InvalidRequest as it would with them, not
+    a step later."""
     if chat:
         for tool in fields.objects("tools"):
             _tool(tool)
