@@ -15,7 +15,6 @@ import pytest
 from gateway.answers import Answer
 from gateway.live_yard import SHARE, LiveYard, body_of, fake, live_yard, right_text
 from launchers.process_table import alive
-from modelyard.core.requests import STRIKES
 from modelyard.core.state import Version
 from modelyard.runtime import endpoint, probes
 from modelyard.runtime.commands import TERM_GRACE
@@ -219,18 +218,31 @@ class TestHang:
             assert (answer.status, answer.text) == (200, right_text("a", "hi", 4))
             assert answer.headers["x-modelyard-instance"] != first.id
 
-    async def test_of_every_answer_condemns_an_instance_that_is_well_by_its_probe(
+    async def test_of_an_answer_condemns_an_instance_that_goes_on_for_nobody(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(endpoint, "QUIESCE_CAP", 0.1)  # its slots stay busy
+        """Though it is well by its probe."""
+        monkeypatch.setattr(endpoint, "QUIESCE_CAP", 0.1)
         async with live_yard({"a": fake(request_timeout="200ms")}) as yard:
             await yard.load("a")
             engine = yard.pids("a")[0]
-            for _ in range(STRIKES):
-                assert alive(engine), "one request does not condemn it"
-                answer = await yard.chat("a", fake={"hang": True})
-                assert (answer.status, answer.code) == (504, "request_deadline")
+            answer = await yard.chat("a", fake={"hang": True})
+            assert (answer.status, answer.code) == (504, "request_deadline")
             await until(lambda: not alive(engine))
+            await serves(yard)
+
+    async def test_of_an_answer_beside_others_that_come_does_not_condemn_the_instance(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(endpoint, "QUIESCE_CAP", 0.1)
+        async with live_yard({"a": fake(request_timeout="1s", slots=2)}) as yard:
+            instance = await yard.load("a")
+            hung = asyncio.create_task(yard.chat("a", fake={"hang": True}))
+            await until(lambda: yard.leases() == 1)
+            assert (await yard.chat("a")).status == 200
+            assert (await hung).code == "request_deadline"
+            await until(lambda: instance.strikes == 1)
+            assert yard.ready("a") is instance
 
     async def test_between_tokens_ends_the_stream_with_an_error(self) -> None:
         async with live_yard({"a": fake(token_timeout="300ms")}) as yard:

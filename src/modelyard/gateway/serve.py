@@ -266,7 +266,8 @@ class _Serving:
                     self._tell(result.error)
                 stopped = await _quiesce(lease)
                 if result.error is not None and not result.first_byte_at and not stopped:
-                    outcome = OutcomeKind.UNREACHABLE  # slow or hung: a probe tells
+                    # Slow or hung: a probe tells, unless the engine itself says that it goes on for nobody.
+                    outcome = OutcomeKind.HUNG if stopped is False else OutcomeKind.UNREACHABLE
         finally:
             lease.release(outcome)
         if demand.stream and result.first_byte_at:
@@ -332,14 +333,14 @@ class _Serving:
             metrics.rejections.add(model, error.code)
 
 
-async def _quiesce(lease: Lease) -> bool:
-    """The slot counts until the engine has noticed that nobody listens any more. Whether it said so."""
+async def _quiesce(lease: Lease) -> bool | None:
+    """The slot counts until the engine has noticed that nobody listens any more; see Endpoint.quiesce."""
     lease.endpoint.active -= 1
     try:
         return await lease.endpoint.quiesce()
     except (WireError, TimeoutError):
         lease.doubt()  # while it still holds the slot: nobody is given it before a probe has answered
-        return False
+        return None
     finally:
         lease.endpoint.active += 1
 

@@ -42,16 +42,17 @@ class Endpoint:
         if tell is not None:
             tell(seconds)
 
-    async def quiesce(self) -> bool:
+    async def quiesce(self) -> bool | None:
         """Return once the engine runs no more than the attempts under way, at most QUIESCE_CAP later. True
-        when the engine itself said so. Raises WireError or TimeoutError when it does not answer.
+        when the engine itself said so, False when it said until then that it runs more, None when it cannot
+        tell. Raises WireError or TimeoutError when it does not answer.
 
         Called after an attempt was abandoned: its slot is free only when the engine has noticed. An engine
         that cannot tell is believed at once.
         """
         call = self.engine.busy()
         if call is None:
-            return False
+            return None
         pause = 0.005
         try:
             async with asyncio.timeout(QUIESCE_CAP) as cap:
@@ -65,7 +66,7 @@ class Endpoint:
             if not cap.expired():
                 raise
         except ValueError:
-            pass
+            return None
         return False
 
     def close(self) -> None:
