@@ -26,7 +26,7 @@ from modelyard.store.intake import Intake
 from modelyard.store.local import LocalFiles, is_local
 from modelyard.store.partial import Partials
 from modelyard.store.pypi import PythonPackages
-from modelyard.store.shelf import Shelf
+from modelyard.store.shelf import Item, Shelf
 from modelyard.store.source import Progress, Source, StoredFile, Watch, disk_full, is_no_room
 
 T = TypeVar("T")
@@ -64,6 +64,8 @@ class Store:
         # A lock lives as long as somebody waits for it or holds it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._held: dict[str, list[int]] = {}
+        self._verifying = asyncio.Lock()
+        self.verified = root / "verified"  # touched when all files were verified
 
     def close(self) -> None:
         """Take no more fetches, and hold nothing. Fetches that run end with the tasks that await them."""
@@ -125,6 +127,12 @@ class Store:
             return known
         watch = self._watch(source, None)
         return await _stoppable(None, watch, lambda: self._again(source, terms, watch))
+
+    async def verify(self, item: Item, rate: float) -> str:
+        """See `Intake.verify`; files are read one after the other."""
+        async with self._verifying:
+            watch = self._watch(str(item.path), None)
+            return await _stoppable(None, watch, lambda: self._intake.verify(item, rate, watch))
 
     async def header(self, file: StoredFile) -> Mapping[str, object]:
         """The facts in a file's header (`engines.gguf.facts`); empty for what is no GGUF file. Kept by

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 from modelyard.errors import BadFile, BadGguf, ChecksumMismatch, DownloadFailed, StoreError
@@ -16,7 +18,7 @@ from modelyard.store.disk import Disk
 from modelyard.store.formats import Found, Terms, check, look
 from modelyard.store.index import Entry, Index, Stamp
 from modelyard.store.local import is_local
-from modelyard.store.shelf import Shelf
+from modelyard.store.shelf import Item, Shelf
 from modelyard.store.source import CHUNK, Exact, StoredFile, Watch
 
 _OLLAMA_BLOB = re.compile(r"sha256-([0-9a-f]{64})")
@@ -104,9 +106,28 @@ class Intake:
         self._shelf.used(digest)
         return entry.file
 
-    def digest(self, path: Path, watch: Watch) -> str:
-        """The sha256 of a file, in hex."""
-        digest, done = hashlib.sha256(), 0
+    def verify(self, item: Item, rate: float, watch: Watch) -> str:
+        """What is wrong with a file that is read at so many bytes a second at most; empty when it is what it
+        was, or was replaced meanwhile. A blob that is another one is set aside. Raises OSError."""
+        before = Stamp.of(item.path.stat())
+        digest = self.digest(item.path, watch, rate)
+        if Stamp.of(item.path.stat()) != before:
+            return ""
+        if digest == item.digest:
+            for entry in self._index.of(item.path):
+                if entry.stamp != before:
+                    self._index.add(entry.stamped(before))
+                    break
+            return ""
+        source = item.sources[0] if item.sources else str(item.path)
+        problem = self._mismatch(source, item.path, digest, item.digest, ours=item.blob)
+        if item.blob:
+            self._shelf.on_removed(item.path)
+        return problem.message
+
+    def digest(self, path: Path, watch: Watch, rate: float = inf) -> str:
+        """The sha256 of a file, in hex; at most `rate` bytes a second are read."""
+        digest, done, began = hashlib.sha256(), 0, time.monotonic()
         with path.open("rb", buffering=0) as file:
             size = file.seek(0, 2)
             file.seek(0)
@@ -115,6 +136,8 @@ class Intake:
                 done += len(chunk)
                 self.hashed += len(chunk)
                 watch.progress(done, size)
+                if (ahead := done / rate - (time.monotonic() - began)) > 0:
+                    watch.pause(ahead)
         return digest.hexdigest()
 
     def _published(self, source: str, path: Path, digest: str, watch: Watch) -> Path:

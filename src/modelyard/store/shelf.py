@@ -23,6 +23,7 @@ from modelyard.store.source import HEADROOM, Watch
 
 _LOCK = "quota"
 _MOST_USERS = 32
+_FEWEST_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,20 @@ class Shelf:
         """Remove these where nothing uses them; each with whether it went (would go). `forget`: their sources
         may stand for other bytes from then on."""
         return [(item, self._went(item, dry_run=dry_run, forget=forget)) for item in items]
+
+    def matching(self, names: Iterable[str]) -> dict[str, list[Item]]:
+        """The files that each name means: a source, a path, a digest's first six digits or more, or a model
+        that was started with them."""
+        items = self.items()
+        return {name: [item for item in items if _is_meant(item, name)] for name in names}
+
+    def empty_quarantine(self, *, dry_run: bool = False) -> int:
+        """Remove what was set aside. Returns its bytes."""
+        found = [path for path in self._disk.quarantine.iterdir() if path.is_file()]
+        size = sum(path.stat().st_size for path in found)
+        for path in found if not dry_run else ():
+            path.unlink(missing_ok=True)
+        return size
 
     def unused(self, *, older: float = 0.0) -> list[Item]:
         """The blobs that may go, and were not used for `older` seconds."""
@@ -198,6 +213,13 @@ class Shelf:
             users=tuple(_lines(mark)),
             in_use=str(path) in kept or (blob and self._disk.is_held(path)),
         )
+
+
+def _is_meant(item: Item, name: str) -> bool:
+    if name in item.sources or name in item.users or name == str(item.path):
+        return True
+    digest = name.removeprefix("sha256:")
+    return len(digest) >= _FEWEST_DIGITS and item.digest.startswith(digest)
 
 
 def _lines(path: Path) -> list[str]:
