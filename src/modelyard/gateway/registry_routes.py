@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from modelyard.config.schema import NAME
 from modelyard.errors import AliasInUse, InvalidRequest, ModelNotFound, NameTaken, SpecRefused, TooManyTasks
 from modelyard.gateway import registry_views as shapes
 from modelyard.gateway import views
@@ -103,13 +104,14 @@ def _listed(
         wanted = MOST_ROWS if limit is None or state is not None else limit
         page, after = catalog.page(where, after, wanted)
         for known in page:
-            if limit is not None and len(found) == limit:
+            if state is not None and control.snapshot.listed(known.entry).modelyard.state is not state:
+                continue
+            if len(found) == limit:
                 return found, True
-            if state is None or control.snapshot.listed(known.entry).modelyard.state is state:
-                found.append(known)
+            found.append(known)
         if after is None:
             return found, False
-        if limit is not None and len(found) == limit:
+        if state is None and len(found) == limit:
             return found, True
 
 
@@ -126,9 +128,12 @@ def _add_register(router: APIRouter, control: Control) -> None:
         """Register a model, which is served from now on. Its files are fetched when it is asked for, or by
         `POST /v1/cache/prefetch`."""
         fields = await sent(request, body.rest)
-        name = body.name or _name_of(fields.get("source"))
-        if "@" in name:
-            raise SpecRefused("name: holds an `@`, which stands before a version.", param="name")
+        name = _name_of(fields.get("source")) if body.name is None else body.name
+        if not re.fullmatch(NAME, name):
+            raise SpecRefused(
+                "name: is a letter or digit, then those or . _ : / + -, 200 in all (`@` is for versions).",
+                param="name",
+            )
         with refusing():
             known = await control.registry().register(
                 name, fields, description=body.description, who=control.who(request)
