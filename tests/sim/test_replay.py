@@ -232,7 +232,7 @@ def test_memory_that_is_short_is_advised() -> None:
     told: list[str] = []
     advice = advise(scene, jobs, OURS, 10.0, 30, told.append)
     best = advice.helpful[0]
-    assert best.change.text == "devices.gpu0: 4 GB more memory"
+    assert best.change.text == "devices.gpu0: 4.0 GB more memory"
     assert best.result.loads == 3 < advice.base.loads
     assert len(told) == len(advice.tried)
     assert [one.gain for one in advice.helpful] == sorted((one.gain for one in advice.helpful), reverse=True)

@@ -12,7 +12,7 @@ from modelyard.cli import tables
 from modelyard.sim import advise as advising
 from modelyard.sim.inputs import Trace
 from modelyard.sim.replay import Run, as_json
-from modelyard.sim.scene import GB, Load
+from modelyard.sim.scene import Load
 
 
 def as_list(runs: Sequence[Run], fewest: Sequence[int | None], target: float) -> list[dict[str, Any]]:
@@ -89,6 +89,10 @@ def _print_refusals(console: Console, runs: Sequence[Run]) -> None:
             console.print(f"{run.strategy}: {run.cuts:,} requests were cut at the drain cap", markup=False)
 
 
+def _difference(count: int) -> str:
+    return f"{'+' if count >= 0 else ''}{tables.size(count)}"
+
+
 def print_advice(console: Console, advice: advising.Advice, target: float) -> None:
     base = advice.base
     console.print(
@@ -109,7 +113,7 @@ def print_advice(console: Console, advice: advising.Advice, target: float) -> No
         table.add_row(
             one.change.text,
             f"{gain.loads - base.loads:+,} ({100 * (gain.loads / max(1, base.loads) - 1):+.1f} %)",
-            f"{(gain.bytes_loaded - base.bytes_loaded) / GB:+,.0f} GB",
+            _difference(gain.bytes_loaded - base.bytes_loaded),
             f"{100 * (gain.within - base.within):+.2f} points",
             f"{gain.p99 - base.p99:+.2f} s",
             f"{gain.refused - base.refused:+,}",

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from modelyard.core.units import short
 from modelyard.sim.replay import Run, percentile, replay
-from modelyard.sim.scene import GB, Loadable, Scene
+from modelyard.sim.scene import Loadable, Scene
 from modelyard.sim.strategies import Strategy
 from modelyard.sim.world import Job
 
@@ -202,7 +203,7 @@ def _memory(scene: Scene, base: Run) -> Iterator[Change]:
     for factor in (1, 2):
         for device in scene.devices:
             if step and base.peak_memory(device.id) + sizes[0] > device.budget:
-                text = f"devices.{device.id}: {factor * step / GB:.3g} GB more memory"
+                text = f"devices.{device.id}: {short(factor * step)} more memory"
                 more = partial(_with_memory, device=device.id, size=factor * step)
                 yield Change(text, more)
 
