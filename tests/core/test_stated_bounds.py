@@ -14,6 +14,7 @@ from core.yard import Yard, gpu, of, refused
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.admission import waits
+from modelyard.core.state import CLASSES, NOTHING
 from modelyard.core.types import Priority
 
 CAPS: dict[str, Any] = {
@@ -57,6 +58,19 @@ def test_a_request_that_waits_is_told_both() -> None:
         yard.ask(request, a)
     told = [(each.estimate, each.bound) for each in yard.state.waiting.values()]
     assert told == [(1.0, RUN), (2.0, 2 * RUN)]
+
+
+def test_nothing_is_left_of_those_ahead_when_they_have_gone() -> None:
+    yard = Yard(gpu(size=300))
+    for model, seconds in (("a", 0.1), ("b", 0.2), ("c", 0.3)):
+        key = yard.load(model, 100)
+        yard.version(key).service_seconds = seconds
+        yard.ask(f"runs {model}", key)
+        yard.ask(f"waits {model}", key)
+    assert yard.scheduler.sums.ahead[Priority.NORMAL].versions == 3
+    for model in "abc":
+        yard.do(ev.Cancelled(f"waits {model}"))
+    assert yard.scheduler.sums.ahead == [NOTHING] * CLASSES, "though 0.1 + 0.2 + 0.3 is more than 0.6"
 
 
 def test_the_usual_wait_for_room_is_learned_and_part_of_the_estimate() -> None:
