@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -31,6 +31,7 @@ from modelyard.errors import (
 Json = dict[str, Any]
 
 UNIX = "unix:"
+NO_CONTENT = 204
 CONNECT_TIMEOUT = 5.0
 # A log may be silent for long: the system finds out, within 60 s, that nobody is there any more.
 KEPT_ALIVE = [
@@ -118,9 +119,15 @@ class Client:
 
     # -- models -------------------------------------------------------------------------------------------
 
-    def models(self) -> list[Json]:
-        """The models, in OpenAI's shape with ours under `modelyard`."""
-        return list(self.call("GET", "/v1/models")["data"])
+    def models(self, **filters: str | int) -> list[Json]:
+        """The models, in OpenAI's shape with ours under `modelyard`: all of them, or those that fit `name` (a
+        part), `capability`, `pair` (`en-de`) and `state`; `limit` of them behind `after`, by name."""
+        query = f"?{urlencode(filters)}" if filters else ""
+        return list(self.call("GET", f"/v1/models{query}")["data"])
+
+    def model(self, name: str) -> Json:
+        """One model, with its policy and, when it is registered, its spec."""
+        return self._object("GET", _model(name))
 
     def load(self, model: str, *, wait: bool = True, evict: bool = True) -> Json:
         """Have an instance of a model ready. `evict` False: only in memory that is free, or on its way
@@ -130,6 +137,79 @@ class Client:
     def unload(self, model: str, *, now: bool = False, wait: bool = True) -> Json:
         """Let the instances of a model finish (`now`: cut them) and stop them."""
         return self._object("POST", f"/admin/models/{_path(model)}/unload", {"now": now, "wait": wait})
+
+    # -- the registry -------------------------------------------------------------------------------------
+
+    def register(self, name: str | None = None, /, description: str = "", **fields: Any) -> Json:
+        """Register a model, which is served from now on: `fields` are those of an entry under `models:`, or
+        just a `source`. Returns it. Raises NameTaken, SpecRefused, SourceUnreachable."""
+        return self._object("POST", "/v1/models", {"name": name, "description": description, **fields})
+
+    def versions(self, model: str) -> list[Json]:
+        """The versions of a registered model, the oldest first."""
+        return list(self.call("GET", _model(model, "/versions"))["data"])
+
+    def add_version(self, model: str, **fields: Any) -> Json:
+        """Another version, not the current one yet; the one that it has of these fields, if it has one."""
+        return self._object("POST", _model(model, "/versions"), fields)
+
+    def compare(self, model: str, one: int, other: int) -> Json:
+        """What differs between two versions."""
+        return self._object("GET", _model(model, f"/compare?from={one}&to={other}"))
+
+    def set_policy(self, model: str, *, revision: int | None = None, **changes: Any) -> Json:
+        """Change the policy, the `aliases` or the `description` of a registered model. Raises
+        RevisionMismatch when `revision` is given and it has another by now."""
+        headers = {} if revision is None else {"if-match": f'"{revision}"'}
+        return dict(self.call("PATCH", _model(model), changes, headers))
+
+    def promote(self, model: str, version: int, *, swap: bool = False) -> Json:
+        """Have a version become the current one: the task that does it, to `follow`."""
+        return self._object("POST", _model(model, "/promote"), {"version": version, "swap": swap})
+
+    def rollback(self, model: str, version: int | None = None, *, swap: bool = False) -> Json:
+        """Have the version before become the current one again: the task, to `follow`."""
+        return self._object("POST", _model(model, "/rollback"), {"version": version, "swap": swap})
+
+    def tag(self, model: str, tag: str, version: int | None) -> Json:
+        """Have a tag name a version; None: take it away."""
+        path = _model(model, f"/tags/{quote(tag, safe='')}")
+        return (
+            self._object("DELETE", path)
+            if version is None
+            else self._object("PUT", path, {"version": version})
+        )
+
+    def remove(self, model: str, *, force: bool = False) -> Json | None:
+        """Remove a registered model (`force`: with its aliases). None when it is gone, else the task that
+        waits for what runs on it."""
+        found = self.call("DELETE", _model(model, "?force=true" if force else ""))
+        return None if found is None else dict(found)
+
+    def predict(self, model: str, **body: Any) -> Json:
+        """An answer of a model, or of a version (`name@2`, `name:tag`): the body of its own endpoint."""
+        return self._object("POST", _model(model, "/predict"), body)
+
+    def prefetch(self, *models: str) -> Json:
+        """Have the files of these models fetched: the task, to `follow`."""
+        return self._object("POST", "/v1/cache/prefetch", {"models": list(models)})
+
+    def tasks(self) -> list[Json]:
+        """Long work that runs, and the last that ended."""
+        return list(self.call("GET", "/v1/tasks")["data"])
+
+    def task(self, name: str) -> Json:
+        """One task."""
+        return self._object("GET", f"/v1/tasks/{quote(name, safe='')}")
+
+    def cancel(self, task: str) -> Json:
+        """Have a task end."""
+        return self._object("POST", f"/v1/tasks/{quote(task, safe='')}/cancel")
+
+    def follow(self, task: Json) -> Iterator[Json]:
+        """A task as it is, and at each change, until it has ended. Raises the error that it failed with."""
+        path = f"/v1/tasks/{quote(task['id'], safe='')}"
+        return self.stream("GET", path, timeout=QUIET_STREAM, headers={"accept": "text/event-stream"})
 
     # -- the control surface ------------------------------------------------------------------------------
 
@@ -193,24 +273,34 @@ class Client:
 
     # -- what these are made of ---------------------------------------------------------------------------
 
-    def call(self, method: str, path: str, body: Json | None = None) -> Any:
-        """One request; the JSON of its answer."""
+    def call(
+        self, method: str, path: str, body: Json | None = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        """One request; the JSON of its answer, None where it has no body."""
         with _translated(self.url):
-            response = self._open().request(method, path, json=body)
+            response = self._open().request(method, path, json=body, headers=headers)
         _check(response, self.url)
+        if response.status_code == NO_CONTENT:
+            return None
         try:
             return response.json()
         except ValueError:
             raise _foreign(self.url, response.status_code) from None
 
     def stream(
-        self, method: str, path: str, body: Json | None = None, *, timeout: float | None = None
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Iterator[Json]:
         """One request whose answer is server-sent events: the JSON of each. An error event is raised."""
         limit = self._http.timeout if timeout is None else httpx.Timeout(timeout, connect=CONNECT_TIMEOUT)
         with (
             _translated(self.url),
-            self._open().stream(method, path, json=body, timeout=limit) as response,
+            self._open().stream(method, path, json=body, timeout=limit, headers=headers) as response,
         ):
             _check(response, self.url)
             for line in response.iter_lines():
@@ -255,6 +345,11 @@ def _translated(url: str) -> Iterator[None]:
 
 def _absolute(path: str | PathLike[str] | None) -> str | None:
     return None if path is None else str(Path(path).absolute())
+
+
+def _model(name: str, more: str = "") -> str:
+    """The path of a model; `more` goes on behind its name."""
+    return f"/v1/models/{quote(name, safe=':@')}{more}"
 
 
 def _path(name: str) -> str:

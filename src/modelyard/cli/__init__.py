@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from modelyard.cli import changes, control, importing, migrate, plan, replay, serving
+from modelyard.cli import changes, control, importing, migrate, plan, registry, replay, serving
 from modelyard.errors import ModelyardError
 
 __all__ = ["app", "main"]
@@ -32,6 +32,15 @@ app.command("load")(control.load)
 app.command("unload")(control.unload)
 app.command("logs")(control.logs)
 app.command("explain")(control.explain)
+app.command("get")(registry.get)
+app.command("describe")(registry.describe)
+app.command("versions")(registry.versions)
+app.command("register")(registry.register)
+app.command("promote")(registry.promote)
+app.command("rollback")(registry.rollback)
+app.command("rm")(registry.rm)
+app.command("tag")(registry.tag)
+app.command("prefetch")(registry.prefetch)
 app.command("plan")(plan.plan)
 app.command("replay")(replay.replay)
 app.command("advise")(replay.advise)

@@ -15,9 +15,31 @@ ConfigFile = Annotated[
 ]
 
 
-def diff(file: ConfigFile = None, url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
-    """Show what `apply` would change; change nothing."""
-    _order(file, url, key, as_json, dry_run=True)
+def diff(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A registered model, to compare two versions of.")
+    ] = None,
+    one: Annotated[int | None, typer.Argument(metavar="FROM", min=1, help="The number of a version.")] = None,
+    other: Annotated[int | None, typer.Argument(metavar="TO", min=1, help="Of another one.")] = None,
+    file: ConfigFile = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what `apply` would change, or what differs between two versions; change nothing."""
+    if model is None:
+        _order(file, url, key, as_json, dry_run=True)
+        return
+    if one is None or other is None or file is not None:
+        raise typer.BadParameter("name a model and two of its versions, or a file")
+    with connect(url, key) as client:
+        found = client.compare(model, one, other)
+    if as_json:
+        print_json(found)
+    else:
+        from modelyard.cli import registry_tables, tables
+
+        registry_tables.print_comparison(tables.console(), found)
 
 
 def apply(file: ConfigFile = None, url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:

@@ -120,10 +120,10 @@ def _fields(model: Json) -> str:
 
 
 def _values(field: Json) -> str:
-    return f"{_value(field['before'])} → {_value(field['after'])}"
+    return f"{written(field['before'])} → {written(field['after'])}"
 
 
-def _value(value: object) -> str:
+def written(value: object) -> str:
     """As it would be written."""
     if value is None or value == "":
         return "-"
@@ -132,5 +132,5 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
-        return ", ".join(_value(item) for item in value) or "-"
+        return ", ".join(written(item) for item in value) or "-"
     return str(value)
