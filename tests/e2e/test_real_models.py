@@ -139,6 +139,9 @@ async def test_errors_arrive_as_openais_exceptions() -> None:
         nameless: Any = {"type": "function"}
         with pytest.raises(openai.BadRequestError, match="tool function"):
             await client.chat.completions.create(model="smol-fast", messages=said("hi"), tools=[nameless])
+        for token in (-5, 999_999_999):
+            answer = await yard.post("/detokenize", {"model": "smol-fast", "tokens": [token]})
+            assert (answer.status, answer.body["error"]["param"]) == (400, "tokens")
         with pytest.raises(openai.APIStatusError) as large:
             await client.chat.completions.create(model="smol-fast", messages=said("x" * 300_000))
         assert (large.value.status_code, large.value.code) == (413, "body_too_large")

@@ -176,6 +176,19 @@ async def test_what_no_instance_can_take_is_the_clients_mistake(
         assert (answer.status, answer.body["error"]) == (400, error)
 
 
+@pytest.mark.parametrize(
+    ("path", "status", "code"), [("/detokenize", 400, "invalid_request"), ("/tokenize", 502, "engine_failed")]
+)
+async def test_a_token_that_there_is_not_is_the_clients_mistake(path: str, status: int, code: str) -> None:
+    """It is an uncaught exception of llama.cpp's."""
+    said = b'{"error":{"code":500,"message":"vector::_M_range_check: __n (which is 9) >= this->size()"}}'
+    head = b"HTTP/1.1 500 X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    async with answered_with(head % len(said) + said) as yard:
+        answer = await yard.post(path, {"model": "a", "tokens": [9], "content": "x"})
+        assert (answer.status, answer.code) == (status, code)
+        assert ("`tokens`" in answer.message) is (status == 400)
+
+
 async def test_a_large_answer_passes_as_it_is_and_its_tokens_count() -> None:
     body = completion("x" * 3 * MB)
     async with answered_with(json_answer(body)) as yard:

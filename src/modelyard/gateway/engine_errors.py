@@ -27,9 +27,11 @@ def overflow(path: bytes, result: Result) -> ContextOverflow | None:
     return ContextOverflow(message(result.body), param=INPUTS.get(path))
 
 
-def refusal(result: Result) -> ModelyardError:
-    """What an engine's own answer is in our terms, with its message."""
+def refusal(path: bytes, result: Result) -> ModelyardError:
+    """What an engine's own answer to a request of `path` is in our terms, with its message."""
     said = message(result.body)
+    if path == b"/detokenize" and result.status == 500 and "range_check" in said:
+        return InvalidRequest("`tokens` holds one that the model does not have.", param="tokens")
     if result.status >= 500 and not (result.status == 500 and _CLIENTS.match(said)):
         return EngineFailed(said)
     return InvalidRequest(said) if result.status >= 400 else EngineProtocol(said)

@@ -287,12 +287,12 @@ class _Serving:
         if (too_long := overflow(self._demand.path, result)) is not None:
             raise too_long
         if exchange.started:  # a stream was promised
-            refused = refusal(result)
+            refused = refusal(self._demand.path, result)
             raise type(refused)(f"the engine answered with {result.status}: {refused.message}")
         if result.status < 400:
             exchange.respond(result.status, result.headers, result.body)
             return "ok"
-        refused = refusal(result)
+        refused = refusal(self._demand.path, result)
         status = result.status if result.status < 500 else refused.status
         headers = [pair for pair in result.headers if pair[0] != b"content-type"]
         exchange.respond(status, [*headers, JSON], api.refusal(status, refused))
