@@ -162,7 +162,7 @@ async def test_a_version_that_cannot_be_loaded_changes_nothing() -> None:
 async def test_a_version_that_could_never_be_run_is_not_kept() -> None:
     async with live_yard({}) as yard:
         await register(yard, "m", fake())
-        with pytest.raises(SpecRefused, match="^parameters.speed: is not an option"):
+        with pytest.raises(SpecRefused, match=r"^parameters\.speed: is not an option"):
             await yard.yard.catalog.add_version("m", fake(parameters={"speed": 1}), who=WHO, match=None)
         assert [one.number for one in yard.yard.catalog.versions("m")] == [1]
 

@@ -152,7 +152,7 @@ class TestFiles:
             where = f"models.b.slots: is not a whole number ({broken}:4)"
             await until(lambda: yard.problem)
             assert yard.problem == where
-            assert (await yard.http.get("/health")).json() == {"status": "ok", "config": "refused"}
+            assert (await yard.http.get("/health")).json() == {"status": "degraded", "config": "refused"}
             assert "modelyard_config_refused 1.0" in (await yard.http.get("/metrics")).text
             told = (await yard.http.get("/admin/status")).json()["config"]
             assert (told["problem"], told["source"], told["watched"]) == (where, str(yard.path), True)

@@ -45,7 +45,7 @@ async def test_swaps_go_on_while_the_disk_is_full() -> None:
         full.symlink_to("/dev/full")
         await alternate(yard, 4)
         health = (await yard.http.get("/health")).json()
-        assert health == {"status": "ok", "state_file": "No space left on device"}
+        assert health == {"status": "degraded", "state_file": "No space left on device"}
         full.unlink()
         await alternate(yard, 2)
         assert (await yard.http.get("/health")).json() == {"status": "ok"}

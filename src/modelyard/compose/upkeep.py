@@ -88,6 +88,7 @@ class Upkeep:
     async def _read(self) -> None:
         """All of it. A model that cannot be served here is left out and said, the others are served."""
         held, found = self._held, await self._registry.all()
+        held.making.key = held.making.key or await self._registry.digest_key()
         holdings = Holdings(
             Holding(record, {one.number: one for one in found.versions[record.name]})
             for record in found.models

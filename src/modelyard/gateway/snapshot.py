@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import isfinite
@@ -47,6 +47,7 @@ class Snapshot:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self.created = int(time.time())
+        self.registry_problem: Callable[[], str] = lambda: ""
 
     @property
     def _state(self) -> State:
@@ -62,15 +63,18 @@ class Snapshot:
     # -- the whole ----------------------------------------------------------------------------------------
 
     def health(self) -> views.Health:
-        """The process is up; whether its configuration was refused, and what its disk did not take."""
+        """The process is up; whether its configuration was refused, what its disk did not take, and whether
+        its registry is away."""
         journal, lost = self._driver.journal, None
         if journal is not None and (journal.lost or journal.problem):
             lost = views.JournalHealth(lost=journal.lost, problem=journal.problem)
-        return views.Health(
+        found = views.Health(
             config="refused" if self._live.standing.problem else None,
             journal=lost,
             state_file=self._driver.launcher.problem or None,
+            registry=self.registry_problem() or None,
         )
+        return found.model_copy(update={"status": "degraded"}) if found != views.Health() else found
 
     def readiness(self) -> views.Readiness:
         """Whether a request for at least one model could be served, with the reason when not."""

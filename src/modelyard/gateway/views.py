@@ -46,7 +46,9 @@ class JournalHealth(View):
 
 
 class Health(View):
-    status: Literal["ok"] = "ok"
+    status: Literal["ok", "degraded"] = Field(
+        default="ok", description="degraded: models are served, and something else is wrong."
+    )
     config: Literal["refused"] | None = Field(
         default=None,
         description="Only when the file was not taken when it was read last; the status says why.",
@@ -57,6 +59,9 @@ class Health(View):
     state_file: str | None = Field(
         default=None,
         description="Only when the file that names what runs cannot be written: what the disk says.",
+    )
+    registry: str | None = Field(
+        default=None, description="Only when models cannot be registered or changed: why."
     )
 
 
