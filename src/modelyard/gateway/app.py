@@ -64,6 +64,8 @@ def build_app(
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.add_middleware(AsSent)
     snapshot = Snapshot(driver, names, live)
+    if catalog is not None:
+        snapshot.registry_problem = lambda: catalog.problem
     metrics.snapshot = snapshot.gauges
     control = Control(catalog, tasks or Tasks(), driver, names, snapshot, caller)
     routers = (
