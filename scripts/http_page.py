@@ -8,6 +8,7 @@ from typing import Any
 
 from modelyard.gateway.admin import admin_router
 from modelyard.gateway.app import registry_router
+from modelyard.gateway.cache import cache_router
 from modelyard.gateway.listing import listing_router
 from modelyard.gateway.reference import EVERYWHERE, document
 from tables import NOTICE, code, default_of, own_docstring, table, type_of
@@ -19,6 +20,7 @@ def http_page() -> str:
     routers = (
         listing_router(*[nothing] * 3),
         registry_router(*[nothing] * 2),
+        cache_router(*[nothing] * 2),
         admin_router(*[nothing] * 5),
     )
     found = document(routers, keys=True)

@@ -40,6 +40,7 @@ from modelyard.runtime.footprints import FileFootprints
 from modelyard.runtime.journal import Journal
 from modelyard.runtime.tasks import Tasks
 from modelyard.store import Store
+from modelyard.store.verify import keep_verifying
 from modelyard.telemetry.metrics import Metrics
 
 LAST_WORDS = 1.0  # seconds in which an answer that was cut at the end is told why
@@ -99,6 +100,8 @@ class Yard:
             spawn("config", self.live.follow()),
             spawn("registry", self._upkeep.follow()),
         ]
+        if every := self.config.store.verify_every:
+            self._following.append(spawn("verify", keep_verifying(self.store, every)))
         return self.server.address
 
     async def _listen(self) -> None:
@@ -224,7 +227,7 @@ async def build(
         registry, held, tasks = Registry(config.registry_url), Held(), Tasks()
         catalog = RegistryCatalog(registry, held, live, driver, names)
         upkeep = Upkeep(registry, held, live, names)
-        server = gateway.open(live, catalog, tasks)
+        server = gateway.open(live, catalog, tasks, store)
         yard = Yard(live, driver, store, names, metrics, ahead, server, catalog, upkeep, tasks)
         undo.pop_all()
     return yard
@@ -278,7 +281,7 @@ class Gateway:
         self._service = Service(driver, metrics, heartbeat_after=0.0)
         self._server: Server | None = None
 
-    def open(self, live: Live, catalog: RegistryCatalog, tasks: Tasks) -> Server:
+    def open(self, live: Live, catalog: RegistryCatalog, tasks: Tasks, store: Store) -> Server:
         """The server of all this, not listening yet."""
         snapshot = Snapshot(self._driver, self._names, live)
         inference = Inference(self._service, self._names, self._gate, self._driver, snapshot, catalog.bring)
@@ -287,6 +290,7 @@ class Gateway:
             self._names,
             live,
             self._metrics,
+            store=store,
             catalog=catalog,
             tasks=tasks,
             caller=self._gate.caller,

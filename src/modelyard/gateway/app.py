@@ -29,6 +29,7 @@ from modelyard.gateway import reference
 from modelyard.gateway.admin import admin_router, needs_json
 from modelyard.gateway.api import api_of
 from modelyard.gateway.auth import ANYBODY, Caller
+from modelyard.gateway.cache import cache_router
 from modelyard.gateway.catalog import Catalog
 from modelyard.gateway.exchange import Headers
 from modelyard.gateway.kept_plans import Plans
@@ -44,6 +45,7 @@ from modelyard.gateway.tasks_routes import add_tasks
 from modelyard.gateway.version_routes import add_versions
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.tasks import Tasks
+from modelyard.store import Store
 from modelyard.telemetry.metrics import Metrics
 from modelyard.wire.json_head import parse
 
@@ -54,6 +56,7 @@ def build_app(
     live: LiveConfig,
     metrics: Metrics,
     *,
+    store: Store,
     catalog: Catalog | None = None,
     tasks: Tasks | None = None,
     caller: Callable[[Headers], Caller] = lambda headers: ANYBODY,
@@ -71,6 +74,7 @@ def build_app(
     routers = (
         listing_router(names, snapshot, metrics),
         registry_router(control, lambda: live.keys),
+        cache_router(store, control),
         admin_router(driver, names, snapshot, live, Plans(driver)),
     )
     for router in routers:
