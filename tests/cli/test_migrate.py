@@ -24,7 +24,6 @@ def test_up_show_down(tmp_path: Path) -> None:
     assert shown.splitlines()[1].startswith("  0001 ")
     assert not file.exists()
     assert migrate("up") == (0, f"{file}: base -> 0001\n")
-    assert migrate("up") == (0, f"{file} has 0001\n")
     assert migrate("show")[1].splitlines()[1].startswith("* 0001 ")
     code, told = migrate("down", "0009")
     assert (code, told) == (1, "modelyard: there is no revision '0009' (known: base, 0001)\n")

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import json
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, event, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from modelyard.config.database import PATH as SETTING
@@ -34,36 +36,20 @@ class Database:
     """An engine for a URL, or for SQLite's file. Nothing is connected before the first use. Raises
     ConfigError for a URL that names no database of a known kind."""
 
-    def __init__(self, url: str | Path, *, deadline: float = WHOLE) -> None:
-        self.url = _url(url)
-        self._deadline = deadline
-        self.engine = _engine(self.url)
+    def __init__(self, url: str | Path) -> None:
+        """`file` is SQLite's, None for PostgreSQL; `name` is for people, without a password."""
+        self.file = _file(url)
+        self.name = str(self.file or without_password(str(url)))
+        self.engine = _postgresql(str(url)) if self.file is None else _sqlite(self.file)
+        self._deadline = WHOLE
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
-
-    @property
-    def is_sqlite(self) -> bool:
-        return self.url.get_backend_name() == "sqlite"
-
-    @property
-    def file(self) -> Path:
-        """SQLite's file."""
-        assert self.is_sqlite
-        assert self.url.database is not None
-        return Path(self.url.database)
-
-    @property
-    def name(self) -> str:
-        """The database for people, without a password."""
-        if self.is_sqlite:
-            return str(self.file)
-        return without_password(self.url.set(drivername="postgresql").render_as_string(hide_password=False))
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
         """A session on one snapshot. Raises RegistryUnavailable."""
         with self._failures():
             async with asyncio.timeout(self._deadline), self._sessions.begin() as session:
-                if not self.is_sqlite:
+                if self.file is None:
                     await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
                 yield session
 
@@ -115,56 +101,78 @@ def _reason(error: Exception) -> str:
     return (str(told).strip() or type(told).__name__).splitlines()[0]
 
 
-def _url(text: str | Path) -> URL:
-    """The URL with its asynchronous driver; `sslmode` is called `ssl` there."""
-    if isinstance(text, Path):
-        return URL.create("sqlite+aiosqlite", database=str(text))
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):  # neither may repeat the text: it may hold a password
-        raise ConfigError(SETTING, "is not a URL: sqlite:////PATH or postgresql://USER@HOST/NAME") from None
-    kind = url.drivername.partition("+")[0]
-    if kind == "sqlite":
-        if not url.database or url.database == ":memory:":
-            raise ConfigError(SETTING, "needs a file: sqlite:////PATH")
-        return url.set(drivername="sqlite+aiosqlite")
+def _file(url: str | Path) -> Path | None:
+    if isinstance(url, Path):
+        return url
+    kind, _, place = url.partition("://")
+    if kind == "sqlite" and place.startswith("/") and place not in {"/", "/:memory:"}:
+        return Path(place[1:])
     if kind in {"postgresql", "postgres"}:
-        query = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
-        return url.set(drivername="postgresql+asyncpg", query=query)
-    raise ConfigError(SETTING, f"'{kind}' is no database that is known here (sqlite, postgresql)")
+        return None
+    raise ConfigError(SETTING, "is neither sqlite:////PATH nor postgresql://USER:PASSWORD@HOST/DATABASE")
 
 
-def _engine(url: URL) -> AsyncEngine:
-    common: dict[str, Any] = {
-        "pool_size": CONNECTIONS,
-        "max_overflow": 0,
-        "pool_timeout": STATEMENT,
-        "hide_parameters": True,
-        "json_serializer": functools.partial(json.dumps, allow_nan=False, ensure_ascii=True),
-    }
-    if url.get_backend_name() == "sqlite":
-        engine = create_async_engine(url, connect_args={"timeout": STATEMENT}, **common)
-        event.listen(engine.sync_engine, "do_connect", _private_file)
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_sqlite)
-        return engine
-    milliseconds = str(int(STATEMENT * 1000))
-    settings = {
-        "application_name": "modelyard",
-        "statement_timeout": milliseconds,
-        "lock_timeout": milliseconds,
-        "idle_in_transaction_session_timeout": str(int(WHOLE * 2000)),
-    }
-    arguments = {"timeout": CONNECT, "command_timeout": STATEMENT, "server_settings": settings}
+_COMMON: dict[str, Any] = {
+    "pool_size": CONNECTIONS,
+    "max_overflow": 0,
+    "hide_parameters": True,
+    "json_serializer": functools.partial(json.dumps, allow_nan=False, ensure_ascii=True),
+}
+
+
+def _postgresql(url: str) -> AsyncEngine:
+    async def connect() -> Any:
+        """The driver reads the URL itself, and knows what libpq does: sslmode, several hosts …"""
+        return await importlib.import_module("asyncpg").connect(
+            url,
+            timeout=CONNECT,
+            command_timeout=STATEMENT,
+            server_settings={
+                "application_name": "modelyard",
+                "statement_timeout": _milliseconds(STATEMENT),
+                "lock_timeout": _milliseconds(STATEMENT),
+                "idle_in_transaction_session_timeout": _milliseconds(2 * WHOLE),
+            },
+        )
+
     try:
         return create_async_engine(
-            url, connect_args=arguments, pool_pre_ping=True, pool_recycle=1800, **common
+            "postgresql+asyncpg://",
+            async_creator=connect,
+            pool_timeout=STATEMENT,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+            **_COMMON,
         )
-    except (ImportError, NoSuchModuleError):
+    except ImportError:
         raise ConfigError(SETTING, "needs the extra `postgres`: pip install modelyard[postgres]") from None
 
 
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))
+
+
 # -- SQLite ---------------------------------------------------------------------------------------------
+
+
+class _Connection(sqlite3.Connection):
+    """A connection whose caller went away is closed in its transaction. SQLite would keep its locks then for
+    as long as any cursor is left, as in the traceback of a cancellation."""
+
+    def close(self) -> None:
+        if self.in_transaction:
+            self.rollback()
+        super().close()
+
+
+def _sqlite(file: Path) -> AsyncEngine:
+    url = URL.create("sqlite+aiosqlite", database=str(file))
+    arguments = {"factory": _Connection}
+    engine = create_async_engine(url, pool_timeout=STATEMENT, connect_args=arguments, **_COMMON)
+    event.listen(engine.sync_engine, "do_connect", _private_file)
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
 
 
 def _private_file(_dialect: object, _record: object, arguments: list[Any], _options: object) -> None:
@@ -177,7 +185,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # BEGIN is ours
     cursor = connection.cursor()
     for pragma in (
-        f"busy_timeout = {int(STATEMENT * 1000)}",
+        f"busy_timeout = {_milliseconds(STATEMENT)}",
         "journal_mode = WAL",
         "synchronous = FULL",
         "foreign_keys = ON",

@@ -50,13 +50,13 @@ async def models(
         ModelRow, and_(PolicyRow.model_id == ModelRow.id, PolicyRow.number == ModelRow.policy)
     )
     policies = {row.model_id: row.policy for row in await session.execute(held.where(*wanted))}
-    named = select(NameRow.model_id, NameRow.name).join(ModelRow).where(NameRow.place > 0, *wanted)
-    aliases = defaultdict(list)
-    for model, alias in await session.execute(named.order_by(NameRow.place)):
-        aliases[model].append(alias)
+    named = select(NameRow.model_id, NameRow.place, NameRow.name).join(ModelRow)
+    aliases: dict[int, dict[int, str]] = defaultdict(dict)
+    for model, place, name in await session.execute(named.where(NameRow.place > 0, *wanted)):
+        aliases[model][place] = name
     tagged = select(TagRow.model_id, TagRow.tag, TagRow.number).join(ModelRow, TagRow.model_id == ModelRow.id)
     tags: dict[int, dict[str, int]] = defaultdict(dict)
-    for model, tag, number in await session.execute(tagged.where(*wanted).order_by(TagRow.tag)):
+    for model, tag, number in await session.execute(tagged.where(*wanted)):
         tags[model][tag] = number
     return [
         ModelRecord(
@@ -67,8 +67,8 @@ async def models(
             current=versions[row.id],
             previous=row.previous,
             policy=policies[row.id],
-            aliases=tuple(aliases[row.id]),
-            tags=tags[row.id],
+            aliases=tuple(alias for _, alias in sorted(aliases[row.id].items())),
+            tags=dict(sorted(tags[row.id].items())),
             created=row.created,
             changed=row.changed,
         )

@@ -55,7 +55,7 @@ async def migrate(database: Database, target: str = "head") -> Migrated:
     none; RegistryUnavailable.
     """
     async with database.connection(DEADLINE) as connection:
-        if not database.is_sqlite:
+        if database.file is None:
             await connection.execute(text(f"SET LOCAL statement_timeout = {int(DEADLINE * 1000)}"))
             await connection.execute(text(f"SET LOCAL lock_timeout = {int(DEADLINE * 1000)}"))
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
@@ -65,7 +65,7 @@ async def migrate(database: Database, target: str = "head") -> Migrated:
         if before == wanted:
             return Migrated(before, before)
         backup = None
-        if database.is_sqlite and before != EMPTY:
+        if database.file is not None and before != EMPTY:
             backup = await asyncio.to_thread(_copy, database.file, before)
         await connection.run_sync(_run, before, wanted)
     return Migrated(before, wanted, backup)
@@ -75,7 +75,7 @@ async def show(database: Database) -> list[Revision]:
     """All revisions that this program knows, oldest first; then one that only the database knows, if it has
     such. Raises RegistryUnavailable."""
     current = EMPTY
-    if not database.is_sqlite or database.file.exists():  # to look makes no file
+    if database.file is None or database.file.exists():  # to look makes no file
         async with database.connection(DEADLINE) as connection:
             current = await connection.run_sync(_current)
     names = [EMPTY, *_names()]
