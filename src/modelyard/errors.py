@@ -507,6 +507,12 @@ class BadFile(StoreError):
     code = "bad_file"
 
 
+class QuantizeFailed(StoreError):
+    """A file could not be quantized; the message says what the tool said."""
+
+    code = "quantize_failed"
+
+
 class DiskFull(StoreError):
     """There is no room for a file."""
 

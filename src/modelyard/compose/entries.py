@@ -18,7 +18,7 @@ from modelyard.engines import registry
 from modelyard.engines.base import Engine, Profile
 from modelyard.runtime.devices import Devices
 from modelyard.runtime.entries import Entry
-from modelyard.store import Store
+from modelyard.store import Store, quantize
 from modelyard.store.local import absent
 
 
@@ -67,6 +67,8 @@ def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entr
     problems = [(f"{model.path}.{path}", message) for path, message in engine.problems(spec, profile)]
     problems += _misplaced(model, spec, devices)
     problems += _bad_sources(model, spec, engine, store)
+    if spec.quantize and (unmade := _unmade(spec, engine)):
+        problems.append((f"{model.path}.quantize", unmade))
     if problems:
         raise config.failure(problems)
     return Entry(spec, model.policy, engine, profile)
@@ -118,6 +120,13 @@ def _misplaced(model: Model, spec: Spec, devices: Devices) -> list[tuple[str, st
         for name in spec.devices
         if name not in known
     ]
+
+
+def _unmade(spec: Spec, engine: Engine) -> str | None:
+    """Why its file cannot be quantized here; None when it can."""
+    if "model" not in engine.sources(spec):
+        return f"is of a model's file, and the engine {engine.type} has none"
+    return quantize.problem(spec.quantize)
 
 
 def _bad_sources(model: Model, spec: Spec, engine: Engine, store: Store) -> list[tuple[str, str]]:

@@ -218,6 +218,7 @@ class _Build:
             slots=section.slots,
             devices=tuple(section.devices) or profile.devices,
             warm_up=_warm_up(section.warm_up),
+            quantize=section.quantize or "",
             sha256=section.sha256 or "",
             allow_pickle=section.allow_pickle,
         )

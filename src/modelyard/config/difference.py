@@ -127,7 +127,7 @@ def _policy(old: Model, new: Model) -> Iterator[Value]:
 def _version(old: Model, before: Config, new: Model, after: Config) -> Iterator[Value]:
     """What makes it another version."""
     shown = _shown_of(before, old), _shown_of(after, new)
-    for name in ("source", "sha256", "allow_pickle", "slots", "devices", "capabilities"):
+    for name in ("source", "sha256", "allow_pickle", "quantize", "slots", "devices", "capabilities"):
         yield from _leaves(name, getattr(old.spec, name), getattr(new.spec, name), *shown)
     profiles = before.profiles[old.spec.engine], after.profiles[new.spec.engine]
     yield from _engine(*profiles, *shown)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -59,6 +60,9 @@ WarmTexts = Annotated[
     list[Annotated[str, StringConstraints(min_length=1, max_length=262_144)]],
     BeforeValidator(_as_list),
     Field(max_length=64),
+]
+QuantizedType = Annotated[
+    str, StringConstraints(pattern=r"^[a-zA-Z][a-zA-Z0-9_]{0,31}$"), AfterValidator(str.lower)
 ]
 PriorityName = Literal["low", "normal", "high"]
 
@@ -189,6 +193,10 @@ class ModelSection(PolicySection):
         default=False,
         description="Take PyTorch and pickle files too, which run code when they are read; else GGUF and "
         "safetensors alone.",
+    )
+    quantize: QuantizedType | None = Field(
+        default=None,
+        description="Make a GGUF file of this type of the fetched one, once: q8_0, q4_0, q4_k_m, ...",
     )
     engine: Name = Field(description="An engine profile, or an engine's type.")
     slots: PositiveCount = Field(default=1, description="Requests that one instance runs at once.")

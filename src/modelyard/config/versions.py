@@ -52,6 +52,7 @@ def spec_digest(spec: Spec, profile: Profile, *, filled: bool, key: str = _OWN_K
     }
     if spec.warm_up != WarmUp():  # a version that says nothing of it keeps its name
         content["warm_up"] = asdict(spec.warm_up)
+    content |= {"quantize": spec.quantize} if spec.quantize else {}
     content |= {"sha256": spec.sha256} if spec.sha256 else {}
     content |= {"allow_pickle": True} if spec.allow_pickle else {}
     if filled or profile.environment or HIDDEN in json.dumps(plain(spec.parameters), ensure_ascii=False):

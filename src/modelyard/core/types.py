@@ -121,7 +121,8 @@ class WarmUp:
 class Spec:
     """One immutable version of a model. `digest` (hex) names it; `devices` empty means any accelerator.
 
-    `parameters` belong to the engine adapter, `warm_up` to it and the runtime; the core never looks inside.
+    `parameters` belong to the engine adapter, `warm_up` to it and the runtime; `quantize` is the type that
+    the store makes of the source, or empty. The core never looks inside.
     `sha256` (hex, or empty) is what the file of `source` has to be; `allow_pickle` takes files that run code.
     """
 
@@ -134,6 +135,7 @@ class Spec:
     slots: int = 1
     devices: tuple[str, ...] = ()
     warm_up: WarmUp = WarmUp()
+    quantize: str = ""
     sha256: str = ""
     allow_pickle: bool = False
 

@@ -95,7 +95,7 @@ class GgufHeader:
 
     `fields` holds the key-values that are no arrays, `arrays` the arrays of up to 1,024 numbers (such as
     head counts per layer), `lengths` the length of every array. `end` is the least size of the whole
-    file, with the tensors' data.
+    file, with the tensors' data; `spans` says where each key-value, with its name, begins and ends.
     """
 
     version: int
@@ -104,6 +104,7 @@ class GgufHeader:
     arrays: Mapping[str, tuple[int | float, ...]] = field(default_factory=dict)
     lengths: Mapping[str, int] = field(default_factory=dict)
     end: int = 0
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def tensor_bytes(self) -> int:
@@ -144,15 +145,18 @@ def parse_header(file: BinaryIO) -> GgufHeader:
     fields: dict[str, Value] = {}
     arrays: dict[str, tuple[int | float, ...]] = {}
     lengths: dict[str, int] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for _ in range(field_count):
+        begin = reader.at()
         name = reader.text(_MAX_NAME, "field name")
         kind_of = reader.number("I", f"type of {name}")
         if kind_of != _ARRAY:
             fields[name] = reader.value(kind_of, name)
-            continue
-        lengths[name], small = reader.array(name)
-        if small is not None:
-            arrays[name] = small
+        else:
+            lengths[name], small = reader.array(name)
+            if small is not None:
+                arrays[name] = small
+        spans[name] = (begin, reader.at())
     blocks = fields.get(f"{fields.get('general.architecture', '')}.block_count", 0)
     if not isinstance(blocks, int) or not 0 <= blocks <= _MAX_LAYERS:
         raise BadGguf(f"its block_count is {blocks!r}; the file is damaged")
@@ -162,7 +166,7 @@ def parse_header(file: BinaryIO) -> GgufHeader:
         raise BadGguf(f"its general.alignment is {alignment!r}; the file is damaged")
     data = -(-reader.at() // alignment) * alignment
     end = data + max(tensor.offset + tensor.bytes for tensor in tensors) if tensors else reader.at()
-    return GgufHeader(version, fields, tensors, arrays, lengths, end)
+    return GgufHeader(version, fields, tensors, arrays, lengths, end, spans)
 
 
 def facts(header: GgufHeader) -> dict[str, object]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from modelyard.engines.base import Files, ModelFile
 from modelyard.errors import DownloadFailed, StoreError
 from modelyard.runtime.entries import Entry, Progress
-from modelyard.store import Store, StoredFile, Terms
+from modelyard.store import Derived, Store, StoredFile, Terms
+from modelyard.store import Progress as Step
 from modelyard.store.local import lying
 
 
@@ -17,12 +18,13 @@ class StoreFiles:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._derived = Derived(store)
 
     async def cached(self, entry: Entry) -> Files | None:
         """See FileProvider.cached."""
         files: dict[str, ModelFile] = {}
-        for role, source, terms in _wanted(entry):
-            stored = self._store.cached(source, terms)
+        for role, source, terms, type in _wanted(entry):
+            stored = self._made(source, terms, type) if type else self._store.cached(source, terms)
             if stored is None:
                 return None
             files[role] = await self._describe(stored)
@@ -30,8 +32,10 @@ class StoreFiles:
 
     async def lying(self, entry: Entry) -> Files | None:
         """See FileProvider.lying."""
+        if entry.spec.quantize:  # what is not made yet cannot be told from its parent
+            return await self.cached(entry)
         files: dict[str, ModelFile] = {}
-        for role, source, terms in _wanted(entry):
+        for role, source, terms, _ in _wanted(entry):
             found = self._store.cached(source, terms) or lying(source)
             if found is None:
                 return None
@@ -45,8 +49,10 @@ class StoreFiles:
         files = [StoredFile(file.path, file.size, file.digest) for file in known.values()]
         if not self._store.hold(user, files):
             return False
-        for role, source, terms in _wanted(entry):
+        for role, source, terms, type in _wanted(entry):
             found = await self._store.recheck(source, terms)
+            if type and (parent := found or self._store.removed(source, terms)):
+                found = await self._derived.recheck(parent, type)
             if found is None or (found.path, found.digest) != (known[role].path, known[role].digest):
                 return False
             digests.add(found.digest)
@@ -63,15 +69,26 @@ class StoreFiles:
         files: dict[str, ModelFile] = {}
         user = f"fetch of {version}, {id(files)}"
         try:
-            for role, source, terms in _wanted(entry):
-                stored = await self._store.fetch(
-                    source, terms, progress=lambda step: progress(Progress(version, step.done, step.total))
-                )
+
+            def tell(step: Step) -> None:
+                progress(Progress(version, step.done, step.total))
+
+            for role, source, terms, type in _wanted(entry):
+                made = self._made(source, terms, type) if type else None
+                stored = made or await self._store.fetch(source, terms, progress=tell)
                 self._store.hold(user, [stored])  # the next one must not take its place
+                if type and made is None:
+                    stored = await self._derived.make(stored, type, tell)
+                    self._store.hold(user, [stored])
                 files[role] = await self._describe(stored)
         finally:
             self._store.let_go(user)
         return files
+
+    def _made(self, source: str, terms: Terms, type: str) -> StoredFile | None:
+        """What was made of a source: what it was made of may have gone to make room."""
+        parent = self._store.cached(source, terms) or self._store.removed(source, terms)
+        return None if parent is None else self._derived.cached(parent, type)
 
     def _record(self, digests: set[str], model: str) -> None:
         for digest in digests:
@@ -87,8 +104,15 @@ class StoreFiles:
         return ModelFile(stored.path, stored.size, stored.digest, header)
 
 
-def _wanted(entry: Entry) -> Iterator[tuple[str, str, Terms]]:
-    """The files of a version: their roles and sources, and what is demanded of each."""
+def _wanted(entry: Entry) -> Iterator[tuple[str, str, Terms, str]]:
+    """The files of a version: their roles and sources, what is demanded of each, and the type that it is
+    quantized to, if any."""
     spec = entry.spec
     for role, source in entry.engine.sources(spec).items():
-        yield role, source, Terms(spec.sha256 if role == "model" else "", spec.allow_pickle)
+        main = role == "model"
+        yield (
+            role,
+            source,
+            Terms(spec.sha256 if main else "", spec.allow_pickle),
+            spec.quantize if main else "",
+        )

@@ -4,6 +4,7 @@ Called by compose and the command line. It knows sources and bytes, not models o
 """
 
 from modelyard.store.cache import Store
+from modelyard.store.derived import Derived
 from modelyard.store.formats import Terms
 from modelyard.store.hub import HubFiles
 from modelyard.store.local import LocalFiles
@@ -11,6 +12,7 @@ from modelyard.store.pypi import PythonPackages
 from modelyard.store.source import Progress, Source, StoredFile, Watch
 
 __all__ = [
+    "Derived",
     "HubFiles",
     "LocalFiles",
     "Progress",

@@ -59,6 +59,7 @@ class Store:
         self._intake = Intake(self._disk, self._index, self.shelf)
         chosen = (LocalFiles(), PythonPackages(), HubFiles()) if sources is None else sources
         self._sources = {scheme: source for source in chosen for scheme in source.schemes}
+        self._private = {""}
         self._deadline = deadline
         self._threads = ThreadPoolExecutor(FETCHES, thread_name_prefix="store")
         # A lock lives as long as somebody waits for it or holds it.
@@ -78,11 +79,16 @@ class Store:
         """Bytes that were read to make digests, since the store was opened."""
         return self._intake.hashed
 
+    def serve(self, source: Source) -> None:
+        """One more way to fetch, whose sources nobody writes."""
+        self._sources |= dict.fromkeys(source.schemes, source)
+        self._private |= set(source.schemes)
+
     def problem(self, source: str) -> str | None:
         """What is wrong with the text of a source, for configuration; None when it can be tried. No IO."""
         scheme = source.partition("://")[0] if "://" in source else ""
         if scheme not in self._sources:
-            known = ", ".join(f"{name}://" for name in sorted(self._sources) if name)
+            known = ", ".join(f"{name}://" for name in sorted(self._sources) if name not in self._private)
             return f"has the unknown scheme {scheme}://; known are {known} and plain paths"
         return self._sources[scheme].problem(source)
 
@@ -94,6 +100,14 @@ class Store:
             return None
         suits = terms is None or (terms.allow(entry.kind) and terms.sha256 in {"", entry.digest})
         return entry.file if suits else None
+
+    def removed(self, source: str, terms: Terms | None = None) -> StoredFile | None:
+        """The blob that a source stood for, where it was removed to make room: what it was, not where it is.
+        Costs a stat."""
+        entry = self._index.find(_key(source, terms))
+        if entry is None or entry.is_there() or Path(entry.path).parent != self._disk.blobs:
+            return None
+        return entry.file
 
     async def fetch(
         self,
