@@ -39,7 +39,7 @@ from modelyard.runtime.files import StoreFiles
 from modelyard.runtime.footprints import FileFootprints
 from modelyard.runtime.journal import Journal
 from modelyard.runtime.tasks import Tasks
-from modelyard.store import Store
+from modelyard.store import Store, sources_of
 from modelyard.store.verify import keep_verifying
 from modelyard.telemetry.metrics import Metrics
 
@@ -198,7 +198,7 @@ async def build(
     with ExitStack() as undo:
         with _data_folder(config):
             data.mkdir(parents=True, exist_ok=True, mode=0o700)
-            store = Store(data / "store", quota=config.store.quota)
+            store = Store(data / "store", sources_of(config.store), quota=config.store.quota)
             undo.callback(store.close)
             footprints = FileFootprints(data / "footprints.json")
         devices = Devices.discover(config.devices, os.environ)

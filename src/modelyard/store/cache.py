@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
+from modelyard.config.values import StoreSetting
 from modelyard.errors import DownloadFailed, SourceNotFound
 from modelyard.store import headers
 from modelyard.store.disk import Disk
 from modelyard.store.formats import Terms
-from modelyard.store.hub import HubFiles
 from modelyard.store.index import Index, key_of, key_text, resolved
 from modelyard.store.intake import Intake
-from modelyard.store.local import LocalFiles, is_local
+from modelyard.store.local import is_local
 from modelyard.store.partial import Partials
-from modelyard.store.pypi import PythonPackages
 from modelyard.store.shelf import Item, Shelf
 from modelyard.store.source import Progress, Source, StoredFile, Watch, disk_full, is_no_room
+from modelyard.store.sources import sources_of
 
 T = TypeVar("T")
 
@@ -38,9 +38,9 @@ DEADLINE = 6 * 3600.0
 class Store:
     """Model files below `root`: `blobs/sha256/DIGEST`, `sources/`, `headers/`, `uses/`, `quarantine/`.
 
-    `sources` are the ways to fetch (default: local files, wheels and the hub). At most `FETCHES` run at a
-    time, each at most `deadline` seconds. `quota` bounds the bytes of all blobs (0: unbounded). Opening
-    sweeps what a killed process left half done.
+    `sources` are the ways to fetch (default: all, as they are where nothing is configured). At most `FETCHES`
+    run at a time, each at most `deadline` seconds. `quota` bounds the bytes of all blobs (0: unbounded).
+    Opening sweeps what a killed process left half done.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Store:
         self._index = Index(self._disk)
         self.shelf = Shelf(self._disk, self._index, quota)
         self._intake = Intake(self._disk, self._index, self.shelf)
-        chosen = (LocalFiles(), PythonPackages(), HubFiles()) if sources is None else sources
+        chosen = sources_of(StoreSetting()) if sources is None else sources
         self._sources = {scheme: source for source in chosen for scheme in source.schemes}
         self._private = {""}
         self._deadline = deadline

@@ -1,0 +1,70 @@
+"""Files on web servers: `https://HOST/path`, also with `#sha256=HEX`; `http://` where the operator allows it.
+
+Used by `cache`. What needs a connection is in `http_client`, which is imported when a file is wanted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+from modelyard.store.addresses import Guard
+from modelyard.store.pace import Pace, Patience
+from modelyard.store.pins import Pins
+from modelyard.store.source import Exact, Source, Watch
+from modelyard.store.transfer import download
+
+
+class WebFiles(Source):
+    """See `source.Source`. `guard` says where an address may lead."""
+
+    schemes: ClassVar[tuple[str, ...]] = ("https", "http")
+    resumes: ClassVar[bool] = True
+
+    def __init__(self, guard: Guard | None = None, pace: Pace | None = None) -> None:
+        self._guard = guard or Guard()
+        self._pace = pace or Pace()
+
+    def problem(self, source: str) -> str | None:
+        try:
+            base, _ = Pins.split(source)
+            parts = urlsplit(base)
+            if not parts.hostname or parts.port == 0 or any(one in base for one in " \t\r\n"):
+                raise ValueError("is not https://HOST/path; a space is written %20")
+        except ValueError as error:
+            return str(error)
+        if parts.scheme == "http" and not self._guard.allows_any:
+            return "is not encrypted; write https://, or name its host in `store.allow_private`"
+        return None
+
+    def resolve(self, source: str, watch: Watch) -> Exact:
+        from modelyard.store.http_client import HttpClient, HttpRemote  # noqa: PLC0415
+
+        base, pins = Pins.split(source)
+        with HttpClient(self._guard, watch, 1) as client, watch.on_stop(client.abort):
+            remote = HttpRemote(client, base, watch)
+
+            def size() -> int | None:
+                with remote.open(0, 1, "") as answer:
+                    return answer.size
+
+            told = Patience(watch, self._pace.pauses).insist(size)
+        exact = replace(pins, size="" if told is None else str(told))
+        return Exact(exact.onto(base), pins.sha256 or None)
+
+    def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
+        from modelyard.store.http_client import HttpClient, HttpRemote  # noqa: PLC0415
+
+        base, pins = Pins.split(source)
+        with HttpClient(self._guard, watch, self._pace.connections) as client:
+            return download(
+                HttpRemote(client, base, watch),
+                folder,
+                watch,
+                self._pace,
+                identity=source,
+                size=pins.bytes,
+                pinned=bool(pins.sha256),
+            )
