@@ -85,7 +85,7 @@ def _with_database(config: Path | None, use: Callable[[Database], Awaitable[T]])
     loaded = load(config)
 
     async def run() -> T:
-        database = Database(loaded.database_url or loaded.server.data_dir / "registry.db")
+        database = Database(loaded.registry_url)
         try:
             return await use(database)
         finally:
