@@ -11,7 +11,8 @@ import sys
 
 import typer
 
-from modelyard.cli import changes, control, importing, migrate, plan, registry, replay, serving
+from modelyard.cli import cache, changes, control, importing, migrate, plan, registry, replay, serving
+from modelyard.cli.quantizing import quantize
 from modelyard.errors import ModelyardError
 
 __all__ = ["app", "main"]
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("serve")(serving.serve)
 app.command("demo")(serving.demo)
 app.command("pull")(serving.pull)
+app.command("quantize")(quantize)
 app.command("ps")(control.ps)
 app.command("devices")(control.devices)
 app.command("load")(control.load)
@@ -46,6 +48,7 @@ app.command("replay")(replay.replay)
 app.command("advise")(replay.advise)
 app.command("diff")(changes.diff)
 app.command("apply")(changes.apply)
+app.add_typer(cache.app)
 app.add_typer(importing.app)
 app.add_typer(migrate.app)
 app.command("schema")(serving.schema)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -131,6 +131,10 @@ class Store:
                 return known
             watch = self._watch(source, progress)
             return await _stoppable(self._threads, watch, lambda: self._fetch(source, terms, watch))
+
+    def paths_of(self, sources: Collection[str]) -> list[Path]:
+        """Where the files of these sources lie, as far as they are here."""
+        return [Path(entry.path) for entry in self._index.all() if entry.source in sources]
 
     async def recheck(self, source: str, terms: Terms | None = None) -> StoredFile | None:
         """The file of a source right before it is used: a stat where it is unchanged; else it is read again,

@@ -1,0 +1,155 @@
+"""`modelyard cache` as a user runs it: on a folder, beside a running server, and through it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cli.command_line import DEADLINE, command, free_port, run
+from cli.test_commands import _wait_for
+from modelyard.store import Store, StoredFile, Terms
+from store.byte_source import Bytes, weights
+from store.test_changed_files import flip
+
+CONTENT = {name: weights(name) for name in ("a", "b")}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration whose cache has two files; nobody listens where it says."""
+    path = tmp_path / "yard.yaml"
+    setting = {"data_dir": str(tmp_path / "data"), "port": free_port()}
+    path.write_text(yaml.safe_dump({"server": setting, "models": {"m": {"engine": "fake"}}}))
+    asyncio.run(_filled(tmp_path / "data" / "store"))
+    return path
+
+
+async def _filled(root: Path) -> None:
+    with closing(Store(root, [Bytes(CONTENT)])) as store:
+        for name in CONTENT:
+            store.shelf.used((await store.fetch(f"bytes://{name}", Terms())).digest, "chat")
+
+
+def blobs(config: Path) -> list[Path]:
+    return sorted((config.parent / "data" / "store" / "blobs" / "sha256").iterdir())
+
+
+@pytest.fixture
+def server(config: Path) -> Iterator[str]:
+    """The URL of the server of the configuration, which listens elsewhere than that says."""
+    port = free_port()
+    with (config.parent / "output").open("w") as output:
+        words = command("serve", "-c", str(config), "--port", str(port))
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(url, process)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(DEADLINE)
+
+
+def test_a_folder_without_a_server(config: Path) -> None:
+    shown = run("cache", "ls", "-c", str(config))
+    assert shown.returncode == 0, shown.stderr
+    assert "bytes://a" in shown.stdout
+    assert "chat" in shown.stdout
+    assert "4.0 kB in the cache" in shown.stdout
+    listed = json.loads(run("cache", "ls", "-c", str(config), "--json").stdout)
+    assert {file["digest"] for file in listed["files"]} == {blob.name for blob in blobs(config)}
+    whole = run("cache", "verify", "-c", str(config))
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert "2 files, 0 not what they were" in whole.stdout
+    bad = blobs(config)[0]
+    flip(bad)
+    found = run("cache", "verify", "-c", str(config))
+    assert found.returncode == 1
+    assert bad.name in found.stdout
+    assert "was promised" in found.stdout
+    assert len(blobs(config)) == 1
+    dry = run("cache", "prune", "--all", "--dry-run", "-c", str(config))
+    assert "would become free" in dry.stdout
+    assert len(blobs(config)) == 1
+    assert "0 B became free" in run("cache", "prune", "--older", "1h", "-c", str(config)).stdout
+    assert "4.0 kB became free" in run("cache", "prune", "--all", "-c", str(config)).stdout
+    assert blobs(config) == []
+    assert "no files" in run("cache", "ls", "-c", str(config)).stdout
+
+
+def test_what_another_process_holds_stays(config: Path) -> None:
+    with closing(Store(config.parent / "data" / "store", [])) as store:
+        first, second = blobs(config)
+        assert store.hold("engine", [StoredFile(first, 0, first.name)])
+        done = run("cache", "prune", first.name, second.name, "-c", str(config))
+        assert "is in use and stays" in done.stdout
+    assert blobs(config) == [first]
+
+
+def test_through_a_server(server: str) -> None:
+    assert "bytes://a" in run("cache", "ls", "--url", server).stdout
+    verified = run("cache", "verify", MODELYARD_URL=server)
+    assert verified.returncode == 0, verified.stderr
+    assert "2 files, 0 not what they were" in verified.stdout
+    assert "2.0 kB became free" in run("cache", "prune", "bytes://a", "--url", server).stdout
+    assert "bytes://a" not in run("cache", "ls", "--url", server).stdout
+
+
+def test_beside_a_server_that_cannot_be_asked(server: str, config: Path) -> None:
+    """It listens elsewhere: the folder is worked on."""
+    assert "4.0 kB became free" in run("cache", "prune", "--all", "-c", str(config)).stdout
+    assert "no files" in run("cache", "ls", "--url", server).stdout
+
+
+def test_what_a_policy_keeps_stays(config: Path) -> None:
+    path = config.parent / "kept.gguf"
+    path.write_bytes(weights("kept"))
+    setting = yaml.safe_load(config.read_text())
+    setting["models"] = {"m": {"engine": "llamacpp", "source": str(path), "pin": True}}
+    config.write_text(yaml.safe_dump(setting))
+
+    async def used() -> None:
+        with closing(Store(config.parent / "data" / "store")) as store:
+            await store.fetch(str(path), Terms())
+
+    asyncio.run(used())
+    assert "is in use and stays" in run("cache", "prune", str(path), "-c", str(config)).stdout
+    setting["models"]["m"]["pin"] = False
+    config.write_text(yaml.safe_dump(setting))
+    assert str(path) in run("cache", "prune", str(path), "-c", str(config)).stdout
+    assert path.exists(), "it is the user's"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("prune",), 1, "Say what is to go"),
+        (("prune", "--all", "--older", "1d"), 1, "one of these"),
+        (("prune", "nobody"), 1, "The cache has no file 'nobody'"),
+        (("prune", "--older", "soon"), 2, "is not a duration"),
+        (("prune", "--older", "forever"), 2, "must have a bound"),
+        (("verify", "--rate", "fast"), 2, "is not a size"),
+    ],
+)
+def test_what_is_refused(config: Path, words: tuple[str, ...], code: int, said: str) -> None:
+    done = run("cache", *words, "-c", str(config))
+    assert done.returncode == code
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert len(blobs(config)) == 2
+
+
+def test_there_has_to_be_a_cache_or_a_server(tmp_path: Path) -> None:
+    path = tmp_path / "yard.yaml"
+    path.write_text(yaml.safe_dump({"server": {"data_dir": str(tmp_path / "none"), "port": free_port()}}))
+    done = run("cache", "ls", "-c", str(path))
+    assert (done.returncode, "there is no cache in" in done.stderr) == (1, True)
+    assert not (tmp_path / "none").exists()
+    away = run("cache", "ls", "--url", f"http://127.0.0.1:{free_port()}", "-c", str(path))
+    assert (away.returncode, "no server answers" in away.stderr) == (1, True)
