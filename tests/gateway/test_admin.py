@@ -260,6 +260,8 @@ async def test_unknown_paths(yard: LiveYard, path: str) -> None:
         ("GET", "/v1/models/small/tags/best", "DELETE, PUT"),
         ("DELETE", "/v1/models/small/promote", "POST"),
         ("GET", "/v1/models/small/predict", "POST"),
+        ("OPTIONS", "/v1/models/small/predict", "POST"),
+        ("OPTIONS", "/v1/models/small/versions", "GET, POST"),
         ("DELETE", "/admin/status", "GET"),
         ("GET", "/admin/models/small/load", "POST"),
     ],

@@ -36,7 +36,7 @@ from modelyard.gateway.kept_plans import Plans
 from modelyard.gateway.listing import listing_router
 from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Names
-from modelyard.gateway.paths import AsSent
+from modelyard.gateway.paths import MODELS, AsSent, reserved
 from modelyard.gateway.prefetch import add_prefetch
 from modelyard.gateway.registry_control import Control
 from modelyard.gateway.registry_routes import add_models
@@ -139,6 +139,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 def _allowed(request: Request) -> str:
     """The methods that this path takes, over all routes."""
     path = request.scope["path"]
+    if path.startswith(MODELS) and (methods := reserved(path)):
+        return methods
     fit = (route for route in request.app.state.routes if route.path_regex.match(path))
     found = {method for route in fit for method in route.methods}
     return ", ".join(sorted(found))

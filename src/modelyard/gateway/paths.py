@@ -68,13 +68,17 @@ def _decoded(name: _Name) -> str:
     return unquote(name)
 
 
+def reserved(path: str) -> str:
+    """The methods of a path below /v1/models that goes on behind its name; empty for one that does not."""
+    *before, last = path.removeprefix(f"{MODELS}/").split("/")
+    if len(before) > 1 and before[-1] == TAGS:
+        return "DELETE, PUT"
+    return VERBS.get(last, "") if before else ""
+
+
 def _alone(request: Request, name: _Name) -> str:
     """Raises MethodNotAllowed for a path that has another meaning, with another method."""
-    *before, last = name.split("/")
-    allowed = VERBS.get(last, "") if before else ""
-    if len(before) > 1 and before[-1] == TAGS:
-        allowed = "DELETE, PUT"
-    if allowed:
+    if allowed := reserved(name):
         raise MethodNotAllowed(
             f"{request.method} {request.url.path} is not possible; this path takes {allowed}. "
             "(If it is a name, write its last `/` as `%2F`.)",

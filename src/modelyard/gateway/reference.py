@@ -17,6 +17,7 @@ from modelyard.errors import BY_CODE, ModelyardError
 from modelyard.gateway import views
 from modelyard.gateway.auth import OPEN_PATHS, scope_of
 from modelyard.gateway.inference import COUNT_TOKENS, GENERATE, MESSAGES, PULL, SHOW, VERB
+from modelyard.gateway.links import add_links
 
 DESCRIPTION = """One address in front of many language models on few GPUs.
 
@@ -389,6 +390,7 @@ def document(routers: Iterable[APIRouter], *, keys: bool) -> dict[str, Any]:
         for method, operation in operations.items():
             if keys:
                 operation["security"] = _security(method.upper(), path)
+    add_links(found["paths"])
     if keys:
         found["components"]["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},

@@ -144,8 +144,12 @@ def _add_register(router: APIRouter, control: Control) -> None:
 
 
 async def sent(request: Request, fields: Mapping[str, object]) -> Mapping[str, object]:
-    """The fields, when all of the body is JSON: the framework takes NaN as well. Raises InvalidRequest."""
+    """The fields, when all of the body is JSON: the framework takes NaN as well. Raises InvalidRequest, and
+    SpecRefused for aliases that are no names."""
     parse(await request.body())
+    aliases = fields.get("aliases") or []
+    if not (isinstance(aliases, str | list) and all(isinstance(one, str) for one in aliases)):
+        raise SpecRefused("aliases: is a name, or a list of names.", param="aliases")
     return fields
 
 
