@@ -313,6 +313,16 @@ def test_who_waits_is_told_of_files_that_are_not_what_they_were() -> None:
     assert of(ac.Fetch, yard.ask("again", a)) == [ac.Fetch(a)]
 
 
+def test_files_lost_by_one_in_line_are_fetched_at_once_and_what_it_owned_goes_to_those_behind() -> None:
+    yard = Yard()
+    yard.do(ev.UnloadAsked(yard.load("leaving", 60)))
+    a, b = yard.add("a", 80), yard.add("b", 30)
+    yard.ask("r1", a)
+    assert started(yard.ask("r2", b)) == []
+    out = yard.do(ev.FilesLost(a))
+    assert (of(ac.Fetch, out), started(out)) == ([ac.Fetch(a)], ["b"])
+
+
 def test_after_a_start_that_worked_the_next_that_runs_out_of_memory_is_retried_too() -> None:
     yard = Yard()
     a = yard.add("a", 40, max_wait=1000.0)
