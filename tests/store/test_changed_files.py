@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from modelyard.errors import BadFile, BadGguf, ChecksumMismatch, DownloadFailed
-from modelyard.store import LocalFiles, Store, Terms
+from modelyard.store import LocalFiles, Store, Terms, report
 from store.byte_source import Bytes, weights
 
 ONE, TWO = weights("one"), weights("two")
@@ -176,6 +176,27 @@ async def test_what_is_no_model_is_set_aside(
     assert path.read_bytes() == content
     source.content["model"] = ONE
     assert (await store.fetch(SOURCE, ANY)).digest == DIGEST
+
+
+async def test_no_message_and_no_list_tells_what_a_source_holds_in_secret(
+    store: Store, source: Bytes
+) -> None:
+    secret = "bytes://user:pa55word@host/model"
+    source.content["user:pa55word@host/model"] = b"<html>"
+    with pytest.raises(BadFile) as bad:
+        await store.fetch(secret, ANY)
+    source.content["user:pa55word@host/model"] = ONE
+    with pytest.raises(ChecksumMismatch) as wrong:
+        await store.fetch(secret, Terms(sha256=OTHER))
+    found = await store.fetch(secret, ANY)
+    listed = str(report.listing(store))
+    assert "@host/model" in listed
+    flip(found.path)
+    with pytest.raises(ChecksumMismatch) as changed:
+        await store.recheck(secret, ANY)
+    for text in (listed, bad.value.message, wrong.value.message, changed.value.message):
+        assert "pa55word" not in text
+    assert store.shelf.matching([secret]).keys() == {secret}
 
 
 async def test_a_pickle_is_for_those_who_take_it(store: Store, source: Bytes) -> None:

@@ -26,7 +26,7 @@ from modelyard.store.intake import Intake
 from modelyard.store.local import is_local
 from modelyard.store.partial import Partials
 from modelyard.store.shelf import Item, Shelf
-from modelyard.store.source import Progress, Source, StoredFile, Watch, disk_full, is_no_room
+from modelyard.store.source import Progress, Source, StoredFile, Watch, disk_full, is_no_room, shown
 from modelyard.store.sources import sources_of
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ class Store:
         DownloadFailed, ChecksumMismatch, BadGguf, BadFile, DiskFull; then nothing is under a final name.
         """
         if problem := self.problem(source):
-            raise SourceNotFound(f"{source} {problem}")
+            raise SourceNotFound(f"{shown(source)} {problem}")
         lock = self._locks.setdefault(source, asyncio.Lock())
         async with lock:
             known = self.cached(source, terms)
@@ -207,8 +207,10 @@ class Store:
                     return self._intake.take(source, exact, path, folder, terms, watch)
         except OSError as error:
             if is_no_room(error):
-                raise disk_full(source, self._disk.root, None) from error
-            raise DownloadFailed(f"{source}: {error.strerror or error}: {error.filename or ''}") from error
+                raise disk_full(watch.source, self._disk.root, None) from error
+            raise DownloadFailed(
+                f"{watch.source}: {error.strerror or error}: {error.filename or ''}"
+            ) from error
 
     def _again(self, source: str, terms: Terms | None, watch: Watch) -> StoredFile | None:
         try:
@@ -216,7 +218,9 @@ class Store:
                 entry = self._index.find(_key(source, terms))
                 return None if entry is None else self._intake.known(entry, terms, watch)
         except OSError as error:
-            raise DownloadFailed(f"{source}: {error.strerror or error}: {error.filename or ''}") from error
+            raise DownloadFailed(
+                f"{watch.source}: {error.strerror or error}: {error.filename or ''}"
+            ) from error
 
 
 def _key(source: str, terms: Terms | None) -> str:

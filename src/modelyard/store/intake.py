@@ -19,7 +19,7 @@ from modelyard.store.formats import Found, Terms, check, look
 from modelyard.store.index import Entry, Index, Stamp
 from modelyard.store.local import is_local
 from modelyard.store.shelf import Item, Shelf
-from modelyard.store.source import CHUNK, Exact, StoredFile, Watch
+from modelyard.store.source import CHUNK, Exact, StoredFile, Watch, shown
 
 _OLLAMA_BLOB = re.compile(r"sha256-([0-9a-f]{64})")
 _HUB_BLOB = re.compile(r"[0-9a-f]{64}")
@@ -84,13 +84,13 @@ class Intake:
         before = Stamp.of(path.stat())
         found = self._look(source, path, terms)
         if isinstance(found, StoreError) and not ours:
-            raise type(found)(f"{source}: {found.message}. {_MEND}")
+            raise type(found)(f"{shown(source)}: {found.message}. {_MEND}")
         digest = self.digest(path, watch)
         if Stamp.of(path.stat()) != before:
             raise DownloadFailed(f"{path} changed while it was read; try again when it is complete")
         if isinstance(found, StoreError):
             aside = self._disk.set_aside(path, digest)
-            raise type(found)(f"{source}: {found.message}; {aside}. Ask again to fetch it anew")
+            raise type(found)(f"{shown(source)}: {found.message}; {aside}. Ask again to fetch it anew")
         for promised in _promises(exact, path, terms, ours=ours):
             if digest != promised:
                 raise self._mismatch(source, path, digest, promised, ours=ours)
@@ -143,7 +143,7 @@ class Intake:
     def _published(self, source: str, path: Path, digest: str, watch: Watch) -> Path:
         blob = self._disk.blobs / digest
         path.chmod(0o444)
-        with self._shelf.room(source, path.stat().st_size, watch, spare=digest):
+        with self._shelf.room(watch.source, path.stat().st_size, watch, spare=digest):
             self._disk.publish(path, blob)
         return blob
 
@@ -164,7 +164,7 @@ class Intake:
                 found = look(Path(entry.path))
                 check(found, terms)
             except (BadFile, BadGguf) as error:
-                raise type(error)(f"{entry.source}: {error.message}") from None
+                raise type(error)(f"{shown(entry.source)}: {error.message}") from None
             self._index.add(replace(entry, kind=found.kind))
         return entry.file
 
@@ -182,7 +182,7 @@ class Intake:
     def _mismatch(
         self, source: str, path: Path, digest: str, promised: str, *, ours: bool
     ) -> ChecksumMismatch:
-        said = f"{source}: the bytes have sha256 {digest}, {promised} was promised; they are not used"
+        said = f"{shown(source)}: the bytes have sha256 {digest}, {promised} was promised; they are not used"
         if ours:
             aside = self._disk.set_aside(path, digest)
             return ChecksumMismatch(f"{said}, {aside}. Ask again to fetch them anew")

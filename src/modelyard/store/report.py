@@ -12,6 +12,7 @@ from typing import Any
 from modelyard.errors import InvalidRequest, NotFound
 from modelyard.store.cache import Store
 from modelyard.store.shelf import Item
+from modelyard.store.source import shown
 from modelyard.store.verify import Verdict
 
 Json = dict[str, Any]
@@ -64,7 +65,7 @@ def file_of(item: Item) -> Json:
         "bytes": item.size,
         "in_cache": item.blob,
         "kind": item.kind,
-        "sources": list(item.sources),
+        "sources": [shown(source) for source in item.sources],
         "used": item.used,
         "models": list(item.users),
         "in_use": item.in_use,

@@ -19,7 +19,7 @@ from modelyard.core.units import short
 from modelyard.errors import DiskFull
 from modelyard.store.disk import Disk
 from modelyard.store.index import Entry, Index
-from modelyard.store.source import HEADROOM, Watch
+from modelyard.store.source import HEADROOM, Watch, shown
 
 _LOCK = "quota"
 _MOST_USERS = 32
@@ -216,7 +216,8 @@ class Shelf:
 
 
 def _is_meant(item: Item, name: str) -> bool:
-    if name in item.sources or name in item.users or name == str(item.path):
+    sources = {*item.sources, *map(shown, item.sources)}
+    if name in sources or name in item.users or name == str(item.path):
         return True
     digest = name.removeprefix("sha256:")
     return len(digest) >= _FEWEST_DIGITS and item.digest.startswith(digest)
