@@ -15,6 +15,7 @@ from modelyard.config.build import model_of
 from modelyard.config.schema import PolicySection
 from modelyard.config.together import together
 from modelyard.config.versions import keyed
+from modelyard.engines import registry as engines
 from modelyard.errors import VersionNotFound
 from modelyard.registry.records import Json, ModelRecord, VersionRecord
 
@@ -135,7 +136,7 @@ class Making:
 
     def of_fields(self, base: Config, name: str, fields: Json) -> Model:
         """Raises ConfigErrors."""
-        model = model_of(name, fields, base)
+        model = model_of(name, fields, base, engine_types=engines.load().keys())
         if not self.key:
             return model
         alone = together(Config(base.server, profiles=base.profiles), [model])

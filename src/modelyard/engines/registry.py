@@ -6,7 +6,8 @@ name is the engine's `type` and whose value is the adapter's class.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from modelyard.engines.base import Engine
@@ -18,8 +19,10 @@ _MEMBERS = sorted(name for name in vars(Engine) if not name.startswith("_")) + s
 )
 
 
-def load() -> dict[str, Engine]:
-    """Every registered adapter by its type. Raises ConfigError that names a broken one and its package."""
+@cache
+def load() -> Mapping[str, Engine]:
+    """Every registered adapter by its type, as this process found them first. Raises ConfigError that names a
+    broken one and its package."""
     return from_entry_points(entry_points(group=GROUP))
 
 
