@@ -60,6 +60,14 @@ async def test_postgresql_goes_and_comes_back(postgres: Postgres, far: Registry)
     assert (await far.update("a", who="ada", description="new")).revision == 2
 
 
+async def test_a_restart_that_nobody_saw_fails_nothing(postgres: Postgres, far: Registry) -> None:
+    await asyncio.gather(*(far.list() for _ in range(database.CONNECTIONS)))
+    postgres.stop()
+    postgres.start()
+    await register(far, "a")
+    await asyncio.gather(*(far.get("a") for _ in range(database.CONNECTIONS)))
+
+
 async def test_a_server_may_start_before_its_database(postgres: Postgres) -> None:
     url = postgres.emptied()
     postgres.stop()

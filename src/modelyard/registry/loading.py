@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, select
@@ -32,20 +32,43 @@ from modelyard.registry.tables import (
     VersionRow,
 )
 
+_CHUNK = 200  # rows
 
-async def models(
-    session: AsyncSession, rows: Sequence[ModelRow], *, whole: bool = False
-) -> list[ModelRecord]:
-    """The records of these models, in their order. `whole`: they are all that there are."""
+
+async def everything(
+    session: AsyncSession,
+) -> tuple[list[ModelRecord], dict[str, tuple[VersionRecord, ...]]]:
+    """All models by name, and the versions of each. It lets others have the loop every few milliseconds."""
+    rows = (await session.scalars(select(ModelRow).order_by(ModelRow.name))).all()
+    names = {row.id: row.name for row in rows}
+    query = select(VersionRow).order_by(VersionRow.model_id, VersionRow.number)
+    versions: dict[str, list[VersionRecord]] = defaultdict(list)
+    async for row in await session.stream_scalars(query, execution_options={"yield_per": _CHUNK}):
+        versions[names[row.model_id]].append(version(names[row.model_id], row))
+    currents = {row.id: versions[row.name][row.current - 1] for row in rows}
+    found = await _records(session, rows, currents, [])
+    return found, {name: tuple(each) for name, each in versions.items()}
+
+
+async def models(session: AsyncSession, rows: Sequence[ModelRow]) -> list[ModelRecord]:
+    """The records of these models, in their order."""
     if not rows:
         return []
-    wanted: list[ColumnElement[bool]] = [] if whole else [ModelRow.id.in_([row.id for row in rows])]
-    current = select(ModelRow.name, VersionRow).join(
+    these = ModelRow.id.in_([row.id for row in rows])
+    query = select(ModelRow.name, VersionRow).join(
         VersionRow, and_(VersionRow.model_id == ModelRow.id, VersionRow.number == ModelRow.current)
     )
-    versions = {
-        row.model_id: version(name, row) for name, row in await session.execute(current.where(*wanted))
-    }
+    currents = {row.model_id: version(name, row) for name, row in await session.execute(query.where(these))}
+    return await _records(session, rows, currents, [these])
+
+
+async def _records(
+    session: AsyncSession,
+    rows: Sequence[ModelRow],
+    currents: Mapping[int, VersionRecord],
+    wanted: list[ColumnElement[bool]],
+) -> list[ModelRecord]:
+    """The records of models whose current versions are known; `wanted` chooses just these of all models."""
     held = select(PolicyRow.model_id, PolicyRow.policy).join(
         ModelRow, and_(PolicyRow.model_id == ModelRow.id, PolicyRow.number == ModelRow.policy)
     )
@@ -64,7 +87,7 @@ async def models(
             revision=row.revision,
             owner=row.owner,
             description=row.description,
-            current=versions[row.id],
+            current=currents[row.id],
             previous=row.previous,
             policy=policies[row.id],
             aliases=tuple(alias for _, alias in sorted(aliases[row.id].items())),

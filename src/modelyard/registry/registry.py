@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -105,13 +104,8 @@ class Registry:
         """Everything, in a number of queries that does not grow with it."""
         async with self._reading() as session:
             stamp = await changing.stamp(session)
-            rows = (await session.scalars(select(ModelRow).order_by(ModelRow.name))).all()
-            found = await loading.models(session, rows, whole=True)
-            query = select(ModelRow.name, VersionRow).join(VersionRow, VersionRow.model_id == ModelRow.id)
-            versions = defaultdict(list)
-            for name, row in await session.execute(query.order_by(ModelRow.name, VersionRow.number)):
-                versions[name].append(loading.version(name, row))
-        return Catalog(stamp, tuple(found), {name: tuple(rows) for name, rows in versions.items()})
+            models, versions = await loading.everything(session)
+        return Catalog(stamp, tuple(models), versions)
 
     async def stamp(self) -> int:
         """The stamp that `all` would have now: another one tells that any server has changed something."""
