@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -91,11 +91,19 @@ class Contestants:
     def go_proxy(self, upstream: str) -> Contestant:
         return self._announced("go proxy", [str(BUILT / "goproxy"), f"http://{upstream}"])
 
-    def modelyard(self, config: Path, environment: Mapping[str, str], engine: Path | None) -> Contestant:
+    def modelyard(
+        self,
+        config: Path,
+        environment: Mapping[str, str],
+        engine: Path | None,
+        prepare: Callable[[Path], None] = lambda data: None,
+    ) -> Contestant:
         """Modelyard with this configuration, which may use ${BENCH_PORT}, ${BENCH_KEY}, ${BENCH_DATA} and
-        what `environment` adds. Returns once its health check answers."""
+        what `environment` adds; `prepare` may fill its data folder before. Returns once its health check
+        answers."""
         port, key = free_port(), f"bench-{secrets.token_hex(16)}"
         data = self.folder / f"data-{port}"
+        prepare(data)
         given = {"BENCH_PORT": str(port), "BENCH_KEY": key, "BENCH_DATA": str(data), **environment}
         process = self._start(
             [str(Path(sys.executable).parent / "modelyard"), "serve", "-c", str(config)],

@@ -10,7 +10,7 @@ import json
 import random
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,10 +63,15 @@ def _start(started: Contestants, names: Sequence[str]) -> list[Contestant]:
     return [starts[name]() for name in names]
 
 
-def start_modelyard(started: Contestants, config: Path = ROOT / "bench" / "bench.yaml") -> Contestant:
-    """Modelyard with keys, scheduler and metrics on, and the mock as its engine."""
+def start_modelyard(
+    started: Contestants,
+    config: Path = ROOT / "bench" / "bench.yaml",
+    prepare: Callable[[Path], None] = lambda data: None,
+) -> Contestant:
+    """Modelyard with keys, scheduler and metrics on, and the mock as its engine; `prepare` may fill its data
+    folder before it starts."""
     mock = BUILT / "mock"
-    return started.modelyard(config, {"BENCH_MOCK": str(mock)}, engine=mock)
+    return started.modelyard(config, {"BENCH_MOCK": str(mock)}, engine=mock, prepare=prepare)
 
 
 def _round(contestant: Contestant, measured: Measured, seconds: float) -> None:
