@@ -95,7 +95,7 @@ class Origin:
 
     scheme: str
     front: Front
-    put: Callable[[str, bytes], None]
+    put: Callable[[str, bytes], object]
 
     def source(self, name: str = "tiny.gguf") -> str:
         return source_of(self.scheme, self.front.url, name)

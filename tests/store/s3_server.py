@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from obstore.store import S3Store
 from pydantic import SecretStr
 
 from modelyard.config import S3Setting
+from modelyard.store.signing import Credentials, signed
 
 USER, SECRET = "me", "hunter2secret"
 BUCKET = "models"
@@ -30,15 +32,16 @@ class S3Server:
     """One with a bucket, read and written by USER alone."""
 
     url: str
+    bucket: str = BUCKET
 
     @property
     def setting(self) -> S3Setting:
         return S3Setting(self.url, path_style=True, access_key_id=USER, secret_access_key=SecretStr(SECRET))
 
     @property
-    def bucket(self) -> S3Store:
+    def store(self) -> S3Store:
         return S3Store(
-            BUCKET,
+            self.bucket,
             endpoint=self.url,
             access_key_id=USER,
             secret_access_key=SECRET,
@@ -46,8 +49,19 @@ class S3Server:
             retry_config={"max_retries": 0},
         )
 
-    def put(self, key: str, content: bytes, **attributes: str) -> None:
-        obstore.put(self.bucket, key, content, attributes=attributes or None)
+    def ask(self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
+        """A signed request for what obstore does not do."""
+        sent = signed(
+            method, self.url + path, headers or {}, Credentials(USER, SECRET), "us-east-1", body=body
+        )
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=20)
+        with closing(connection):
+            connection.request(method, path, body=body, headers=sent)
+            assert connection.getresponse().status == 200
+
+    def put(self, key: str, content: bytes, **attributes: str) -> str | None:
+        """Returns its version, in a bucket that keeps them."""
+        return obstore.put(self.store, key, content, attributes=attributes or None)["version"]
 
 
 @contextmanager

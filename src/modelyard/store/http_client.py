@@ -79,7 +79,7 @@ class HttpClient:
         sent = {"User-Agent": f"modelyard/{__version__}", "Accept-Encoding": "identity", **headers}
         for _ in range(REDIRECTS):
             own = (at.scheme, at.hostname, at.port) == (first.scheme, first.hostname, first.port)
-            with self._ask(at, sent | (_authorization(first) if own else {})) as reply:
+            with self._ask("GET", at, sent | (_authorization(first) if own else {})) as reply:
                 led = reply.headers.get("location") if reply.status in {301, 302, 303, 307, 308} else None
                 if led is None:
                     yield reply
@@ -90,12 +90,18 @@ class HttpClient:
         raise SourceNotFound(f"{self._watch.source}: leads from one address to another without an end")
 
     @contextmanager
-    def _ask(self, url: SplitResult, headers: Mapping[str, str]) -> Iterator[Reply]:
+    def head(self, url: str, headers: Mapping[str, str]) -> Iterator[Reply]:
+        """The answer to a HEAD, which may be a redirect: the headers are for this address alone."""
+        with self._ask("HEAD", _parts(url), headers) as reply:
+            yield reply
+
+    @contextmanager
+    def _ask(self, method: str, url: SplitResult, headers: Mapping[str, str]) -> Iterator[Reply]:
         host = url.hostname or ""
         self._watch.check()
         try:
             with self._pools[url.scheme].stream(
-                "GET",
+                method,
                 url._replace(netloc=url.netloc.rpartition("@")[2]).geturl(),
                 headers=[*headers.items(), ("Host", url.netloc.rpartition("@")[2])],
                 extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT)},

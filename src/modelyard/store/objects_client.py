@@ -7,25 +7,27 @@ again are ours. Its calls run on an event loop in each thread, so that they can 
 from __future__ import annotations
 
 import asyncio
-import configparser
 import re
 import threading
+from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
-from obstore.store import GCSStore, S3Store
 
 from modelyard.config.values import S3Setting
 from modelyard.errors import DownloadFailed, SourceForbidden, SourceNotFound, StoreError
+from modelyard.store.addresses import Guard
+from modelyard.store.buckets import gs_store, s3_bucket
+from modelyard.store.http_client import HttpClient
 from modelyard.store.objects import ObjectName
 from modelyard.store.pace import Pace, Patience, Throttled
+from modelyard.store.pins import Pins
 from modelyard.store.source import Exact, Watch
 from modelyard.store.transfer import Answer, download
 
@@ -34,20 +36,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TIMEOUT = 20  # seconds, for a connection and for each silence
 _CHUNK = 64 * 1024
 _LISTED = 1000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
-# By these obstore finds credentials itself; the shared file comes after them, a machine's role last.
-_OWN_CHAIN = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_SKIP_SIGNATURE",
-)
 
 
 class ObjectsClient:
@@ -61,11 +54,12 @@ class ObjectsClient:
         self._waits: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = set()
         self._aborted = False
         with self._translated():
-            self._store = _s3(name.bucket, setting, environ) if name.scheme == "s3" else _gs(name.bucket)
+            self._s3 = s3_bucket(name.bucket, setting, environ) if name.scheme == "s3" else None
+            self._store = gs_store(name.bucket) if self._s3 is None else self._s3.store()
 
     def resolve(self) -> Exact:
         """The object as it is now: its size, and its version or ETag. Its digest is one that was asked for,
-        or that lies beside it as `sha256` in its metadata."""
+        that its server computed when it was put, or that lies in its metadata as `sha256`."""
         with self._watch.on_stop(self.abort):
             return Patience(self._watch, self._pace.pauses).insist(self._resolve)
 
@@ -83,14 +77,34 @@ class ObjectsClient:
             found = self._wait(
                 runner, lambda: obstore.get_async(self._store, self._name.key, options=options)
             )
-        meta, told = found.meta, found.attributes.get("sha256", "").lower()
+        meta = found.meta
         pins = replace(self._name.pins, size=str(meta["size"]))
         if meta["version"]:
             pins = replace(pins, version=meta["version"])
         elif meta["e_tag"]:
             pins = replace(pins, etag=meta["e_tag"])
-        exact = Exact(pins.onto(self._name.text), pins.sha256 or None)
-        return replace(exact, sha256=told) if not pins.sha256 and _SHA256.fullmatch(told) else exact
+        told = pins.sha256 or self._checksum(pins) or found.attributes.get("sha256", "").lower()
+        return Exact(pins.onto(self._name.text), told if _SHA256.fullmatch(told) else None)
+
+    def _checksum(self, pins: Pins) -> str:
+        """The sha256 of the whole object that its server has; empty where it has none, or is not to be asked:
+        with the credentials of a role, which obstore alone knows."""
+        if self._s3 is None:
+            return ""
+        url, headers = self._s3.question(self._name.key, pins.version)
+        if not headers:
+            return ""
+        anywhere = Guard(["0.0.0.0/0", "::/0"])  # the operator named it
+        with (
+            suppress(StoreError, ValueError),
+            HttpClient(anywhere, self._watch, 1) as client,
+            client.head(url, headers) as reply,
+        ):
+            told = reply.headers.get("x-amz-checksum-sha256", "")
+            is_whole = reply.headers.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT"
+            # Of parts it is one of their checksums, and ends with their number: `…=-3`.
+            return b64decode(told, validate=True).hex() if is_whole else ""
+        return ""
 
     # -- transfer.Remote --------------------------------------------------------------------------------
 
@@ -226,59 +240,3 @@ _HINT = {
     "s3": "`store.s3`, AWS_ACCESS_KEY_ID, ~/.aws/credentials; `store.s3.anonymous` for a public bucket",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`",
 }
-
-
-def _client_options(address: str) -> Any:
-    return {
-        "allow_http": address.startswith("http://"),
-        "connect_timeout": f"{TIMEOUT}s",
-        "read_timeout": f"{TIMEOUT}s",
-        "timeout": "1d",  # of a whole answer; the fetch has its own deadline
-    }
-
-
-def _s3(bucket: str, setting: S3Setting, environ: Mapping[str, str]) -> S3Store:
-    named = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    address = setting.endpoint or next((environ[one] for one in named if environ.get(one)), "")
-    config: dict[str, Any] = {}
-    # A certificate for *.s3.amazonaws.com holds for no name with a dot in it.
-    in_host = not setting.path_style and "." not in bucket and (bool(setting.endpoint) or not address)
-    if setting.endpoint:
-        parts = urlsplit(setting.endpoint)
-        config["endpoint"] = f"{parts.scheme}://{bucket}.{parts.netloc}" if in_host else setting.endpoint
-    config["virtual_hosted_style_request"] = in_host
-    if setting.region or not (environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")):
-        config["region"] = setting.region or _shared(environ).get("region", "us-east-1")
-    if setting.anonymous:
-        config["skip_signature"] = True
-    elif setting.access_key_id and setting.secret_access_key is not None:
-        config["access_key_id"] = setting.access_key_id
-        config["secret_access_key"] = setting.secret_access_key.get_secret_value()
-        if setting.session_token is not None:
-            config["session_token"] = setting.session_token.get_secret_value()
-    elif not any(environ.get(name) for name in _OWN_CHAIN):
-        config |= {name: one for name, one in _shared(environ).items() if name != "region"}
-    options = _client_options(address)
-    return S3Store(bucket, config=config, client_options=options, retry_config={"max_retries": 0})  # type: ignore[arg-type]
-
-
-def _gs(bucket: str) -> GCSStore:
-    # A service account's file may lead elsewhere (`gcs_base_url`), as the emulators have it.
-    return GCSStore(bucket, client_options=_client_options("http://"), retry_config={"max_retries": 0})
-
-
-def _shared(environ: Mapping[str, str]) -> dict[str, str]:
-    """What AWS's own files say for the profile: `~/.aws/credentials`, and the region of `~/.aws/config`."""
-    home = Path(environ.get("HOME") or "~").expanduser() / ".aws"
-    profile = environ.get("AWS_PROFILE") or "default"
-    found: dict[str, str] = {}
-    for variable, name, section in (
-        ("AWS_CONFIG_FILE", "config", profile if profile == "default" else f"profile {profile}"),
-        ("AWS_SHARED_CREDENTIALS_FILE", "credentials", profile),
-    ):
-        parser = configparser.RawConfigParser()
-        with suppress(OSError, ValueError, configparser.Error):
-            parser.read_string((Path(environ.get(variable) or home / name)).expanduser().read_text())
-            found |= dict(parser[section]) if parser.has_section(section) else {}
-    names = {"aws_access_key_id", "aws_secret_access_key", "aws_session_token", "region"}
-    return {name.removeprefix("aws_"): value for name, value in found.items() if name in names}
