@@ -12,6 +12,7 @@ import sys
 import typer
 
 from modelyard.cli import cache, changes, control, importing, migrate, plan, registry, replay, serving
+from modelyard.cli.quantizing import quantize
 from modelyard.errors import ModelyardError
 
 __all__ = ["app", "main"]
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("serve")(serving.serve)
 app.command("demo")(serving.demo)
 app.command("pull")(serving.pull)
+app.command("quantize")(quantize)
 app.command("ps")(control.ps)
 app.command("devices")(control.devices)
 app.command("load")(control.load)
