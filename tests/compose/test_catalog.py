@@ -27,6 +27,7 @@ from modelyard.registry import Filter, VersionState
 from waiting import until
 
 WHO = "tester"
+CLIENTS = 32
 
 
 def slower(rate: int, **fields: Any) -> dict[str, Any]:
@@ -114,16 +115,16 @@ async def test_promotion_and_rollback_lose_no_request(swap: bool) -> None:
                 seen.append(await answered_by(yard, "m"))
 
         async with asyncio.TaskGroup() as clients:
-            for _ in range(8):
+            for _ in range(CLIENTS):
                 clients.create_task(client())
-            await until(lambda: len(seen) > 8)
+            await until(lambda: len(seen) > CLIENTS)
             steps = await promote(yard, "m", 2, swap=swap)
             assert steps == ["fetching", *(["switching", "loading"] if swap else ["loading", "switching"])]
             since = len(seen)
-            await until(lambda: len(seen) > since + 16)
+            await until(lambda: len(seen) > since + 2 * CLIENTS)
             await promote(yard, "m", None, swap=swap)
             since = len(seen)
-            await until(lambda: len(seen) > since + 16)
+            await until(lambda: len(seen) > since + 2 * CLIENTS)
             ended.set()
         first, second = seen[0], next(version for version in seen if version != seen[0])
         assert set(seen) == {first, second}
