@@ -126,7 +126,7 @@ def _typed(field: Mapping[str, Any], *, required: bool) -> list[str]:
 
 
 def _shape(name: str, shape: Mapping[str, Any]) -> str:
-    parts = [f"### {name}", inspect.cleandoc(shape.get("description", ""))]
+    parts = [f"### {name.removesuffix('Section')}", inspect.cleandoc(shape.get("description", ""))]
     if "enum" in shape:
         parts.append(f"One of {type_of(shape)}.")
     elif "properties" in shape:

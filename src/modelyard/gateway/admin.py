@@ -111,8 +111,11 @@ def _add_instances(
     @router.get(
         "/instances/{instance}/logs",
         tags=["instances"],
-        response_class=PlainTextResponse,
-        responses=refusals(InstanceNotFound, TooManyConnections),
+        response_class=Response,
+        responses={
+            200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+            **refusals(InstanceNotFound, TooManyConnections),
+        },
     )
     async def logs(
         instance: str, lines: Lines = 100, follow_: Annotated[bool, Query(alias="follow")] = False
