@@ -93,6 +93,27 @@ async def test_a_file_that_was_edited_in_place_is_found_before_the_engine_starts
         assert (await yard.chat("m")).status == 200
 
 
+async def test_an_edit_is_found_by_the_next_server_too_and_told_to_who_asks(
+    path: Path, tmp_path: Path
+) -> None:
+    server = {"data_dir": str(tmp_path / "data")}
+    async with live_yard(models(path), server=server) as yard:
+        await yard.load("m")
+    flip(path)
+    async with live_yard(models(path, preload=True), server=server) as yard:
+        answer = await yard.post("/admin/models/m/load")
+        assert (answer.status, answer.code) == (503, "checksum_mismatch")
+        assert not starts(yard)
+    flip(path)
+    async with live_yard(models(path), server=server) as yard:
+        await yard.load("m")
+        flip(path)
+        await yard.unload("m")
+        assert (await yard.post("/admin/models/m/load")).code == "checksum_mismatch"
+        told = (await yard.http.get("/admin/explain/m")).json()["story"]
+        assert any("are not what they were (checksum_mismatch)" in line["text"] for line in told)
+
+
 async def test_a_promise_of_the_configuration_is_kept(path: Path) -> None:
     digest = sha256(path.read_bytes()).hexdigest()
     async with live_yard(models(path, sha256=digest)) as yard:
