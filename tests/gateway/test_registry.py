@@ -182,6 +182,20 @@ async def test_a_source_tells_a_name(yard: LiveYard) -> None:
     assert found["param"] == "name"
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("hf://org/repo@v1/Chat-Q4_K.gguf", "Chat-Q4_K"),
+        ("https://example.org/x/big-00001-of-00003.GGUF?download=true#sha256=" + "0" * 64, "big"),
+        ("ollama://qwen3:0.6b", "qwen3:0.6b"),
+    ],
+)
+async def test_a_bare_source_tells_the_engine(yard: LiveYard, source: str, name: str) -> None:
+    made = await ask(yard, "POST", "/v1/models", {"source": source}, 201)
+    assert (made["id"], made["spec"]["engine"]) == (name, "llamacpp")
+    await refused(yard, "POST", "/v1/models", {"source": "hf://org/repo/x.bin"}, 422, "spec_refused")
+
+
 # -- lists ----------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -38,7 +38,7 @@ from modelyard.wire.json_head import parse
 
 MOST_ROWS = 1000
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
-_ODD = re.compile(r"[^A-Za-z0-9._+-]+")
+_ODD = re.compile(r"[^A-Za-z0-9._:+-]+")
 
 Version = Annotated[str | None, Header(description="Sent by Anthropic's clients; no version differs.")]
 Text = Annotated[str, Query(max_length=300)]
@@ -127,7 +127,9 @@ def _add_register(router: APIRouter, control: Control) -> None:
     ) -> shapes.DescribedModel:
         """Register a model, which is served from now on. Its files are fetched when it is asked for, or by
         `POST /v1/cache/prefetch`."""
-        fields = await sent(request, body.rest)
+        fields = dict(await sent(request, body.rest))
+        if not fields.get("engine") and (engine := _engine_of(fields.get("source"))):
+            fields["engine"] = engine
         name = _name_of(fields.get("source")) if body.name is None else body.name
         if not re.fullmatch(NAME, name):
             raise SpecRefused(
@@ -155,13 +157,21 @@ async def sent(request: Request, fields: Mapping[str, object]) -> Mapping[str, o
 
 def _name_of(source: object) -> str:
     """A name for a model of this source: that of its file. Raises SpecRefused."""
-    path = urlsplit(source).path if isinstance(source, str) else ""
+    path = re.split("[?#]", source)[0] if isinstance(source, str) else ""
     file = unquote(path).rstrip("/").rpartition("/")[2]
     stem = _PART.sub("", re.sub(r"\.(gguf|safetensors)$", "", file, flags=re.IGNORECASE))
-    name = _ODD.sub("-", stem).strip("._+-")[:200]
+    name = _ODD.sub("-", stem).strip("._:+-")[:200]
     if not name:
         raise SpecRefused("name: is missing, and the source names no file that could tell one.", param="name")
     return name
+
+
+def _engine_of(source: object) -> str:
+    """The engine for a file of this kind; empty where its source does not tell what it is."""
+    if not isinstance(source, str):
+        return ""
+    is_gguf = re.split("[?#]", source)[0].lower().endswith(".gguf")
+    return "llamacpp" if is_gguf or source.startswith("ollama://") else ""
 
 
 def _add_one(router: APIRouter, control: Control) -> None:
