@@ -1,7 +1,7 @@
 """`make bench`: every number that the documentation states, measured here and now.
 
-Run as `python bench/run.py [request-path] [swap] [scheduler]`; without a name all parts run, one after the
-other. Tables go to standard output, raw values to bench/out/.
+Run as `python bench/run.py [request-path] [swap] [warm-up] [scheduler]`; without a name all parts run, one
+after the other. Tables go to standard output, raw values to bench/out/.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import many_models
 import request_path
 import swap
+import warm_up
 
-PARTS = ("request-path", "swap", "scheduler")
+PARTS = ("request-path", "swap", "warm-up", "many-models", "scheduler")
 HERE = Path(__file__).resolve().parent
 
 
@@ -27,6 +29,10 @@ def main(argv: list[str]) -> int:
     if "swap" in parts:
         for kind in arguments.engines.split(","):
             swap.measure(kind, arguments.pairs, arguments.seed)
+    if "warm-up" in parts:
+        warm_up.measure(arguments.starts, arguments.seed)
+    if "many-models" in parts:
+        many_models.measure(arguments.rounds, arguments.seconds, arguments.seed)
     if "scheduler" in parts:
         subprocess.run([sys.executable, str(HERE / "scheduler.py")], check=True)
     return 0
@@ -41,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--contestants", default=",".join(request_path.NAMES))
     parser.add_argument("--pairs", type=int, default=20, help="of swaps, per kind of engine")
     parser.add_argument("--engines", default="fake,llamacpp", help="of the swaps")
+    parser.add_argument("--starts", type=int, default=20, help="of the warm-up, for each of its kinds")
     return parser
 
 

@@ -33,7 +33,7 @@ NAMES = ("by hand", "modelyard")
 def measure(kind: str, pairs: int, seed: int) -> None:
     """Run the pairs for one kind of engine (fake, llamacpp); write bench/out/swap-KIND.json."""
     config = ROOT / "bench" / f"swap-{kind}.yaml"
-    environment = {"BENCH_MODEL": str(_model())} if kind == "llamacpp" else {}
+    environment = {"BENCH_MODEL": str(demo_model())} if kind == "llamacpp" else {}
     order = random.Random(seed)
     times: dict[str, list[float]] = {name: [] for name in NAMES}
     with Contestants() as started:
@@ -101,7 +101,7 @@ def _text(line: str) -> str:
     return str(choices[0].get("delta", {}).get("content") or "")
 
 
-def _model() -> Path:
+def demo_model() -> Path:
     """The small model, fetched once into .cache/bench."""
     path = BUILT / Path(MEMBER).name
     if not path.exists():
