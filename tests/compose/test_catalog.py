@@ -105,8 +105,8 @@ async def test_versions_are_asked_for_by_number_digest_and_tag() -> None:
 async def test_promotion_and_rollback_lose_no_request(swap: bool) -> None:
     """Beside each other where there is room, in each other's place where there is not."""
     async with live_yard({}, memory=SHARE + MB if swap else TWO) as yard:
-        await register(yard, "m", fake())
-        await yard.yard.catalog.add_version("m", slower(400), who=WHO, match=None)
+        await register(yard, "m", fake(slots=4, max_wait="2m"))
+        await yard.yard.catalog.add_version("m", slower(400, slots=4), who=WHO, match=None)
         seen: list[str] = []
         ended = asyncio.Event()
 
