@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from modelyard.errors import ConfigError, RegistryUnavailable
-from modelyard.registry import Filter, Registry, database
+from modelyard.registry import Filter, Registry, database, schema
+from modelyard.registry import registry as registry_module
 from registry import dying
 from registry.making import new_version, register
 from registry.postgres import Postgres
@@ -153,6 +154,15 @@ async def test_a_password_is_in_no_text(tmp_path: Path) -> None:
     await registry.close()
 
 
+@pytest.mark.parametrize("url", ["postgresql://ada:s3#cret@/yard", "postgresql://ada:s3/cret@host/yard"])
+async def test_a_password_that_breaks_its_url_is_not_repeated(url: str) -> None:
+    registry = Registry(url)
+    with pytest.raises(ConfigError, match=r"^registry.database_url: cannot be read; .* %23") as caught:
+        await registry.open()
+    assert "s3" not in str(caught.value)
+    await registry.close()
+
+
 @pytest.mark.parametrize("url", ["mysql://ada:s3cret@/yard", "sqlite://", "s3cret", "sqlite:///:memory:"])
 def test_what_names_no_database_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"^registry.database_url: ") as caught:
@@ -204,6 +214,41 @@ async def test_killed_while_it_registers(url: str) -> None:
         assert model.policy == {"of": model.name}
     assert {entry.model for entry in await registry.audit(limit=1000)} == found
     await registry.close()
+
+
+async def test_a_long_migration_is_not_waited_for_and_goes_on(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server migrates, longer than a statement may take: calls fail meanwhile, and then work."""
+    monkeypatch.setattr(database, "STATEMENT", 0.2)
+    monkeypatch.setattr(registry_module, "OPENING", 0.1)
+    holder, late = database.Database(url), Registry(url)
+    async with holder.connection(30) as connection:
+        if holder.file is None:
+            await connection.execute(text(f"SELECT pg_advisory_xact_lock({schema._LOCK})"))
+        for _ in range(5):
+            with pytest.raises(RegistryUnavailable, match="is being brought to this program's schema"):
+                await late.stamp()
+    assert (await late.open()).after == schema.head()
+    assert await late.stamp() == 0
+    await holder.close()
+    await late.close()
+
+
+async def test_a_server_that_stops_in_a_migration_leaves_it(url: str) -> None:
+    holder, late = database.Database(url), Registry(url)
+    async with holder.connection(30) as connection:
+        if holder.file is None:
+            await connection.execute(text(f"SELECT pg_advisory_xact_lock({schema._LOCK})"))
+        opening = asyncio.ensure_future(late.open())
+        await asyncio.sleep(0.05)
+        if holder.file is None:  # SQLite's wait for a lock cannot be ended
+            await late.close()
+    if holder.file is not None:
+        await late.close()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await holder.close()
 
 
 # -- SQLite ---------------------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ class Database:
         """`file` is SQLite's, None for PostgreSQL; `name` is for people, without a password."""
         self.file = _file(url)
         self.name = str(self.file or without_password(str(url)))
-        self.engine = _postgresql(str(url)) if self.file is None else _sqlite(self.file)
+        self._url = str(url)
+        self.engine = self._engine(STATEMENT)
         self._deadline = WHOLE
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
@@ -64,15 +65,23 @@ class Database:
 
     @asynccontextmanager
     async def connection(self, deadline: float) -> AsyncIterator[Any]:
-        """A connection in a transaction that writes, for migrations. Raises RegistryUnavailable."""
-        with self._failures():
-            async with asyncio.timeout(deadline), self.engine.connect() as connection:
-                await connection.execution_options(**{_WRITES: True})
-                async with connection.begin():
-                    yield connection
+        """A connection of its own, in a transaction that writes, for migrations: each statement may take as
+        long as all of them. Raises RegistryUnavailable."""
+        engine = self._engine(deadline)
+        try:
+            with self._failures():
+                async with asyncio.timeout(deadline), engine.connect() as connection:
+                    await connection.execution_options(**{_WRITES: True})
+                    async with connection.begin():
+                        yield connection
+        finally:
+            await engine.dispose()
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+    def _engine(self, statement: float) -> AsyncEngine:
+        return _postgresql(self._url, statement) if self.file is None else _sqlite(self.file, statement)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -120,26 +129,31 @@ _COMMON: dict[str, Any] = {
 }
 
 
-def _postgresql(url: str) -> AsyncEngine:
+def _postgresql(url: str, statement: float) -> AsyncEngine:
+    settings = {
+        "application_name": "modelyard",
+        "statement_timeout": _milliseconds(statement),
+        "lock_timeout": _milliseconds(statement),
+        "idle_in_transaction_session_timeout": _milliseconds(2 * max(statement, WHOLE)),
+    }
+
     async def connect() -> Any:
         """The driver reads the URL itself, and knows what libpq does: sslmode, several hosts …"""
-        return await importlib.import_module("asyncpg").connect(
-            url,
-            timeout=CONNECT,
-            command_timeout=STATEMENT,
-            server_settings={
-                "application_name": "modelyard",
-                "statement_timeout": _milliseconds(STATEMENT),
-                "lock_timeout": _milliseconds(STATEMENT),
-                "idle_in_transaction_session_timeout": _milliseconds(2 * WHOLE),
-            },
-        )
+        driver = importlib.import_module("asyncpg")
+        try:
+            return await driver.connect(
+                url, timeout=CONNECT, command_timeout=statement, server_settings=settings
+            )
+        except ValueError:  # its text may hold a part of the password
+            raise ConfigError(
+                SETTING, "cannot be read; write `/`, `@`, `#`, `?` and `%` in a password as %2F, %40, %23 …"
+            ) from None
 
     try:
         return create_async_engine(
             "postgresql+asyncpg://",
             async_creator=connect,
-            pool_timeout=STATEMENT,
+            pool_timeout=statement,
             pool_pre_ping=True,
             pool_recycle=1800,
             **_COMMON,
@@ -165,10 +179,10 @@ class _Connection(sqlite3.Connection):
         super().close()
 
 
-def _sqlite(file: Path) -> AsyncEngine:
+def _sqlite(file: Path, statement: float) -> AsyncEngine:
     url = URL.create("sqlite+aiosqlite", database=str(file))
-    arguments = {"factory": _Connection}
-    engine = create_async_engine(url, pool_timeout=STATEMENT, connect_args=arguments, **_COMMON)
+    arguments = {"factory": _Connection, "timeout": statement}  # for locks
+    engine = create_async_engine(url, pool_timeout=statement, connect_args=arguments, **_COMMON)
     event.listen(engine.sync_engine, "do_connect", _private_file)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
@@ -184,12 +198,7 @@ def _private_file(_dialect: object, _record: object, arguments: list[Any], _opti
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # BEGIN is ours
     cursor = connection.cursor()
-    for pragma in (
-        f"busy_timeout = {_milliseconds(STATEMENT)}",
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-    ):
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

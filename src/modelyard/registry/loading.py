@@ -38,7 +38,7 @@ _CHUNK = 200  # rows
 async def everything(
     session: AsyncSession,
 ) -> tuple[list[ModelRecord], dict[str, tuple[VersionRecord, ...]]]:
-    """All models by name, and the versions of each. It lets others have the loop every few milliseconds."""
+    """All models by name, and the versions of each. It lets others have the loop meanwhile."""
     rows = (await session.scalars(select(ModelRow).order_by(ModelRow.name))).all()
     names = {row.id: row.name for row in rows}
     query = select(VersionRow).order_by(VersionRow.model_id, VersionRow.number)

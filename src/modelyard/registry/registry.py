@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelyard.errors import VersionNotFound
+from modelyard.errors import RegistryUnavailable, VersionNotFound
 from modelyard.registry import changing, checks, loading, schema
 from modelyard.registry.changing import Change
 from modelyard.registry.database import Database
@@ -47,6 +47,7 @@ from modelyard.registry.tables import (
 )
 
 LARGEST_PAGE = 1000
+OPENING = 15.0  # seconds that a call waits for a migration
 
 
 class Registry:
@@ -64,25 +65,29 @@ class Registry:
         names no database of a known kind."""
         self._database = Database(url)
         self._clock = clock
-        self._opened = False
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[schema.Migrated] | None = None  # done and without an error: it is open
 
     @property
     def name(self) -> str:
         """The database for people, without a password."""
         return self._database.name
 
-    async def open(self) -> schema.Migrated | None:
-        """Bring the schema up to date; every other method does it when this was not called, or failed.
-        Returns what was migrated. Raises ConfigError when a newer program has made the schema."""
-        async with self._opening:
-            if self._opened:
-                return None
-            done = await schema.migrate(self._database)
-            self._opened = True
-            return done if done.before != done.after else None
+    async def open(self) -> schema.Migrated:
+        """Bring the schema up to date, once; every other method does it when this was not called, or failed.
+        A migration goes on when its caller is cancelled, until `close`. Raises ConfigError when a newer
+        program has made the schema."""
+        task = self._opening
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = self._opening = asyncio.create_task(schema.migrate(self._database))
+            task.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # seen, if by nobody else
+        return await asyncio.shield(task)
 
     async def close(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
         await self._database.close()
 
     # -- reading ----------------------------------------------------------------------------------------
@@ -328,15 +333,24 @@ class Registry:
 
     # -- sessions ---------------------------------------------------------------------------------------
 
+    async def _opened(self) -> None:
+        try:
+            async with asyncio.timeout(OPENING):
+                await self.open()
+        except TimeoutError:
+            raise RegistryUnavailable(
+                f"the registry's database ({self.name}) is being brought to this program's schema"
+            ) from None
+
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncSession]:
-        await self.open()
+        await self._opened()
         async with self._database.reading() as session:
             yield session
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncSession]:
-        await self.open()
+        await self._opened()
         async with self._database.writing() as session:
             yield session
 

@@ -56,8 +56,6 @@ async def migrate(database: Database, target: str = "head") -> Migrated:
     """
     async with database.connection(DEADLINE) as connection:
         if database.file is None:
-            await connection.execute(text(f"SET LOCAL statement_timeout = {int(DEADLINE * 1000)}"))
-            await connection.execute(text(f"SET LOCAL lock_timeout = {int(DEADLINE * 1000)}"))
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
         before = await connection.run_sync(_current)
         wanted = _wanted(target)
