@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from gateway.live_yard import LiveYard, fake, live_yard
+from modelyard.core import actions as ac
 from modelyard.core.types import Spec
 from modelyard.engines.fake import FakeEngine
+from modelyard.runtime.entries import Entry
 from store.byte_source import weights
 from store.test_changed_files import flip
 from waiting import until
@@ -156,6 +158,26 @@ async def test_a_removed_file_is_fetched_again_while_its_request_waits(path: Pat
         failed = len(yard.notes("failed"))
         assert (await yard.chat("m")).status == 200
         assert len(yard.notes("failed")) == failed
+
+
+async def test_files_that_go_right_after_a_start_was_decided_are_fetched_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with live_yard(models(path)) as yard:
+        await yard.load("m")
+        await yard.unload("m")
+        driver = yard.driver
+        entry = driver.entries[_version(yard).key]
+        begin = driver.commands.start
+
+        def start(action: ac.Start, of: Entry) -> None:
+            begin(action, of)
+            monkeypatch.setattr(driver.commands, "start", begin)
+            entry.files = None
+
+        monkeypatch.setattr(driver.commands, "start", start)
+        assert (await yard.chat("m")).status == 200
+        assert "are fetched again" in yard.notes("failed")[-1]
 
 
 async def test_files_are_kept_while_their_engine_runs_or_their_policy_wants_it(path: Path) -> None:

@@ -200,11 +200,9 @@ class Commands:
 
     async def _recheck(self, entry: Entry, instance: str) -> None:
         """Its files are what they were. Raises _StartFailed; then they are fetched before another start."""
-        if entry.files is None:
-            return
         code, detail = "", "its files are not in the cache any more; they are fetched again"
         try:
-            if await self._files.recheck(entry, instance):
+            if entry.files is not None and await self._files.recheck(entry, instance):
                 return
         except StoreError as error:
             code, detail = error.code, error.message

@@ -444,9 +444,9 @@ class Driver:
         return [
             file.path
             for entry in tuple(self.entries.values())
-            if entry.files is not None
+            if (files := entry.files) is not None
             and (entry.policy.pin or entry.policy.home or entry.policy.min_replicas)
-            for file in entry.files.values()
+            for file in files.values()
         ]
 
     def _note(self, note: ac.Note) -> None:
