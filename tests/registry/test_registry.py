@@ -130,6 +130,26 @@ async def test_what_is_deleted_is_gone_and_its_names_are_free(registry: Registry
     assert len(await registry.versions("b")) == 1
 
 
+@pytest.mark.parametrize("text", ["a\0", "\ud800", "a" * 9000])
+async def test_what_cannot_be_there_is_not_looked_for(registry: Registry, text: str) -> None:
+    await register(registry, "a")
+    for read in (
+        lambda: registry.get(text),
+        lambda: registry.versions(text),
+        lambda: registry.list(after=text),
+        lambda: registry.list(Filter(name=text)),
+        lambda: registry.list(Filter(capability=text)),
+        lambda: registry.list(Filter(pair=("en", text))),
+        lambda: registry.audit(text),
+        lambda: registry.untag("a", text, who="ada"),
+        lambda: registry.untag("a", "b", who=text),
+    ):
+        with pytest.raises(InvalidRequest):
+            await read()
+    for before in (-(2**70), 2**70):
+        assert len(await registry.audit(before=before)) == (before > 0)
+
+
 # -- versions -------------------------------------------------------------------------------------------
 
 
@@ -200,6 +220,10 @@ async def test_what_is_found_out_about_a_version(registry: Registry) -> None:
     assert (seen.state, seen.capabilities, seen.digest) == (VersionState.VERIFIED, can, made.current.digest)
     assert await registry.artifacts("a", 1) == files
     assert await names(registry, capability="vision", state=VersionState.VERIFIED) == ["a"]
+    stamp = await registry.stamp()
+    await report("a", 1, VersionState.VERIFIED, who="server", capabilities=can, artifacts=files[::-1])
+    await report("a", 1, VersionState.VERIFIED, who="server")
+    assert await registry.stamp() == stamp  # it was known, and is not written again
     failed = await report("a", 1, VersionState.FAILED, who="server", detail="the disk is full")
     assert (failed.state, failed.detail, failed.capabilities) == (
         VersionState.FAILED,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, select
@@ -97,6 +97,10 @@ class Change:
         query = select(func.count()).select_from(table).where(table.model_id == self.model.id)
         if (await self.session.scalars(query)).one() >= most:
             raise InvalidRequest(f"the model '{self.model.name}' has {most} tags already", param="tag")
+
+    async def artifacts(self, number: int) -> list[dict[str, Any]]:
+        """The columns of a version's files, as `checks.artifacts_of` gives them."""
+        return [asdict(file) for file in await loading.artifacts(self.session, self.model.id, number)]
 
     # -- rows -------------------------------------------------------------------------------------------
 

@@ -119,8 +119,14 @@ def version(model: str, row: VersionRow) -> VersionRecord:
     )
 
 
-def artifact(row: ArtifactRow) -> Artifact:
-    return Artifact(row.path, row.source, row.size, row.sha256, row.licence, row.made_from)
+async def artifacts(session: AsyncSession, model: int, number: int) -> tuple[Artifact, ...]:
+    """The files of a version, by path."""
+    query = select(ArtifactRow).where(ArtifactRow.model_id == model, ArtifactRow.number == number)
+    found = (
+        Artifact(row.path, row.source, row.size, row.sha256, row.licence, row.made_from)
+        for row in await session.scalars(query)
+    )
+    return tuple(sorted(found, key=lambda file: file.path))
 
 
 def policy(row: PolicyRow) -> PolicyRecord:
@@ -144,7 +150,7 @@ def facets(row: VersionRow) -> set[str]:
     }
 
 
-def listed(wanted: Filter, after: str | None, limit: int) -> Select[ModelRow]:
+def listed(wanted: Filter, after: str, limit: int) -> Select[ModelRow]:
     """The query of a page: along the index of the first facet, or of names, and no further than it must."""
     query: Select[ModelRow] = select(ModelRow)
     order: Any = ModelRow.name
@@ -155,7 +161,7 @@ def listed(wanted: Filter, after: str | None, limit: int) -> Select[ModelRow]:
             order = row.name
         else:
             query = query.join(row, and_(row.facet == facet, row.name == order))
-    query = query.where(order > (after or ""))
+    query = query.where(order > after)
     if wanted.name:
         query = query.where(func.lower(order).contains(wanted.name.lower(), autoescape=True))
     return query.order_by(order).limit(limit)

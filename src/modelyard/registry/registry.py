@@ -47,6 +47,7 @@ from modelyard.registry.tables import (
 )
 
 LARGEST_PAGE = 1000
+LARGEST_ID = 2**63 - 1
 OPENING = 15.0  # seconds that a call waits for a migration
 
 
@@ -99,8 +100,9 @@ class Registry:
     async def list(self, wanted: Filter | None = None, *, after: str | None = None, limit: int = 50) -> Page:
         """Models by name, behind `after` (a name); at most `limit` (1 to 1,000) of them."""
         limit = max(1, min(limit, LARGEST_PAGE))
+        wanted, after = checks.filter_of(wanted or Filter()), checks.text_of(after or "", "after")
         async with self._reading() as session:
-            query = loading.listed(wanted or Filter(), after, limit + 1)
+            query = loading.listed(wanted, after, limit + 1)
             rows = (await session.scalars(query)).all()
             found = await loading.models(session, rows[:limit])
         return Page(tuple(found), found[-1].name if len(rows) > limit else None)
@@ -135,9 +137,7 @@ class Registry:
         async with self._reading() as session:
             model = await changing.find(session, name)
             await changing.version(session, model, number)
-            query = select(ArtifactRow).where(ArtifactRow.model_id == model.id, ArtifactRow.number == number)
-            rows = await session.scalars(query.order_by(ArtifactRow.path))
-            return tuple(loading.artifact(row) for row in rows)
+            return await loading.artifacts(session, model.id, number)
 
     async def policies(self, name: str) -> tuple[PolicyRecord, ...]:
         """Each policy that the model had; the last one holds."""
@@ -153,9 +153,9 @@ class Registry:
         it has or had) or of all."""
         query = select(AuditRow).order_by(AuditRow.id.desc()).limit(max(1, min(limit, LARGEST_PAGE)))
         if name is not None:
-            query = query.where(AuditRow.model == name)
+            query = query.where(AuditRow.model == checks.text_of(name, "name"))
         if before is not None:
-            query = query.where(AuditRow.id < before)
+            query = query.where(AuditRow.id < max(0, min(before, LARGEST_ID)))
         async with self._reading() as session:
             return tuple(loading.audit(row) for row in await session.scalars(query))
 
@@ -242,6 +242,7 @@ class Registry:
 
     async def untag(self, name: str, tag: str, *, who: str, match: int | None = None) -> ModelRecord:
         """Raises VersionNotFound when the model has no such tag."""
+        checks.tag_of(tag)
         async with self._changing(name, who, match) as change:
             row = await change.session.get(TagRow, (change.model.id, tag))
             if row is None:
@@ -293,7 +294,8 @@ class Registry:
         artifacts: Iterable[Artifact] | None = None,
     ) -> VersionRecord:
         """What was found out about a version: its state, and what its files say. What is None stays as it is.
-        It is no change of the model, whose revision stays. Raises VersionNotFound."""
+        It is no change of the model, whose revision stays; what was known already is not written again.
+        Raises VersionNotFound."""
         checks.text_of(detail, "detail")
         can = None if capabilities is None else checks.capabilities_of(capabilities)
         files = None if artifacts is None else checks.artifacts_of(artifacts)
@@ -301,10 +303,13 @@ class Registry:
             model, row = change.model, await changing.version(change.session, change.model, number)
             before: dict[str, object] = {"version": number, "state": row.state, "detail": row.detail}
             after: dict[str, object] = {"version": number, "state": state.value, "detail": detail}
-            row.state, row.detail = state.value, detail
             if can is not None:
                 before["capabilities"], after["capabilities"] = row.capabilities, can
-                row.capabilities = can
+            if files is not None:
+                before["artifacts"], after["artifacts"] = await change.artifacts(number), files
+            if before == after:
+                return loading.version(model.name, row)
+            row.state, row.detail, row.capabilities = state.value, detail, can or row.capabilities
             if files is not None:
                 await change.drop(ArtifactRow, ArtifactRow.number == number)
                 change.add_artifacts(number, files)
