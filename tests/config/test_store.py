@@ -6,6 +6,7 @@ import pytest
 
 from modelyard.config import Config, ConfigErrors, StoreSetting, load
 from modelyard.config.difference import compare
+from modelyard.config.versions import keyed
 
 S3 = "endpoint: 'http://minio:9000/', access_key_id: me, secret_access_key: hunter2"
 
@@ -67,3 +68,19 @@ def test_a_change_needs_a_restart_and_tells_no_secret() -> None:
         "store.s3.secret_access_key",
     }
     assert "hunter2" not in str(found)
+
+
+def test_a_password_in_a_source_is_told_to_nobody() -> None:
+    """Not in what changed, and no digest lets it be guessed."""
+
+    def model(source: str) -> Config:
+        return load(None, f"models: {{a: {{engine: fake, source: '{source}'}}}}", {"HOME": "/home/ada"})
+
+    old, new = model("https://ada:hunter2@host/a?token=hunter3"), model("https://host/a")
+    (changed,) = compare(old, new).models
+    assert [(one.before, one.after) for one in changed.fields] == [
+        ("https://****@host/a?…", "https://host/a")
+    ]
+    digests = {keyed(old, key).models[0].spec.digest for key in ("one", "other")}
+    assert len(digests) == 2, "it depends on what nobody knows"
+    assert len({keyed(new, key).models[0].spec.digest for key in ("one", "other")}) == 1

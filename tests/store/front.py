@@ -54,7 +54,7 @@ class Front:
     # Bytes that are promised beyond those that come.
     lie: int = 0
     rate: float = 0.0  # bytes a second of each answer; 0: as fast as it goes
-    # Answers stop after their first step until it is set.
+    # Answers stop after their head until it is set.
     flowing: threading.Event = field(default_factory=threading.Event)
     busy: int = 0
     most_busy: int = 0
@@ -123,12 +123,12 @@ class _Handler(BaseHTTPRequestHandler):
         cut = front.cuts.popleft() if front.cuts else None
         end = len(body) if cut is None else min(cut, len(body))
         for at in range(0, end, _STEP):
+            front.flowing.wait(30)
             chunk = body[at : min(at + _STEP, end)]
             self.wfile.write(chunk)
             asked.sent += len(chunk)
             if front.rate:
                 time.sleep(len(chunk) / front.rate)
-            front.flowing.wait(30)
         self.close_connection = cut is not None or front.lie > 0 or self.close_connection
 
 

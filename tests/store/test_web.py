@@ -147,6 +147,22 @@ async def test_a_file_that_changes_all_the_time(root: Path, front: Front, files:
         await fetched(root, f"{front.url}/tiny.gguf")
 
 
+async def test_a_refusal_does_not_wait_for_other_connections(root: Path, front: Front, files: Files) -> None:
+    """One part is refused for good while the others stand still."""
+
+    def web(method: str, path: str, headers: Mapping[str, str]) -> Reply:
+        if headers.get("range", "").startswith(f"bytes={PIECE}-"):
+            return 403, {}, b""
+        return files.web(method, path, headers)
+
+    front.backend = web
+    front.flowing.clear()
+    before = asyncio.get_running_loop().time()
+    with pytest.raises(SourceForbidden):
+        await fetched(root, f"{front.url}/tiny.gguf")
+    assert asyncio.get_running_loop().time() - before < 10
+
+
 async def test_a_wait_that_is_asked_for(root: Path, front: Front) -> None:
     front.refusals.append((429, {"Retry-After": "1"}))
     before = asyncio.get_running_loop().time()

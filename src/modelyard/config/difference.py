@@ -15,6 +15,7 @@ from modelyard.config.database import PATH as DATABASE_URL
 from modelyard.config.database import without_password
 from modelyard.config.problems import is_below, join
 from modelyard.config.secrets import HIDDEN, SECRET, plain
+from modelyard.config.secrets import shown as shown_address
 from modelyard.config.values import Config, DeviceSetting, Key, Model
 from modelyard.engines.base import Profile
 
@@ -228,6 +229,8 @@ def _shown_of(config: Config, model: Model) -> _Shown:
             places.append(join(profile, rest or "type"))
         if isinstance(value, str) and head == "parameters" and SECRET.search(path.rpartition(".")[2]):
             return HIDDEN
+        if path == "source" and isinstance(value, str):
+            value = shown_address(value)
         return _unless_filled(config, places, value)
 
     return shown

@@ -17,6 +17,15 @@ HIDDEN = "…"  # in place of a value that may be a secret
 SECRET = re.compile("key|token|secret|passw|credential|auth|header|hft", re.IGNORECASE)  # in a name
 
 
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
+_QUERY = re.compile(r"(://[^?#\s]*)\?[^#\s]*")
+
+
+def shown(address: str) -> str:
+    """An address as people and logs may see it: without a user, a password, or what a query holds."""
+    return _QUERY.sub(r"\1?…", _USER.sub("****@", address))
+
+
 def plain(value: object) -> object:
     """A value as JSON has it; without an end is `forever`, as it is written."""
     if isinstance(value, SecretStr):

@@ -16,7 +16,7 @@ from hashlib import sha256
 from secrets import token_hex
 
 from modelyard.config.problems import is_below
-from modelyard.config.secrets import HIDDEN, plain
+from modelyard.config.secrets import HIDDEN, plain, shown
 from modelyard.config.values import Config, Model
 from modelyard.core.types import Spec, WarmUp
 from modelyard.engines.base import Profile
@@ -55,7 +55,13 @@ def spec_digest(spec: Spec, profile: Profile, *, filled: bool, key: str = _OWN_K
     content |= {"quantize": spec.quantize} if spec.quantize else {}
     content |= {"sha256": spec.sha256} if spec.sha256 else {}
     content |= {"allow_pickle": True} if spec.allow_pickle else {}
-    if filled or profile.environment or HIDDEN in json.dumps(plain(spec.parameters), ensure_ascii=False):
+    secret = shown(spec.source) != spec.source
+    if (
+        secret
+        or filled
+        or profile.environment
+        or HIDDEN in json.dumps(plain(spec.parameters), ensure_ascii=False)
+    ):
         content["salt"] = key
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return sha256(canonical.encode()).hexdigest()

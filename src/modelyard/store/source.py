@@ -7,7 +7,6 @@ knows nothing of the cache. It looks at its `Watch` at every chunk, so that it c
 from __future__ import annotations
 
 import errno
-import re
 import shutil
 import threading
 import time
@@ -17,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from modelyard.config import secrets
 from modelyard.errors import DiskFull, DownloadFailed
+
+shown = secrets.shown
 
 CHUNK = 2**20
 # Kept free below what a download needs: other writers share the disk.
 HEADROOM = 16 * 2**20
 _REPORT_EVERY = 0.1
-_USER = re.compile(r"(?<=://)[^/?#\s]*@")
-_QUERY = re.compile(r"(://[^?#\s]*)\?[^#\s]*")
+
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -150,11 +151,6 @@ class Source(Protocol):
         last try left it where the source `resumes`) is taken into the cache; any other is used where it lies
         and never changed. Raises StoreError, OSError and what `watch` raises."""
         ...
-
-
-def shown(source: str) -> str:
-    """A source as people and logs may see it: without a user, a password, or what a query holds."""
-    return _QUERY.sub(r"\1?…", _USER.sub("****@", source))
 
 
 def is_no_room(error: OSError) -> bool:
