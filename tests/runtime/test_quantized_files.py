@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gateway.live_yard import sections, short_folder
+from gateway.live_yard import LiveYard, running, sections, short_folder
 from modelyard import compose, config
 from modelyard.config import ConfigErrors
 from modelyard.core.types import Policy, Spec
@@ -18,6 +18,7 @@ from modelyard.engines.base import Profile
 from modelyard.runtime.entries import Entry, Progress
 from modelyard.runtime.files import StoreFiles
 from modelyard.store import LocalFiles, Store, Terms, Watch
+from modelyard.store.quantize import quantize
 from store.test_quantize import random_gguf
 
 pytest.importorskip("gguf")
@@ -77,6 +78,20 @@ async def test_what_it_was_made_of_may_go(tmp_path: Path) -> None:
         files.let_go("a test")
         assert await files.fetch(quantized, lambda step: None) == found
         assert len(fetched) == 1
+
+
+async def test_what_was_quantized_already_is_shown_as_such() -> None:
+    with short_folder() as folder:
+        list(quantize(random_gguf(folder / "f16.gguf"), folder / "q8.gguf", "q8_0"))
+        fields = {"engine": "llamacpp", "devices": ["ram"], "quantize": "q4_0"}
+        models = {name: {**fields, "source": str(folder / f"{name}.gguf")} for name in ("f16", "q8")}
+        yard = await compose.build(config.load(None, sections(folder, models)))
+        live = LiveYard(yard, folder / "yard.sock")
+        async with running(live, folder):
+            for name in models:
+                await live.yard.driver.fetch(yard.names.resolve(name), lambda step: None)
+            shown = {one["id"]: one["quantize"] for one in (await live.http.get("/admin/models")).json()}
+    assert shown == {"f16": "q4_0", "q8": "q4_0, requantized from q8_0"}
 
 
 async def refusal(**fields: Any) -> tuple[str, str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compose.test_refused_starts import GGUF
 from gateway.live_yard import LiveYard, fake, live_yard, running, sections, short_folder
 from modelyard import compose, config
 from modelyard.core.types import Address
 from modelyard.engines.llama_http import post
-from modelyard.runtime import probes
+from modelyard.runtime import commands, probes
 from modelyard.wire.pool import Pool
 from waiting import until
 from wire.raw_engines import OK, Peer, engine
@@ -53,6 +55,27 @@ class TestReady:
         (problem,) = refused.value.problems
         assert problem.path == "models.a.warm_up.prefixes"
         assert "2 slots" in problem.message
+
+
+class TestReadingAhead:
+    @pytest.mark.parametrize("wanted", [True, False])
+    async def test_begins_with_the_start_unless_it_is_told_not_to(
+        self, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[tuple[list[Path], int]] = []
+
+        def note(files: list[Path], room: int, stop: threading.Event) -> int:
+            read.append((files, room))
+            return 0
+
+        monkeypatch.setattr(commands, "read_ahead", note)
+        source = tmp_path / "model.gguf"
+        source.write_bytes(GGUF)
+        model = {"engine": "llamacpp", "source": str(source), "devices": ["ram"]}
+        async with live_yard({"m": {**model, "warm_up": {"read_ahead": wanted}}}) as yard:
+            assert (await yard.post("/admin/models/m/load")).status == 503, "it is no model"
+        assert [files for files, _ in read] == [[source]] * wanted
+        assert all(room > 0 for _, room in read)
 
 
 class TestCalls:

@@ -21,7 +21,8 @@ from store.test_store import files_below
 from waiting import until
 
 pytest.importorskip("gguf")
-COPIES = 'echo run >> "$(dirname $0)/runs"; cp $1 $2'
+FILES = "while [ $# -gt 3 ]; do shift; done"  # options come before
+COPIES = f'{FILES}; echo run >> "$(dirname $0)/runs"; cp $1 $2'
 HANGS = 'echo $$ >> "$(dirname $0)/runs"; exec sleep 60'
 
 
@@ -145,7 +146,7 @@ async def test_a_making_that_nobody_wants_is_stopped(
     [
         ("echo cannot do that; exit 3", QuantizeFailed, "ended with 3: cannot do that"),
         ("exit 0", QuantizeFailed, "wrote no file"),
-        ("head -c 3000 $1 > $2", BadGguf, "quantized"),
+        (f"{FILES}; head -c 3000 $1 > $2", BadGguf, "quantized"),
         ("echo No space left on device; exit 1", DiskFull, "needs more"),
     ],
 )

@@ -155,7 +155,7 @@ def peak(source: Path, target: Path, type: str) -> int:
     """The most bytes that the tool had in memory."""
     code = "import os, sys; pid = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, *sys.argv[1:]])\n"
     code += "_, status, used = os.wait4(pid, 0); assert status == 0, status; print(used.ru_maxrss)"
-    argv = Tool("gguf", "").argv(source, target, type, again=False)
+    argv = Tool("gguf", "").argv(source, target, type, "f16")
     run = subprocess.Popen(
         [sys.executable, "-c", code, *argv[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -171,7 +171,7 @@ def peak(source: Path, target: Path, type: str) -> int:
 
 
 def test_the_tool_ends_with_whoever_waits_for_it(source: Path, tmp_path: Path) -> None:
-    argv = Tool("gguf", "").argv(source, tmp_path / "out", "q8_0", again=False)
+    argv = Tool("gguf", "").argv(source, tmp_path / "out", "q8_0", "f16")
     done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=50)
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 1
@@ -192,8 +192,9 @@ class TestTools:
         assert problem("q4_k_m") is None
         tool = tool_for("q4_k_m")
         assert tool is not None
-        assert tool.argv(Path("a"), Path("b"), "q4_k_m", again=False) == [program, "a", "b", "Q4_K_M"]
-        assert tool.argv(Path("a"), Path("b"), "q8_0", again=True)[1] == "--allow-requantize"
+        mark = ["--override-kv", "modelyard.quantized_from=str:f16"]
+        assert tool.argv(Path("a"), Path("b"), "q4_k_m", "f16") == [program, *mark, "a", "b", "Q4_K_M"]
+        assert tool.argv(Path("a"), Path("b"), "q8_0", "q4_1")[1] == "--allow-requantize"
         before = tool.version
         Path(program).write_text("#!/bin/sh\nexit 1\n")
         assert (tool_for("q4_k_m") or tool).version != before

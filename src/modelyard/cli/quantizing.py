@@ -48,8 +48,7 @@ def quantize(
     typer.echo(f"{before.path}")
     typer.echo(f"  as {type}, made by {tool.name} {tool.version}: {after.path}")
     typer.echo(f"  {tables.size(before.size)} -> {tables.size(after.size)} ({after.size / before.size:.0%})")
-    was = str(after.header.get("modelyard.quantized_from", ""))
-    if was and quantization.is_quantized(was):
+    if was := quantization.requantized_from(after.header):
         typer.echo(f"  requantized: it was {was} already, and lost more than the original would have")
     if check:
         _compare(before.path, after.path, console)

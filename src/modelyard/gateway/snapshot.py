@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from math import isfinite
 
 from modelyard import __version__
-from modelyard.config.secrets import shown
 from modelyard.core.actions import Note
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.state import Instance, State, Version
@@ -27,6 +26,7 @@ from modelyard.gateway.names import Names
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.timing import Timing
+from modelyard.store.quantize import requantized_from
 from modelyard.telemetry.metrics import Snapshot as Gauges
 
 _CAPABILITIES = {
@@ -164,7 +164,8 @@ class Snapshot:
         return views.ModelView(
             id=spec.model,
             details=self._details(entry),
-            source=shown(spec.source),
+            source=spec.source,
+            quantize=_quantized(entry),
             need=need.bytes if need is not None else None,
             measured=need is not None and need.known,
             keep_alive=policy.keep_alive if isfinite(policy.keep_alive) else None,
@@ -341,6 +342,13 @@ class Snapshot:
             message=note.message,
             fields=dict(note.fields),
         )
+
+
+def _quantized(entry: Entry) -> str:
+    """`q4_0`, or `q4_0, requantized from q8_0` once the file is here."""
+    file = (entry.files or {}).get("model") if entry.spec.quantize else None
+    was = requantized_from(file.header) if file is not None else ""
+    return f"{entry.spec.quantize}, requantized from {was}" if was else entry.spec.quantize
 
 
 def _timing(timing: Timing | None) -> views.TimingView | None:

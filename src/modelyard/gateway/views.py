@@ -176,6 +176,9 @@ class ModelView(View):
     id: str
     details: ModelDetails
     source: str
+    quantize: str = Field(
+        description="What the file of `source` is quantized to, and from what, if that was quantized already."
+    )
     need: int | None = Field(description="Memory of one instance; null until its files were read.")
     measured: bool = Field(description="False while `need` is a guess of the engine's adapter.")
     keep_alive: float | None = Field(description="How long it stays when idle; null: for ever.")

@@ -127,7 +127,7 @@ class Quantized(Source):
         log.info("quantize.requantizes" if again else "quantize.begins", **about)
         for remark in remarks:
             log.warning("quantize.kept", **about, reason=remark)
-        _run(order.tool.argv(order.parent, target, order.type, again=again), header.tensor_bytes, watch)
+        _run(order.tool.argv(order.parent, target, order.type, before), header.tensor_bytes, watch)
         if not target.is_file():
             raise QuantizeFailed(f"{order.tool.name} ended well and wrote no file; look at {order.parent}")
         return target

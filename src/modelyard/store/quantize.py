@@ -15,7 +15,7 @@ import select
 import shutil
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -49,7 +49,7 @@ _UINT32 = 4
 # Tensors that llama.cpp keeps whatever the type is: routers, positions, states.
 _KEPT = ("ffn_gate_inp", "position_embd", "token_types", "ssm_conv1d", "time_mix_", "attn_rel_b", "altup")
 _ALIGNMENT = 32
-_OURS = "modelyard.quantized_from"
+_FROM = "modelyard.quantized_from"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,13 @@ class Tool:
     version: str
     program: str = ""
 
-    def argv(self, source: Path, target: Path, type: str, *, again: bool) -> list[str]:
-        """Its command; `again`: the source is quantized already."""
+    def argv(self, source: Path, target: Path, type: str, before: str) -> list[str]:
+        """Its command; `before` is the type of the source."""
         if not self.program:
             return [sys.executable, "-m", "modelyard.store.quantize", str(source), str(target), type]
-        allow = ["--allow-requantize"] if again else []
-        return [self.program, *allow, str(source), str(target), type.upper()]
+        allow = ["--allow-requantize"] if is_quantized(before) else []
+        mark = ["--override-kv", f"{_FROM}=str:{before}"]
+        return [self.program, *allow, *mark, str(source), str(target), type.upper()]
 
 
 def tool_for(type: str) -> Tool | None:
@@ -112,6 +113,12 @@ def main_type(header: GgufHeader) -> str:
 def is_quantized(type: str) -> bool:
     """Whether weights of this type are quantized already: to quantize them again loses more."""
     return type not in _UNQUANTIZED
+
+
+def requantized_from(header: Mapping[str, object]) -> str:
+    """What a file that was made here was before, by its header's facts, if that was quantized already."""
+    before = str(header.get(_FROM, ""))
+    return before if before and is_quantized(before) else ""
 
 
 def planned(header: GgufHeader, type: str) -> tuple[list[Tensor], list[str]]:
@@ -208,13 +215,13 @@ def _write_head(
     """Magic number, key-values and tensors. Key-values are copied as they are, but for those that say how the
     weights are kept."""
     own = {"general.file_type": FILE_TYPES[type], "general.quantization_version": 2}
-    kept = [span for name, span in header.spans.items() if name not in own and name != _OURS]
+    kept = [span for name, span in header.spans.items() if name not in own and name != _FROM]
     new.write(b"GGUF" + struct.pack("<IQQ", header.version, len(tensors), len(kept) + len(own) + 1))
     for begin, end in kept:
         _copy(old, new, begin, end)
     for name, value in own.items():
         new.write(_text(name) + struct.pack("<II", _UINT32, value))
-    new.write(_text(_OURS) + struct.pack("<I", 8) + _text(main_type(header)))
+    new.write(_text(_FROM) + struct.pack("<I", 8) + _text(main_type(header)))
     for tensor in tensors:
         shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
         new.write(_text(tensor.name) + shape + struct.pack("<IQ", _NUMBERS[tensor.type], tensor.offset))
