@@ -1,4 +1,4 @@
-"""Hooks of schemathesis for `test_openapi`: most of what is registered is right, so that more can be asked."""
+"""Hooks of schemathesis for `test_openapi`: what is registered is mostly right, to be asked for more."""
 
 from __future__ import annotations
 
