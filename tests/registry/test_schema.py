@@ -180,6 +180,10 @@ async def test_sqlite_is_copied_before_it_is_changed(
     done = await schema.migrate(database)
     assert done.backup == tmp_path / f"registry.db.{ours}.backup"
     assert (await schema.migrate(database)).backup is None
+    for target in (ours, "9999", ours):
+        await schema.migrate(database, target)
+    copies = {f"registry.db.{name}.backup" for name in (ours, f"{ours}-1", "9999", "9999-1")}
+    assert {path.name for path in tmp_path.glob("registry.db.*")} == copies  # none replaces another
     await database.close()
     await registry.close()
     assert (done.backup.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o600, 0o600)
@@ -197,12 +201,12 @@ async def test_sqlite_that_cannot_be_copied_is_not_changed(
     database = Database(tmp_path / "registry.db")
     await schema.migrate(database)
     ours = schema.head()
-    (tmp_path / f"registry.db.{ours}.backup").mkdir()
+    (tmp_path / "registry.db.unfinished").mkdir()
     monkeypatch.setattr(schema, "MIGRATIONS", next_migrations)
     with pytest.raises(RegistryUnavailable, match="is not changed, because it cannot be copied to"):
         await schema.migrate(database)
     assert await current(database) == ours
-    assert not list(tmp_path.glob("*.unfinished"))
+    assert not list(tmp_path.glob("*.backup"))
     await database.close()
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from alembic import command
@@ -128,9 +129,12 @@ def _run(connection: Connection, before: str, wanted: str) -> None:
 
 
 def _copy(file: Path, revision: str) -> Path:
-    """A copy of the file as it is now, with what its log still holds; whole under its name, or not there."""
-    target = file.with_name(f"{file.name}.{revision}.backup")
-    unfinished = target.with_name(f"{target.name}.unfinished")
+    """A copy of the file as it is now, with what its log still holds; whole under its name, or not there. No
+    earlier copy is replaced."""
+    names = chain([""], (f"-{number}" for number in count(1)))
+    targets = (file.with_name(f"{file.name}.{revision}{name}.backup") for name in names)
+    target = next(path for path in targets if not os.path.lexists(path))
+    unfinished = file.with_name(f"{file.name}.unfinished")
     try:
         unfinished.unlink(missing_ok=True)
         os.close(os.open(unfinished, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
@@ -140,7 +144,8 @@ def _copy(file: Path, revision: str) -> Path:
         unfinished.replace(target)
         _sync(target.parent)
     except (OSError, sqlite3.Error) as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
         raise RegistryUnavailable(
             f"the registry's database is not changed, because it cannot be copied to {target}: {error}"
         ) from error
