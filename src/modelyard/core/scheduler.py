@@ -3,7 +3,7 @@
 An event changes what it says and marks what it made dirty; then one settle pass decides, whatever the event
 was: ready slots go to who waits (dispatch), versions that want an instance stand in line, and capacity plans
 who may start and who leaves for it. To see why a model was swapped, read `capacity` (its rule stands at its
-top); to see what happens to an instance then, read `instances`; to a request, `requests`.
+top); to see what happens to an instance then, read `instances`; to a request, `requests`; to files, `files`.
 
 Called by the driver, and by simulations with a virtual clock. It never reads a clock: `now` (seconds) only
 has to grow. A Tick must come no later than `next_deadline()`.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from modelyard.core import capacity, instances, requests
+from modelyard.core import capacity, files, instances, requests
 from modelyard.core import events as ev
 from modelyard.core.actions import Action, Fetch, Loaded
 from modelyard.core.admission import Sums, never_message, recap
@@ -55,9 +55,9 @@ class Scheduler:
             ev.Doubted: self._handle_doubted,
             ev.Probed: self._handle_probed,
             ev.Observed: self._handle_observed,
-            ev.Cached: self._handle_cached,
-            ev.FetchFailed: self._handle_fetch_failed,
-            ev.FilesLost: self._handle_files_lost,
+            ev.Cached: files.cached,
+            ev.FetchFailed: files.fetch_failed,
+            ev.FilesLost: files.lost,
             ev.Learned: self._handle_learned,
             ev.DeviceSeen: self._handle_device_seen,
             ev.DeviceAdded: self._handle_device_added,
@@ -250,35 +250,7 @@ class Scheduler:
     def _handle_observed(self, step: Step, event: ev.Observed) -> None:
         self.state.ledger.observe(event.instance, event.bytes)
 
-    # -- files and devices ------------------------------------------------------------------------------
-
-    def _handle_cached(self, step: Step, event: ev.Cached) -> None:
-        version = self.state.versions.get(event.version)
-        if version is not None and version.files is not FilesState.CACHED:
-            version.files = next_files(version.files, FilesSignal.CACHED)
-            instances.set_need(step, version, event.need)
-
-    def _handle_fetch_failed(self, step: Step, event: ev.FetchFailed) -> None:
-        version = self.state.versions.get(event.version)
-        if version is not None and version.files is FilesState.FETCHING:
-            version.files = next_files(version.files, FilesSignal.FAILED)
-            self._tell_of_files(step, version, event)
-
-    def _handle_files_lost(self, step: Step, event: ev.FilesLost) -> None:
-        version = self.state.versions.get(event.version)
-        if version is not None and version.files is FilesState.CACHED:
-            version.files = next_files(version.files, FilesSignal.LOST)
-            if event.code:
-                self._tell_of_files(step, version, event)
-            step.look_at(version)
-            self.state.replan = True
-
-    def _tell_of_files(self, step: Step, version: Version, event: ev.FetchFailed | ev.FilesLost) -> None:
-        message = f"{version.spec.model}: {event.detail}"
-        instances.back_off(
-            step, version, event.code, message, permanent=True, starting=False, foreign=False
-        )
-        step.note("failed", version.key, message, cause=event.code)
+    # -- needs and devices ------------------------------------------------------------------------------
 
     def _handle_learned(self, step: Step, event: ev.Learned) -> None:
         version = self.state.versions.get(event.version)
