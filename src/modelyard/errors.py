@@ -489,7 +489,7 @@ class DownloadFailed(StoreError):
 
 
 class ChecksumMismatch(StoreError):
-    """A file is not the one that was asked for; it was set aside and is not used."""
+    """A file is not the one that was asked for, and is not used; one that was fetched was set aside."""
 
     code = "checksum_mismatch"
 
@@ -501,8 +501,8 @@ class BadGguf(StoreError):
 
 
 class BadFile(StoreError):
-    """The file is not what a model's file has to be, or not all of it; the message says what it is. It was
-    set aside and is not used."""
+    """The file is not what a model's file has to be, or not all of it, and is not used; one that was fetched
+    was set aside."""
 
     code = "bad_file"
 
