@@ -228,6 +228,6 @@ async def test_sqlite_is_in_the_mode_that_it_should_be(tmp_path: Path) -> None:
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         ]
     await database.close()
-    assert pragmas == ["wal", 2, 1, 10_000]
+    assert pragmas == ["wal", 2, 1, 8_000]
     with closing(sqlite3.connect(tmp_path / "deep" / "registry.db")) as plain:
         assert plain.execute("PRAGMA journal_mode").fetchone() == ("wal",)

@@ -66,7 +66,7 @@ class Database:
     @asynccontextmanager
     async def connection(self, deadline: float) -> AsyncIterator[Any]:
         """A connection of its own, in a transaction that writes, for migrations: each statement may take as
-        long as all of them. Raises RegistryUnavailable."""
+        long as all of them, apart from SQLite's wait for its lock. Raises RegistryUnavailable."""
         engine = self._engine(deadline)
         try:
             with self._failures():
@@ -81,7 +81,7 @@ class Database:
         await self.engine.dispose()
 
     def _engine(self, statement: float) -> AsyncEngine:
-        return _postgresql(self._url, statement) if self.file is None else _sqlite(self.file, statement)
+        return _postgresql(self._url, statement) if self.file is None else _sqlite(self.file)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -179,10 +179,10 @@ class _Connection(sqlite3.Connection):
         super().close()
 
 
-def _sqlite(file: Path, statement: float) -> AsyncEngine:
+def _sqlite(file: Path) -> AsyncEngine:
     url = URL.create("sqlite+aiosqlite", database=str(file))
-    arguments = {"factory": _Connection, "timeout": statement}  # for locks
-    engine = create_async_engine(url, pool_timeout=statement, connect_args=arguments, **_COMMON)
+    arguments = {"factory": _Connection, "timeout": STATEMENT}  # for locks; nothing can end such a wait
+    engine = create_async_engine(url, pool_timeout=STATEMENT, connect_args=arguments, **_COMMON)
     event.listen(engine.sync_engine, "do_connect", _private_file)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
