@@ -1,0 +1,89 @@
+"""Models as data, and long work on them."""
+
+from __future__ import annotations
+
+from modelyard.errors.base import RequestError, ServiceError
+from modelyard.errors.requests import NotFound
+
+
+class VersionNotFound(NotFound):
+    """The model has no such version or tag."""
+
+    code = "version_not_found"
+
+
+class NameTaken(RequestError):
+    """A model or an alias has this name already; the message says whose it is."""
+
+    status = 409
+    code = "name_taken"
+
+
+class OwnedByFile(RequestError):
+    """A file of the configuration owns the model: it is changed there."""
+
+    status = 409
+    code = "owned_by_file"
+
+
+class AliasInUse(RequestError):
+    """Other names lead to the model; the message names them. `force` removes them with it."""
+
+    status = 409
+    code = "alias_in_use"
+
+
+class NoRoomBeside(RequestError):
+    """The new version does not fit beside the one that serves. With `swap` that one leaves first."""
+
+    status = 409
+    code = "no_room_beside"
+
+
+class SpecRefused(RequestError):
+    """The fields of a model are wrong; the message says which and why."""
+
+    status = 422
+    code = "spec_refused"
+
+
+class RevisionMismatch(RequestError):
+    """The model was changed after the revision that the change was made for: read it again."""
+
+    status = 412
+    code = "revision_mismatch"
+
+
+class TaskNotFound(NotFound):
+    """No task has this id any more: it ended long ago, or before the server started."""
+
+    code = "task_not_found"
+
+
+class TaskCancelled(RequestError):
+    """The task was cancelled before it was done."""
+
+    status = 409
+    code = "task_cancelled"
+
+
+class TooManyTasks(RequestError):
+    """As many tasks run as there may be."""
+
+    status = 429
+    code = "too_many_tasks"
+    kind = "rate_limit_error"
+    retryable = True
+
+
+class RegistryUnavailable(ServiceError):
+    """The registry's database is away: nothing can be changed, and what is known is served."""
+
+    code = "registry_unavailable"
+
+
+class SourceUnreachable(ServiceError):
+    """The source of a model that is to be registered could not be asked."""
+
+    status = 502
+    code = "source_unreachable"
