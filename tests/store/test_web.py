@@ -384,9 +384,11 @@ async def test_a_certificate_is_for_the_name_whatever_the_address(
     [
         ("https://host/file.gguf", None),
         (f"https://host/file.gguf#sha256={'a' * 64}", None),
-        ("https:///file", "is not https://HOST/path"),
+        ("https:///file", "is not https://HOST[:PORT]/path"),
+        ("https://[::1/file", "is not https://HOST[:PORT]/path"),
+        ("https://u:hunter2/word@host/file", "/ and @ in a password %2F and %40"),
         ("https://host/my file", "a space is written %20"),
-        ("https://host:99999/file", "Port out of range"),
+        ("https://host:99999/file", "is not https://HOST[:PORT]/path"),
         ("https://host/file#part", "a # in a name is written %23"),
         ("https://host/file#sha256=abc", "has a sha256 that is not 64 digits"),
         ("https://host/file#md5=abc", "has a # that no sha256=HEX follows"),
@@ -396,6 +398,7 @@ async def test_a_certificate_is_for_the_name_whatever_the_address(
 def test_what_is_wrong_with_a_text(source: str, problem: str | None) -> None:
     found = WebFiles().problem(source)
     assert (found is None) if problem is None else problem in (found or "")
+    assert "hunter2" not in (found or "")
 
 
 def test_pins_come_back_as_they_were() -> None:

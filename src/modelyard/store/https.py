@@ -5,6 +5,7 @@ Used by `cache`. What needs a connection is in `http_client`, which is imported 
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -30,11 +31,17 @@ class WebFiles(Source):
     def problem(self, source: str) -> str | None:
         try:
             base, _ = Pins.split(source)
-            parts = urlsplit(base)
-            if not parts.hostname or parts.port == 0 or any(one in base for one in " \t\r\n"):
-                raise ValueError("is not https://HOST/path; a space is written %20")
         except ValueError as error:
             return str(error)
+        try:
+            parts = urlsplit(base)
+            is_address = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", base)
+        except ValueError:  # its text may hold a part of a password
+            is_address = False
+        if not is_address:
+            return (
+                "is not https://HOST[:PORT]/path; a space is written %20, / and @ in a password %2F and %40"
+            )
         if parts.scheme == "http" and not self._guard.allows_any:
             return "is not encrypted; write https://, or name its host in `store.allow_private`"
         return None
