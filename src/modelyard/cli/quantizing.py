@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +27,8 @@ def quantize(
     check: Annotated[bool, typer.Option(help="Load both files and compare them.")] = True,
 ) -> None:
     """Make a quantized file of a model's file, as `quantize:` does, and compare the two."""
+    import asyncio
+
     from rich.console import Console
 
     from modelyard.cli import tables

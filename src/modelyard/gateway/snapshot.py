@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from math import isfinite
 
 from modelyard import __version__
+from modelyard.config.secrets import shown
 from modelyard.core.actions import Note
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.state import Instance, State, Version
@@ -164,7 +165,7 @@ class Snapshot:
         return views.ModelView(
             id=spec.model,
             details=self._details(entry),
-            source=spec.source,
+            source=shown(spec.source),
             quantize=_quantized(entry),
             need=need.bytes if need is not None else None,
             measured=need is not None and need.known,
