@@ -48,7 +48,9 @@ class CacheView(views.View):
 class PruneOrder(BaseModel):
     """What is to go: one of `files`, `older` and `all`. What is in use never goes."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"older": 2592000, "dry_run": True}]}
+    )
 
     files: list[Annotated[str, Field(max_length=4096)]] = Field(
         default_factory=list, max_length=1000, description="Sources, paths, digests, or models."
@@ -66,7 +68,7 @@ class Pruned(views.View):
 
 
 class VerifyOrder(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"rate": RATE}]})
 
     rate: int = Field(default=RATE, ge=2**10, le=2**40, description="Bytes a second, at most.")
 
