@@ -26,8 +26,8 @@ SIZE = len(CONTENT["a"])
 async def yard(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LiveYard]:
     """`a` runs, `b` ran, `c` was fetched for nobody."""
 
-    def opened(root: Path, **settings: Any) -> Store:
-        store = Store(root, **settings)
+    def opened(root: Path, *sources: Any, **settings: Any) -> Store:
+        store = Store(root, *sources, **settings)
         store.serve(Bytes(CONTENT))
         return store
 
