@@ -194,3 +194,14 @@ async def test_files_are_kept_while_their_engine_runs_or_their_policy_wants_it(p
 
 def _version(yard: LiveYard) -> Any:
     return next(one for one in yard.state.versions.values() if one.spec.model == "m")
+
+
+async def test_the_stores_settings_are_in_force(path: Path) -> None:
+    settings = {"quota": "1MB", "verify_every": "50ms"}
+    async with live_yard(models(path), store=settings) as yard:
+        store = yard.yard.store
+        assert store.shelf.quota == 1_000_000
+        await yard.load("m")
+        size = path.stat().st_size
+        await until(lambda: store.hashed >= 3 * size)  # at the first use, and twice on schedule
+        assert store.verified.exists()
