@@ -50,7 +50,7 @@ def quantize(
     typer.echo(f"  as {type}, made by {tool.name} {tool.version}: {after.path}")
     typer.echo(f"  {tables.size(before.size)} -> {tables.size(after.size)} ({after.size / before.size:.0%})")
     if was := quantization.requantized_from(after.header):
-        typer.echo(f"  requantized: it was {was} already, and lost more than the original would have")
+        typer.echo(f"  requantized: it was {was} already; made of the original, it would be better")
     if check:
         _compare(before.path, after.path, console)
 
