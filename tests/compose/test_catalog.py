@@ -15,11 +15,13 @@ from modelyard import compose, config
 from modelyard.errors import (
     AliasInUse,
     ConfigRefused,
+    LoadFailed,
     ModelNotFound,
     NameTaken,
     NoRoomBeside,
     OwnedByFile,
     RevisionMismatch,
+    SourceForbidden,
     SpecRefused,
     VersionNotFound,
 )
@@ -158,6 +160,44 @@ async def test_a_version_that_cannot_be_loaded_changes_nothing() -> None:
         record = yard.yard.catalog.get("m").record
         assert record is not None
         assert record.current.number == 1
+
+
+async def test_a_version_that_cannot_be_loaded_in_place_of_the_other_gives_it_back() -> None:
+    async with live_yard({}, memory=SHARE + MB) as yard:
+        await register(yard, "m", fake())
+        first = await answered_by(yard, "m")
+        await yard.yard.catalog.add_version("m", fake(parameters={"exit_code": 3}), who=WHO, match=None)
+        with pytest.raises(NoRoomBeside):
+            await promote(yard, "m", 2)
+        with pytest.raises(LoadFailed):
+            await promote(yard, "m", 2, swap=True)
+        assert await answered_by(yard, "m") == first
+        record = yard.yard.catalog.get("m").record
+        assert record is not None
+        assert record.current.number == 1
+
+
+async def test_a_swap_is_none_where_both_fit() -> None:
+    async with live_yard({}) as yard:
+        await register(yard, "m", fake())
+        await yard.load("m")
+        await yard.yard.catalog.add_version("m", slower(400), who=WHO, match=None)
+        assert await promote(yard, "m", 2, swap=True) == ["fetching", "loading", "switching"]
+
+
+async def test_a_source_that_does_not_have_its_file_is_no_model(tmp_path: Path) -> None:
+    """What is here is looked at, what is elsewhere is asked for."""
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF\x03\0\0\0")
+    async with live_yard({"a": fake()}) as yard:
+        for source, refusal in (
+            (str(broken), SpecRefused),
+            ("https://127.0.0.1/model.gguf", SourceForbidden),
+            ("file:///proc/self/mem", SpecRefused),
+        ):
+            with pytest.raises(refusal):
+                await register(yard, "m", {"engine": "llamacpp", "source": source})
+        assert (await yard.yard.catalog._registry.all()).models == ()
 
 
 async def test_a_version_that_could_never_be_run_is_not_kept() -> None:

@@ -280,6 +280,9 @@ class TestModels:
 
             lying = cached
 
+            async def ask(self, entry: Entry, deadline: float) -> None:
+                raise NotImplementedError
+
             async def recheck(self, entry: Entry, user: str) -> bool:
                 return True
 

@@ -12,6 +12,9 @@ import pytest
 
 from gateway.answers import Answer
 from gateway.live_yard import MB, SHARE, LiveYard, fake, live_yard
+from modelyard.compose import catalog
+from modelyard.gateway import registry_routes
+from store.hub_server import REPO, hub_server
 from waiting import until
 
 NAMES = ["b", "org/b", "b:1", "org/b:1", "a/versions", "a/tags/x", "x.y+z-1"]
@@ -125,14 +128,17 @@ async def test_a_literal_verb_is_not_the_end_of_a_name(yard: LiveYard) -> None:
     await ask(yard, "DELETE", "/v1/models/a%2Fversions", status=204)
 
 
-@pytest.mark.parametrize("name", ["é", "日本", "a b", "a%20b", "", "b@1", "@", "x" * 201, "-b", "a\nb"])
+@pytest.mark.parametrize(
+    "name",
+    ["é", "日本", "a b", "a%20b", "", "b@1", "@", "x" * 201, "-b", "a\nb", "a/../b", "a/.", "a//b", "a/"],
+)
 async def test_names_that_are_none(yard: LiveYard, name: str) -> None:
     response = await yard.http.post("/v1/models", json={"name": name, **entry()})
     assert response.status_code in (400, 422), response.text
     assert "name" in response.json()["error"]["param"]
     assert len((await ask(yard, "GET", "/v1/models"))["data"]) == 1
     if name:
-        assert (await yard.http.get(f"/v1/models/{quote(name)}")).status_code == 404
+        assert (await yard.http.get(f"/v1/models/{quote(name, safe='')}")).status_code == 404
 
 
 @pytest.mark.parametrize("taken", ["a", "short", "b"])
@@ -190,10 +196,31 @@ async def test_a_source_tells_a_name(yard: LiveYard) -> None:
         ("ollama://qwen3:0.6b", "qwen3:0.6b"),
     ],
 )
-async def test_a_bare_source_tells_the_engine(yard: LiveYard, source: str, name: str) -> None:
-    made = await ask(yard, "POST", "/v1/models", {"source": source}, 201)
-    assert (made["id"], made["spec"]["engine"]) == (name, "llamacpp")
+def test_a_bare_source_tells_name_and_engine(source: str, name: str) -> None:
+    assert (registry_routes._name_of(source), registry_routes._engine_of(source)) == (name, "llamacpp")
+
+
+async def test_a_bare_source_is_enough(yard: LiveYard, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hub_server() as hub:
+        hub.add("Chat-Q4_K.gguf", b"GGUF")
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        source = f"hf://{REPO}/Chat-Q4_K.gguf"
+        made = await ask(yard, "POST", "/v1/models", {"source": source}, 201)
+        assert (made["id"], made["spec"]["engine"]) == ("Chat-Q4_K", "llamacpp")
+        missing = {"source": f"hf://{REPO}/chat.gguf"}
+        found = await refused(yard, "POST", "/v1/models", missing, 422, "spec_refused")
+        assert "has no file chat.gguf" in found["message"]
     await refused(yard, "POST", "/v1/models", {"source": "hf://org/repo/x.bin"}, 422, "spec_refused")
+
+
+async def test_a_source_that_cannot_be_asked(yard: LiveYard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "ASKING", 0.2)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    body = {"source": "hf://org/repo/x.gguf"}
+    found = await refused(yard, "POST", "/v1/models", body, 502, "source_unreachable")
+    assert found["param"] == "source"
+    assert "hf://org/repo/x.gguf" in found["message"]
+    assert len((await ask(yard, "GET", "/v1/models"))["data"]) == 1
 
 
 # -- lists ----------------------------------------------------------------------------------------------

@@ -89,6 +89,9 @@ class TestTheEnd:
 
             lying = cached
 
+            async def ask(self, entry: Entry, deadline: float) -> None:
+                raise NotImplementedError
+
             async def recheck(self, entry: Entry, user: str) -> bool:
                 return True
 

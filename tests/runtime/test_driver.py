@@ -100,6 +100,9 @@ class TestProgress:
 
             lying = cached
 
+            async def ask(self, entry: Entry, deadline: float) -> None:
+                raise NotImplementedError
+
             async def recheck(self, entry: Entry, user: str) -> bool:
                 return True
 

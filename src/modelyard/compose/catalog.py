@@ -43,6 +43,8 @@ from modelyard.registry import (
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 
+ASKING = 15.0  # seconds within which each source of a new version has to answer
+
 
 class RegistryCatalog:
     """See `gateway.catalog.Catalog`."""
@@ -155,6 +157,7 @@ class RegistryCatalog:
                 self._refuse_taken(taken, name)
             model = self._made(name, fields)
             new = NewVersion(parts.spec, model.spec.digest, said_of(model))
+            await self._check(model)
 
             async def commit() -> ModelRecord:
                 return await self._registry.register(
@@ -177,10 +180,7 @@ class RegistryCatalog:
             name = holding.record.name
             model = self._made(name, {**parts.spec, **holding.record.policy})
             new = NewVersion(parts.spec, model.spec.digest, said_of(model))
-            try:
-                await self._live.check(model)
-            except ConfigErrors as error:
-                raise _refused(error, name) from error
+            await self._check(model)
             added = await self._registry.add_version(name, new, who=who, match=match)
             self._held.keep(added.model, added.version)
             return added.version, added.created
@@ -199,15 +199,16 @@ class RegistryCatalog:
             model = self._held.making.model(self._live.config, holding, chosen.number)
 
             async def switch(to: int) -> None:
+                seen = match if to == chosen.number else None
+
                 async def commit() -> ModelRecord:
-                    return await self._registry.set_current(record.name, to, who=who, match=match)
+                    return await self._registry.set_current(record.name, to, who=who, match=seen)
 
-                current = holding.version(to)
-                await self._change(
-                    record.name, replace(holding, record=replace(record, current=current)), commit
-                )
+                after = replace(record, current=holding.version(to))
+                await self._change(record.name, replace(holding, record=after), commit)
 
-            await promotion.run(model, partial(switch, chosen.number), swap=swap)
+            forth, back = partial(switch, chosen.number), partial(switch, record.current.number)
+            await promotion.run(model, forth, back, swap=swap)
             return self.get(record.name)
 
     async def set_policy(
@@ -337,6 +338,18 @@ class RegistryCatalog:
                 param=f"parameters.{parameter}",
             )
         return model
+
+    async def _check(self, model: Model) -> None:
+        """Whether it can be run here, as far as can be told without its files. Raises SpecRefused, and the
+        StoreError of a source that does not have them."""
+        try:
+            entry = await self._live.check(model)
+        except ConfigErrors as error:
+            raise _refused(error, model.spec.model) from error
+        if entry.problem:
+            raise SpecRefused(f"source: {entry.problem}", param="source")
+        if entry.files is None:
+            await self._driver.files.ask(entry, ASKING)
 
     def _refuse_taken(self, name: str, own: str) -> None:
         """Raises NameTaken."""

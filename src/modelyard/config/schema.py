@@ -6,6 +6,7 @@ each value is decided here, not how values fit together. A field's description e
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -34,7 +35,14 @@ from modelyard.config.quantities import (
 )
 from modelyard.config.text import retype
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/+-]{0,199}$"
+# Every part between slashes holds a letter or a digit: `a/../b` would be another path to many a client.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._:+-]*(/[._:+-]*[A-Za-z0-9][A-Za-z0-9._:+-]*)*$"
+LONGEST_NAME = 200
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can name a model, an engine profile, a device or a key."""
+    return len(text) <= LONGEST_NAME and re.fullmatch(NAME, text) is not None and not text.endswith("\n")
 
 
 def _as_text(value: object) -> object:
@@ -47,7 +55,7 @@ def _as_list(value: object) -> object:
 
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
-Name = Annotated[str, StringConstraints(pattern=NAME)]
+Name = Annotated[str, StringConstraints(pattern=NAME, max_length=LONGEST_NAME)]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 VariableValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$"), BeforeValidator(_as_text)]

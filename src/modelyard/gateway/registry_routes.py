@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from modelyard.config.schema import NAME
+from modelyard.config.schema import is_name
 from modelyard.errors import AliasInUse, InvalidRequest, ModelNotFound, NameTaken, SpecRefused, TooManyTasks
 from modelyard.gateway import registry_views as shapes
 from modelyard.gateway import views
@@ -131,9 +131,10 @@ def _add_register(router: APIRouter, control: Control) -> None:
         if not fields.get("engine") and (engine := _engine_of(fields.get("source"))):
             fields["engine"] = engine
         name = _name_of(fields.get("source")) if body.name is None else body.name
-        if not re.fullmatch(NAME, name):
+        if not is_name(name):
             raise SpecRefused(
-                "name: is a letter or digit, then those or . _ : / + -, 200 in all (`@` is for versions).",
+                "name: begins with a letter or digit, goes on with those or . _ : / + -, and has a letter or "
+                "digit behind each `/`; 200 in all (`@` is for versions).",
                 param="name",
             )
         with refusing():

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from modelyard.config.schema import NAME
+from modelyard.config.schema import is_name
 from modelyard.config.secrets import HIDDEN, plain
 from modelyard.errors import InvalidRequest
 from modelyard.registry.records import Artifact, Capabilities, Filter, Json, NewVersion
@@ -32,7 +32,9 @@ _IN_URL = re.compile(r"(?<=://)[^/@\s]*@|(?<=\?)[^\s]+")
 
 
 def name_of(value: str, param: str = "name") -> str:
-    return _matching(value, NAME, param, "a name")
+    if not is_name(value):
+        raise InvalidRequest(f"{param}: {value[:200]!r} is not a name", param=param)
+    return value
 
 
 def tag_of(value: str) -> str:

@@ -66,6 +66,11 @@ class FileProvider(Protocol):
         a digest, good for an estimate alone. Raises StoreError for one that cannot be used."""
         ...
 
+    async def ask(self, entry: Entry, deadline: float) -> None:
+        """Ask where its files are to come from whether they can be had, without fetching them. Raises
+        StoreError, after at most `deadline` seconds."""
+        ...
+
     async def recheck(self, entry: Entry, user: str) -> bool:
         """Whether the files that it knows are still what they were, right before an engine starts: a stat
         each where nothing changed. They are not removed until `user` lets go. Raises StoreError for one with

@@ -42,6 +42,12 @@ class StoreFiles:
             files[role] = await self._describe(found)
         return files
 
+    async def ask(self, entry: Entry, deadline: float) -> None:
+        """See FileProvider.ask."""
+        for _, source, terms, _ in _wanted(entry):
+            if self._store.cached(source, terms) is None:
+                await self._store.ask(source, deadline)
+
     async def recheck(self, entry: Entry, user: str) -> bool:
         """See FileProvider.recheck."""
         known = entry.files or {}

@@ -132,6 +132,14 @@ class Store:
             watch = self._watch(source, progress)
             return await _stoppable(self._threads, watch, lambda: self._fetch(source, terms, watch))
 
+    async def ask(self, source: str, deadline: float) -> None:
+        """Ask whether a source has its file, without fetching it; what cannot be told before is taken for
+        good. Raises as `fetch` does, after at most `deadline` seconds."""
+        if problem := self.problem(source):
+            raise SourceNotFound(f"{shown(source)} {problem}")
+        watch = Watch(source, deadline)
+        await _stoppable(self._threads, watch, lambda: self._resolve(source, watch))
+
     def paths_of(self, sources: Collection[str]) -> list[Path]:
         """Where the files of these sources lie, as far as they are here."""
         return [Path(entry.path) for entry in self._index.all() if entry.source in sources]
@@ -186,6 +194,14 @@ class Store:
                 loop.call_soon_threadsafe(progress, step)
 
         return Watch(source, self._deadline, report)
+
+    def _resolve(self, source: str, watch: Watch) -> None:
+        try:
+            self._sources[source.partition("://")[0] if "://" in source else ""].resolve(source, watch)
+        except OSError as error:
+            raise DownloadFailed(
+                f"{watch.source}: {error.strerror or error}: {error.filename or ''}"
+            ) from error
 
     def _fetch(self, source: str, terms: Terms | None, watch: Watch) -> StoredFile:
         origin = self._sources[source.partition("://")[0] if "://" in source else ""]
