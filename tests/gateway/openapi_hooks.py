@@ -1,4 +1,4 @@
-"""Hooks of schemathesis for `test_openapi`: what is registered is mostly right, to be asked for more."""
+"""Hooks of schemathesis for `test_openapi`: most of what is asked means something, so more comes of it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ _numbers = count()
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    number = next(_numbers)
-    made = {"engine": "fake", "slots": number % 3 + 1, "parameters": {"memory": {"accelerator": 1_000_000}}}
-    if case.method != "POST" or number % 4 == 0:
+    number, path = next(_numbers), case.operation.path
+    if number % 4 == 0:
         return
-    if case.operation.path == "/v1/models":
-        case.body = {"name": f"m{number % 9}", **made}
-    elif case.operation.path == "/v1/models/{name}/versions":
+    name, version = f"m{number % 5}", number % 3 + 1
+    made = {"engine": "fake", "slots": version, "parameters": {"memory": {"accelerator": 1_000_000}}}
+    if path.startswith("/v1/models/{name}"):
+        case.path_parameters["name"] = name
+        if case.headers is not None and number % 4 == 1:
+            case.headers.pop("If-Match", None)
+    if case.method == "POST" and path == "/v1/models":
+        case.body = {"name": name, **made}
+    elif case.method == "POST" and path.endswith("/versions"):
         case.body = made
+    elif case.method == "POST" and path.endswith("/promote"):
+        case.body = {"version": version}
+    elif case.method == "PUT" and path.endswith("/tags/{tag}"):
+        case.path_parameters["tag"] = "best"
+        case.body = {"version": version}
