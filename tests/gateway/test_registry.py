@@ -362,6 +362,15 @@ async def test_versions(yard: LiveYard) -> None:
         assert version_of(answer) == second["version"]
 
 
+async def test_a_version_is_loaded_by_its_name(yard: LiveYard) -> None:
+    await two_versions(yard)
+    answer = await yard.post("/admin/models/b@2/load")
+    assert answer.status == 200, answer.body
+    second = (await ask(yard, "GET", "/v1/models/b/versions"))["data"][1]["version"]
+    assert answer.body["version"] == second
+    assert (await yard.post("/admin/models/b@3/load")).status == 404
+
+
 async def test_promote_and_rollback(yard: LiveYard) -> None:
     await two_versions(yard)
     first, second = (await ask(yard, "GET", "/v1/models/b/versions"))["data"]

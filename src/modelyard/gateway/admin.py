@@ -7,6 +7,7 @@ a request is checked. Orders go to the driver; nothing is decided here.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Annotated
 
@@ -25,7 +26,7 @@ from modelyard.gateway import explain, follow, views
 from modelyard.gateway.config import add_config
 from modelyard.gateway.kept_plans import Plans
 from modelyard.gateway.live import LiveConfig
-from modelyard.gateway.names import Names
+from modelyard.gateway.names import Names, NotServed
 from modelyard.gateway.plan import STOP_ALLOWANCE, add_plans
 from modelyard.gateway.reference import STARTING, refusals
 from modelyard.gateway.snapshot import Snapshot
@@ -53,16 +54,21 @@ async def needs_json(request: Request) -> None:
 
 
 def admin_router(
-    driver: Driver, names: Names, snapshot: Snapshot, live: LiveConfig, plans: Plans
+    driver: Driver,
+    names: Names,
+    snapshot: Snapshot,
+    live: LiveConfig,
+    plans: Plans,
+    bring: Callable[[str], Awaitable[None]] | None = None,
 ) -> APIRouter:
-    """The routes under /admin."""
+    """The routes under /admin. `bring` has a registered version served under its own name."""
     router = APIRouter(prefix="/admin", dependencies=[Depends(needs_json)])
     followers = follow.Followers(lambda: live.keys)
     _add_reading(router, driver, snapshot)
     _add_instances(router, driver, snapshot, followers)
     _add_events(router, driver, snapshot, followers)
     _add_journal(router, driver, names, followers)
-    _add_load(router, driver, names)
+    _add_load(router, driver, names, bring)
     _add_unload(router, driver, names)
     add_plans(router, driver, names, live, plans)
     add_config(router, live, plans)
@@ -216,7 +222,9 @@ def _journal_of(driver: Driver) -> Journal:
     return driver.journal
 
 
-def _add_load(router: APIRouter, driver: Driver, names: Names) -> None:
+def _add_load(
+    router: APIRouter, driver: Driver, names: Names, bring: Callable[[str], Awaitable[None]] | None
+) -> None:
     @router.post(
         "/models/{name:path}/load",
         tags=["models"],
@@ -230,7 +238,13 @@ def _add_load(router: APIRouter, driver: Driver, names: Names) -> None:
     ) -> views.Loading:
         """Have an instance of the model ready."""
         order = order or views.LoadOrder()
-        entry = names.resolve(name)
+        try:
+            entry = names.resolve(name)
+        except NotServed as registered:
+            if bring is None:
+                raise
+            await bring(registered.version)
+            entry = names.resolve(name)
         began = asyncio.get_running_loop().time()
         instance = await driver.load(entry.spec.version, evict=order.evict, wait=order.wait)
         response.status_code = 200 if instance is not None else 202

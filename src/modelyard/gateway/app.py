@@ -75,7 +75,9 @@ def build_app(
         listing_router(names, snapshot, metrics),
         registry_router(control, lambda: live.keys),
         cache_router(store, control),
-        admin_router(driver, names, snapshot, live, Plans(driver)),
+        admin_router(
+            driver, names, snapshot, live, Plans(driver), catalog.bring if catalog is not None else None
+        ),
     )
     for router in routers:
         app.include_router(router)
