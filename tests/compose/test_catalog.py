@@ -20,6 +20,7 @@ from modelyard.errors import (
     NameTaken,
     NoRoomBeside,
     OwnedByFile,
+    RegistryUnavailable,
     RevisionMismatch,
     SourceForbidden,
     SpecRefused,
@@ -175,6 +176,60 @@ async def test_a_version_that_cannot_be_loaded_in_place_of_the_other_gives_it_ba
         record = yard.yard.catalog.get("m").record
         assert record is not None
         assert record.current.number == 1
+
+
+async def test_a_promotion_that_takes_long_holds_up_nobody_else() -> None:
+    async with live_yard({}) as yard:
+        await register(yard, "m", fake())
+        slow = fake(parameters={"load_time": 30.0})
+        await yard.yard.catalog.add_version("m", slow, who=WHO, match=None)
+        promotion = asyncio.create_task(promote(yard, "m", 2))
+        await until(lambda: yard.instances("m"))
+        await register(yard, "n", fake())
+        await yard.yard.catalog.tag("m", "old", 1, who=WHO, match=None)
+        assert await answered_by(yard, "m")
+        await yard.yard.catalog.remove("n", force=False, who=WHO, match=None)
+        assert not promotion.done()
+        promotion.cancel()
+        await asyncio.gather(promotion, return_exceptions=True)
+        record = yard.yard.catalog.get("m").record
+        assert record is not None
+        assert (record.current.number, dict(record.tags)) == (1, {"old": 1})
+        await until(
+            lambda: (
+                {one.version.key for one in yard.instances("m")}
+                == {yard.yard.catalog.get("m").entry.spec.version}
+            )
+        )
+
+
+async def test_there_is_nothing_to_roll_back_to_at_first() -> None:
+    async with live_yard({}) as yard:
+        await register(yard, "m", fake())
+        with pytest.raises(VersionNotFound, match="m had no other version before"):
+            await promote(yard, "m", None)
+
+
+async def test_a_version_that_is_not_there_needs_no_room_beside() -> None:
+    async with live_yard({}, memory=SHARE + MB) as yard:
+        await register(yard, "m", fake())
+        await yard.yard.catalog.add_version("m", slower(400), who=WHO, match=None)
+        assert await promote(yard, "m", 2) == ["fetching", "loading", "switching"]
+        assert yard.yard.catalog.get("m@1").record != yard.yard.catalog.get("m").record
+        assert yard.yard.catalog.get("m@1").entry.spec.version != await answered_by(yard, "m")
+
+
+async def test_a_registry_whose_file_was_removed_takes_nothing() -> None:
+    with short_folder() as folder:
+        async with yard_in(folder, {}) as yard:
+            await register(yard, "m", fake())
+            database = folder / "data" / "registry.db"
+            database.rename(folder / "elsewhere")
+            with pytest.raises(RegistryUnavailable, match="was removed or replaced while it was in use"):
+                await register(yard, "n", fake())
+            assert await answered_by(yard, "m")
+            (folder / "elsewhere").rename(database)
+            await register(yard, "n", fake())
 
 
 async def test_a_swap_is_none_where_both_fit() -> None:

@@ -26,6 +26,7 @@ from modelyard.errors import (
     OwnedByFile,
     RegistryUnavailable,
     SpecRefused,
+    VersionNotFound,
 )
 from modelyard.gateway.catalog import Known, Step
 from modelyard.gateway.names import SHORTEST, Names, NotServed
@@ -68,10 +69,28 @@ class RegistryCatalog:
     def get(self, name: str) -> Known:
         """See Catalog.get."""
         try:
-            model = self._names.resolve(name).spec.model
-        except NotServed as other:
-            model = other.version.rpartition("@")[0]
-        return self._known(self._names.model(model))
+            entry = self._names.resolve(name)
+        except NotServed as registered:
+            return self._of_version(registered.version)
+        current = self._names.model(entry.spec.model)
+        return self._known(current) if entry is current else self._of_version(entry.spec.version)
+
+    def _of_version(self, version: str) -> Known:
+        """A version that is not the current one, as if it were."""
+        name = version.rpartition("@")[0]
+        holding = self._held.holdings[name]
+        for number in holding.versions:
+            model = self._held.making.model(self._live.config, holding, number)
+            if model.spec.version == version:
+                record = replace(holding.record, current=holding.version(number))
+                entry = self._names.version(version) or self._entry(model)
+                return Known(entry, record.aliases, record)
+        raise ModelNotFound(f"There is no version {version} any more.", param="model")
+
+    def _entry(self, model: Model) -> Entry:
+        """Its entry, as far as that can be told without looking at this machine."""
+        profile = profile_of(self._live.config, model.spec.engine)
+        return Entry(model.spec, model.policy, engines.load()[profile.type], profile)
 
     def page(self, where: Filter, after: str | None, limit: int) -> tuple[Sequence[Known], str | None]:
         """See Catalog.page."""
@@ -98,9 +117,7 @@ class RegistryCatalog:
 
     def check(self, name: str, fields: Json) -> Entry:
         """See Catalog.check."""
-        model = self._made(name, fields)
-        profile = profile_of(self._live.config, model.spec.engine)
-        return Entry(model.spec, model.policy, engines.load()[profile.type], profile)
+        return self._entry(self._made(name, fields))
 
     def _behind(self, after: str | None) -> Iterator[str]:
         """All names that are served, in order."""
@@ -151,19 +168,19 @@ class RegistryCatalog:
 
     async def register(self, name: str, fields: Json, *, description: str, who: str) -> Known:
         """See Catalog.register."""
+        parts = Parts.of(fields)
+        self._refuse_taken(name, parts)
+        model = self._made(name, fields)
+        new = NewVersion(parts.spec, model.spec.digest, said_of(model))
+        await self._check(model)
+
+        async def commit() -> ModelRecord:
+            return await self._registry.register(
+                name, new, who=who, policy=parts.policy, aliases=parts.aliases, description=description
+            )
+
         async with self._held.changing:
-            parts = Parts.of(fields)
-            for taken in (name, *parts.aliases):
-                self._refuse_taken(taken, name)
-            model = self._made(name, fields)
-            new = NewVersion(parts.spec, model.spec.digest, said_of(model))
-            await self._check(model)
-
-            async def commit() -> ModelRecord:
-                return await self._registry.register(
-                    name, new, who=who, policy=parts.policy, aliases=parts.aliases, description=description
-                )
-
+            self._refuse_taken(name, parts)
             await self._change(name, _first(name, parts, new), commit)
             return self.get(name)
 
@@ -171,17 +188,16 @@ class RegistryCatalog:
         self, name: str, fields: Json, *, who: str, match: int | None
     ) -> tuple[VersionRecord, bool]:
         """See Catalog.add_version."""
+        holding, parts = self._holding(name), Parts.of(fields)
+        if parts.policy or parts.aliases:
+            which = next(iter((*parts.policy, "aliases")))
+            raise SpecRefused(f"{which} is no part of a version: change the model (PATCH)", param=which)
+        own = holding.record.name
+        model = self._made(own, {**parts.spec, **holding.record.policy})
+        new = NewVersion(parts.spec, model.spec.digest, said_of(model))
+        await self._check(model)
         async with self._held.changing:
-            holding = self._holding(name)
-            parts = Parts.of(fields)
-            if parts.policy or parts.aliases:
-                which = next(iter((*parts.policy, "aliases")))
-                raise SpecRefused(f"{which} is no part of a version: change the model (PATCH)", param=which)
-            name = holding.record.name
-            model = self._made(name, {**parts.spec, **holding.record.policy})
-            new = NewVersion(parts.spec, model.spec.digest, said_of(model))
-            await self._check(model)
-            added = await self._registry.add_version(name, new, who=who, match=match)
+            added = await self._registry.add_version(own, new, who=who, match=match)
             self._held.keep(added.model, added.version)
             return added.version, added.created
 
@@ -189,27 +205,30 @@ class RegistryCatalog:
         self, name: str, number: int | None, *, swap: bool, who: str, match: int | None, step: Step
     ) -> Known:
         """See Catalog.promote."""
-        async with self._held.changing:
-            holding = self._holding(name)
-            record = holding.record
-            promotion = Promotion(self._live, self._driver, self._names, step)
-            chosen = holding.version(number or record.previous or 0)
-            if chosen.number == record.current.number:
-                return self.get(record.name)
+        own = self._holding(name).record.name
+        async with self._held.promoting(own):
+            holding = self._holding(own)
+            before = holding.record
+            if number is None and before.previous is None:
+                raise VersionNotFound(f"{own} had no other version before this one", param="version")
+            chosen = holding.version(number or before.previous or 0)
+            if chosen.number == before.current.number:
+                return self.get(own)
             model = self._held.making.model(self._live.config, holding, chosen.number)
 
             async def switch(to: int) -> None:
                 seen = match if to == chosen.number else None
+                async with self._held.changing:
+                    now = self._holding(own)
+                    after = replace(now, record=replace(now.record, current=now.version(to)))
+                    await self._change(
+                        own, after, lambda: self._registry.set_current(own, to, who=who, match=seen)
+                    )
 
-                async def commit() -> ModelRecord:
-                    return await self._registry.set_current(record.name, to, who=who, match=seen)
-
-                after = replace(record, current=holding.version(to))
-                await self._change(record.name, replace(holding, record=after), commit)
-
-            forth, back = partial(switch, chosen.number), partial(switch, record.current.number)
+            promotion = Promotion(self._live, self._driver, self._names, step)
+            forth, back = partial(switch, chosen.number), partial(switch, before.current.number)
             await promotion.run(model, forth, back, swap=swap)
-            return self.get(record.name)
+            return self.get(own)
 
     async def set_policy(
         self, name: str, changes: Json, *, description: str | None, who: str, match: int | None
@@ -226,8 +245,7 @@ class RegistryCatalog:
             merged = {**record.policy, **parts.policy}
             policy = {field: value for field, value in merged.items() if value is not None}
             aliases = parts.aliases if "aliases" in changes else record.aliases
-            for alias in aliases:
-                self._refuse_taken(alias, record.name)
+            self._refuse_taken(record.name, replace(parts, aliases=aliases))
             after = replace(record, policy=policy, aliases=aliases)
             self._made(record.name, replace(holding, record=after).fields(record.current.number))
 
@@ -351,15 +369,16 @@ class RegistryCatalog:
         if entry.files is None:
             await self._driver.files.ask(entry, ASKING)
 
-    def _refuse_taken(self, name: str, own: str) -> None:
-        """Raises NameTaken."""
-        try:
-            known = self._names.resolve(name)
-        except ModelNotFound:
-            return
-        if known.spec.model != own or (name == own and own not in self._held.holdings):
-            whose = "a model" if name == known.spec.model else f"an alias of {known.spec.model}"
-            raise NameTaken(f"{name} is {whose} already; choose another name", param="name")
+    def _refuse_taken(self, own: str, parts: Parts) -> None:
+        """Raises NameTaken for a name or alias that means another model."""
+        for name in (own, *parts.aliases):
+            try:
+                known = self._names.resolve(name)
+            except ModelNotFound:
+                continue
+            if known.spec.model != own or (name == own and own not in self._held.holdings):
+                whose = "a model" if name == known.spec.model else f"an alias of {known.spec.model}"
+                raise NameTaken(f"{name} is {whose} already; choose another name", param="name")
 
 
 def _first(name: str, parts: Parts, new: NewVersion) -> Holding:

@@ -65,11 +65,13 @@ class Promotion:
             await self._load_instead(new, back)
 
     def _too_large(self, old: Entry, new: Entry) -> str:
-        """The needs of both, where they can never be in memory at once; else empty."""
+        """The needs of both, where they can never be in memory at once and the old one is there; else
+        empty."""
         state = self._driver.scheduler.state
         known = [state.versions.get(entry.spec.version) for entry in (old, new)]
         wanted = [(one.need, one.spec) for one in known if one is not None and one.need is not None]
-        if len(wanted) < 2 or fit_together(wanted, state.ledger.devices):
+        absent = known[0] is None or not known[0].instances
+        if absent or len(wanted) < 2 or fit_together(wanted, state.ledger.devices):
             return ""
         return " and ".join(in_units(need.bytes) for need, _ in wanted)
 

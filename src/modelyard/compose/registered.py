@@ -9,6 +9,7 @@ import asyncio
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from modelyard.config import Config, Model
 from modelyard.config.build import model_of
@@ -148,16 +149,21 @@ class Making:
 
 
 class Held:
-    """All that is held of the registry. `changing` is taken by whoever changes it; `broken` are models that
-    cannot be served here, and why; `problem` is why the registry cannot be changed, empty when it can."""
+    """All that is held of the registry. `changing` is taken by whoever changes it, for a moment, and
+    `promoting` before that, for as long as a version of this model loads. `broken` are models that cannot be
+    served here, and why; `problem` is why the registry cannot be changed, empty when it can."""
 
     def __init__(self) -> None:
         self.holdings = Holdings()
         self.making = Making()
         self.broken: dict[str, str] = {}
         self.changing = asyncio.Lock()
+        self._promoting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.stamp = -1  # of the registry, when all of it was read
         self.problem = ""
+
+    def promoting(self, name: str) -> asyncio.Lock:
+        return self._promoting.setdefault(name, asyncio.Lock())
 
     @property
     def served(self) -> Iterator[str]:

@@ -21,8 +21,8 @@ def together(base: Config, registered: Iterable[Model]) -> Config:
     problems = [
         Problem(
             model.path if name == model.spec.model else f"{model.path}.aliases",
-            f"'{name}' is a name of {theirs[name]}, which was registered while the server ran; "
-            f"remove that first (`modelyard rm {theirs[name]}`), or use another name",
+            f"'{name}' is a name of {theirs[name]}, which was registered while the server ran; use another "
+            f"name, or serve without this one and remove that (`modelyard rm {theirs[name]}`)",
             nearest(base.positions, model.path) or "",
         )
         for model in base.models

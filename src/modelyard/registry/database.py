@@ -43,11 +43,13 @@ class Database:
         self._url = str(url)
         self.engine = self._engine(STATEMENT)
         self._deadline = WHOLE
+        self._inode = 0  # of SQLite's file, when it was used first
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
         """A session on one snapshot. Raises RegistryUnavailable."""
+        self._check_file()
         with self._failures():
             async with asyncio.timeout(self._deadline), self._sessions.begin() as session:
                 if self.file is None:
@@ -58,6 +60,7 @@ class Database:
     async def writing(self) -> AsyncIterator[AsyncSession]:
         """A transaction that is committed at the end, or not at all. On SQLite it is the only one that writes
         from its first moment. Raises RegistryUnavailable; IntegrityError when a constraint says no."""
+        self._check_file()
         with self._failures():
             async with asyncio.timeout(self._deadline), self._sessions.begin() as session:
                 await session.connection(execution_options={_WRITES: True})
@@ -79,6 +82,20 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+    def _check_file(self) -> None:
+        """A file that was removed or replaced would go on taking what nobody finds again."""
+        if self.file is None:
+            return
+        try:
+            inode = self.file.stat().st_ino
+        except OSError:
+            inode = 0
+        self._inode = self._inode or inode
+        if inode != self._inode:
+            raise RegistryUnavailable(
+                f"{self.file} was removed or replaced while it was in use: put it back, or restart the server"
+            )
 
     def _engine(self, statement: float) -> AsyncEngine:
         return _postgresql(self._url, statement) if self.file is None else _sqlite(self.file)
