@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from gateway.live_yard import MB, SHARE, LiveYard, fake, live_yard
 from modelyard.compose import catalog
 from modelyard.gateway import registry_routes
 from store.hub_server import REPO, hub_server
+from store.test_quantize import random_gguf
 from waiting import until
 
 NAMES = ["b", "org/b", "b:1", "org/b:1", "a/versions", "a/tags/x", "x.y+z-1"]
@@ -221,6 +223,20 @@ async def test_a_source_that_cannot_be_asked(yard: LiveYard, monkeypatch: pytest
     assert found["param"] == "source"
     assert "hf://org/repo/x.gguf" in found["message"]
     assert len((await ask(yard, "GET", "/v1/models"))["data"]) == 1
+
+
+async def test_a_version_with_its_file_quantized(yard: LiveYard, tmp_path: Path) -> None:
+    source = str(random_gguf(tmp_path / "f16.gguf"))
+    made = {"name": "w", "engine": "llamacpp", "source": source, "devices": ["ram"]}
+    await ask(yard, "POST", "/v1/models", made, 201)
+    found = await ask(yard, "POST", "/v1/models/w/quantize?wait=true", {"type": "q8_0"})
+    assert (found["number"], found["current"], found["spec"]["quantize"]) == (2, False, "q8_0")
+    entry = yard.yard.names.resolve("w@2")
+    assert entry.files is not None
+    assert entry.files["model"].size < Path(source).stat().st_size
+    await refused(yard, "POST", "/v1/models/w/quantize", {"type": "q99"}, 422, "spec_refused")
+    await register(yard)
+    await refused(yard, "POST", "/v1/models/b/quantize", {"type": "q8_0"}, 422, "spec_refused")
 
 
 # -- lists ----------------------------------------------------------------------------------------------

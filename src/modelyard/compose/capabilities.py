@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from modelyard.config import Model
-from modelyard.registry import Capabilities
+from modelyard.gateway.catalog import Known
+from modelyard.registry import Capabilities, Filter, VersionRecord, VersionState
 from modelyard.runtime.entries import Entry
 
 FEATURES = {
@@ -28,3 +29,24 @@ def capabilities_of(entry: Entry) -> Capabilities:
     if context is None and model is not None:
         context = model.header.get("context_length")
     return Capabilities(entry.spec.capabilities | derived, context if isinstance(context, int) else None)
+
+
+def matches(known: Known, where: Filter) -> bool:
+    """Whether a list that is asked for these shows it."""
+    can = capabilities_of(known.entry)
+    record = known.record.current if known.record is not None else None
+    if where.name and where.name.casefold() not in known.name.casefold():
+        return False
+    if where.capability and where.capability not in can.features:
+        return False
+    if where.pair is not None and (record is None or where.pair not in record.capabilities.pairs):
+        return False
+    return where.state is None or where.state is _state_of(known.entry, record)
+
+
+def _state_of(entry: Entry, record: VersionRecord | None) -> VersionState:
+    if entry.files is not None:
+        return VersionState.VERIFIED
+    if entry.problem:
+        return VersionState.FAILED
+    return record.state if record is not None else VersionState.REGISTERED

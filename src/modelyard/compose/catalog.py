@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from modelyard.compose.capabilities import capabilities_of, said_of
+from modelyard.compose.capabilities import matches, said_of
 from modelyard.compose.live import Live
 from modelyard.compose.promotion import Promotion
 from modelyard.compose.registered import Held, Holding, Parts
@@ -97,7 +97,7 @@ class RegistryCatalog:
         found: list[Known] = []
         for name in self._behind(after):
             known = self._known(self._names.model(name))
-            if _matches(known, where):
+            if matches(known, where):
                 if len(found) == limit:
                     return found, found[-1].name
                 found.append(known)
@@ -395,23 +395,3 @@ def _refused(error: ConfigErrors, name: str) -> ModelyardError:
     prefix = f"models.{name}."
     said = [f"{problem.path.removeprefix(prefix)}: {problem.message}" for problem in error.problems]
     return SpecRefused("; ".join(said), param=error.path.removeprefix(prefix) or None)
-
-
-def _matches(known: Known, where: Filter) -> bool:
-    can = capabilities_of(known.entry)
-    record = known.record.current if known.record is not None else None
-    if where.name and where.name.casefold() not in known.name.casefold():
-        return False
-    if where.capability and where.capability not in can.features:
-        return False
-    if where.pair is not None and (record is None or where.pair not in record.capabilities.pairs):
-        return False
-    return where.state is None or where.state is _state_of(known.entry, record)
-
-
-def _state_of(entry: Entry, record: VersionRecord | None) -> VersionState:
-    if entry.files is not None:
-        return VersionState.VERIFIED
-    if entry.problem:
-        return VersionState.FAILED
-    return record.state if record is not None else VersionState.REGISTERED

@@ -38,6 +38,7 @@ from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Names
 from modelyard.gateway.paths import MODELS, AsSent, reserved
 from modelyard.gateway.prefetch import add_prefetch
+from modelyard.gateway.quantize_route import add_quantize
 from modelyard.gateway.registry_control import Control
 from modelyard.gateway.registry_routes import add_models
 from modelyard.gateway.snapshot import Snapshot
@@ -109,6 +110,7 @@ def registry_router(control: Control, keys: Callable[[], object]) -> APIRouter:
     goes on behind a name comes before the name alone."""
     router = APIRouter(dependencies=[Depends(needs_json)])
     add_versions(router, control)
+    add_quantize(router, control)
     add_models(router, control)
     add_prefetch(router, control)
     add_tasks(router, control, keys)

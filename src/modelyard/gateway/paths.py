@@ -22,6 +22,7 @@ VERBS = {  # the last part of a path, and the methods that it takes
     "promote": "POST",
     "rollback": "POST",
     "predict": "POST",
+    "quantize": "POST",
 }
 TAGS = "tags"
 

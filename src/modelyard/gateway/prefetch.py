@@ -21,13 +21,12 @@ from modelyard.errors import (
     UnsupportedMediaType,
 )
 from modelyard.gateway import views
-from modelyard.gateway.names import NotServed
 from modelyard.gateway.reference import refusals
 from modelyard.gateway.registry_control import Control
 from modelyard.gateway.registry_views import Prefetch
 from modelyard.gateway.tasks_routes import TaskView, error_view
 from modelyard.gateway.version_routes import Wait, started
-from modelyard.runtime.entries import Entry, Progress
+from modelyard.runtime.entries import Progress
 from modelyard.runtime.tasks import Task
 
 log = structlog.get_logger(__name__)
@@ -92,7 +91,7 @@ class _Fetching:
     async def _one(self, name: str) -> Prefetched:
         async with self._some:
             try:
-                entry = await self._entry(name)
+                entry = await self._control.reach(name)
                 if entry.files is not None:
                     self._sizes[name] = (0, 0)
                     return Prefetched(model=name, outcome="present", bytes=0)
@@ -105,13 +104,6 @@ class _Fetching:
                 fault = InternalError(f"{name} could not be fetched; the server's log says why.")
                 return Prefetched(model=name, outcome="failed", bytes=0, error=error_view(fault))
         return Prefetched(model=name, outcome="fetched", bytes=self._sizes[name][0])
-
-    async def _entry(self, name: str) -> Entry:
-        try:
-            return self._control.names.resolve(name)
-        except NotServed as registered:
-            await self._control.registry().bring(registered.version)
-            return self._control.names.resolve(name)
 
     def _told(self, name: str, progress: Progress) -> None:
         self._sizes[name] = (progress.done, progress.total)

@@ -34,9 +34,10 @@ from modelyard.errors import (
 from modelyard.gateway.auth import Caller
 from modelyard.gateway.catalog import Catalog, Known
 from modelyard.gateway.exchange import Headers
-from modelyard.gateway.names import Names
+from modelyard.gateway.names import Names, NotServed
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
+from modelyard.runtime.entries import Entry
 from modelyard.runtime.tasks import Tasks
 
 ANYBODY = "anybody"
@@ -93,6 +94,14 @@ class Control:
         if change and name != known.name and name not in known.aliases:
             raise InvalidRequest(f"{name} means a version of {known.name}; name the model.", param="name")
         return known
+
+    async def reach(self, name: str) -> Entry:
+        """The entry that a name means, served from now on if it was not. Raises ModelNotFound."""
+        try:
+            return self.names.resolve(name)
+        except NotServed as registered:
+            await self.registry().bring(registered.version)
+            return self.names.resolve(name)
 
     def who(self, request: Request) -> str:
         """Whose request it is, for the audit log."""
