@@ -27,6 +27,7 @@ from modelyard.errors import (
     VersionNotFound,
 )
 from modelyard.registry import Filter, VersionState
+from store.test_quantize import random_gguf
 from waiting import until
 
 WHO = "tester"
@@ -230,6 +231,31 @@ async def test_a_registry_whose_file_was_removed_takes_nothing() -> None:
             assert await answered_by(yard, "m")
             (folder / "elsewhere").rename(database)
             await register(yard, "n", fake())
+
+
+async def test_a_model_whose_file_went_is_told_mended_and_removed(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"engine": "llamacpp", "devices": ["ram"], "parameters": {"context": 64}}
+    files = [tmp_path / f"{number}.gguf" for number in (1, 2)]
+    for file in files:
+        random_gguf(file)
+    with short_folder() as folder:
+        async with yard_in(folder, {"a": fake()}) as yard:
+            for name in ("m", "n"):
+                await register(yard, name, {**fields, "source": str(files[0])})
+            await yard.yard.catalog.add_version("m", {**fields, "source": str(files[1])}, who=WHO, match=None)
+        files[0].unlink()
+        async with yard_in(folder, {"a": fake()}) as yard:
+            catalog = yard.yard.catalog
+            assert str(files[0]) in catalog.get("m").entry.problem
+            page, _ = catalog.page(Filter(state=VersionState.FAILED), None, 10)
+            assert [known.name for known in page] == ["m", "n"]
+            assert (await yard.chat("m")).status == 404
+            await promote(yard, "m", 2)
+            assert catalog.get("m").entry.problem == ""
+            assert yard.yard.names.model("m").spec.source == str(files[1])
+            await catalog.remove("n", force=False, who=WHO, match=None)
+            with pytest.raises(ModelNotFound):
+                catalog.get("n")
 
 
 async def test_a_swap_is_none_where_both_fit() -> None:

@@ -14,7 +14,7 @@ import pytest
 from gateway.answers import Answer
 from gateway.live_yard import MB, SHARE, LiveYard, fake, live_yard
 from modelyard.compose import catalog
-from modelyard.gateway import registry_routes
+from modelyard.gateway import registry_routes, registry_views
 from store.hub_server import REPO, hub_server
 from store.test_quantize import random_gguf
 from waiting import until
@@ -223,6 +223,20 @@ async def test_a_source_that_cannot_be_asked(yard: LiveYard, monkeypatch: pytest
     assert found["param"] == "source"
     assert "hf://org/repo/x.gguf" in found["message"]
     assert len((await ask(yard, "GET", "/v1/models"))["data"]) == 1
+
+
+async def test_no_reader_is_shown_a_secret(yard: LiveYard, tmp_path: Path) -> None:
+    source = str(random_gguf(tmp_path / "f16.gguf"))
+    secret = {
+        "engine": "llamacpp",
+        "source": source,
+        "devices": ["ram"],
+        "parameters": {"api_key": "hunter2"},
+    }
+    response = await yard.http.post("/v1/models", json={"name": "w", **secret})
+    assert "hunter2" not in response.text
+    shown = registry_views.without_secrets({"source": "https://usr:hunter2@h/x.gguf?token=hunter2"})
+    assert "hunter2" not in str(shown)
 
 
 async def test_a_version_with_its_file_quantized(yard: LiveYard, tmp_path: Path) -> None:

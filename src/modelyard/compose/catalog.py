@@ -68,6 +68,8 @@ class RegistryCatalog:
 
     def get(self, name: str) -> Known:
         """See Catalog.get."""
+        if name in self._held.broken:
+            return self._unusable(name)
         try:
             entry = self._names.resolve(name)
         except NotServed as registered:
@@ -87,6 +89,17 @@ class RegistryCatalog:
                 return Known(entry, record.aliases, record)
         raise ModelNotFound(f"There is no version {version} any more.", param="model")
 
+    def _unusable(self, name: str) -> Known:
+        """A registered model that cannot be served here. Raises ModelNotFound when it cannot even be told."""
+        holding, reason = self._held.holdings[name], self._held.broken[name]
+        try:
+            entry = self._entry(self._held.making.model(self._live.config, holding))
+        except ConfigErrors as error:
+            message = f"{name} is registered, but it cannot be served here: {reason}"
+            raise ModelNotFound(message, param="model") from error
+        entry.problem = reason
+        return Known(entry, holding.record.aliases, holding.record)
+
     def _entry(self, model: Model) -> Entry:
         """Its entry, as far as that can be told without looking at this machine."""
         profile = profile_of(self._live.config, model.spec.engine)
@@ -96,7 +109,9 @@ class RegistryCatalog:
         """See Catalog.page."""
         found: list[Known] = []
         for name in self._behind(after):
-            known = self._known(self._names.model(name))
+            known = (
+                self._unusable(name) if name in self._held.broken else self._known(self._names.model(name))
+            )
             if matches(known, where):
                 if len(found) == limit:
                     return found, found[-1].name
@@ -120,8 +135,8 @@ class RegistryCatalog:
         return self._entry(self._made(name, fields))
 
     def _behind(self, after: str | None) -> Iterator[str]:
-        """All names that are served, in order."""
-        mine = self._held.served_behind(after)
+        """All names that are served or could be, in order."""
+        mine = self._held.holdings.behind(after)
         files = (model.spec.model for model in self._live.config.models)
         of_file = iter(
             sorted(one for one in files if one not in self._held.holdings and (not after or one > after))
@@ -225,6 +240,9 @@ class RegistryCatalog:
                         own, after, lambda: self._registry.set_current(own, to, who=who, match=seen)
                     )
 
+            if own in self._held.broken:  # nobody is served by the one before
+                await switch(chosen.number)
+                return self.get(own)
             promotion = Promotion(self._live, self._driver, self._names, step)
             forth, back = partial(switch, chosen.number), partial(switch, before.current.number)
             await promotion.run(model, forth, back, swap=swap)
@@ -328,11 +346,15 @@ class RegistryCatalog:
         async def kept() -> None:
             self._held.keep(await commit())
 
+        broken = self._held.broken.pop(name, None)
         try:
             await self._live.register(partial(self._held.models, holdings=planned), kept)
-        except ConfigErrors as error:
-            raise _refused(error, name) from error
-        self._held.broken.pop(name, None)
+        except BaseException as error:
+            if broken is not None:
+                self._held.broken[name] = broken
+            if isinstance(error, ConfigErrors):
+                raise _refused(error, name) from error
+            raise
         await self._restamp()
 
     async def _restamp(self) -> None:

@@ -168,10 +168,7 @@ class Held:
     @property
     def served(self) -> Iterator[str]:
         """Names, in order."""
-        return self.served_behind(None)
-
-    def served_behind(self, name: str | None) -> Iterator[str]:
-        return (name for name in self.holdings.behind(name) if name not in self.broken)
+        return (name for name in self.holdings if name not in self.broken)
 
     def models(self, base: Config, holdings: Holdings | None = None) -> tuple[Model, ...]:
         """Those of `holdings` (default: what is held) that can be served. Raises ConfigErrors."""

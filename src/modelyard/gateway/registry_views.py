@@ -21,6 +21,7 @@ from modelyard.gateway import views
 from modelyard.gateway.catalog import Known
 from modelyard.gateway.config import FieldChange
 from modelyard.gateway.snapshot import Snapshot
+from modelyard.registry.checks import without_secrets
 from modelyard.registry.records import AuditRecord, VersionRecord, VersionState
 
 MOST_NAMES = 100
@@ -223,7 +224,7 @@ def described(snapshot: Snapshot, known: Known) -> DescribedModel:
         **_served(snapshot, known),
         place=known.place,
         policy=_json(asdict(known.entry.policy)),
-        spec=None if record is None else _json(record.current.spec),
+        spec=None if record is None else without_secrets(record.current.spec),
     )
 
 
@@ -258,7 +259,7 @@ def version(known: Known, record: VersionRecord) -> VersionView:
         tags=sorted(tag for tag, number in model.tags.items() if number == record.number),
         state=record.state,
         detail=record.detail,
-        spec=_json(record.spec),
+        spec=without_secrets(record.spec),
         capabilities=VersionCapabilities(
             features=sorted(can.features),
             context=can.context,

@@ -323,6 +323,8 @@ class _Download:
                 state.write(self._folder)
             elif state.size is None:
                 self._watch.room(self._folder, HEADROOM)
+                if self._watch.expects is not None:
+                    self._watch.expects(self._total())
             self._saved_at = time.monotonic()
 
     def drop(self) -> None:
