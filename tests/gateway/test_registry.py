@@ -14,7 +14,8 @@ import pytest
 from gateway.answers import Answer
 from gateway.live_yard import MB, SHARE, LiveYard, fake, live_yard
 from modelyard.compose import catalog
-from modelyard.gateway import registry_routes, registry_views
+from modelyard.gateway import registry_routes
+from modelyard.registry.checks import without_secrets
 from store.hub_server import REPO, hub_server
 from store.test_quantize import random_gguf
 from waiting import until
@@ -235,7 +236,7 @@ async def test_no_reader_is_shown_a_secret(yard: LiveYard, tmp_path: Path) -> No
     }
     response = await yard.http.post("/v1/models", json={"name": "w", **secret})
     assert "hunter2" not in response.text
-    shown = registry_views.without_secrets({"source": "https://usr:hunter2@h/x.gguf?token=hunter2"})
+    shown = without_secrets({"source": "https://usr:hunter2@h/x.gguf?token=hunter2"})
     assert "hunter2" not in str(shown)
 
 
