@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,6 +68,25 @@ async def test_a_second_store_on_the_same_folder_has_it(root: Path, gated: Gated
         assert open_before.cached(SOURCE) == file
         with closing(Store(root, [gated])) as later:
             assert await later.fetch(SOURCE) == file
+    assert gated.fetches() == 1
+
+
+@pytest.mark.parametrize("is_copy", [False, True])
+async def test_a_moved_or_copied_folder_keeps_its_files(
+    root: Path, gated: GatedSource, tmp_path: Path, is_copy: bool
+) -> None:
+    gated.gate.touch()
+    with closing(Store(root, [gated])) as store:
+        before = await store.fetch(SOURCE)
+    other = tmp_path / "other"
+    if is_copy:
+        shutil.copytree(root, other)
+    else:
+        root.rename(other)
+    with closing(Store(other, [gated])) as store:
+        file = await store.fetch(SOURCE)
+        assert file.path == other / before.path.relative_to(root)
+        assert store.hashed == (file.size if is_copy else 0), "a copy's times say nothing of its bytes"
     assert gated.fetches() == 1
 
 

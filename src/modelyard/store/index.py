@@ -81,7 +81,8 @@ class Entry:
 
 
 class Index:
-    """Entries by key: in memory, and on disk for the next start and for other processes."""
+    """Entries by key: in memory, and on disk for the next start and for other processes. There the path of a
+    blob counts from the store's folder, which may be moved or copied."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -90,7 +91,7 @@ class Index:
 
     def read(self) -> None:
         """Take what other processes have written and removed meanwhile."""
-        found = (_read(path) for path in self._disk.sources.glob("*.json"))
+        found = (self._read(path) for path in self._disk.sources.glob("*.json"))
         self._entries = {entry.key: entry for entry in found if entry is not None}
 
     def all(self) -> list[Entry]:
@@ -103,7 +104,7 @@ class Index:
         entry = self._entries.get(key)
         if entry is not None and entry.is_unchanged():
             return entry
-        fresh = _read(self._path(key))
+        fresh = self._read(self._path(key))
         if fresh is None or fresh.key != key:
             self._entries.pop(key, None)
             return None
@@ -127,8 +128,19 @@ class Index:
         self._path(entry.key).unlink(missing_ok=True)
 
     def _write(self, entry: Entry) -> None:
-        self._disk.write(self._path(entry.key), json.dumps(asdict(entry), indent=1).encode())
+        path = Path(entry.path)
+        kept = entry
+        if path.is_relative_to(self._disk.blobs):
+            kept = replace(entry, path=str(path.relative_to(self._disk.root)))
+        self._disk.write(self._path(entry.key), json.dumps(asdict(kept), indent=1).encode())
         self._entries[entry.key] = entry
+
+    def _read(self, path: Path) -> Entry | None:
+        try:
+            kept = Entry(**json.loads(path.read_bytes()))
+            return replace(kept, path=str(self._disk.root / kept.path))
+        except (OSError, ValueError, TypeError):
+            return None
 
     def _path(self, key: str) -> Path:
         return self._disk.sources / f"{key_of(key)}.json"
@@ -147,10 +159,3 @@ def key_of(source: str) -> str:
 def resolved(entry: Entry | None) -> Exact | None:
     """What a source that may move was resolved to when it was first fetched."""
     return Exact(entry.exact, entry.digest) if entry is not None and entry.exact else None
-
-
-def _read(path: Path) -> Entry | None:
-    try:
-        return Entry(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
