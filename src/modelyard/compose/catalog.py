@@ -6,6 +6,7 @@ Built by `yard`. Reading needs no database: what is held of it lies in memory.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -25,6 +26,7 @@ from modelyard.errors import (
     NameTaken,
     OwnedByFile,
     RegistryUnavailable,
+    RevisionMismatch,
     SpecRefused,
     VersionNotFound,
 )
@@ -231,54 +233,68 @@ class RegistryCatalog:
                 return self.get(own)
             model = self._held.making.model(self._live.config, holding, chosen.number)
 
-            async def switch(to: int) -> None:
-                seen = match if to == chosen.number else None
+            async def lead() -> None:
                 async with self._held.changing:
                     now = self._holding(own)
-                    after = replace(now, record=replace(now.record, current=now.version(to)))
+                    after = replace(now, record=replace(now.record, current=chosen))
                     await self._change(
-                        own, after, lambda: self._registry.set_current(own, to, who=who, match=seen)
+                        own,
+                        after,
+                        lambda: self._registry.set_current(own, chosen.number, who=who, match=match),
                     )
 
             if own in self._held.broken:  # nobody is served by the one before
-                await switch(chosen.number)
+                await lead()
                 return self.get(own)
             promotion = Promotion(self._live, self._driver, self._names, step)
-            forth, back = partial(switch, chosen.number), partial(switch, before.current.number)
-            await promotion.run(model, forth, back, swap=swap)
+            await promotion.run(model, lead, swap=swap)
             return self.get(own)
 
     async def set_policy(
         self, name: str, changes: Json, *, description: str | None, who: str, match: int | None
     ) -> Known:
         """See Catalog.set_policy."""
+        parts = Parts.of(changes)
+        if parts.spec:
+            which = next(iter(parts.spec))
+            message = f"{which} makes another version: add one (POST …/versions), then promote it"
+            raise SpecRefused(message, param=which)
         async with self._held.changing:
-            holding = self._holding(name)
-            record = holding.record
-            parts = Parts.of(changes)
-            if parts.spec:
-                which = next(iter(parts.spec))
-                message = f"{which} makes another version: add one (POST …/versions), then promote it"
-                raise SpecRefused(message, param=which)
-            merged = {**record.policy, **parts.policy}
-            policy = {field: value for field, value in merged.items() if value is not None}
-            aliases = parts.aliases if "aliases" in changes else record.aliases
-            self._refuse_taken(record.name, replace(parts, aliases=aliases))
-            after = replace(record, policy=policy, aliases=aliases)
-            self._made(record.name, replace(holding, record=after).fields(record.current.number))
+            own = self._holding(name).record.name
+            while True:
+                seen = self._held.holdings[own].record.revision if match is None else match
+                try:
+                    await self._policy(own, changes, parts, description, who, seen)
+                    return self.get(own)
+                except RevisionMismatch:
+                    if match is not None:
+                        raise
+                    self._held.keep(await self._registry.get(own))  # another server was before us
 
-            async def commit() -> ModelRecord:
-                return await self._registry.update(
-                    record.name,
-                    who=who,
-                    policy=policy if policy != record.policy else None,
-                    aliases=aliases if aliases != record.aliases else None,
-                    description=description,
-                    match=match,
-                )
+    async def _policy(
+        self, own: str, changes: Json, parts: Parts, description: str | None, who: str, match: int
+    ) -> None:
+        """Change the policy of the model as it is held."""
+        holding = self._held.holdings[own]
+        record = holding.record
+        merged = {**record.policy, **parts.policy}
+        policy = {field: value for field, value in merged.items() if value is not None}
+        aliases = parts.aliases if "aliases" in changes else record.aliases
+        self._refuse_taken(own, replace(parts, aliases=aliases))
+        after = replace(record, policy=policy, aliases=aliases)
+        self._made(own, replace(holding, record=after).fields(record.current.number))
 
-            await self._change(record.name, replace(holding, record=after), commit)
-            return self.get(record.name)
+        async def commit() -> ModelRecord:
+            return await self._registry.update(
+                own,
+                who=who,
+                policy=policy if policy != record.policy else None,
+                aliases=aliases if aliases != record.aliases else None,
+                description=description,
+                match=match,
+            )
+
+        await self._change(own, replace(holding, record=after), commit)
 
     async def policies(self, name: str) -> Sequence[PolicyRecord]:
         """See Catalog.policies."""
@@ -358,11 +374,11 @@ class RegistryCatalog:
         await self._restamp()
 
     async def _restamp(self) -> None:
-        """What was changed here need not be read again."""
-        try:
-            self._held.stamp = await self._registry.stamp()
-        except RegistryUnavailable:
-            self._held.stamp = -1
+        """What was changed here need not be read again, unless others changed something too."""
+        with suppress(RegistryUnavailable):
+            stamp = await self._registry.stamp()
+            if stamp == self._held.stamp + 1:
+                self._held.stamp = stamp
 
     def _made(self, name: str, fields: Json) -> Model:
         """Raises SpecRefused."""

@@ -1,11 +1,13 @@
 """Another version of a model takes over: loaded beside the one that serves, or in its place.
 
-Used by `catalog`. Whoever waits for the one that goes is led to the other; what runs on it finishes.
+Used by `catalog`. The name leads to it once it is ready: whoever waits for the other is led along, what runs
+on that finishes. Until then nothing has changed, and whatever fails leaves it so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from modelyard.compose.live import Live
@@ -29,17 +31,10 @@ class Promotion:
         self._names = names
         self._step = step
 
-    async def run(
-        self,
-        model: Model,
-        forth: Callable[[], Awaitable[None]],
-        back: Callable[[], Awaitable[None]],
-        *,
-        swap: bool,
-    ) -> None:
-        """Have `model` take over from the version that its name leads to now; `forth` leads the name to it,
-        `back` to the other again. With `swap` that one leaves first where they do not fit beside each other.
-        Raises NoRoomBeside, and why it could not be fetched or loaded; then the name leads where it did."""
+    async def run(self, model: Model, lead: Callable[[], Awaitable[None]], *, swap: bool) -> None:
+        """Have `model` take over from the version that its name leads to now; `lead` leads the name to it.
+        With `swap` that one leaves first where they do not fit beside each other. Raises NoRoomBeside, and why
+        it could not be fetched or loaded."""
         old = self._names.model(model.spec.model)
         served = self._names.version(model.spec.version) is not None
         new = await self._live.bring(model)
@@ -53,16 +48,16 @@ class Promotion:
                     "other. With swap: true one leaves before the other comes, and requests wait meanwhile.",
                     param="swap",
                 )
-            if not sizes:
-                await self._load_beside(old, new)
-            self._step("switching")
-            await forth()
+            # Beside each other, the old one stays whoever leaves; else the new one, as soon as it is there.
+            with self._pinned(new if sizes else old):
+                self._step("loading")
+                await self._driver.load(new.spec.version)
+                self._step("switching")
+                await lead()
         except BaseException:
             if not served:
                 await self._live.drop(new.spec.version)
             raise
-        if sizes:
-            await self._load_instead(new, back)
 
     def _too_large(self, old: Entry, new: Entry) -> str:
         """The needs of both, where they can never be in memory at once and the old one is there; else
@@ -75,22 +70,12 @@ class Promotion:
             return ""
         return " and ".join(in_units(need.bytes) for need, _ in wanted)
 
-    async def _load_instead(self, new: Entry, back: Callable[[], Awaitable[None]]) -> None:
-        """Load the new one, for which the old one leaves; who waits goes on waiting."""
-        self._step("loading")
+    @contextmanager
+    def _pinned(self, entry: Entry) -> Iterator[None]:
+        """Meanwhile nobody puts its instances out for another model."""
+        version = entry.spec.version
+        self._driver.post(ev.PolicyChanged(version, replace(entry.policy, pin=True)))
         try:
-            await self._driver.load(new.spec.version)
-        except BaseException:
-            self._step("switching back")
-            await back()
-            raise
-
-    async def _load_beside(self, old: Entry, new: Entry) -> None:
-        """Load the new one; whoever leaves for it, it is not the old one."""
-        self._step("loading")
-        version = old.spec.version
-        self._driver.post(ev.PolicyChanged(version, replace(old.policy, pin=True)))
-        try:
-            await self._driver.load(new.spec.version)
+            yield
         finally:
-            self._driver.post(ev.PolicyChanged(version, old.policy))
+            self._driver.post(ev.PolicyChanged(version, entry.policy))

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from modelyard.config import Config, Model
 from modelyard.config.build import model_of
 from modelyard.config.schema import PolicySection
-from modelyard.config.together import together
+from modelyard.config.together import profile_of, together
 from modelyard.config.versions import keyed
 from modelyard.engines import registry as engines
 from modelyard.errors import VersionNotFound
@@ -114,25 +114,23 @@ class Holdings(Mapping[str, Holding]):
 
 
 class Making:
-    """Versions as configuration has them, each made once for one set of engine profiles and defaults."""
+    """Versions as configuration has them, each made once as long as what it is made of stays the same."""
 
     def __init__(self) -> None:
         self.key = ""  # of digests that may hold a secret; empty: this process's own
-        self._made: dict[tuple[str, int], tuple[Holding, Model]] = {}
-        self._base: Config | None = None
+        self._made: dict[tuple[str, int], tuple[tuple[object, ...], Model]] = {}
 
     def model(self, base: Config, holding: Holding, number: int | None = None) -> Model:
         """A version (default: the current one) with its model's policy. Raises ConfigErrors."""
-        if self._base is None or (base.profiles, base.defaults) != (self._base.profiles, self._base.defaults):
-            self._made.clear()
-        self._base = base
-        number = number or holding.record.current.number
-        name = holding.record.name
+        name, number = holding.record.name, number or holding.record.current.number
+        fields = holding.fields(number)
+        profile = profile_of(base, str(fields.get("engine")))
+        made_of = (fields, profile, base.defaults, self.key)
         known = self._made.get((name, number))
-        if known is not None and known[0] is holding:
+        if known is not None and known[0] == made_of:
             return known[1]
-        model = self.of_fields(base, name, holding.fields(number))
-        self._made[name, number] = holding, model
+        model = self.of_fields(base, name, fields)
+        self._made[name, number] = made_of, model
         return model
 
     def of_fields(self, base: Config, name: str, fields: Json) -> Model:
@@ -170,10 +168,13 @@ class Held:
         """Names, in order."""
         return (name for name in self.holdings if name not in self.broken)
 
-    def models(self, base: Config, holdings: Holdings | None = None) -> tuple[Model, ...]:
-        """Those of `holdings` (default: what is held) that can be served. Raises ConfigErrors."""
+    def models(
+        self, base: Config, holdings: Holdings | None = None, broken: Collection[str] | None = None
+    ) -> tuple[Model, ...]:
+        """Those of `holdings` that are not `broken` (default: what is held). Raises ConfigErrors."""
         found = self.holdings if holdings is None else holdings
-        return tuple(self.making.model(base, one) for name, one in found.items() if name not in self.broken)
+        without = self.broken if broken is None else broken
+        return tuple(self.making.model(base, one) for name, one in found.items() if name not in without)
 
     def version(self, base: Config, name: str, number: int) -> str:
         """The key of a version as it is served with `base`."""

@@ -6,7 +6,7 @@ Owned by `yard`. While the database is away, what is held goes on to be served.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -94,31 +94,33 @@ class Upkeep:
             for record in found.models
         )
 
-        async def keep() -> None:
-            held.holdings, held.stamp = holdings, found.stamp
+        broken: dict[str, str] = {}
 
-        held.broken = {}
+        async def keep() -> None:
+            held.holdings, held.broken, held.stamp = holdings, broken, found.stamp
+
         while True:
             try:
-                await self._live.register(partial(held.models, holdings=holdings), keep)
+                await self._live.register(partial(held.models, holdings=holdings, broken=broken), keep)
                 return
             except ConfigErrors as error:
-                blamed = self._blamed(error, holdings)
+                blamed = self._blamed(error, holdings, broken)
                 if not blamed:
                     raise
-                held.broken |= blamed
+                broken |= blamed
 
-    def _blamed(self, error: ConfigErrors, holdings: Holdings) -> dict[str, str]:
-        """The registered models that an error is about."""
+    def _blamed(self, error: ConfigErrors, holdings: Holdings, broken: Collection[str]) -> dict[str, str]:
+        """The registered models that an error is about, and that are not known to be broken."""
         of_file = {model.spec.model for model in self._live.config.models} - self._held.holdings.keys()
         blamed = {
             name: str(problem)
             for problem in error.problems
             for name in _named(problem.path, holdings)
-            if name not in of_file and name not in self._held.broken
+            if name not in of_file and name not in broken
         }
         for name, reason in blamed.items():
-            log.error("model.unusable", model=name, reason=reason)
+            if self._held.broken.get(name) != reason:
+                log.error("model.unusable", model=name, reason=reason)
         return blamed
 
     async def _report(self) -> None:
@@ -127,9 +129,11 @@ class Upkeep:
         for name in tuple(held.served):
             record = held.holdings[name].record
             entry = self._names.model(name)
-            if record.current.state is not VersionState.REGISTERED or not (entry.files or entry.problem):
+            if entry.files is None and not entry.problem:
                 continue
             state = VersionState.VERIFIED if entry.files is not None else VersionState.FAILED
+            if state is record.current.state:
+                continue
             told = await self._registry.report(
                 name,
                 record.current.number,

@@ -28,7 +28,7 @@ MOST_TAGS = 1000
 MOST_PAIRS = 20_000
 MOST_LANGUAGES = 1000
 # User and password of a URL, and what a link was signed with.
-_IN_URL = re.compile(r"(?<=://)[^/@\s]*@|(?<=\?)[^\s]+")
+_IN_URL = re.compile(r"(?<=://)[^/?#\s]*@|(?<=\?)[^\s]+")
 
 
 def name_of(value: str, param: str = "name") -> str:

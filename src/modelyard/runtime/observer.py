@@ -14,10 +14,11 @@ import structlog
 from modelyard.core.events import DeviceSeen, Event, Learned, Observed
 from modelyard.core.state import Instance
 from modelyard.core.types import Device, DeviceKind, Need, Placement, Share
+from modelyard.core.units import short
 from modelyard.launchers.base import Launcher
 from modelyard.runtime.devices import Devices, Seen
 from modelyard.runtime.entries import Entry
-from modelyard.runtime.footprints import Footprint, Footprints, key_of
+from modelyard.runtime.footprints import Footprint, Footprints, Key, key_of
 from modelyard.runtime.timing import Timing
 
 log = structlog.get_logger(__name__)
@@ -40,6 +41,7 @@ class Observer:
         self._footprints = footprints
         self._post = post
         self._instances = instances
+        self._compared: set[Key] = set()  # footprints whose estimate was compared with what was measured
 
     async def look(self, *, ended: str | None = None) -> None:
         """Look at every device and say what was seen. An instance that has `ended` uses nothing any more,
@@ -70,10 +72,11 @@ class Observer:
         need, measured = instance.version.need, any(own.values())
         if need is None or entry.files is None or not (measured or load_seconds is not None):
             return
-        if measured:
-            self._post(Observed(instance.id, own))
         key = key_of(entry.spec, entry.files, self._kinds(entry))
         estimate = entry.engine.need(entry.spec, entry.files)
+        if measured:
+            self._post(Observed(instance.id, own))
+            self._compare(entry, key, sum(share.bytes for share in estimate.shares), sum(own.values()))
         sizes = _by_share(estimate, instance.placement, own)
         footprint = await asyncio.to_thread(
             self._footprints.observe, key, sizes, need=estimate, load_seconds=load_seconds
@@ -81,6 +84,19 @@ class Observer:
         learned = self._learned(entry, footprint, estimate) if measured else need
         usual = footprint.load
         self._post(Learned(entry.spec.version, learned, usual.median if usual is not None else None))
+
+    def _compare(self, entry: Entry, key: Key, estimated: int, measured: int) -> None:
+        """Say once how far the first estimate was from what an instance really takes of its own."""
+        if key not in self._compared:
+            self._compared.add(key)
+            error = f"{100 * (estimated / measured - 1):+.1f} %"
+            log.info(
+                "memory.measured",
+                model=entry.spec.model,
+                estimated=short(estimated),
+                measured=short(measured),
+                error=error,
+            )
 
     async def keep_first_token(self, entry: Entry, seconds: float) -> None:
         """Keep how soon the first streamed answer of a new instance began."""

@@ -128,8 +128,8 @@ class Tasks:
     def cancel(self, name: str) -> Task:
         """Ask it to end; that it has, its state tells. One that ended stays as it is. Raises TaskNotFound."""
         task = self.find(name)
-        if task.state is TaskState.RUNNING and task._job is not None:
-            task._job.cancel()
+        if task.state is TaskState.RUNNING and task._job is not None and not task._job.cancelling():
+            task._job.cancel()  # once: it may have something to put back
         return task
 
     async def close(self) -> None:
@@ -137,7 +137,8 @@ class Tasks:
         self._closed = True
         jobs = [task._job for task in self._tasks.values() if task._job is not None and not task._job.done()]
         for job in jobs:
-            job.cancel()
+            if not job.cancelling():
+                job.cancel()
         if jobs:
             _, late = await asyncio.wait(jobs, timeout=LATEST)
             if late:

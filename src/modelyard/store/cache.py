@@ -138,7 +138,11 @@ class Store:
         if problem := self.problem(source):
             raise SourceNotFound(f"{shown(source)} {problem}")
         watch = Watch(source, deadline)
-        await _stoppable(self._threads, watch, lambda: self._resolve(source, watch))
+        try:
+            async with asyncio.timeout(deadline):
+                await _stoppable(None, watch, lambda: self._resolve(source, watch))
+        except TimeoutError:
+            raise DownloadFailed(f"{watch.source}: does not answer; try again") from None
 
     def paths_of(self, sources: Collection[str]) -> list[Path]:
         """Where the files of these sources lie, as far as they are here."""
