@@ -12,6 +12,7 @@ import pytest
 
 from gateway.live_yard import MB, SHARE, TWO, LiveYard, fake, live_yard, running, sections, short_folder
 from modelyard import compose, config
+from modelyard.compose import upkeep
 from modelyard.errors import (
     AliasInUse,
     ConfigRefused,
@@ -266,6 +267,30 @@ async def test_a_model_whose_file_went_is_told_mended_and_removed(tmp_path: Path
             await catalog.remove("n", force=False, who=WHO, match=None)
             with pytest.raises(ModelNotFound):
                 catalog.get("n")
+
+
+async def test_what_the_files_tell_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "LOOK_EVERY", 0.05)
+    source = random_gguf(tmp_path / "f16.gguf")
+    async with live_yard({}) as yard:
+        await register(yard, "m", {"engine": "llamacpp", "devices": ["ram"], "source": str(source)})
+        await yard.driver.fetch(yard.yard.names.model("m"), lambda progress: None)
+        catalog = yard.yard.catalog
+
+        def verified() -> bool:
+            record = catalog.get("m").record
+            return record is not None and record.current.state is VersionState.VERIFIED
+
+        await until(verified)
+        (version,) = catalog.versions("m")
+        assert "chat" in version.capabilities.features
+        (artifact,) = await catalog._registry.artifacts("m", 1)
+        assert (artifact.path, artifact.source, artifact.size) == (
+            "model",
+            str(source),
+            source.stat().st_size,
+        )
+        assert len(artifact.sha256) == 64
 
 
 async def test_a_swap_is_none_where_both_fit() -> None:

@@ -33,8 +33,8 @@ class Promotion:
 
     async def run(self, model: Model, lead: Callable[[], Awaitable[None]], *, swap: bool) -> None:
         """Have `model` take over from the version that its name leads to now; `lead` leads the name to it.
-        With `swap` that one leaves first where they do not fit beside each other. Raises NoRoomBeside, and why
-        it could not be fetched or loaded."""
+        With `swap` that one leaves first where they do not fit beside each other. Raises NoRoomBeside, and
+        why it could not be fetched or loaded."""
         old = self._names.model(model.spec.model)
         served = self._names.version(model.spec.version) is not None
         new = await self._live.bring(model)

@@ -18,7 +18,8 @@ from modelyard.compose.registered import Held, Holding, Holdings
 from modelyard.config import ConfigErrors
 from modelyard.errors import ConfigError, RegistryUnavailable
 from modelyard.gateway.names import Names
-from modelyard.registry import Registry, VersionState
+from modelyard.registry import Artifact, Registry, VersionState
+from modelyard.runtime.entries import Entry
 
 log = structlog.get_logger(__name__)
 
@@ -141,8 +142,19 @@ class Upkeep:
                 who="server",
                 detail=entry.problem,
                 capabilities=capabilities_of(entry),
+                artifacts=_artifacts(entry),
             )
             held.keep(replace(record, current=told), told)
+
+
+def _artifacts(entry: Entry) -> list[Artifact] | None:
+    """The files that it is run with; None while they are not here."""
+    if entry.files is None:
+        return None
+    sources = entry.engine.sources(entry.spec)
+    return [
+        Artifact(role, sources.get(role, ""), file.size, file.digest) for role, file in entry.files.items()
+    ]
 
 
 def _named(path: str, holdings: Holdings) -> Iterator[str]:

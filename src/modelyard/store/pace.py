@@ -87,6 +87,8 @@ class Patience:
             if pause > self._left:
                 raise failure
             self._left -= pause
+        if pause >= self._watch.left():
+            raise failure
         self._tries += 1
         self._watch.pause(pause)
 

@@ -105,6 +105,10 @@ class Watch:
         if time.monotonic() > self._ends:
             raise DownloadFailed(f"{self.source}: the fetch passed its deadline; try again")
 
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self._ends - time.monotonic()
+
     def pause(self, seconds: float) -> None:
         """Wait, but not beyond a stop."""
         self._stopped.wait(seconds)
