@@ -269,6 +269,27 @@ async def test_a_model_whose_file_went_is_told_mended_and_removed(tmp_path: Path
                 catalog.get("n")
 
 
+async def test_a_swap_takes_the_place_of_a_model_that_is_pinned() -> None:
+    async with live_yard({}, memory=SHARE + MB) as yard:
+        await register(yard, "m", fake(pin=True))
+        first = await answered_by(yard, "m")
+        await yard.yard.catalog.add_version("m", slower(400), who=WHO, match=None)
+        await promote(yard, "m", 2, swap=True)
+        assert await answered_by(yard, "m") != first
+        (version,) = {one.version.key: one.version for one in yard.instances("m")}.values()
+        assert version.policy.pin
+
+
+async def test_a_version_that_is_asked_for_has_no_right_to_stay() -> None:
+    async with live_yard({}) as yard:
+        await register(yard, "m", fake(pin=True, min_replicas=1))
+        await until(lambda: yard.ready("m"))
+        await yard.yard.catalog.add_version("m", slower(400), who=WHO, match=None)
+        second = await answered_by(yard, "m@2")
+        policy = yard.state.versions[second].policy
+        assert (policy.pin, policy.min_replicas) == (False, 0)
+
+
 async def test_what_the_files_tell_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "LOOK_EVERY", 0.05)
     source = random_gguf(tmp_path / "f16.gguf")

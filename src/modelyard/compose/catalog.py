@@ -236,6 +236,9 @@ class RegistryCatalog:
             async def lead() -> None:
                 async with self._held.changing:
                     now = self._holding(own)
+                    if now.version(chosen.number).digest != chosen.digest:
+                        message = f"{own} was removed and registered anew meanwhile"
+                        raise VersionNotFound(message, param="version")
                     after = replace(now, record=replace(now.record, current=chosen))
                     await self._change(
                         own,
@@ -359,18 +362,16 @@ class RegistryCatalog:
         """Serve `after`, once `commit` has kept it; what that returns is what is held from then on."""
         planned = self._held.holdings.with_one(after)
 
+        broken = self._held.broken.keys() - {name}
+
         async def kept() -> None:
             self._held.keep(await commit())
+            self._held.broken.pop(name, None)
 
-        broken = self._held.broken.pop(name, None)
         try:
-            await self._live.register(partial(self._held.models, holdings=planned), kept)
-        except BaseException as error:
-            if broken is not None:
-                self._held.broken[name] = broken
-            if isinstance(error, ConfigErrors):
-                raise _refused(error, name) from error
-            raise
+            await self._live.register(partial(self._held.models, holdings=planned, broken=broken), kept)
+        except ConfigErrors as error:
+            raise _refused(error, name) from error
         await self._restamp()
 
     async def _restamp(self) -> None:

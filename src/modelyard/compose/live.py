@@ -130,7 +130,10 @@ class Live:
         return entry
 
     async def bring(self, model: Model) -> Entry:
-        """Serve a version beside the one that its model has. Raises ConfigErrors."""
+        """Serve a version beside the one that its model has; it is loaded when it is asked for, and stays no
+        longer than others. Raises ConfigErrors."""
+        policy = replace(model.policy, pin=False, home=False, preload=False, min_replicas=0)
+        model = replace(model, policy=policy)
         async with self._lock:
             entry = await self.check(model)
             if self._names.version(model.spec.version) is None:

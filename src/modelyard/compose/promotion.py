@@ -7,8 +7,9 @@ on that finishes. Until then nothing has changed, and whatever fails leaves it s
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
 from modelyard.compose.live import Live
 from modelyard.config import Model
@@ -49,7 +50,10 @@ class Promotion:
                     param="swap",
                 )
             # Beside each other, the old one stays whoever leaves; else the new one, as soon as it is there.
-            with self._pinned(new if sizes else old):
+            with ExitStack() as meanwhile:
+                meanwhile.enter_context(self._kept(new if sizes else old, pin=True))
+                if sizes:
+                    meanwhile.enter_context(self._kept(old, pin=False, home=False, min_replicas=0))
                 self._step("loading")
                 await self._driver.load(new.spec.version)
                 self._step("switching")
@@ -71,10 +75,10 @@ class Promotion:
         return " and ".join(in_units(need.bytes) for need, _ in wanted)
 
     @contextmanager
-    def _pinned(self, entry: Entry) -> Iterator[None]:
-        """Meanwhile nobody puts its instances out for another model."""
+    def _kept(self, entry: Entry, **policy: Any) -> Iterator[None]:
+        """Meanwhile it has this in its policy."""
         version = entry.spec.version
-        self._driver.post(ev.PolicyChanged(version, replace(entry.policy, pin=True)))
+        self._driver.post(ev.PolicyChanged(version, replace(entry.policy, **policy)))
         try:
             yield
         finally:

@@ -133,14 +133,14 @@ class Upkeep:
             if entry.files is None and not entry.problem:
                 continue
             state = VersionState.VERIFIED if entry.files is not None else VersionState.FAILED
-            if state is record.current.state:
-                continue
+            if state is record.current.state or record.current.state is VersionState.VERIFIED:
+                continue  # what another server has, this one may lack
             told = await self._registry.report(
                 name,
                 record.current.number,
                 state,
                 who="server",
-                detail=entry.problem,
+                detail=entry.problem if state is VersionState.FAILED else "",
                 capabilities=capabilities_of(entry),
                 artifacts=_artifacts(entry),
             )

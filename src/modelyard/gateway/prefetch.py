@@ -31,7 +31,7 @@ from modelyard.runtime.tasks import Task
 
 log = structlog.get_logger(__name__)
 
-AT_ONCE = 4
+AT_ONCE = 2  # fewer than the store fetches at once: users' requests fetch too
 
 
 class Prefetched(views.View):

@@ -58,6 +58,7 @@ def add_quantize(router: APIRouter, control: Control) -> None:
         match, who = match_of(if_match, known), control.who(request)
         assert known.record is not None
         fields = {**known.record.current.spec, "quantize": order.type}
+        control.tasks.check()
         with refusing():
             record, _ = await catalog.add_version(known.name, fields, who=who, match=match)
 

@@ -31,7 +31,7 @@ class TaskView(views.View):
     """Long work. `total` is left out while it is not known; so is what it has not come to."""
 
     id: str
-    kind: str = Field(description="promote, rollback, remove, prefetch, verify.")
+    kind: str = Field(description="promote, rollback, remove, quantize, prefetch, verify.")
     subject: str = Field(description="What it is about.")
     state: TaskState
     done: int = Field(description="Bytes of a fetch, else pieces.")

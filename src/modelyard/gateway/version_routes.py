@@ -39,7 +39,7 @@ from modelyard.gateway.registry_routes import sent
 from modelyard.gateway.tasks_routes import TaskView, view_of
 from modelyard.runtime.tasks import Task, Work
 
-MOST_ROWS = 1000
+MOST_ROWS = 500
 FOUND = (ModelNotFound, VersionNotFound)
 
 Wait = Annotated[bool, Query(description="Answer when it is done, or with what stood in the way.")]

@@ -62,6 +62,8 @@ class Store:
         self._private = {""}
         self._deadline = deadline
         self._threads = ThreadPoolExecutor(FETCHES, thread_name_prefix="store")
+        self._asking = ThreadPoolExecutor(FETCHES, thread_name_prefix="store asks")
+        self._reading = ThreadPoolExecutor(FETCHES, thread_name_prefix="store reads")
         # A lock lives as long as somebody waits for it or holds it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._held: dict[str, list[int]] = {}
@@ -70,7 +72,8 @@ class Store:
 
     def close(self) -> None:
         """Take no more fetches, and hold nothing. Fetches that run end with the tasks that await them."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._asking, self._reading):
+            threads.shutdown(wait=False, cancel_futures=True)
         for user in tuple(self._held):
             self.let_go(user)
 
@@ -140,7 +143,7 @@ class Store:
         watch = Watch(source, deadline)
         try:
             async with asyncio.timeout(deadline):
-                await _stoppable(None, watch, lambda: self._resolve(source, watch))
+                await _stoppable(self._asking, watch, lambda: self._resolve(source, watch))
         except TimeoutError:
             raise DownloadFailed(f"{watch.source}: does not answer; try again") from None
 
@@ -156,13 +159,13 @@ class Store:
         if known is not None:
             return known
         watch = self._watch(source, None)
-        return await _stoppable(None, watch, lambda: self._again(source, terms, watch))
+        return await _stoppable(self._reading, watch, lambda: self._again(source, terms, watch))
 
     async def verify(self, item: Item, rate: float) -> str:
         """See `Intake.verify`; files are read one after the other."""
         async with self._verifying:
             watch = self._watch(str(item.path), None)
-            return await _stoppable(None, watch, lambda: self._intake.verify(item, rate, watch))
+            return await _stoppable(self._reading, watch, lambda: self._intake.verify(item, rate, watch))
 
     async def header(self, file: StoredFile) -> Mapping[str, object]:
         """The facts in a file's header (`engines.gguf.facts`); empty for what is no GGUF file. Kept by
@@ -248,14 +251,16 @@ def _key(source: str, terms: Terms | None) -> str:
     return key_text(source, terms.sha256 if terms is not None and not is_local(source) else "")
 
 
-async def _stoppable(threads: Executor | None, watch: Watch, work: Callable[[], T]) -> T:
+async def _stoppable(threads: Executor, watch: Watch, work: Callable[[], T]) -> T:
     """What `work` returns, done in a thread; it is stopped through `watch` when the caller is cancelled."""
-    done = asyncio.get_running_loop().run_in_executor(threads, work)
+    job = threads.submit(work)
+    done = asyncio.wrap_future(job)
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:
         # The thread ends at its next chunk; leaving before would let it write behind our back.
         watch.stop()
-        with suppress(Exception):
-            await done
+        if not job.cancel():  # it has begun
+            with suppress(Exception):
+                await done
         raise
