@@ -48,6 +48,20 @@ async def test_what_one_server_registers_another_serves(postgres: Postgres) -> N
         assert await served(one, "a")
 
 
+async def test_a_name_that_another_server_s_file_has_is_left_out_there(postgres: Postgres) -> None:
+    settings = {"registry": {"database_url": postgres.emptied()}}
+    async with live_yard({"a": fake()}, **settings) as one, live_yard({}, **settings) as other:
+        before = (await one.chat("a")).headers["x-modelyard-instance"]
+        assert await register(other, "a") == 201
+        assert await register(other, "m") == 201
+        await until(lambda: served(one, "m"))
+        assert (await one.chat("a")).headers["x-modelyard-instance"] == before
+        shown = (await one.http.get("/v1/models/a")).json()
+        assert shown["modelyard"]["owner"] == "file"
+        assert await register(one, "n") == 201
+        assert (await one.http.get("/v1/models?limit=10")).json()["has_more"] is False
+
+
 async def test_while_it_is_away_what_is_known_is_served_and_nothing_changes(postgres: Postgres) -> None:
     async with live_yard({"a": fake()}, registry={"database_url": postgres.emptied()}) as yard:
         assert await register(yard, "m") == 201

@@ -70,12 +70,14 @@ class RegistryCatalog:
 
     def get(self, name: str) -> Known:
         """See Catalog.get."""
-        if name in self._held.broken:
-            return self._unusable(name)
         try:
             entry = self._names.resolve(name)
         except NotServed as registered:
             return self._of_version(registered.version)
+        except ModelNotFound:
+            if name not in self._held.broken:
+                raise
+            return self._unusable(name)
         current = self._names.model(entry.spec.model)
         return self._known(current) if entry is current else self._of_version(entry.spec.version)
 
@@ -156,7 +158,7 @@ class RegistryCatalog:
     def _known(self, entry: Entry) -> Known:
         name, config = entry.spec.model, self._live.config
         holding = self._held.holdings.get(name)
-        if holding is not None:
+        if holding is not None and name not in self._held.broken:
             return Known(entry, holding.record.aliases, holding.record)
         place = str(nearest(config.positions, f"models.{name}") or "")
         return Known(entry, self._names.aliases_of(entry), None, place)

@@ -16,6 +16,7 @@ from modelyard.compose.capabilities import capabilities_of
 from modelyard.compose.live import Live
 from modelyard.compose.registered import Held, Holding, Holdings
 from modelyard.config import ConfigErrors
+from modelyard.config.together import NameClash
 from modelyard.errors import ConfigError, RegistryUnavailable
 from modelyard.gateway.names import Names
 from modelyard.registry import Artifact, Registry, VersionState
@@ -87,7 +88,8 @@ class Upkeep:
         self._held.problem = message
 
     async def _read(self) -> None:
-        """All of it. A model that cannot be served here is left out and said, the others are served."""
+        """All of it. A model that cannot be served here is left out and said, the others are served. Raises
+        ConfigErrors for a name that a file has as well, when it is read for the first time."""
         held, found = self._held, await self._registry.all()
         held.making.key = held.making.key or await self._registry.digest_key()
         holdings = Holdings(
@@ -105,24 +107,26 @@ class Upkeep:
                 await self._live.register(partial(held.models, holdings=holdings, broken=broken), keep)
                 return
             except ConfigErrors as error:
-                blamed = self._blamed(error, holdings, broken)
+                if isinstance(error, NameClash) and held.stamp >= 0:  # another server registered it
+                    blamed = {name: str(error) for name in error.models}
+                else:
+                    blamed = self._blamed(error, holdings, broken)
                 if not blamed:
                     raise
+                for name, reason in blamed.items():
+                    if held.broken.get(name) != reason:
+                        log.error("model.unusable", model=name, reason=reason)
                 broken |= blamed
 
     def _blamed(self, error: ConfigErrors, holdings: Holdings, broken: Collection[str]) -> dict[str, str]:
         """The registered models that an error is about, and that are not known to be broken."""
         of_file = {model.spec.model for model in self._live.config.models} - self._held.holdings.keys()
-        blamed = {
+        return {
             name: str(problem)
             for problem in error.problems
             for name in _named(problem.path, holdings)
             if name not in of_file and name not in broken
         }
-        for name, reason in blamed.items():
-            if self._held.broken.get(name) != reason:
-                log.error("model.unusable", model=name, reason=reason)
-        return blamed
 
     async def _report(self) -> None:
         """Keep what the files of current versions have told."""

@@ -13,9 +13,17 @@ from modelyard.config.values import Config, Model, nearest
 from modelyard.engines.base import Profile
 
 
+class NameClash(ConfigErrors):
+    """Names that a configuration and registered models both have; `models` are those registered ones."""
+
+    def __init__(self, problems: Iterable[Problem], models: Iterable[str]) -> None:
+        super().__init__(problems)
+        self.models = frozenset(models)
+
+
 def together(base: Config, registered: Iterable[Model]) -> Config:
-    """`base` with the registered models behind its own. Raises ConfigErrors, at the place in the
-    configuration, for a name or alias that both have."""
+    """`base` with the registered models behind its own. Raises NameClash, at the place in the configuration,
+    for a name or alias that both have."""
     registered = tuple(registered)
     theirs = {name: model.spec.model for model in registered for name in _names(model)}
     problems = [
@@ -30,7 +38,8 @@ def together(base: Config, registered: Iterable[Model]) -> Config:
         if name in theirs
     ]
     if problems:
-        raise ConfigErrors(problems)
+        taken = {name for model in base.models for name in _names(model)}
+        raise NameClash(problems, (theirs[name] for name in taken & theirs.keys()))
     engines = sorted({model.spec.engine for model in registered})
     return replace(
         base,
