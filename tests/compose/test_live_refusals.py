@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 
 from compose.live_files import FileYard, file_yard
 from gateway.live_yard import MB, Client, child_yard, fake, live_yard, sections, short_folder
+from launchers.process_table import alive
 from modelyard import config
 from modelyard.compose.reading import NotRead, Origin, read
 from modelyard.core import events as ev
@@ -425,7 +426,7 @@ class TestChild:
                 server.send_signal(signal.SIGHUP)  # the terminal is there: it goes on
                 await until(knows_two)
                 terminal.kill()
-                await until(lambda: not server.is_running())
+                await until(lambda: not alive(server.pid))
             finally:
                 terminal.kill()
                 terminal.wait()

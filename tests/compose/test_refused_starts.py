@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -61,13 +63,21 @@ def refused(folder: Path, text: str, *said: str) -> None:
 
 
 def written(data: Path) -> Iterator[Path]:
-    """Files below a data folder that say anything: no locks, no record that nothing runs, no journal."""
+    """Files below a data folder that say anything: no locks, no record that nothing runs, no journal, and no
+    registry in which there is nothing."""
     for path in data.rglob("*"):
-        if path.parent.name == "journal":
+        if path.parent.name == "journal" or (path.name.startswith("registry.db") and not registered(data)):
             continue
         nothing_runs = path.name == "instances.json" and not json.loads(path.read_text())["instances"]
         if path.is_file() and path.suffix != ".lock" and path.name != "lock" and not nothing_runs:
             yield path
+
+
+def registered(data: Path) -> int:
+    """How many models the registry of a data folder has."""
+    with closing(sqlite3.connect(f"file:{data / 'registry.db'}?mode=ro", uri=True)) as database:
+        (count,) = database.execute("SELECT count(*) FROM models").fetchone()
+    return int(count)
 
 
 def test_models_that_are_written_wrong_are_all_named() -> None:

@@ -222,7 +222,7 @@ async def test_a_source_that_cannot_be_asked(yard: LiveYard, monkeypatch: pytest
     body = {"source": "hf://org/repo/x.gguf"}
     found = await refused(yard, "POST", "/v1/models", body, 502, "source_unreachable")
     assert found["param"] == "source"
-    assert "hf://org/repo/x.gguf" in found["message"]
+    assert "hf://org/repo@main/x.gguf: the connection to" in found["message"]
     assert len((await ask(yard, "GET", "/v1/models"))["data"]) == 1
 
 

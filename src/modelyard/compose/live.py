@@ -171,6 +171,8 @@ class Live:
                     await before(source, config, prepared.event)
                 if not dry_run:
                     self._make(prepared)
+                    if not prepared.difference:
+                        log.info("config.unchanged")
             except NotRead as error:
                 raise self._refused(error.error, error.reading, own=own, dry_run=dry_run) from error
             except ConfigError as error:
@@ -385,7 +387,6 @@ def _said(value: object) -> str:
 def _tell(difference: Difference) -> None:
     """One line in the log: names, no values."""
     if not difference:
-        log.info("config.unchanged")
         return
     models = {kind.value: [one.name for one in difference.of(kind)] for kind in Kind}
     told = {kind: names for kind, names in models.items() if names}

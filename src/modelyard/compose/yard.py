@@ -84,13 +84,13 @@ class Yard:
         """Reap leftovers, look at the devices, listen, and preload. Returns where it listens. Raises
         ConfigErrors for models that can never fit, and when it cannot listen."""
         self.reaped = await self.driver.open()
-        if key := await self._upkeep.open():
-            self.live.use_key(key)
         entries = self.names.all()
         for entry in entries:
             await self.driver.examine(entry)
         devices = self.driver.scheduler.state.ledger.devices
         check_placements(self.config, entries, devices, {entry.spec.model for entry in entries})
+        if key := await self._upkeep.open():
+            self.live.use_key(key)
         for entry in entries:
             self.driver.add(entry)
         await self._upkeep.read()
