@@ -73,5 +73,7 @@ def test_a_fourth_model_comes_from_everywhere_and_goes(
             after = httpx.get(f"{url}/admin/status").json()
             assert after["uptime"] > before["uptime"], "the same process"
             assert {model["id"] for model in after["models"]} == set(demo_sections()["models"])
-            for line in left(url):
+            reasons = left(url)
+            assert reasons
+            for line in reasons:
                 assert "makes room for" in line or "removed" in line, line

@@ -82,6 +82,8 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-s3",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
         "-volume.max=8",
     ]
     argv += [f"-s3.config={folder / 's3.json'}", "-master.telemetry=false", "-master.volumeSizeLimitMB=128"]
