@@ -314,6 +314,18 @@ async def test_what_the_files_tell_is_kept(tmp_path: Path, monkeypatch: pytest.M
         assert len(artifact.sha256) == 64
 
 
+async def test_a_model_whose_engine_went_keeps_nobody_from_the_list() -> None:
+    engines = {"own": {"type": "fake"}}
+    with short_folder() as folder:
+        async with yard_in(folder, {"a": fake()}, engines=engines) as yard:
+            await register(yard, "m", fake() | {"engine": "own"})
+        async with yard_in(folder, {"a": fake()}) as yard:
+            page, after = yard.yard.catalog.page(Filter(), None, 10)
+            assert ([known.name for known in page], after) == (["a"], None)
+            with pytest.raises(ModelNotFound, match="m is registered, but it cannot be served here"):
+                yard.yard.catalog.get("m")
+
+
 async def test_a_swap_is_none_where_both_fit() -> None:
     async with live_yard({}) as yard:
         await register(yard, "m", fake())

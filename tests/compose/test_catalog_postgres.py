@@ -59,7 +59,10 @@ async def test_a_name_that_another_server_s_file_has_is_left_out_there(postgres:
         shown = (await one.http.get("/v1/models/a")).json()
         assert shown["modelyard"]["owner"] == "file"
         assert await register(one, "n") == 201
-        assert (await one.http.get("/v1/models?limit=10")).json()["has_more"] is False
+        listed = (await one.http.get("/v1/models?limit=10")).json()
+        assert listed["has_more"] is False
+        owners = {each["id"]: each["modelyard"]["owner"] for each in listed["data"]}
+        assert owners == {"a": "file", "m": "registry", "n": "registry"}
 
 
 async def test_while_it_is_away_what_is_known_is_served_and_nothing_changes(postgres: Postgres) -> None:

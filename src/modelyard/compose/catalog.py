@@ -113,9 +113,10 @@ class RegistryCatalog:
         """See Catalog.page."""
         found: list[Known] = []
         for name in self._behind(after):
-            known = (
-                self._unusable(name) if name in self._held.broken else self._known(self._names.model(name))
-            )
+            try:
+                known = self.get(name)
+            except ModelNotFound:  # it cannot even be told what it is
+                continue
             if matches(known, where):
                 if len(found) == limit:
                     return found, found[-1].name
