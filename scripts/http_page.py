@@ -21,7 +21,7 @@ def http_page() -> str:
         listing_router(*[nothing] * 3),
         registry_router(*[nothing] * 2),
         cache_router(*[nothing] * 2),
-        admin_router(*[nothing] * 5),
+        admin_router(*[nothing] * 6),
     )
     found = document(routers, keys=True)
     shapes = found["components"]["schemas"]

@@ -119,7 +119,7 @@ def test_endpoints_exist(page: Path) -> None:
         listing_router(*[nothing] * 3),
         registry_router(*[nothing] * 2),
         cache_router(*[nothing] * 2),
-        admin_router(*[nothing] * 5),
+        admin_router(*[nothing] * 6),
     )
     known = SERVED | set(document(routers, keys=False)["paths"])
     for span in spans(page):

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from modelyard.config import Model
 from modelyard.gateway.catalog import Known
+from modelyard.gateway.snapshot import CAPABILITIES
 from modelyard.registry import Capabilities, Filter, VersionRecord, VersionState
 from modelyard.runtime.entries import Entry
-
-FEATURES = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "completion",
-    "/v1/embeddings": "embedding",
-    "/v1/rerank": "rerank",
-}
 
 
 def said_of(model: Model) -> Capabilities:
@@ -23,7 +17,7 @@ def said_of(model: Model) -> Capabilities:
 
 def capabilities_of(entry: Entry) -> Capabilities:
     """What a version can do, by its engine and its files as far as they are here."""
-    derived = {feature for path, feature in FEATURES.items() if path in entry.paths}
+    derived = {feature for path, feature in CAPABILITIES.items() if path in entry.paths}
     context = entry.spec.parameters.get("context")
     model = (entry.files or {}).get("model")
     if context is None and model is not None:

@@ -135,10 +135,6 @@ class RegistryCatalog:
         before, after = (together(bare, [model]) for model in models)
         return [value for change in compare(before, after).models for value in change.fields]
 
-    def check(self, name: str, fields: Json) -> Entry:
-        """See Catalog.check."""
-        return self._entry(self._made(name, fields))
-
     def _behind(self, after: str | None) -> Iterator[str]:
         """All names that are served or could be, in order."""
         mine = self._held.holdings.behind(after)

@@ -142,11 +142,11 @@ class Live:
                 self._names.add_other(entry)
             return entry
 
-    async def drop(self, version: str, successor: str = "") -> None:
-        """Serve a version no more that was brought; who waits for it is led to `successor` (its key)."""
+    async def drop(self, version: str) -> None:
+        """Serve a version no more that was brought; who waits for it is refused."""
         async with self._lock:
             if self._names.drop_other(version) is not None:
-                self._driver.post(ev.Removed(version, successor))
+                self._driver.post(ev.Removed(version))
 
     def _whole(self, base: Config, registered: Registered | None = None) -> Config:
         """Raises ConfigErrors."""

@@ -7,7 +7,6 @@ a request is checked. Orders go to the driver; nothing is decided here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Annotated
 
@@ -26,7 +25,7 @@ from modelyard.gateway import explain, follow, views
 from modelyard.gateway.config import add_config
 from modelyard.gateway.kept_plans import Plans
 from modelyard.gateway.live import LiveConfig
-from modelyard.gateway.names import Names, NotServed
+from modelyard.gateway.names import Bring, Names
 from modelyard.gateway.plan import STOP_ALLOWANCE, add_plans
 from modelyard.gateway.reference import STARTING, refusals
 from modelyard.gateway.snapshot import Snapshot
@@ -59,7 +58,7 @@ def admin_router(
     snapshot: Snapshot,
     live: LiveConfig,
     plans: Plans,
-    bring: Callable[[str], Awaitable[None]] | None = None,
+    bring: Bring,
 ) -> APIRouter:
     """The routes under /admin. `bring` has a registered version served under its own name."""
     router = APIRouter(prefix="/admin", dependencies=[Depends(needs_json)])
@@ -222,9 +221,7 @@ def _journal_of(driver: Driver) -> Journal:
     return driver.journal
 
 
-def _add_load(
-    router: APIRouter, driver: Driver, names: Names, bring: Callable[[str], Awaitable[None]] | None
-) -> None:
+def _add_load(router: APIRouter, driver: Driver, names: Names, bring: Bring) -> None:
     @router.post(
         "/models/{name:path}/load",
         tags=["models"],
@@ -238,13 +235,7 @@ def _add_load(
     ) -> views.Loading:
         """Have an instance of the model ready."""
         order = order or views.LoadOrder()
-        try:
-            entry = names.resolve(name)
-        except NotServed as registered:
-            if bring is None:
-                raise
-            await bring(registered.version)
-            entry = names.resolve(name)
+        entry = await names.reach(name, bring)
         began = asyncio.get_running_loop().time()
         instance = await driver.load(entry.spec.version, evict=order.evict, wait=order.wait)
         response.status_code = 200 if instance is not None else 202

@@ -28,7 +28,7 @@ from modelyard.errors import (
 from modelyard.gateway import reference
 from modelyard.gateway.admin import admin_router, needs_json
 from modelyard.gateway.api import api_of
-from modelyard.gateway.auth import ANYBODY, Caller
+from modelyard.gateway.auth import Caller
 from modelyard.gateway.cache import cache_router
 from modelyard.gateway.catalog import Catalog
 from modelyard.gateway.exchange import Headers
@@ -58,27 +58,23 @@ def build_app(
     metrics: Metrics,
     *,
     store: Store,
-    catalog: Catalog | None = None,
-    tasks: Tasks | None = None,
-    caller: Callable[[Headers], Caller] = lambda headers: ANYBODY,
+    catalog: Catalog,
+    tasks: Tasks,
+    caller: Callable[[Headers], Caller],
 ) -> FastAPI:
     """The control surface over one driver, whose gauges `metrics` shows from now on. Must be called on the
-    driver's event loop. Without a `catalog` nothing can be registered; `tasks` are closed by their owner;
-    `caller` tells whose key a request carries."""
+    driver's event loop. `tasks` are closed by their owner; `caller` tells whose key a request carries."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.add_middleware(AsSent)
     snapshot = Snapshot(driver, names, live)
-    if catalog is not None:
-        snapshot.registry_problem = lambda: catalog.problem
+    snapshot.registry_problem = lambda: catalog.problem
     metrics.snapshot = snapshot.gauges
-    control = Control(catalog, tasks or Tasks(), driver, names, snapshot, caller)
+    control = Control(catalog, tasks, driver, names, snapshot, caller)
     routers = (
         listing_router(names, snapshot, metrics),
         registry_router(control, lambda: live.keys),
         cache_router(store, control),
-        admin_router(
-            driver, names, snapshot, live, Plans(driver), catalog.bring if catalog is not None else None
-        ),
+        admin_router(driver, names, snapshot, live, Plans(driver), catalog.bring),
     )
     for router in routers:
         app.include_router(router)

@@ -59,10 +59,6 @@ class Catalog(Protocol):
         """What differs between two versions; secrets are hidden. Raises VersionNotFound."""
         ...
 
-    def check(self, name: str, fields: Json) -> Entry:
-        """The entry that these fields would make, without registering it. Raises ConfigRefused."""
-        ...
-
     async def register(self, name: str, fields: Json, *, description: str, who: str) -> Known:
         """A new model with its first version: `fields` are those of an entry under `models:`. Raises
         NameTaken."""

@@ -7,7 +7,7 @@ translated to the engine's chat, each by its own module.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import orjson
 
@@ -19,7 +19,7 @@ from modelyard.gateway.demand import Demand
 from modelyard.gateway.exchange import Exchange, Handler
 from modelyard.gateway.generate import demand_of
 from modelyard.gateway.http.answers import JSON
-from modelyard.gateway.names import Names, NotServed
+from modelyard.gateway.names import Bring, Names, NotServed
 from modelyard.gateway.ollama_pull import Pull
 from modelyard.gateway.paths import MODELS, asked
 from modelyard.gateway.serve import Service
@@ -78,7 +78,7 @@ class Inference:
         gate: Gate,
         driver: Driver,
         snapshot: Snapshot,
-        bring: Callable[[str], Awaitable[None]] | None = None,
+        bring: Bring,
     ) -> None:
         self._service = service
         self._names = names
@@ -121,15 +121,9 @@ class Inference:
         try:
             demand = self._demands[exchange.path](exchange, head, body)
         except NotServed as registered:
-            await self._brought(registered)
+            await self._bring(registered.version)
             demand = self._demands[exchange.path](exchange, head, body)
         await self._service.serve(exchange, demand, self._demand_again)
-
-    async def _brought(self, registered: NotServed) -> None:
-        """Have a version served that a name means. Raises ModelNotFound."""
-        if self._bring is None:
-            raise registered
-        await self._bring(registered.version)
 
     async def _predict(self, exchange: Exchange) -> None:
         """One model by its path, with the body of whichever of its endpoints knows it."""
@@ -138,7 +132,7 @@ class Inference:
         try:
             demand = await self._predicted(exchange)
         except NotServed as registered:
-            await self._brought(registered)
+            await self._bring(registered.version)
             demand = await self._predicted(exchange)
         await self._service.serve(exchange, demand, self._predicted)
 
@@ -187,7 +181,7 @@ class Inference:
         try:
             entry, path = self._place_of_ollama(exchange, head)
         except NotServed as registered:
-            await self._brought(registered)
+            await self._bring(registered.version)
             entry, path = self._place_of_ollama(exchange, head)
         keep_alive = ollama_request.keep_alive_of(head.value.get("keep_alive"))
         if path != ollama.EMBEDDINGS and ollama.only_loads(kind, head):

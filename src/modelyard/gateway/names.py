@@ -5,7 +5,7 @@ The rule is in docs/design/registry.md: a name as a whole, then `model@version`,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from difflib import get_close_matches
 
 from modelyard.errors import ModelNotFound
@@ -18,6 +18,10 @@ SHORTEST = 6  # digits of a digest that name a version
 
 Find = Callable[[str, str, bool], str | None]
 """The key of the version (`Spec.version`) that a model's number, digits of a digest, or (True) tag names."""
+
+
+Bring = Callable[[str], Awaitable[None]]
+"""Has a registered version (its key) served under its own name. Raises ModelNotFound."""
 
 
 class NotServed(ModelNotFound):
@@ -98,6 +102,14 @@ class Names:
             if entry is not None and (version := self._version_of(entry, reference, tag=mark == ":")):
                 return version
         raise self._unknown(name)
+
+    async def reach(self, name: str, bring: Bring) -> Entry:
+        """The entry that `name` means, served from now on if it was not. Raises ModelNotFound."""
+        try:
+            return self.resolve(name)
+        except NotServed as registered:
+            await bring(registered.version)
+            return self.resolve(name)
 
     def _version_of(self, entry: Entry, reference: str, *, tag: bool) -> Entry | None:
         """Raises NotServed."""

@@ -91,7 +91,7 @@ class _Fetching:
     async def _one(self, name: str) -> Prefetched:
         async with self._some:
             try:
-                entry = await self._control.reach(name)
+                entry = await self._control.names.reach(name, self._control.catalog.bring)
                 if entry.files is not None:
                     self._sizes[name] = (0, 0)
                     return Prefetched(model=name, outcome="present", bytes=0)

@@ -54,7 +54,7 @@ def add_quantize(router: APIRouter, control: Control) -> None:
     ) -> Response:
         """Add a version that is the current one with its file quantized, and make that file. The current one
         stays current."""
-        known, catalog = control.own(name), control.registry()
+        known, catalog = control.own(name), control.catalog
         match, who = match_of(if_match, known), control.who(request)
         assert known.record is not None
         fields = {**known.record.current.spec, "quantize": order.type}
@@ -67,9 +67,9 @@ def add_quantize(router: APIRouter, control: Control) -> None:
                 task.step(done=progress.done, total=progress.total)
 
             task.step("making its file")
-            entry = await control.reach(f"{known.name}@{record.number}")
+            entry = await control.names.reach(f"{known.name}@{record.number}", catalog.bring)
             with refusing():
                 await control.driver.fetch(entry, told)
-            return shapes.version(control.get(known.name), record).model_dump(mode="json")
+            return shapes.version(control.catalog.get(known.name), record).model_dump(mode="json")
 
         return await started(control, "quantize", f"{known.name}@{record.number}", work, wait=wait)

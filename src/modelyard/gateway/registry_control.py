@@ -34,10 +34,9 @@ from modelyard.errors import (
 from modelyard.gateway.auth import Caller
 from modelyard.gateway.catalog import Catalog, Known
 from modelyard.gateway.exchange import Headers
-from modelyard.gateway.names import Names, NotServed
+from modelyard.gateway.names import Names
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
-from modelyard.runtime.entries import Entry
 from modelyard.runtime.tasks import Tasks
 
 ANYBODY = "anybody"
@@ -60,48 +59,27 @@ READING_FILES: tuple[type[ModelyardError], ...] = (NameTaken, SourceUnreachable,
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """`catalog` None: nothing can be registered here. `caller` tells whose key a request carries."""
+    """`caller` tells whose key a request carries."""
 
-    catalog: Catalog | None
+    catalog: Catalog
     tasks: Tasks
     driver: Driver
     names: Names
     snapshot: Snapshot
     caller: Callable[[Headers], Caller]
 
-    def get(self, name: str) -> Known:
-        """The model that a name means. Raises ModelNotFound."""
-        if self.catalog is not None:
-            return self.catalog.get(name)
-        entry = self.names.resolve(name)
-        return Known(entry, self.names.aliases_of(entry))
-
-    def registry(self) -> Catalog:
-        """Raises RegistryUnavailable."""
-        if self.catalog is None:
-            raise RegistryUnavailable("No registry is kept here.")
-        return self.catalog
-
     def own(self, name: str, *, change: bool = True) -> Known:
         """A registered model. Raises ModelNotFound, OwnedByFile; for a `change` also InvalidRequest when the
         name means one of its versions, and RegistryUnavailable."""
-        if change and (problem := self.registry().problem):
+        if change and (problem := self.catalog.problem):
             raise RegistryUnavailable(problem)
-        known = self.get(name)
+        known = self.catalog.get(name)
         if known.record is None:
             place = known.place or "the configuration's file"
             raise OwnedByFile(f"{known.name} is not registered: it stands in {place}.", param="name")
         if change and name != known.name and name not in known.aliases:
             raise InvalidRequest(f"{name} means a version of {known.name}; name the model.", param="name")
         return known
-
-    async def reach(self, name: str) -> Entry:
-        """The entry that a name means, served from now on if it was not. Raises ModelNotFound."""
-        try:
-            return self.names.resolve(name)
-        except NotServed as registered:
-            await self.registry().bring(registered.version)
-            return self.names.resolve(name)
 
     def who(self, request: Request) -> str:
         """Whose request it is, for the audit log."""

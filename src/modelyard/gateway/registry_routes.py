@@ -97,8 +97,8 @@ def _listed(
 ) -> tuple[list[Known], bool]:
     """Those that are asked for, and whether there are more."""
     catalog = control.catalog
-    if catalog is None or (where == Filter() and state is None and after is None and limit is None):
-        return [control.get(entry.spec.model) for entry in control.names.all()], False
+    if where == Filter() and state is None and after is None and limit is None:
+        return [catalog.get(entry.spec.model) for entry in control.names.all()], False
     found: list[Known] = []
     while True:
         wanted = MOST_ROWS if limit is None or state is not None else limit
@@ -138,7 +138,7 @@ def _add_register(router: APIRouter, control: Control) -> None:
                 param="name",
             )
         with refusing():
-            known = await control.registry().register(
+            known = await control.catalog.register(
                 name, fields, description=body.description, who=control.who(request)
             )
         response.headers["location"] = location(known.name)
@@ -185,7 +185,7 @@ def _add_one(router: APIRouter, control: Control) -> None:
         response: Response, name: NameAlone, anthropic_version: Version = None
     ) -> shapes.DescribedModel | views.AnthropicModel:
         """One model: what is served under this name."""
-        known = control.get(name)
+        known = control.catalog.get(name)
         if anthropic_version is not None:
             return control.snapshot.listed_for_anthropic(known.entry)
         marked(response, known)
@@ -216,7 +216,7 @@ def _add_one(router: APIRouter, control: Control) -> None:
                     param=field,
                 )
         with refusing():
-            known = await control.registry().set_policy(
+            known = await control.catalog.set_policy(
                 known.name, fields, description=body.description, who=control.who(request), match=match
             )
         marked(response, known)
@@ -248,7 +248,7 @@ def _add_remove(router: APIRouter, control: Control) -> None:
             raise InvalidRequest(f"{name} is another name of {known.name}; name the model.", param="name")
         match = match_of(if_match, known)
         control.tasks.check()
-        catalog = control.registry()
+        catalog = control.catalog
         with refusing():
             left = await catalog.remove(known.name, force=force, who=control.who(request), match=match)
         if not left:

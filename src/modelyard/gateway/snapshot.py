@@ -30,7 +30,7 @@ from modelyard.runtime.timing import Timing
 from modelyard.store.quantize import requantized_from
 from modelyard.telemetry.metrics import Snapshot as Gauges
 
-_CAPABILITIES = {
+CAPABILITIES = {  # by the path of an engine
     "/v1/chat/completions": "chat",
     "/v1/completions": "completion",
     "/v1/embeddings": "embedding",
@@ -184,7 +184,7 @@ class Snapshot:
         spec = entry.spec
         version = self._state.versions.get(spec.version)
         context = spec.parameters.get("context")
-        derived = {_CAPABILITIES[path] for path in entry.paths if path in _CAPABILITIES}
+        derived = {CAPABILITIES[path] for path in entry.paths if path in CAPABILITIES}
         return views.ModelDetails(
             version=spec.version,
             state=_model_state(version, entry),

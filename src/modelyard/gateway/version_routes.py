@@ -65,7 +65,7 @@ def _add_reading(router: APIRouter, control: Control) -> None:
     async def versions(name: NameBefore) -> shapes.VersionList:
         """The versions of a registered model."""
         known = control.own(name, change=False)
-        records = control.registry().versions(known.name)
+        records = control.catalog.versions(known.name)
         return shapes.VersionList(data=[shapes.version(known, each) for each in records])
 
     @router.get(
@@ -80,7 +80,7 @@ def _add_reading(router: APIRouter, control: Control) -> None:
     ) -> shapes.Comparison:
         """What differs between two versions of a model."""
         known = control.own(name, change=False)
-        return shapes.compared(known.name, one, other, control.registry().compare(known.name, one, other))
+        return shapes.compared(known.name, one, other, control.catalog.compare(known.name, one, other))
 
 
 def _add_new(router: APIRouter, control: Control) -> None:
@@ -110,11 +110,11 @@ def _add_new(router: APIRouter, control: Control) -> None:
                 where = f"PATCH {location(known.name)}"
                 raise SpecRefused(f"{field}: belongs to the model, not to a version: {where}.", param=field)
         with refusing():
-            record, new = await control.registry().add_version(
+            record, new = await control.catalog.add_version(
                 known.name, fields, who=control.who(request), match=match
             )
         response.status_code = 201 if new else 200
-        known = control.get(known.name)
+        known = control.catalog.get(known.name)
         marked(response, known)
         return shapes.version(known, record)
 
@@ -190,7 +190,7 @@ async def _switch(
     kind: str = "promote",
 ) -> Response:
     """What can be refused at once is; the rest is a task."""
-    catalog = control.registry()
+    catalog = control.catalog
     if all(record.number != number for record in catalog.versions(known.name)):
         raise VersionNotFound(f"{known.name} has no version {number}.", param="version")
 
@@ -217,7 +217,7 @@ def _add_tags(router: APIRouter, control: Control) -> None:
     ) -> shapes.DescribedModel:
         known = control.own(name)
         match = match_of(sent_match, known)
-        known = await control.registry().tag(known.name, tag, number, who=control.who(request), match=match)
+        known = await control.catalog.tag(known.name, tag, number, who=control.who(request), match=match)
         marked(response, known)
         return shapes.described(control.snapshot, known)
 
@@ -255,6 +255,6 @@ def _add_audit(router: APIRouter, control: Control) -> None:
         limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 100,
     ) -> shapes.AuditList:
         """Who changed what, when, from what to what."""
-        records = await control.registry().audit(model, before=before, limit=limit + 1)
+        records = await control.catalog.audit(model, before=before, limit=limit + 1)
         rows = [shapes.audited(each) for each in records[:limit]]
         return shapes.AuditList(data=rows, has_more=len(records) > limit)
