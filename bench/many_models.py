@@ -21,7 +21,7 @@ import request_path
 from contestants import Contestant, Contestants, build
 from measuring import median_and_spread, report, table
 from modelyard.registry import Registry
-from modelyard.registry.tables import FacetRow, ModelRow, NameRow, PolicyRow, VersionRow
+from modelyard.registry.tables import ModelRow, NameRow, PolicyRow, VersionRow
 
 FEW, MANY, VERSIONS = 10, 1000, 5
 PAGE = "/v1/models?limit=10"
@@ -115,7 +115,6 @@ def _rows(number: int) -> list[object]:
         ),
         NameRow(name=name, model_id=number, place=0),
         PolicyRow(model_id=number, number=1, policy={"keep_alive": "5m"}, **common),
-        FacetRow(facet="capability:chat", name=name, model_id=number),
         *(
             version(
                 number=one,

@@ -136,7 +136,7 @@ async def test_a_first_migration_that_is_killed_leaves_nothing(
     assert await current(database) == schema.EMPTY
     registry = Registry(url)
     await register(registry, "a")
-    assert [model.name for model in (await registry.list()).models] == ["a"]
+    assert [model.name for model in (await registry.all()).models] == ["a"]
     await registry.close()
 
 
@@ -190,7 +190,7 @@ async def test_sqlite_is_copied_before_it_is_changed(
     monkeypatch.undo()
     copy = Registry(done.backup)
     assert await copy.open() == schema.Migrated(ours, ours)
-    assert [model.name for model in (await copy.list()).models] == ["a"]
+    assert [model.name for model in (await copy.all()).models] == ["a"]
     await copy.close()
     assert not list(tmp_path.glob("*.unfinished"))
 

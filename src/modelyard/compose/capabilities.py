@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from modelyard.config import Model
-from modelyard.gateway.catalog import Known
+from modelyard.gateway.catalog import Filter, Known
 from modelyard.gateway.snapshot import CAPABILITIES
-from modelyard.registry import Capabilities, Filter, VersionRecord, VersionState
+from modelyard.registry import Capabilities
 from modelyard.runtime.entries import Entry
 
 
@@ -33,14 +33,4 @@ def matches(known: Known, where: Filter) -> bool:
         return False
     if where.capability and where.capability not in can.features:
         return False
-    if where.pair is not None and (record is None or where.pair not in record.capabilities.pairs):
-        return False
-    return where.state is None or where.state is _state_of(known.entry, record)
-
-
-def _state_of(entry: Entry, record: VersionRecord | None) -> VersionState:
-    if entry.files is not None:
-        return VersionState.VERIFIED
-    if entry.problem:
-        return VersionState.FAILED
-    return record.state if record is not None else VersionState.REGISTERED
+    return where.pair is None or (record is not None and where.pair in record.capabilities.pairs)

@@ -30,11 +30,10 @@ from modelyard.errors import (
     SpecRefused,
     VersionNotFound,
 )
-from modelyard.gateway.catalog import Known, Step
+from modelyard.gateway.catalog import Filter, Known, Step
 from modelyard.gateway.names import SHORTEST, Names, NotServed
 from modelyard.registry import (
     AuditRecord,
-    Filter,
     Json,
     ModelRecord,
     NewVersion,

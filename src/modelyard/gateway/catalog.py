@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from modelyard.config.difference import Value
-from modelyard.registry.records import AuditRecord, Filter, Json, ModelRecord, PolicyRecord, VersionRecord
+from modelyard.registry.records import AuditRecord, Json, ModelRecord, PolicyRecord, VersionRecord
 from modelyard.runtime.entries import Entry
 
 
@@ -26,6 +26,16 @@ class Known:
     @property
     def name(self) -> str:
         return self.entry.spec.model
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which models a list shows: all that is given must hold. `name` is a part of the name, in any case;
+    `capability` and `pair` (source and target language) are those of the current version."""
+
+    name: str = ""
+    capability: str = ""
+    pair: tuple[str, str] | None = None
 
 
 Step = Callable[[str], None]

@@ -18,7 +18,7 @@ from modelyard.config.schema import is_name
 from modelyard.errors import AliasInUse, InvalidRequest, ModelNotFound, NameTaken, SpecRefused, TooManyTasks
 from modelyard.gateway import registry_views as shapes
 from modelyard.gateway import views
-from modelyard.gateway.catalog import Known
+from modelyard.gateway.catalog import Filter, Known
 from modelyard.gateway.paths import NameAlone, location
 from modelyard.gateway.reference import refusals
 from modelyard.gateway.registry_control import (
@@ -32,7 +32,6 @@ from modelyard.gateway.registry_control import (
     refusing,
 )
 from modelyard.gateway.tasks_routes import TaskView, view_of
-from modelyard.registry.records import Filter
 from modelyard.runtime.tasks import Task
 from modelyard.wire.json_head import parse
 
@@ -77,7 +76,7 @@ def _add_list(router: APIRouter, control: Control) -> None:
         """The models, in OpenAI's shape, or in Anthropic's for its clients. Without a query: all, in the
         order of the configuration."""
         source, _, target = pair.partition("-")
-        where = Filter(name, capability, None, (source, target) if pair else None)
+        where = Filter(name, capability, (source, target) if pair else None)
         found, more = _listed(control, where, state, after or after_id, limit)
         ends = (found[0].name, found[-1].name) if found else (None, None)
         snapshot = control.snapshot

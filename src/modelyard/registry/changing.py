@@ -16,7 +16,6 @@ from modelyard.registry.records import ModelRecord
 from modelyard.registry.tables import (
     ArtifactRow,
     AuditRow,
-    FacetRow,
     ModelRow,
     NameRow,
     PolicyRow,
@@ -144,15 +143,11 @@ class Change:
             )
         )
 
-    def add_facets(self, row: VersionRow) -> None:
-        for facet in loading.facets(row):
-            self.session.add(FacetRow(facet=facet, name=self.model.name, model_id=self.model.id))
-
     def add_artifacts(self, number: int, files: Iterable[Mapping[str, Any]]) -> None:
         for file in files:
             self.session.add(ArtifactRow(model_id=self.model.id, number=number, **file))
 
-    async def drop(self, table: type[FacetRow | NameRow | ArtifactRow], *which: ColumnElement[bool]) -> None:
+    async def drop(self, table: type[NameRow | ArtifactRow], *which: ColumnElement[bool]) -> None:
         """Delete rows of the model."""
         await self.session.execute(delete(table).where(table.model_id == self.model.id, *which))
 

@@ -14,7 +14,7 @@ from typing import Any
 from modelyard.config.schema import is_name
 from modelyard.config.secrets import HIDDEN, plain
 from modelyard.errors import InvalidRequest
-from modelyard.registry.records import Artifact, Capabilities, Filter, Json, NewVersion
+from modelyard.registry.records import Artifact, Capabilities, Json, NewVersion
 
 TAG = r"^[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}$"
 WORD = r"^[a-z][a-z0-9_-]{0,63}$"
@@ -123,13 +123,6 @@ def artifacts_of(values: Iterable[Artifact]) -> list[dict[str, Any]]:
         if not 0 <= file["size"] < 2**63:
             raise InvalidRequest("artifacts.size: is no number of bytes", param="artifacts.size")
     return files
-
-
-def filter_of(value: Filter) -> Filter:
-    """A filter that every database takes, whether anything is like it or not."""
-    for text in (value.name, value.capability, *(value.pair or ())):
-        text_of(text, "filter", longest=200)
-    return value
 
 
 def without_secrets(value: object) -> Any:

@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import ColumnElement, Select, and_, func, select
+from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
 
 from modelyard.registry.records import (
     Artifact,
     AuditRecord,
     Capabilities,
-    Filter,
     ModelRecord,
     PolicyRecord,
     VersionRecord,
@@ -24,7 +21,6 @@ from modelyard.registry.records import (
 from modelyard.registry.tables import (
     ArtifactRow,
     AuditRow,
-    FacetRow,
     ModelRow,
     NameRow,
     PolicyRow,
@@ -135,43 +131,3 @@ def policy(row: PolicyRow) -> PolicyRecord:
 
 def audit(row: AuditRow) -> AuditRecord:
     return AuditRecord(row.id, row.at, row.who, row.action, row.model, row.before, row.after)
-
-
-# -- lists ----------------------------------------------------------------------------------------------
-
-
-def facets(row: VersionRow) -> set[str]:
-    """What a model whose current version this is can be found by."""
-    can = row.capabilities
-    return {
-        f"state:{row.state}",
-        *(f"capability:{feature}" for feature in can["features"]),
-        *(f"pair:{source}>{target}" for source, target in can["pairs"]),
-    }
-
-
-def listed(wanted: Filter, after: str, limit: int) -> Select[ModelRow]:
-    """The query of a page: along the index of the first facet, or of names, and no further than it must."""
-    query: Select[ModelRow] = select(ModelRow)
-    order: Any = ModelRow.name
-    for index, facet in enumerate(_wanted(wanted)):
-        row = aliased(FacetRow)
-        if index == 0:
-            query = query.join(row, and_(row.facet == facet, row.model_id == ModelRow.id))
-            order = row.name
-        else:
-            query = query.join(row, and_(row.facet == facet, row.name == order))
-    query = query.where(order > after)
-    if wanted.name:
-        query = query.where(func.lower(order).contains(wanted.name.lower(), autoescape=True))
-    return query.order_by(order).limit(limit)
-
-
-def _wanted(wanted: Filter) -> Iterable[str]:
-    """Facets, the rarest kind first."""
-    if wanted.pair is not None:
-        yield f"pair:{wanted.pair[0]}>{wanted.pair[1]}"
-    if wanted.capability:
-        yield f"capability:{wanted.capability}"
-    if wanted.state is not None:
-        yield f"state:{wanted.state}"

@@ -122,25 +122,6 @@ class AuditRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Which models a list shows: all that is given must hold. `name` is a part of the name, in any case;
-    `capability`, `state` and `pair` are those of the current version."""
-
-    name: str = ""
-    capability: str = ""
-    state: VersionState | None = None
-    pair: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A part of the list, by name. `after` asks for the next part; None: there is none."""
-
-    models: tuple[ModelRecord, ...]
-    after: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Catalog:
     """Everything that serving needs, as of one moment. `stamp` grows with each change of any model, whichever
     server made it. `versions` are those of each model, by number."""

@@ -25,11 +25,9 @@ from modelyard.registry.records import (
     AuditRecord,
     Capabilities,
     Catalog,
-    Filter,
     Json,
     ModelRecord,
     NewVersion,
-    Page,
     PolicyRecord,
     VersionRecord,
     VersionState,
@@ -37,13 +35,11 @@ from modelyard.registry.records import (
 from modelyard.registry.tables import (
     ArtifactRow,
     AuditRow,
-    FacetRow,
     ModelRow,
     NameRow,
     PolicyRow,
     SettingRow,
     TagRow,
-    VersionRow,
 )
 
 LARGEST_PAGE = 1000
@@ -97,16 +93,6 @@ class Registry:
         async with self._reading() as session:
             return await changing.record(session, await changing.find(session, name))
 
-    async def list(self, wanted: Filter | None = None, *, after: str | None = None, limit: int = 50) -> Page:
-        """Models by name, behind `after` (a name); at most `limit` (1 to 1,000) of them."""
-        limit = max(1, min(limit, LARGEST_PAGE))
-        wanted, after = checks.filter_of(wanted or Filter()), checks.text_of(after or "", "after")
-        async with self._reading() as session:
-            query = loading.listed(wanted, after, limit + 1)
-            rows = (await session.scalars(query)).all()
-            found = await loading.models(session, rows[:limit])
-        return Page(tuple(found), found[-1].name if len(rows) > limit else None)
-
     async def all(self) -> Catalog:
         """Everything, in a number of queries that does not grow with it."""
         async with self._reading() as session:
@@ -118,19 +104,6 @@ class Registry:
         """The stamp that `all` would have now: another one tells that any server has changed something."""
         async with self._reading() as session:
             return await changing.stamp(session)
-
-    async def versions(self, name: str) -> tuple[VersionRecord, ...]:
-        """All versions of a model, by number."""
-        async with self._reading() as session:
-            model = await changing.find(session, name)
-            query = select(VersionRow).where(VersionRow.model_id == model.id).order_by(VersionRow.number)
-            return tuple(loading.version(model.name, row) for row in await session.scalars(query))
-
-    async def version(self, name: str, number: int) -> VersionRecord:
-        """Raises VersionNotFound."""
-        async with self._reading() as session:
-            model = await changing.find(session, name)
-            return loading.version(model.name, await changing.version(session, model, number))
 
     async def artifacts(self, name: str, number: int) -> tuple[Artifact, ...]:
         """The files of a version, by path. Raises VersionNotFound."""
@@ -188,9 +161,8 @@ class Registry:
             model.revision, model.current, model.previous, model.policy = 1, 1, None, 1
             change = Change(session, model, who, now)
             await change.add_names((name, *aliases), first=0)
-            row = await change.add_version(1, columns)
+            await change.add_version(1, columns)
             change.add_policy(kept)
-            change.add_facets(row)
             given = {"policy": kept, "aliases": aliases, "description": description}
             await change.log("register", None, {"version": 1, **columns, **given})
             return await changing.record(session, model)
@@ -214,12 +186,11 @@ class Registry:
         """Promote a version; the one before it is `previous` then (unless it is the current one already).
         To roll back, promote `previous`. Raises VersionNotFound."""
         async with self._changing(name, who, match) as change:
-            model, row = change.model, await changing.version(change.session, change.model, number)
+            model = change.model
+            await changing.version(change.session, model, number)
             before = {"current": model.current, "previous": model.previous}
             if number != model.current:
                 model.current, model.previous = number, model.current
-                await change.drop(FacetRow)
-                change.add_facets(row)
             after = {"current": model.current, "previous": model.previous}
             return await change.done("set_current", before, after)
 
@@ -313,9 +284,6 @@ class Registry:
             if files is not None:
                 await change.drop(ArtifactRow, ArtifactRow.number == number)
                 change.add_artifacts(number, files)
-            if number == model.current:
-                await change.drop(FacetRow)
-                change.add_facets(row)
             await change.log("report", before, after)
             return loading.version(model.name, row)
 

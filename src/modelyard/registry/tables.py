@@ -1,8 +1,7 @@
 """The tables. `migrations/` makes them; a change here needs a revision there.
 
-Names of models and aliases stand in one table, so that none can mean two models. `facets` are what a list can
-be filtered by, of each model's current version, ordered by the model's name: a page is read in one walk along
-an index, however many models there are.
+Names of models and aliases stand in one table, so that none can mean two models. Prices are part of a
+policy, and the history of prices is that of policies.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # The same order in every database: that of the bytes.
 Name = String(200).with_variant(String(200, collation="C"), "postgresql")
-Facet = String(240).with_variant(String(240, collation="C"), "postgresql")
+Version = String(300).with_variant(String(300, collation="C"), "postgresql")
 Id = Integer().with_variant(BigInteger(), "postgresql")
 CONVENTION = {
     "ix": "%(table_name)s_%(column_0_N_name)s",
@@ -137,14 +136,6 @@ class ArtifactRow(Base):
     made_from: Mapped[str | None] = mapped_column(String(64))
 
 
-class FacetRow(Base):
-    __tablename__ = "facets"
-
-    facet: Mapped[str] = mapped_column(Facet, primary_key=True)
-    name: Mapped[str] = mapped_column(Name, primary_key=True)
-    model_id: Mapped[int] = mapped_column(Id, _model(), index=True)
-
-
 class AuditRow(Base):
     """One change. It outlives its model."""
 
@@ -167,3 +158,63 @@ class SettingRow(Base):
 
     name: Mapped[str] = mapped_column(Name, primary_key=True)
     value: Mapped[str] = mapped_column(Text)
+
+
+class KeyRow(Base):
+    """A key of the API. The secret itself is not kept."""
+
+    __tablename__ = "keys"
+
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    max_priority: Mapped[str] = mapped_column(String(16))
+    expires: Mapped[float | None] = mapped_column(Double)
+    created: Mapped[float] = mapped_column(Double)
+    created_by: Mapped[str] = mapped_column(Name)
+
+
+class ProfileRow(Base):
+    """An engine profile, in the schema of an `engines:` entry of the configuration."""
+
+    __tablename__ = "profiles"
+    __table_args__ = (CheckConstraint("revision >= 1", "revision"),)
+
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    revision: Mapped[int]
+    profile: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created: Mapped[float] = mapped_column(Double)
+    changed: Mapped[float] = mapped_column(Double)
+    changed_by: Mapped[str] = mapped_column(Name)
+
+
+class UsageRow(Base):
+    """What was asked of a version with one key within one hour. `hour` counts from the epoch; `key` is empty
+    for requests without one, and for loads; `version` is its public name."""
+
+    __tablename__ = "usage"
+
+    hour: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(Name, primary_key=True)
+    model: Mapped[str] = mapped_column(Name, primary_key=True)
+    version: Mapped[str] = mapped_column(Version, primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    failed: Mapped[int] = mapped_column(BigInteger)
+    input_tokens: Mapped[int] = mapped_column(BigInteger)
+    output_tokens: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[float] = mapped_column(Double)  # of slots
+    loads: Mapped[int] = mapped_column(BigInteger)
+    cost: Mapped[float] = mapped_column(Double)  # at the prices of then
+
+
+class FootprintRow(Base):
+    """What instances of one kind really took, and how long they loaded."""
+
+    __tablename__ = "footprints"
+
+    files: Mapped[str] = mapped_column(String(64), primary_key=True)
+    engine: Mapped[str] = mapped_column(Name, primary_key=True)
+    parameters: Mapped[str] = mapped_column(String(64), primary_key=True)
+    device: Mapped[str] = mapped_column(Name, primary_key=True)
+    footprint: Mapped[dict[str, Any]] = mapped_column(JSON)
+    seen: Mapped[float] = mapped_column(Double, index=True)
