@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +31,21 @@ async def outcomes(*changes: Awaitable[Any]) -> tuple[list[Any], list[BaseExcept
     results = await asyncio.gather(*changes, return_exceptions=True)
     failed = [result for result in results if isinstance(result, BaseException)]
     return [result for result in results if not isinstance(result, BaseException)], failed
+
+
+async def test_who_finds_a_new_file_locked_waits(tmp_path: Path) -> None:
+    """As when several servers begin one at the same moment; SQLite itself would not wait here."""
+    file = tmp_path / "registry.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as first:
+        first.execute("CREATE TABLE other (id)")
+        first.execute("BEGIN IMMEDIATE")
+        registry = Registry(file)
+        opening = asyncio.create_task(registry.open())
+        await asyncio.wait([opening], timeout=0.5)
+        assert not opening.done()
+        first.execute("ROLLBACK")
+    assert (await opening).before == "base"
+    await registry.close()
 
 
 async def test_of_those_who_read_one_revision_one_wins(servers: list[Registry]) -> None:

@@ -12,12 +12,13 @@ import importlib
 import json
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
@@ -30,6 +31,10 @@ CONNECT = 3.0  # seconds, to open a connection
 STATEMENT = 8.0  # and for a statement, a lock, or a place in the pool
 WHOLE = 15.0  # and for all that one call does
 _WRITES = "modelyard_writes"
+_TRIES = 20
+
+Sessions = Callable[[], AbstractAsyncContextManager[AsyncSession]]
+"""Makes sessions that read, or those that write."""
 
 
 class Database:
@@ -114,6 +119,12 @@ class Database:
             raise RegistryUnavailable(
                 f"the registry's database ({self.name}) cannot be used: {_reason(error)}"
             ) from error
+
+
+def upsert(session: AsyncSession, table: type[Any]) -> Any:
+    """An INSERT that knows ON CONFLICT, which both kinds of databases say in the same words."""
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    return dialect.insert(table)
 
 
 def _is_of_database(error: Exception) -> bool:
@@ -215,9 +226,24 @@ def _private_file(_dialect: object, _record: object, arguments: list[Any], _opti
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # BEGIN is ours
     cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    for pragma in ("synchronous = FULL", "foreign_keys = ON"):
         cursor.execute(f"PRAGMA {pragma}")
+    _write_ahead(cursor)
     cursor.close()
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Of several that switch a new file at one moment, SQLite refuses some without any wait: those wait for
+    the others as for a lock, and look again."""
+    for again in range(_TRIES, -1, -1):
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not again or "locked" not in str(error):
+                raise
+        cursor.execute("BEGIN IMMEDIATE")
+        cursor.execute("ROLLBACK")
 
 
 def _begin_sqlite(connection: Connection) -> None:
