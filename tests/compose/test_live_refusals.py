@@ -404,7 +404,9 @@ class TestChild:
             path = folder / "modelyard.yaml"
             path.write_text(sections(folder, {"a": fake()}))
             words = [sys.executable, "-m", "modelyard", "serve", "-c", str(path)]
-            in_terminal = f"import pty; pty.spawn({words!r})"
+            # These tests may themselves be run with nohup.
+            heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+            in_terminal = f"{heard}; import pty; pty.spawn({words!r})"
             terminal = subprocess.Popen(
                 [sys.executable, "-c", in_terminal], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
             )
