@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
+from engines.gguf_file import gguf
 from gateway.answers import Answer
 from gateway.live_yard import MB, SHARE, LiveYard, fake, live_yard
 from modelyard.compose import catalog
@@ -205,7 +206,7 @@ def test_a_bare_source_tells_name_and_engine(source: str, name: str) -> None:
 
 async def test_a_bare_source_is_enough(yard: LiveYard, monkeypatch: pytest.MonkeyPatch) -> None:
     with hub_server() as hub:
-        hub.add("Chat-Q4_K.gguf", b"GGUF")
+        hub.add("Chat-Q4_K.gguf", gguf({"general.architecture": "llama"}))
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         source = f"hf://{REPO}/Chat-Q4_K.gguf"
         made = await ask(yard, "POST", "/v1/models", {"source": source}, 201)

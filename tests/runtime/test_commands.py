@@ -89,7 +89,7 @@ class TestTheEnd:
 
             lying = cached
 
-            async def ask(self, entry: Entry, deadline: float) -> None:
+            async def ask(self, entry: Entry, deadline: float) -> Files:
                 raise NotImplementedError
 
             async def recheck(self, entry: Entry, user: str) -> bool:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from modelyard.compose.capabilities import matches, said_of
+from modelyard.compose.capabilities import matches
 from modelyard.compose.live import Live
 from modelyard.compose.promotion import Promotion
 from modelyard.compose.registered import Held, Holding, Parts
@@ -30,6 +30,7 @@ from modelyard.errors import (
     SpecRefused,
     VersionNotFound,
 )
+from modelyard.gateway.capabilities import capabilities_of
 from modelyard.gateway.catalog import Filter, Known, Step
 from modelyard.gateway.names import SHORTEST, Names, NotServed
 from modelyard.registry import (
@@ -185,9 +186,7 @@ class RegistryCatalog:
         """See Catalog.register."""
         parts = Parts.of(fields)
         self._refuse_taken(name, parts)
-        model = self._made(name, fields)
-        new = NewVersion(parts.spec, model.spec.digest, said_of(model))
-        await self._check(model)
+        new = await self._new(name, parts.spec, {**parts.policy, "aliases": list(parts.aliases)})
 
         async def commit() -> ModelRecord:
             return await self._registry.register(
@@ -208,9 +207,7 @@ class RegistryCatalog:
             which = next(iter((*parts.policy, "aliases")))
             raise SpecRefused(f"{which} is no part of a version: change the model (PATCH)", param=which)
         own = holding.record.name
-        model = self._made(own, {**parts.spec, **holding.record.policy})
-        new = NewVersion(parts.spec, model.spec.digest, said_of(model))
-        await self._check(model)
+        new = await self._new(own, parts.spec, holding.record.policy)
         async with self._held.changing:
             added = await self._registry.add_version(own, new, who=who, match=match)
             self._held.keep(added.model, added.version)
@@ -394,17 +391,21 @@ class RegistryCatalog:
             )
         return model
 
-    async def _check(self, model: Model) -> None:
-        """Whether it can be run here, as far as can be told without its files. Raises SpecRefused, and the
-        StoreError of a source that does not have them."""
+    async def _new(self, name: str, spec: Json, policy: Json) -> NewVersion:
+        """A version that can be run here, and what it can do, as far as that is told without its files.
+        Raises SpecRefused, and the StoreError of a source that has none, or what is of no use."""
+        model = self._made(name, {**spec, **policy})
         try:
             entry = await self._live.check(model)
         except ConfigErrors as error:
-            raise _refused(error, model.spec.model) from error
+            raise _refused(error, name) from error
         if entry.problem:
             raise SpecRefused(f"source: {entry.problem}", param="source")
-        if entry.files is None:
-            await self._driver.files.ask(entry, ASKING)
+        files = entry.files or await self._driver.files.ask(entry, ASKING)
+        suited = entry.engine.suited(entry.spec, files)
+        if suited and "parameters" not in spec:
+            return await self._new(name, {**spec, "parameters": suited}, policy)
+        return NewVersion(spec, model.spec.digest, capabilities_of(entry, files))
 
     def _refuse_taken(self, own: str, parts: Parts) -> None:
         """Raises NameTaken for a name or alias that means another model."""
@@ -421,7 +422,7 @@ class RegistryCatalog:
 def _first(name: str, parts: Parts, new: NewVersion) -> Holding:
     """A model that is about to be registered, as far as it decides what is served."""
     version = VersionRecord(
-        name, 1, new.digest, parts.spec, VersionState.REGISTERED, "", new.capabilities, 0.0, ""
+        name, 1, new.digest, new.spec, VersionState.REGISTERED, "", new.capabilities, 0.0, ""
     )
     record = ModelRecord(name, 1, "", "", version, None, parts.policy, parts.aliases, {}, 0.0, 0.0)
     return Holding(record, {1: version})

@@ -12,12 +12,12 @@ from functools import partial
 
 import structlog
 
-from modelyard.compose.capabilities import capabilities_of
 from modelyard.compose.live import Live
 from modelyard.compose.registered import Held, Holding, Holdings
 from modelyard.config import ConfigErrors
 from modelyard.config.together import NameClash
 from modelyard.errors import ConfigError, RegistryUnavailable
+from modelyard.gateway.capabilities import capabilities_of
 from modelyard.gateway.names import Names
 from modelyard.registry import Artifact, Registry, VersionState
 from modelyard.runtime.entries import Entry
@@ -145,7 +145,7 @@ class Upkeep:
                 state,
                 who="server",
                 detail=entry.problem if state is VersionState.FAILED else "",
-                capabilities=capabilities_of(entry),
+                capabilities=capabilities_of(entry) if entry.files is not None else None,
                 artifacts=_artifacts(entry),
             )
             held.keep(replace(record, current=told), told)

@@ -121,6 +121,14 @@ class Engine(Protocol):
         far as the gateway asks for them."""
         ...
 
+    def context(self, spec: Spec, files: Files) -> int | None:
+        """The tokens that one request may take, as far as the spec and what is known of its files tell."""
+        ...
+
+    def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
+        """Parameters that a model's file asks for by what it was made for, and that the spec lacks."""
+        ...
+
     def model_name(self, spec: Spec) -> str | None:
         """The name the engine wants in a body's `model`; None when the public name will do."""
         ...

@@ -116,15 +116,20 @@ def read_header(path: Path) -> GgufHeader:
     OSError."""
     with path.open("rb", buffering=_BUFFER) as file:
         try:
-            header = parse_header(file)
-            if (size := file.seek(0, 2)) < header.end:
-                raise BadGguf(
-                    f"the file ends after {size} of {header.end} bytes, {header.end - size} are missing; "
-                    "fetch it again"
-                )
-            return header
+            return whole_header(file)
         except BadGguf as error:
             raise BadGguf(f"{path}: {error.message}") from None
+
+
+def whole_header(file: BinaryIO) -> GgufHeader:
+    """The header from a seekable binary file that holds all its tensors. Raises BadGguf."""
+    header = parse_header(file)
+    if (size := file.seek(0, 2)) < header.end:
+        raise BadGguf(
+            f"the file ends after {size} of {header.end} bytes, {header.end - size} are missing; "
+            "fetch it again"
+        )
+    return header
 
 
 def parse_header(file: BinaryIO) -> GgufHeader:

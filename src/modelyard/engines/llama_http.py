@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 from modelyard.core.types import Spec
-from modelyard.engines.base import Call
+from modelyard.engines.base import Call, Files
 
 
 class LlamaHttp:
@@ -32,6 +32,13 @@ class LlamaHttp:
 
     def model_name(self, spec: Spec) -> str | None:
         return None  # it is started with the public name
+
+    def context(self, spec: Spec, files: Files) -> int | None:
+        context = spec.parameters.get("context")
+        return context if isinstance(context, int) and context > 0 else None
+
+    def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
+        return {}
 
     def busy(self) -> Call | None:
         return Call("GET", "/slots")

@@ -27,6 +27,7 @@ from modelyard.errors import BadGguf
 PROGRAM = "llama-server"
 _ALL_LAYERS = 999
 _UBATCH = 512
+_RANK = 4  # a GGUF's pooling_type of models that rerank
 _TEXT_PATHS = (
     "/v1/chat/completions",
     "/v1/completions",
@@ -131,6 +132,18 @@ class LlamaCppEngine(LlamaHttp):
             return frozenset((*_COMMON_PATHS, "/v1/embeddings"))
         return frozenset((*_COMMON_PATHS, *_TEXT_PATHS))
 
+    def context(self, spec: Spec, files: Files) -> int | None:
+        if "model" not in files or not files["model"].header:
+            return super().context(spec, files)
+        return _context(llamacpp_options.flatten(spec.parameters), files)
+
+    def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
+        options = llamacpp_options.flatten(spec.parameters)
+        if "model" not in files or {"embedding", "rerank"} & options.keys():
+            return {}
+        pooling = Model(files["model"]).pooling
+        return {"rerank" if pooling == _RANK else "embedding": True} if pooling else {}
+
     def cause(self, exit: Exit, log_tail: str) -> Cause:
         said = next((cause for text, cause in _CAUSES if text in log_tail), None)
         if exit.signal is not None:
@@ -190,14 +203,18 @@ def _split_problems(spec: Spec, options: Mapping[str, object]) -> list[tuple[str
     return found
 
 
+def _context(options: Mapping[str, object], files: Files) -> int:
+    trained = Model(files["model"]).trained_context if "model" in files else 0
+    context = _whole(options, "context", min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT))
+    return context or trained or DEFAULT_CONTEXT
+
+
 def _plan(spec: Spec, options: Mapping[str, object], files: Files) -> Plan:
     layers = options.get("gpu_layers", 0 if set(spec.devices) == {"ram"} else "all")
     gpu_layers = layers if isinstance(layers, int) else _ALL_LAYERS
     devices, on = _parts(spec, options)
-    trained = Model(files["model"]).trained_context if "model" in files else 0
-    context = _whole(options, "context", min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT))
     return Plan(
-        context=context or trained or DEFAULT_CONTEXT,
+        context=_context(options, files),
         slots=spec.slots,
         kv_k=str(options.get("kv.k", "f16")),
         kv_v=str(options.get("kv.v", "f16")),

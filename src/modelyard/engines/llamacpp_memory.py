@@ -83,6 +83,7 @@ class Model:
             self.blocks = [file.size // count] * count
         self.vocabulary = self._whole("vocabulary") or self._value("vocab_size")
         self.trained_context = self._value("context_length")
+        self.pooling = self._value("pooling_type")
 
     def weights(self, gpu_layers: int) -> Split:
         """Where the weights go. The last layers leave the host first; the token table never does."""

@@ -18,11 +18,12 @@ from modelyard.config.difference import Value
 from modelyard.config.schema import ModelSection, PolicySection, Section
 from modelyard.config.secrets import plain
 from modelyard.gateway import views
+from modelyard.gateway.capabilities import known_of
 from modelyard.gateway.catalog import Known
 from modelyard.gateway.config import FieldChange
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.registry.checks import without_secrets
-from modelyard.registry.records import AuditRecord, VersionRecord, VersionState
+from modelyard.registry.records import AuditRecord, FileFacts, VersionRecord, VersionState
 
 MOST_NAMES = 100
 POLICY = frozenset({*PolicySection.model_fields, "aliases"})
@@ -130,11 +131,22 @@ class Registered(views.View):
     changed: float
 
 
+class FilesView(views.View):
+    """What a version's files tell, also before they are here, as far as their sources show it."""
+
+    size: int | None = Field(description="Bytes of all of them.")
+    architecture: str = Field(description="This and the rest: as the header of the model's own file has it.")
+    quantization: str
+    trained_context: int | None = Field(description="Tokens that it was made for.")
+    licence: str
+
+
 class ServedDetails(views.ModelDetails):
     """Our fields of a model, beside OpenAI's."""
 
     owner: Literal["file", "registry"] = Field(description="Where it is changed.")
     registered: Registered | None = Field(description="null for a model of a file.")
+    files: FilesView | None = Field(description="null while nothing is known of them.")
 
 
 class ServedModel(views.ListedModel):
@@ -161,9 +173,10 @@ class DescribedModel(ServedModel):
 
 class VersionCapabilities(views.View):
     features: list[str]
-    context: int | None
+    context: int | None = Field(description="Tokens that one request may take.")
     languages: list[str]
     pairs: list[tuple[str, str]] = Field(description="Languages: source, target.")
+    files: FilesView | None
 
 
 class VersionView(views.View):
@@ -240,8 +253,12 @@ def _served(snapshot: Snapshot, known: Known) -> dict[str, Any]:
             description=record.description,
             changed=record.changed,
         )
+    can = known_of(known)
     details = ServedDetails(
-        **dict(listed.modelyard), owner="file" if record is None else "registry", registered=registered
+        **{**dict(listed.modelyard), "capabilities": sorted(can.features), "context": can.context},
+        owner="file" if record is None else "registry",
+        registered=registered,
+        files=_files(can.files),
     )
     created = listed.created if record is None else int(record.created)
     return {"id": listed.id, "created": created, "modelyard": details}
@@ -265,10 +282,15 @@ def version(known: Known, record: VersionRecord) -> VersionView:
             context=can.context,
             languages=list(can.languages),
             pairs=list(can.pairs),
+            files=_files(can.files),
         ),
         created=record.created,
         created_by=record.created_by,
     )
+
+
+def _files(facts: FileFacts | None) -> FilesView | None:
+    return None if facts is None else FilesView(**asdict(facts))
 
 
 def compared(model: str, one: int, other: int, fields: Sequence[Value]) -> Comparison:

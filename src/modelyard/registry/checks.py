@@ -105,6 +105,7 @@ def capabilities_of(value: Capabilities) -> dict[str, Any]:
         "context": value.context,
         "languages": list(value.languages),
         "pairs": [list(pair) for pair in value.pairs],
+        "files": None if value.files is None else json_of(asdict(value.files), "capabilities.files"),
     }
 
 

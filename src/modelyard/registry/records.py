@@ -23,14 +23,28 @@ class VersionState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What a version's files tell: the bytes of all of them; of the model's own, what its header says. None
+    and "" are what they do not tell, or nobody knows yet; `trained_context` is in tokens."""
+
+    size: int | None = None
+    architecture: str = ""
+    quantization: str = ""
+    trained_context: int | None = None
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a version can do. `features` are words (chat, completion, embedding, rerank, translation, vision,
-    tools, json); `context` is in tokens; `pairs` are languages as (source, target)."""
+    tools, json); `context` is in tokens; `pairs` are languages as (source, target); `files` is None
+    where nothing is known of them."""
 
     features: frozenset[str] = frozenset()
     context: int | None = None
     languages: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
+    files: FileFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,9 +66,10 @@ class FileProvider(Protocol):
         a digest, good for an estimate alone. Raises StoreError for one that cannot be used."""
         ...
 
-    async def ask(self, entry: Entry, deadline: float) -> None:
-        """Ask where its files are to come from whether they can be had, without fetching them. Raises
-        StoreError, after at most `deadline` seconds."""
+    async def ask(self, entry: Entry, deadline: float) -> Files:
+        """Ask where its files are to come from whether they can be had, and what they say of themselves,
+        without fetching them: their size is 0 and their header empty where that is not known. Raises
+        StoreError, after at most `deadline` seconds for each."""
         ...
 
     async def recheck(self, entry: Entry, user: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 from modelyard.engines.base import Files, ModelFile
 from modelyard.errors import DownloadFailed, StoreError
@@ -42,11 +44,19 @@ class StoreFiles:
             files[role] = await self._describe(found)
         return files
 
-    async def ask(self, entry: Entry, deadline: float) -> None:
+    async def ask(self, entry: Entry, deadline: float) -> Files:
         """See FileProvider.ask."""
-        for _, source, terms, _ in _wanted(entry):
-            if self._store.cached(source, terms) is None:
-                await self._store.ask(source, deadline)
+        files: dict[str, ModelFile] = {}
+        for role, source, terms, type in _wanted(entry):
+            stored = self._store.cached(source, terms)
+            if stored is not None:
+                files[role] = await self._describe(stored)
+            else:
+                head = await self._store.ask(source, terms, deadline)
+                files[role] = ModelFile(Path(), head.size, head.digest, head.header)
+            if type:  # another file will be made of this one
+                files[role] = replace(files[role], size=0, digest="")
+        return files
 
     async def recheck(self, entry: Entry, user: str) -> bool:
         """See FileProvider.recheck."""

@@ -17,16 +17,17 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from modelyard.config.values import StoreSetting
-from modelyard.errors import DownloadFailed, SourceNotFound
+from modelyard.errors import BadFile, BadGguf, DownloadFailed, SourceNotFound
 from modelyard.store import headers
 from modelyard.store.disk import Disk
 from modelyard.store.formats import Terms
+from modelyard.store.head import Head, head_of
 from modelyard.store.index import Index, key_of, key_text, resolved
 from modelyard.store.intake import Intake
 from modelyard.store.local import is_local
 from modelyard.store.partial import Partials
 from modelyard.store.shelf import Item, Shelf
-from modelyard.store.source import Progress, Source, StoredFile, Watch, disk_full, is_no_room, shown
+from modelyard.store.source import Exact, Progress, Source, StoredFile, Watch, disk_full, is_no_room, shown
 from modelyard.store.sources import sources_of
 
 T = TypeVar("T")
@@ -135,17 +136,23 @@ class Store:
             watch = self._watch(source, progress)
             return await _stoppable(self._threads, watch, lambda: self._fetch(source, terms, watch))
 
-    async def ask(self, source: str, deadline: float) -> None:
-        """Ask whether a source has its file, without fetching it; what cannot be told before is taken for
-        good. Raises as `fetch` does, after at most `deadline` seconds."""
+    async def ask(self, source: str, terms: Terms, deadline: float) -> Head:
+        """Ask whether a source has its file, and what that is, without fetching it; what cannot be told
+        before is taken for good. Raises as `fetch` does, after at most `deadline` seconds."""
         if problem := self.problem(source):
             raise SourceNotFound(f"{shown(source)} {problem}")
         watch = Watch(source, deadline)
+        ends = asyncio.get_running_loop().time() + deadline
         try:
-            async with asyncio.timeout(deadline):
-                await _stoppable(self._asking, watch, lambda: self._resolve(source, watch))
+            async with asyncio.timeout_at(ends):
+                exact = await _stoppable(self._asking, watch, lambda: self._ask(source, watch))
         except TimeoutError:
             raise DownloadFailed(f"{watch.source}: does not answer; try again") from None
+        try:
+            async with asyncio.timeout_at(ends):
+                return await _stoppable(self._asking, watch, lambda: self._head(exact, terms, watch))
+        except (TimeoutError, DownloadFailed):  # it is there, and will be judged when it is here
+            return Head(digest=exact.sha256 or "")
 
     def paths_of(self, sources: Collection[str]) -> list[Path]:
         """Where the files of these sources lie, as far as they are here."""
@@ -202,16 +209,26 @@ class Store:
 
         return Watch(source, self._deadline, report)
 
-    def _resolve(self, source: str, watch: Watch) -> None:
+    def _ask(self, source: str, watch: Watch) -> Exact:
         try:
-            self._sources[source.partition("://")[0] if "://" in source else ""].resolve(source, watch)
+            return self._origin(source).ask(source, watch)
         except OSError as error:
-            raise DownloadFailed(
-                f"{watch.source}: {error.strerror or error}: {error.filename or ''}"
-            ) from error
+            raise _cannot(watch, error) from error
+
+    def _head(self, exact: Exact, terms: Terms, watch: Watch) -> Head:
+        try:
+            with self._origin(exact.source).head(exact.source, watch) as file:
+                return head_of(file, exact, terms)
+        except (BadFile, BadGguf) as error:
+            raise type(error)(f"{watch.source}: {error.message}") from None
+        except OSError as error:
+            raise _cannot(watch, error) from error
+
+    def _origin(self, source: str) -> Source:
+        return self._sources[source.partition("://")[0] if "://" in source else ""]
 
     def _fetch(self, source: str, terms: Terms | None, watch: Watch) -> StoredFile:
-        origin = self._sources[source.partition("://")[0] if "://" in source else ""]
+        origin = self._origin(source)
         key = key_of(_key(source, terms))
         try:
             with self._disk.only_one(key, watch):
@@ -231,9 +248,7 @@ class Store:
         except OSError as error:
             if is_no_room(error):
                 raise disk_full(watch.source, self._disk.root, None) from error
-            raise DownloadFailed(
-                f"{watch.source}: {error.strerror or error}: {error.filename or ''}"
-            ) from error
+            raise _cannot(watch, error) from error
 
     def _again(self, source: str, terms: Terms | None, watch: Watch) -> StoredFile | None:
         try:
@@ -241,9 +256,11 @@ class Store:
                 entry = self._index.find(_key(source, terms))
                 return None if entry is None else self._intake.known(entry, terms, watch)
         except OSError as error:
-            raise DownloadFailed(
-                f"{watch.source}: {error.strerror or error}: {error.filename or ''}"
-            ) from error
+            raise _cannot(watch, error) from error
+
+
+def _cannot(watch: Watch, error: OSError) -> DownloadFailed:
+    return DownloadFailed(f"{watch.source}: {error.strerror or error}: {error.filename or ''}")
 
 
 def _key(source: str, terms: Terms | None) -> str:

@@ -6,15 +6,17 @@ headers and beginnings alone: memory and time are bounded, however large or host
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import BinaryIO
 
-from modelyard.engines.gguf import MAGIC, read_header
-from modelyard.errors import BadFile, BadGguf
+from modelyard.engines.gguf import MAGIC, GgufHeader, whole_header
+from modelyard.errors import BadFile
 from modelyard.store.safetensors import check_safetensors, header_length
 
 _BEGINNING = 512
+_BUFFER = 1 << 20
 _ZIP = b"PK\x03\x04"
 _PICKLED = b".pkl"  # PyTorch's member `archive/data.pkl` comes first
 _LFS = b"version https://git-lfs"
@@ -47,26 +49,29 @@ SAFE = frozenset({Kind.GGUF, Kind.SAFETENSORS})
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`kind`, and what a message calls it: not how it begins, which may be nobody's business."""
+    """`kind`, and what a message calls it: not how it begins, which may be nobody's business. `header` is
+    that of a GGUF file."""
 
     kind: Kind
     said: str
+    header: GgufHeader | None = field(default=None, repr=False)
 
 
 def look(path: Path) -> Found:
     """What a file is. Raises BadGguf or BadFile, which name no path, for weights that are damaged or not
     whole; and OSError."""
-    with path.open("rb") as file:
-        start = file.read(_BEGINNING)
-        if start.startswith(MAGIC):
-            try:
-                read_header(path)
-            except BadGguf as error:
-                raise BadGguf(error.message.removeprefix(f"{path}: ")) from None
-            return Found(Kind.GGUF, "a GGUF file")
-        if header_length(start) is not None:
-            check_safetensors(file)
-            return Found(Kind.SAFETENSORS, "a safetensors file")
+    with path.open("rb", buffering=_BUFFER) as file:
+        return look_at(file)
+
+
+def look_at(file: BinaryIO) -> Found:
+    """See `look`; of a seekable file that stands at its beginning."""
+    start = file.read(_BEGINNING)
+    if start.startswith(MAGIC):
+        return Found(Kind.GGUF, "a GGUF file", whole_header(file))
+    if header_length(start) is not None:
+        check_safetensors(file)
+        return Found(Kind.SAFETENSORS, "a safetensors file")
     return _other(start)
 
 

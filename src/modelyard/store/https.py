@@ -6,12 +6,15 @@ Used by `cache`. What needs a connection is in `http_client`, which is imported 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 from urllib.parse import urlsplit
 
 from modelyard.store.addresses import Guard
+from modelyard.store.head import beginning_of
 from modelyard.store.pace import Pace, Patience
 from modelyard.store.pins import Pins
 from modelyard.store.source import Exact, Source, Watch
@@ -60,6 +63,17 @@ class WebFiles(Source):
             told = Patience(watch, self._pace.pauses).insist(size)
         exact = replace(pins, size="" if told is None else str(told))
         return Exact(exact.onto(base), pins.sha256 or None)
+
+    @contextmanager
+    def head(self, source: str, watch: Watch) -> Iterator[BinaryIO]:
+        from modelyard.store.http_client import HttpClient, HttpRemote  # noqa: PLC0415
+
+        base, _ = Pins.split(source)
+        with (
+            HttpClient(self._guard, watch, 1) as client,
+            beginning_of(HttpRemote(client, base, watch), watch) as file,
+        ):
+            yield file
 
     def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
         from modelyard.store.http_client import HttpClient, HttpRemote  # noqa: PLC0415

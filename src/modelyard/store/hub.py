@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
 from urllib.parse import quote, unquote
 
 from modelyard.store.pace import Pace
@@ -125,6 +126,9 @@ class HubFiles(Source):
 
     def resolve(self, source: str, watch: Watch) -> Exact:
         return self._client(watch).resolve(HubFile.parse(source))
+
+    def head(self, source: str, watch: Watch) -> AbstractContextManager[BinaryIO]:
+        return self._client(watch).head(HubFile.parse(source))
 
     def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
         return self._client(watch).fetch(HubFile.parse(source), folder)

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
+from typing import BinaryIO
 
 import httpx2
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
@@ -36,6 +37,7 @@ from modelyard.errors import (
     SourceOffline,
     StoreError,
 )
+from modelyard.store.head import beginning_of
 from modelyard.store.http_client import answer_of
 from modelyard.store.hub import HubFile, HubSettings
 from modelyard.store.pace import Pace, Patience, Throttled, retry_after
@@ -76,6 +78,12 @@ class HubClient:
             if known is None:
                 raise
             return _as_cached(file, known)
+
+    def head(self, file: HubFile) -> AbstractContextManager[BinaryIO]:
+        """The file of a resolved source, to be read from its beginning."""
+        if path := self._cached(file):
+            return path.open("rb")
+        return beginning_of(_Remote(self, file), self._watch)
 
     def fetch(self, file: HubFile, folder: Path) -> Path:
         """The file of a resolved source: where it lies in the user's cache, else fetched into `folder`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from modelyard.errors import SourceNotFound
@@ -21,6 +21,9 @@ class LocalFiles(Source):
         if not local_path(source).is_absolute():
             return "is a relative path; only configuration knows from where, write it in full here"
         return None
+
+    def head(self, source: str, watch: Watch) -> BinaryIO:
+        return self.fetch(source, Path(), watch).open("rb")
 
     def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
         if problem := absent(source):

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
 from urllib.parse import unquote
 
 from modelyard.config.values import S3Setting
+from modelyard.store.head import beginning_of
 from modelyard.store.pace import Pace
 from modelyard.store.pins import Pins
 from modelyard.store.source import Exact, Source, Watch
@@ -77,6 +79,9 @@ class ObjectFiles(Source):
 
     def resolve(self, source: str, watch: Watch) -> Exact:
         return self._client(ObjectName.parse(source), watch).resolve()
+
+    def head(self, source: str, watch: Watch) -> AbstractContextManager[BinaryIO]:
+        return beginning_of(self._client(ObjectName.parse(source), watch), watch)
 
     def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
         return self._client(ObjectName.parse(source), watch).fetch(source, folder)

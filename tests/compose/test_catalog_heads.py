@@ -1,0 +1,190 @@
+"""What registering a model tells of files that are elsewhere, how long it is known, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compose.test_catalog import register, yard_in
+from engines.gguf_file import gguf
+from gateway.live_yard import LiveYard, live_yard, short_folder
+from modelyard.errors import BadFile, BadGguf, DownloadFailed, SourceNotFound
+from modelyard.gateway.capabilities import known_of
+from modelyard.registry import VersionState
+from modelyard.registry.records import FileFacts
+from store.hub_server import REPO, Hub, hub_server
+from store.wheels import write_wheel
+from waiting import until
+
+FIELDS: Mapping[str, object] = {
+    "general.architecture": "llama",
+    "general.file_type": 15,
+    "general.license": "mit",
+    "llama.context_length": 2048,
+    "llama.block_count": 1,
+}
+CONTENT = gguf(FIELDS, [("token_embd.weight", (64, 3), 0)])
+FACTS = FileFacts(len(CONTENT), "llama", "q4_k_m", 2048, "mit")
+NAME = "Chat.gguf"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    with hub_server() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        hub.add(NAME, CONTENT)
+        yield hub
+
+
+def llama(**fields: Any) -> dict[str, Any]:
+    return {"engine": "llamacpp", "devices": ["ram"], "source": f"hf://{REPO}/{NAME}", **fields}
+
+
+async def told(yard: LiveYard, name: str = "m") -> dict[str, Any]:
+    """What `GET /v1/models/{name}` shows."""
+    ours: dict[str, Any] = (await yard.http.get(f"/v1/models/{name}")).json()["modelyard"]
+    return ours
+
+
+async def test_what_a_header_tells_is_kept(hub: Hub) -> None:
+    with short_folder() as folder:
+        async with yard_in(folder, {}) as yard:
+            await register(yard, "m", llama())
+            known = yard.yard.catalog.get("m")
+            assert known.entry.files is None, "nothing was fetched"
+            first = await told(yard)
+            assert first["capabilities"] == ["chat", "completion"]
+            assert first["context"] == 2048
+            assert first["files"] == {
+                "size": len(CONTENT),
+                "architecture": "llama",
+                "quantization": "q4_k_m",
+                "trained_context": 2048,
+                "licence": "mit",
+            }
+        async with yard_in(folder, {}) as yard:
+            assert await told(yard) == first
+            versions = (await yard.http.get("/v1/models/m/versions")).json()["data"]
+            assert versions[0]["capabilities"]["files"] == first["files"]
+            assert versions[0]["state"] == "registered"
+            hub.repos.clear()
+            added, _ = await yard.yard.catalog.add_version("m", {"engine": "fake"}, who="me", match=None)
+            assert added.capabilities.files is None
+
+
+async def test_files_that_are_here_tell_the_same(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelyard.compose.upkeep.LOOK_EVERY", 0.05)
+    async with live_yard({}) as yard:
+        await register(yard, "m", llama())
+        catalog = yard.yard.catalog
+        registered = catalog.get("m")
+        assert registered.record is not None
+        assert registered.record.current.capabilities.files == FACTS
+        await yard.yard.driver.files.fetch(registered.entry, lambda step: None)
+        await catalog.remove("m", force=False, who="me", match=None)
+        await register(yard, "m", llama())
+        await until(lambda: state_of(yard) is VersionState.VERIFIED)
+        now = catalog.get("m")
+        assert now.entry.files is not None
+        assert now.record is not None
+        assert now.record.current.capabilities == registered.record.current.capabilities == known_of(now)
+
+
+def state_of(yard: LiveYard) -> VersionState | None:
+    record = yard.yard.catalog.get("m").record
+    return record.current.state if record is not None else None
+
+
+async def test_what_a_request_may_take_is_what_the_engine_gives(hub: Hub) -> None:
+    hub.add(NAME, gguf({**FIELDS, "llama.context_length": 100_000}))
+    async with live_yard({}) as yard:
+        for name, context, right in (("m", None, 4096), ("n", 512, 512), ("o", 0, 100_000)):
+            parameters = {} if context is None else {"context": context}
+            await register(yard, name, llama(parameters=parameters))
+            shown = await told(yard, name)
+            assert (shown["context"], shown["files"]["trained_context"]) == (right, 100_000)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "parameters", "capability"),
+    [(1, {"embedding": True}, "embedding"), (4, {"rerank": True}, "rerank")],
+)
+async def test_a_bare_source_is_run_as_what_it_is(
+    hub: Hub, pooling: int, parameters: dict[str, bool], capability: str
+) -> None:
+    hub.add(NAME, gguf({**FIELDS, "llama.pooling_type": pooling}))
+    async with live_yard({}) as yard:
+        made = await yard.http.post("/v1/models", json={"source": f"hf://{REPO}/{NAME}"})
+        assert made.status_code == 201, made.text
+        assert made.json()["spec"]["parameters"] == parameters
+        assert made.json()["modelyard"]["capabilities"] == [capability]
+        await register(yard, "m", llama(parameters={"context": 64}))
+        assert (await told(yard))["capabilities"] == ["chat", "completion"], "it was said how to run it"
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "said"),
+    [
+        (b"<html>Sign in", BadFile, "an HTML or XML page"),
+        (b"\x80\x04]\x94.", BadFile, "a pickle"),
+        (CONTENT[:-700], BadGguf, "are missing; fetch it again"),
+        (CONTENT[:30], BadGguf, "more than the file can hold"),
+    ],
+)
+async def test_what_is_no_model_is_not_registered(
+    hub: Hub, content: bytes, error: type[Exception], said: str
+) -> None:
+    async with live_yard({}) as yard:
+        for name in ("m", "n"):  # by the hub's own metadata; from its second address
+            hub.add(NAME, content)
+            with pytest.raises(error, match=said):
+                await register(yard, name, llama())
+        refused = await yard.http.post("/v1/models", json={"name": "m", **llama()})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (422, "source")
+        assert said.rpartition(";")[0] in refused.json()["error"]["message"]
+        assert (await yard.http.get("/v1/models")).json()["data"] == []
+
+
+async def test_a_header_of_a_stranger(hub: Hub) -> None:
+    """Its words are shown where they are words, and its numbers where they are tokens."""
+    odd = {"general.architecture": "x\0y", "general.license": "a\nb", "x\0y.context_length": 5}
+    hub.add(NAME, gguf({**odd, "general.file_type": 4_000_000_000}))
+    async with live_yard({}) as yard:
+        await register(yard, "m", llama())
+        assert (await told(yard))["files"] == {
+            "size": len(gguf({**odd, "general.file_type": 1})),
+            "architecture": "",
+            "quantization": "",
+            "trained_context": None,
+            "licence": "",
+        }
+
+
+async def test_a_version_that_is_quantized_here_has_no_size_yet(hub: Hub) -> None:
+    async with live_yard({}) as yard:
+        await register(yard, "m", llama(quantize="q8_0"))
+        files = (await told(yard))["files"]
+        assert (files["size"], files["quantization"], files["architecture"]) == (None, "q8_0", "llama")
+
+
+async def test_a_wheel_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    write_wheel(tmp_path, "tiny_model", "1.0", {"tiny_model/a.gguf": CONTENT})
+    async with live_yard({}) as yard:
+        await register(yard, "m", llama(source="pypi://tiny-model==1.0/tiny_model/a.gguf"))
+        assert (await told(yard))["files"]["size"] is None
+        with pytest.raises(SourceNotFound, match=r"pip finds no wheel of tiny-model==2\.0"):
+            await register(yard, "n", llama(source="pypi://tiny-model==2.0/tiny_model/a.gguf"))
+        monkeypatch.delenv("PIP_NO_INDEX")
+        monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+        monkeypatch.setenv("PIP_FIND_LINKS", "")
+        monkeypatch.setenv("PIP_RETRIES", "1")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        with pytest.raises(DownloadFailed, match=r"pip could not download tiny-model==3\.0"):
+            await register(yard, "n", llama(source="pypi://tiny-model==3.0/tiny_model/a.gguf"))
