@@ -11,7 +11,7 @@ import pytest
 from compose.test_catalog import register, yard_in
 from engines.gguf_file import gguf
 from gateway.live_yard import LiveYard, live_yard, short_folder
-from modelyard.errors import BadFile, BadGguf, DownloadFailed, SourceNotFound
+from modelyard.errors import BadFile, BadGguf, DownloadFailed, SourceNotFound, SpecRefused
 from modelyard.gateway.capabilities import known_of
 from modelyard.registry import VersionState
 from modelyard.registry.records import FileFacts
@@ -148,6 +148,44 @@ async def test_what_is_no_model_is_not_registered(
         assert (refused.status_code, refused.json()["error"]["param"]) == (422, "source")
         assert said.rpartition(";")[0] in refused.json()["error"]["message"]
         assert (await yard.http.get("/v1/models")).json()["data"] == []
+
+
+async def test_files_of_this_machine_tell_too(tmp_path: Path) -> None:
+    whole, page, adapter = (tmp_path / name for name in ("whole.gguf", "page.gguf", "adapter.gguf"))
+    whole.write_bytes(CONTENT)
+    page.write_text("<html>")
+    adapter.write_bytes(gguf({"general.architecture": "llama"}))
+    async with live_yard({}) as yard:
+        lora = [{"source": str(adapter)}]
+        await register(yard, "m", llama(source=str(whole), parameters={"lora": lora}))
+        files = (await told(yard))["files"]
+        assert files["size"] == len(CONTENT) + adapter.stat().st_size
+        assert (files["quantization"], files["licence"]) == ("q4_k_m", "mit")
+        with pytest.raises(SpecRefused, match=r"page\.gguf is not a GGUF file"):
+            await register(yard, "n", llama(source=str(page)))
+
+
+async def test_what_was_told_outlives_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelyard.compose.upkeep.LOOK_EVERY", 0.05)
+    path = tmp_path / "whole.gguf"
+    path.write_bytes(CONTENT)
+    with short_folder() as folder:
+        async with yard_in(folder, {}) as yard:
+            await register(yard, "m", llama(source=str(path)))
+            before = await told(yard)
+        path.write_text("<html>")
+        async with yard_in(folder, {}) as yard:
+            await until(lambda: state_of(yard) is VersionState.FAILED)
+            now = await told(yard)
+            assert (now["files"], now["context"]) == (before["files"], before["context"])
+
+
+async def test_every_file_of_a_model_is_looked_at(hub: Hub) -> None:
+    hub.add("adapter.gguf", b"<html>")
+    async with live_yard({}) as yard:
+        lora = [{"source": f"hf://{REPO}/adapter.gguf"}]
+        with pytest.raises(BadFile, match=r"adapter\.gguf: this is an HTML or XML page"):
+            await register(yard, "m", llama(parameters={"lora": lora}))
 
 
 async def test_a_header_of_a_stranger(hub: Hub) -> None:

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engines.gguf_file import gguf
-from modelyard.errors import BadFile, BadGguf, SourceNotFound, StoreError
+from modelyard.errors import BadFile, BadGguf, ChecksumMismatch, SourceNotFound, StoreError
 from modelyard.store import Store, head
 from modelyard.store.formats import Terms, look_at
 from modelyard.store.pace import Bandwidth, Pace
@@ -158,6 +158,14 @@ async def test_what_is_no_model_is_refused(
 async def test_a_pickle_is_taken_where_it_may_be(tmp_path: Path, origin: Origin) -> None:
     origin.put(NAME, pickle.dumps([1, 2]))
     assert (await asked(tmp_path, origin, Terms(allow_pickle=True))).header == {}
+
+
+@pytest.mark.parametrize("origin", ["hf"], indirect=True)
+async def test_another_file_than_was_promised_is_refused(tmp_path: Path, origin: Origin) -> None:
+    digest = sha256(CONTENT).hexdigest()
+    assert (await asked(tmp_path, origin, Terms(digest))).digest == digest
+    with pytest.raises(ChecksumMismatch, match=f"have sha256 {digest}, {'0' * 64} was promised"):
+        await asked(tmp_path, origin, Terms("0" * 64))
 
 
 async def test_a_header_that_is_too_long_is_left_alone(

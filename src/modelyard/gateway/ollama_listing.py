@@ -17,29 +17,11 @@ from modelyard.gateway import views
 from modelyard.gateway.names import Names
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.entries import Entry
+from modelyard.store.quantize import type_of
 
 SPOKEN = "0.12.6"
 """The version of Ollama whose API this is: clients look at it before they use what came with a version."""
 FOREVER = timedelta(days=100 * 365)
-_QUANTIZATIONS = {  # by `general.file_type` of a GGUF header
-    0: "F32",
-    1: "F16",
-    2: "Q4_0",
-    3: "Q4_1",
-    7: "Q8_0",
-    8: "Q5_0",
-    9: "Q5_1",
-    10: "Q2_K",
-    11: "Q3_K_S",
-    12: "Q3_K_M",
-    13: "Q3_K_L",
-    14: "Q4_K_S",
-    15: "Q4_K_M",
-    16: "Q5_K_S",
-    17: "Q5_K_M",
-    18: "Q6_K",
-    32: "BF16",
-}
 
 
 def add_ollama(router: APIRouter, names: Names, snapshot: Snapshot) -> None:
@@ -140,13 +122,12 @@ def _expiry(instance: Instance, snapshot: Snapshot) -> str:
 def _details(entry: Entry) -> views.OllamaDetails:
     header = _header(entry)
     family = str(header.get("general.architecture", entry.engine.type))
-    kind = header.get("general.file_type")
     return views.OllamaDetails(
         format="gguf" if header else entry.engine.type,
         family=family,
         families=[family],
         parameter_size=str(header.get("general.size_label", "")),
-        quantization_level=_QUANTIZATIONS.get(kind, "") if isinstance(kind, int) else "",
+        quantization_level=type_of(header).upper(),
     )
 
 

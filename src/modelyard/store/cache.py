@@ -17,7 +17,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from modelyard.config.values import StoreSetting
-from modelyard.errors import BadFile, BadGguf, DownloadFailed, SourceNotFound
+from modelyard.errors import BadFile, BadGguf, ChecksumMismatch, DownloadFailed, SourceNotFound
 from modelyard.store import headers
 from modelyard.store.disk import Disk
 from modelyard.store.formats import Terms
@@ -219,7 +219,7 @@ class Store:
         try:
             with self._origin(exact.source).head(exact.source, watch) as file:
                 return head_of(file, exact, terms)
-        except (BadFile, BadGguf) as error:
+        except (BadFile, BadGguf, ChecksumMismatch) as error:
             raise type(error)(f"{watch.source}: {error.message}") from None
         except OSError as error:
             raise _cannot(watch, error) from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from modelyard.engines.gguf import facts
-from modelyard.errors import DownloadFailed
+from modelyard.errors import ChecksumMismatch, DownloadFailed
 from modelyard.store.formats import Terms, check, look_at
 from modelyard.store.source import Exact, Watch
 
@@ -37,9 +37,13 @@ class Head:
 
 
 def head_of(file: BinaryIO | None, exact: Exact, terms: Terms) -> Head:
-    """What a resolved source's `file` tells before all of it is here. Raises BadGguf or BadFile, which name
-    no path, for one that must not be used, and what reading raises."""
-    digest = terms.sha256 or exact.sha256 or ""
+    """What a resolved source's `file` tells before all of it is here. Raises BadGguf, BadFile or
+    ChecksumMismatch, which name no path, for one that must not be used, and what reading raises."""
+    digest = exact.sha256 or terms.sha256
+    if terms.sha256 not in {"", digest}:
+        raise ChecksumMismatch(
+            f"its bytes have sha256 {digest}, {terms.sha256} was promised; mend `sha256`, or name that file"
+        )
     if file is None:
         return Head(digest=digest)
     header: Mapping[str, object] = {}

@@ -102,6 +102,12 @@ def problem(type: str) -> str | None:
     return f"{type} is made by {PROGRAM} alone: {INSTALL}, or take one of {', '.join(OWN_TYPES)}"
 
 
+def type_of(header: Mapping[str, object]) -> str:
+    """What the header of a file says that most of its weights are; empty where it says nothing known."""
+    number = header.get("general.file_type")
+    return next((name for name, known in FILE_TYPES.items() if known == number), "")
+
+
 def main_type(header: GgufHeader) -> str:
     """The type of most of a file's weights."""
     weights: dict[str, int] = {}
