@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 from cli.command_line import run
+from engines.gguf_file import gguf
 from gateway.live_yard import ChildYard, child_yard, fake, short_folder
 from modelyard.cli import registry_tables
 from modelyard.client import Client
@@ -73,6 +74,19 @@ async def test_a_model_from_its_registration_to_its_end(yard: ChildYard, order: 
     told = await order("rm", "org/b:1")
     assert told.startswith(("org/b:1 is gone", "remove org/b:1: done"))
     assert "There is no model 'org/b:1'" in await order("describe", "org/b:1", code=1)
+
+
+async def test_what_a_models_file_tells(yard: ChildYard, order: Order) -> None:
+    path = yard.folder / "chat.gguf"
+    told = {"general.architecture": "llama", "llama.context_length": 512, "general.file_type": 7}
+    path.write_bytes(gguf(told))
+    fields = yard.folder / "fields.yaml"
+    fields.write_text(yaml.safe_dump({"engine": "llamacpp", "source": str(path), "devices": ["ram"]}))
+    assert (await order("register", "chat", "-f", str(fields))).startswith("chat is registered")
+    described = [line.split() for line in (await order("describe", "chat")).splitlines()]
+    assert ["size", f"{path.stat().st_size}", "B"] in described
+    for line in (["quantization", "q8_0"], ["trained_context", "512"], ["context", "512"]):
+        assert line in described
 
 
 async def test_what_is_refused(yard: ChildYard, order: Order) -> None:

@@ -57,6 +57,8 @@ def print_model(where: Console, model: Json) -> None:
         "changed": _moment(known.get("changed")),
     }
     _print_fields(where, "", lines)
+    files = ours["files"] or {}
+    _print_fields(where, "files", {**files, "size": size(files.get("size"))})
     _print_fields(where, "spec", model["spec"] or {})
     _print_fields(where, "policy", model["policy"])
 
