@@ -17,7 +17,7 @@ from modelyard.config.schema import PolicySection
 from modelyard.config.together import profile_of, together
 from modelyard.config.versions import keyed
 from modelyard.engines import registry as engines
-from modelyard.errors import VersionNotFound
+from modelyard.errors import ModelNotFound, VersionNotFound
 from modelyard.registry.records import Json, ModelRecord, VersionRecord
 
 OF_POLICY = frozenset(PolicySection.model_fields)
@@ -58,15 +58,20 @@ class Holding:
         return found
 
     def number_of(self, reference: str, *, tag: bool, shortest: int) -> int | None:
-        """The version that a number, at least `shortest` digits of a digest, or a tag names."""
+        """The version that a number, at least `shortest` digits of a digest, or a tag names. Raises
+        ModelNotFound for digits that several versions' digests begin with."""
         if tag:
             return self.record.tags.get(reference)
         if reference.isdecimal() and len(reference) < shortest and int(reference) in self.versions:
             return int(reference)
         if len(reference) < shortest:
             return None
-        found = (one.number for one in self.versions.values() if one.digest.startswith(reference))
-        return next(found, None)
+        found = [one for one in self.versions.values() if one.digest.startswith(reference)]
+        if len(found) > 1:
+            name = self.record.name
+            may = " or ".join(f"{name}@{one.number} ({one.digest})" for one in found)
+            raise ModelNotFound(f"{name}@{reference} may be {may}; write more of it", param="model")
+        return next((one.number for one in found), None)
 
     def fields(self, number: int) -> dict[str, object]:
         """An entry under `models:` that says what this version and the model's policy do."""

@@ -17,7 +17,8 @@ LONGEST = 300  # characters of a name that are compared and repeated; a client m
 SHORTEST = 6  # digits of a digest that name a version
 
 Find = Callable[[str, str, bool], str | None]
-"""The key of the version (`Spec.version`) that a model's number, digits of a digest, or (True) tag names."""
+"""The key of the version (`Spec.version`) that a model's number, digits of a digest, or (True) tag names.
+Raises ModelNotFound for digits that several have."""
 
 
 Bring = Callable[[str], Awaitable[None]]
@@ -113,11 +114,10 @@ class Names:
 
     def _version_of(self, entry: Entry, reference: str, *, tag: bool) -> Entry | None:
         """Raises NotServed."""
-        if not tag and len(reference) >= SHORTEST and entry.spec.digest.startswith(reference):
-            return entry
         key = self.find(entry.spec.model, reference, tag)
         if key is None:
-            return None
+            digits = not tag and len(reference) >= SHORTEST
+            return entry if digits and entry.spec.digest.startswith(reference) else None
         version = self.version(key)
         if version is None:
             raise NotServed(f"{key} is registered, but it is not served at the moment; try again.", key)
