@@ -312,7 +312,7 @@ async def test_what_the_files_tell_is_kept(tmp_path: Path, monkeypatch: pytest.M
             str(source),
             source.stat().st_size,
         )
-        assert len(artifact.sha256) == 64
+        assert (len(artifact.sha256), artifact.licence) == (64, "apache-2.0")
 
 
 async def test_a_model_whose_engine_went_keeps_nobody_from_the_list() -> None:

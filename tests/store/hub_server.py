@@ -41,6 +41,7 @@ class Repo:
     files: dict[str, dict[str, bytes]] = field(default_factory=lambda: {COMMIT: {}})
     gated: bool = False
     private: bool = False
+    card: object = None  # the head of its README
 
 
 @dataclass
@@ -64,6 +65,8 @@ class Hub:
     # Transfers stop half way until it is set.
     flowing: threading.Event = field(default_factory=threading.Event)
     stalled: threading.Event = field(default_factory=threading.Event)
+    # What is asked about a repository is not answered until it is set.
+    telling: threading.Event = field(default_factory=threading.Event)
 
     def add(self, path: str, content: bytes, repo: str = REPO, commit: str = COMMIT) -> None:
         self.repos.setdefault(repo, Repo()).files.setdefault(commit, {})[path] = content
@@ -123,7 +126,13 @@ class Handler(BaseHTTPRequestHandler):
     def _info(self, name: str, revision: str) -> None:
         if found := self._repo(name, revision):
             commit, files = found
-            body = {"id": name, "sha": commit, "siblings": [{"rfilename": path} for path in files]}
+            self.hub.telling.wait(30)
+            body = {
+                "id": name,
+                "sha": commit,
+                "siblings": [{"rfilename": path} for path in files],
+                "cardData": self.hub.repos[name].card,
+            }
             self._head(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
@@ -212,6 +221,7 @@ def hub_server() -> Iterator[Hub]:
     """A hub that serves until the end of the block; empty, and without faults."""
     hub = Hub()
     hub.flowing.set()
+    hub.telling.set()
     servers = [
         _Server(("127.0.0.1", 0), type("Of", (Handler,), {"hub": hub, "cdn": cdn})) for cdn in (False, True)
     ]
@@ -223,6 +233,7 @@ def hub_server() -> Iterator[Hub]:
         yield hub
     finally:
         hub.flowing.set()
+        hub.telling.set()
         for server, thread in zip(servers, threads, strict=True):
             server.shutdown()
             thread.join(10)

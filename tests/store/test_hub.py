@@ -105,6 +105,7 @@ async def test_a_file_comes_whole_into_a_blob(root: Path, hub: Hub, environ: dic
     assert {one.path for one in hub.asked if not one.cdn} == {
         f"/{REPO}/resolve/main/{FILE}",
         f"/{REPO}/resolve/{COMMIT}/{FILE}",
+        f"/api/models/{REPO}/revision/{COMMIT}",
     }
     assert not (Path(environ["HF_HOME"])).exists(), "the user's cache is not ours to write"
 
@@ -231,7 +232,9 @@ async def test_a_file_of_the_users_cache_is_used_where_it_lies(
     with store_of(root, environ) as store:
         file = await store.fetch(SOURCE)
         assert (file.path, file.digest) == (users, DIGEST)
-        assert [one.method for one in hub.asked] == ["HEAD"]
+        assert [one.path for one in hub.asked if one.method != "HEAD"] == [
+            f"/api/models/{REPO}/revision/{COMMIT}"
+        ]
         users.unlink()
         assert store.cached(SOURCE) is None
         assert (await store.fetch(SOURCE)).path == root / "blobs" / "sha256" / DIGEST
@@ -465,7 +468,7 @@ async def test_each_try_asks_the_hub_for_a_new_link(root: Path, hub: Hub, enviro
     hub.cdn_refusals.append((503, {}))
     with store_of(root, environ) as store:
         assert (await store.fetch(SOURCE)).digest == DIGEST
-    assert len(hub.requests("GET", cdn=False)) == 3
+    assert len([one for one in hub.requests("GET", cdn=False) if "/resolve/" in one.path]) == 3
 
 
 async def test_other_bytes_than_the_hub_told_are_set_aside(
@@ -484,6 +487,42 @@ async def test_other_bytes_than_the_hub_told_are_set_aside(
 async def test_more_bytes_than_were_promised(root: Path, hub: Hub, environ: dict[str, str]) -> None:
     hub.more = b"more"
     await refused(root, environ, DownloadFailed, "sent more than it said")
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ({"license": "apache-2.0"}, "apache-2.0"),
+        ({"license": "other", "license_name": "tiny-community"}, "tiny-community"),
+        ({"license": "other"}, "other"),
+        ({"license": ["mit", "bsd"]}, "mit, bsd"),
+        ({"license": 7}, ""),
+        ({"license": ["mit", 7]}, ""),
+        ({}, ""),
+        (None, ""),
+        ("nonsense", ""),
+    ],
+)
+async def test_the_licence_is_that_of_the_card(
+    root: Path, hub: Hub, environ: dict[str, str], card: object, licence: str
+) -> None:
+    hub.repos[REPO].card = card
+    with store_of(root, environ) as store:
+        assert (await store.fetch(SOURCE)).licence == licence
+    with store_of(root, environ) as store:
+        cached = store.cached(SOURCE)
+        assert cached is not None
+        assert cached.licence == licence, "it is kept"
+
+
+async def test_a_licence_that_is_not_told_keeps_nobody_waiting(
+    root: Path, hub: Hub, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelyard.store.hub_client.LICENCE_WAIT", 0.1)
+    hub.telling.clear()
+    with store_of(root, environ) as store:
+        file = await asyncio.wait_for(store.fetch(SOURCE), 10)
+    assert (file.digest, file.licence) == (DIGEST, "")
 
 
 async def test_a_disk_that_is_too_small_is_found_before_the_transfer(

@@ -46,11 +46,22 @@ async def fetched(root: Path, front: Front, name: str = "tiny/model") -> StoredF
 
 
 async def test_the_weights_alone_are_fetched(root: Path, front: Front) -> None:
-    assert (await fetched(root, front)).digest == DIGEST
+    file = await fetched(root, front)
+    assert (file.digest, file.licence) == (DIGEST, "")
     assert [one.path for one in front.asked] == [
         "/v2/tiny/model/manifests/latest",
+        f"/v2/tiny/model/blobs/sha256:{sha256(b'').hexdigest()}",  # its licence
         f"/v2/tiny/model/blobs/sha256:{DIGEST}",
     ]
+
+
+async def test_the_licence_is_told_by_its_first_line(root: Path, front: Front, files: Files) -> None:
+    files.licence = b"\n  TINY COMMUNITY \x00LICENCE\xff\n\nText." + b" more" * 100_000
+    assert (await fetched(root, front)).licence == "TINY COMMUNITY LICENCE\ufffd"
+    with closing(Store(root, [])) as store:
+        cached = store.cached(f"ollama+http://{front.url.removeprefix('http://')}/tiny/model")
+    assert cached is not None
+    assert cached.licence == "TINY COMMUNITY LICENCE\ufffd", "it is kept"
 
 
 async def test_weights_of_the_users_own_store_are_used_where_they_lie(root: Path, front: Front) -> None:

@@ -56,6 +56,7 @@ def random_gguf(path: Path, tensors: Mapping[str, tuple[tuple[int, ...], int]] =
     fields = {
         "general.architecture": "llama",
         "general.name": "random",
+        "general.license": "apache-2.0",
         "general.file_type": 1,
         "tokenizer.ggml.tokens": [f"token {number}" for number in range(320)],
         "llama.block_count": 1,

@@ -254,7 +254,7 @@ async def test_a_redirect_stays_on_the_way(root: Path, front: Front, files: File
         ("https://[64:ff9b::10.0.0.1]/", SourceForbidden, "a private address"),
         ("file:///etc/passwd", SourceForbidden, "no https:// address"),
         ("gopher://127.0.0.1/", SourceForbidden, "no https:// address"),
-        ("/again", SourceNotFound, "without an end"),
+        ("/again", DownloadFailed, "without an end"),
     ],
 )
 async def test_a_redirect_that_leads_astray(

@@ -43,6 +43,9 @@ def _print_files(console: Console, files: list[Json]) -> None:
     table = new("source", "size", "sha256", "last used", "models", "state")
     for file in files:
         where = "in use" if file["in_use"] else "" if file["in_cache"] else "where it lies"
+        if left := file["unfinished"]:
+            whole = size(left["total"]) if left["total"] else "?"
+            where = f"{'coming' if file['in_use'] else 'unfinished'}: {size(left['done'])} of {whole}"
         table.add_row(
             escape("\n".join(file["sources"]) or file["path"]),
             size(file["bytes"]),

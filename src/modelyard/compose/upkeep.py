@@ -157,7 +157,8 @@ def _artifacts(entry: Entry) -> list[Artifact] | None:
         return None
     sources = entry.engine.sources(entry.spec)
     return [
-        Artifact(role, sources.get(role, ""), file.size, file.digest) for role, file in entry.files.items()
+        Artifact(role, sources.get(role, ""), file.size, file.digest, file.licence)
+        for role, file in entry.files.items()
     ]
 
 

@@ -36,12 +36,14 @@ class Profile:
 @dataclass(frozen=True, slots=True)
 class ModelFile:
     """One file of a version as it lies in the cache: its path, size, digest (sha256 hex, or empty) and the
-    header fields that the store read from it (`engines.gguf.facts`; empty for other kinds)."""
+    header fields that the store read from it (`engines.gguf.facts`; empty for other kinds). `licence` is
+    what its publisher or itself says, empty where neither does."""
 
     path: Path
     size: int
     digest: str = ""
     header: Mapping[str, object] = field(default_factory=dict)
+    licence: str = ""
 
 
 Files = Mapping[str, ModelFile]  # by role: "model", "draft", "lora0", "mmproj", ...

@@ -24,22 +24,28 @@ from modelyard.store import Store, report
 from modelyard.store.verify import RATE, verify
 
 
+class Unfinished(views.View):
+    done: int = Field(description="Bytes of the file that are here.")
+    total: int | None = Field(description="Bytes of all of it; null while that is not known.")
+
+
 class CachedFile(views.View):
-    digest: str = Field(description="Its sha256 in hex.")
+    digest: str = Field(description="Its sha256 in hex; empty for one that is unfinished.")
     path: str
-    bytes: int
+    bytes: int = Field(description="That it takes.")
     in_cache: bool = Field(description="False: it is used where it lies, and never removed.")
     kind: str = Field(description="gguf, safetensors, pickle; empty while nobody looked.")
     sources: list[str] = Field(description="What stands for it; none: it was forgotten.")
     used: float = Field(description="When an engine was started with it last, or it was fetched (epoch).")
     models: list[str] = Field(description="That were started with it.")
-    in_use: bool = Field(description="A running model, or the policy of one, needs it.")
+    in_use: bool = Field(description="A running model, or a policy, needs it; or it is being fetched.")
+    unfinished: Unfinished | None = Field(description="Set for what is left of a download that did not end.")
 
 
 class CacheView(views.View):
     """The files that models came from."""
 
-    bytes: int = Field(description="Of the files in the cache.")
+    bytes: int = Field(description="Of the files in the cache, unfinished ones included.")
     quota: int | None = Field(description="`store.quota`; null: none.")
     quarantined: int = Field(description="Bytes of files that were set aside.")
     files: list[CachedFile] = Field(description="The last used first.")
@@ -122,7 +128,7 @@ def cache_router(store: Store, control: Control) -> APIRouter:
 
 async def _verified(store: Store, task: Task, rate: float) -> Mapping[str, object]:
     items = await asyncio.to_thread(store.shelf.items)
-    task.step("reading", total=sum(item.size for item in items))
+    task.step("reading", total=sum(item.size for item in items if item.unfinished is None))
     verdicts, done = [], 0
     async for verdict in verify(store, rate=rate):
         verdicts.append(verdict)

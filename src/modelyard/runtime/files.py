@@ -13,6 +13,7 @@ from modelyard.runtime.entries import Entry, Progress
 from modelyard.store import Derived, Store, StoredFile, Terms
 from modelyard.store import Progress as Step
 from modelyard.store.local import lying
+from modelyard.store.source import licence_of
 
 
 class StoreFiles:
@@ -117,7 +118,8 @@ class StoreFiles:
             raise type(error)(f"{error.message}. Put a whole file in its place and ask again") from error
         except OSError as error:
             raise DownloadFailed(f"{stored.path} cannot be read: {error.strerror}") from error
-        return ModelFile(stored.path, stored.size, stored.digest, header)
+        licence = stored.licence or licence_of(header.get("general.license"))
+        return ModelFile(stored.path, stored.size, stored.digest, header, licence)
 
 
 def _wanted(entry: Entry) -> Iterator[tuple[str, str, Terms, str]]:

@@ -56,7 +56,7 @@ class Store:
         self._disk.sweep()
         self._partials = Partials(root)
         self._index = Index(self._disk)
-        self.shelf = Shelf(self._disk, self._index, quota)
+        self.shelf = Shelf(self._disk, self._index, self._partials, quota)
         self._intake = Intake(self._disk, self._index, self.shelf)
         chosen = sources_of(StoreSetting()) if sources is None else sources
         self._sources = {scheme: source for source in chosen for scheme in source.schemes}
@@ -240,8 +240,8 @@ class Store:
                     exact = replace(exact, sha256=entry.digest)  # it stands for the same bytes ever after
                 if file := self._intake.held(source, exact, terms, watch):
                     return file
-                work = self._partials.folder(key) if origin.resumes else self._disk.work_folder()
-                with work as folder, self.shelf.serving(watch):
+                work = self._partials.folder(key, source) if origin.resumes else self._disk.work_folder()
+                with work as folder, self.shelf.serving(watch, folder):
                     path = origin.fetch(exact.source, folder, watch)
                     watch.expects = None
                     return self._intake.take(source, exact, path, folder, terms, watch)

@@ -24,14 +24,16 @@ import httpcore
 from modelyard import __version__
 from modelyard.errors import DownloadFailed, SourceForbidden, SourceNotFound, StoreError
 from modelyard.store.addresses import Guard
-from modelyard.store.pace import Throttled, retry_after
+from modelyard.store.pace import LARGEST, BadAnswer, Throttled, retry_after
 from modelyard.store.source import Watch
 from modelyard.store.transfer import Answer
 
 TIMEOUT = 20.0  # seconds, for a connection and for each silence
 REDIRECTS = 8
 _SAFE = "/%!$&'()*+,;=:@~-._?"
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
+_LONGEST_HOST = 253
+_SAID = 200  # characters of what a server said that are repeated
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]+)-([0-9]+)|\*)/([0-9]+)")
 _PAGES = ("text/html", "application/xhtml")
 
 
@@ -48,8 +50,9 @@ class Reply:
 class HttpClient:
     """Requests for one fetch. Safe for several threads; closed at the end of its block."""
 
-    def __init__(self, guard: Guard, watch: Watch, connections: int) -> None:
+    def __init__(self, guard: Guard, watch: Watch, connections: int, timeout: float = TIMEOUT) -> None:
         self._watch = watch
+        self._timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
         self._network = {
             scheme: _Network(guard, watch, encrypted=scheme == "https") for scheme in ("http", "https")
         }
@@ -75,25 +78,43 @@ class HttpClient:
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str]) -> Iterator[Reply]:
         """The answer to a GET, behind any redirects. Raises StoreError for what never came to an answer."""
-        first = at = _parts(url)
+        first = at = self._address(url)
         sent = {"User-Agent": f"modelyard/{__version__}", "Accept-Encoding": "identity", **headers}
         for _ in range(REDIRECTS):
             own = (at.scheme, at.hostname, at.port) == (first.scheme, first.hostname, first.port)
             with self._ask("GET", at, sent | (_authorization(first) if own else {})) as reply:
-                led = reply.headers.get("location") if reply.status in {301, 302, 303, 307, 308} else None
-                if led is None:
+                if reply.status not in {301, 302, 303, 307, 308}:
                     yield reply
                     return
-                at = _parts(urljoin(at.geturl(), led))
+                if not (led := reply.headers.get("location")):
+                    raise BadAnswer(
+                        f"{self._watch.source}: {reply.host} leads elsewhere without saying where (status "
+                        f"{reply.status} without Location); name the address of the file itself"
+                    )
+                at = self._address(led, at)
             if at.scheme not in self._pools or not at.hostname:
                 raise SourceForbidden(f"{self._watch.source}: leads to what is no https:// address")
-        raise SourceNotFound(f"{self._watch.source}: leads from one address to another without an end")
+        raise BadAnswer(
+            f"{self._watch.source}: leads from one address to another without an end ({REDIRECTS} "
+            "redirects); name the address of the file itself"
+        )
 
     @contextmanager
     def head(self, url: str, headers: Mapping[str, str]) -> Iterator[Reply]:
         """The answer to a HEAD, which may be a redirect: the headers are for this address alone."""
-        with self._ask("HEAD", _parts(url), headers) as reply:
+        with self._ask("HEAD", self._address(url), headers) as reply:
             yield reply
+
+    def _address(self, url: str, before: SplitResult | None = None) -> SplitResult:
+        """A URL, or where an answer from `before` leads. Raises BadAnswer, without its text: it may be
+        signed."""
+        try:
+            return _parts(urljoin(before.geturl(), url) if before else url)
+        except ValueError:
+            leads = f"{before.hostname} leads to" if before else "this is"
+            raise BadAnswer(
+                f"{self._watch.source}: {leads} no address that can be asked: its host or its port cannot be"
+            ) from None
 
     @contextmanager
     def _ask(self, method: str, url: SplitResult, headers: Mapping[str, str]) -> Iterator[Reply]:
@@ -104,7 +125,7 @@ class HttpClient:
                 method,
                 url._replace(netloc=url.netloc.rpartition("@")[2]).geturl(),
                 headers=[*headers.items(), ("Host", url.netloc.rpartition("@")[2])],
-                extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT)},
+                extensions={"timeout": self._timeouts},
             ) as response:
                 said = {
                     name.decode("latin-1").lower(): value.decode("latin-1")
@@ -118,7 +139,7 @@ class HttpClient:
             httpcore.UnsupportedProtocol,
         ) as error:
             self._watch.check()
-            cause = str(error) or type(error).__name__
+            cause = str(error)[:_SAID] or type(error).__name__
             raise DownloadFailed(
                 f"{self._watch.source}: the connection to {host} failed ({cause}); check it and try again"
             ) from error
@@ -149,22 +170,42 @@ class HttpRemote:
 def answer_of(
     source: str, status: int, headers: Mapping[str, str], begin: int, chunks: Iterator[bytes]
 ) -> Answer:
-    """What a 200, 206 or 416 holds. Raises StoreError for what is no file."""
-    size, told = headers.get("content-length", ""), _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
-    kind = headers.get("content-type", "")
+    """What a 200, 206 or 416 holds. Raises StoreError for what is no file, BadAnswer for what contradicts
+    itself."""
+    length, told = headers.get("content-length", ""), headers.get("content-range", "")
+    match = _CONTENT_RANGE.fullmatch(told)
+    kind = headers.get("content-type", "")[:_SAID]
     if kind.lower().startswith(_PAGES):
         raise SourceNotFound(
             f"{source}: its server sends a web page ({kind}), not a file; name the address of the file itself"
         )
     if headers.get("content-encoding", "identity") != "identity":
-        raise SourceNotFound(f"{source}: its server sends it packed ({headers['content-encoding']}) only")
+        packed = headers["content-encoding"][:_SAID]
+        raise SourceNotFound(f"{source}: its server sends it packed ({packed}) only")
     if status == HTTPStatus.OK:
-        return Answer(0, int(size) if size.isdigit() else None, _validator(headers), False, chunks)
-    if status == 416 and told is not None and told[1] is None:
-        return Answer(begin, int(told[3]), _validator(headers), True, iter(()))
-    if told is None or told[1] is None:
+        size = _bytes(source, length, "Content-Length") if length else None
+        return Answer(0, size, _validator(headers), False, chunks)
+    if match is None or (match[1] is None) is (status == HTTPStatus.PARTIAL_CONTENT):
         raise DownloadFailed(f"{source}: its server does not say which bytes it sends; try again")
-    return Answer(int(told[1]), int(told[3]), _validator(headers), True, chunks)
+    size = _bytes(source, match[3], "Content-Range")
+    if match[1] is None:
+        return Answer(begin, size, _validator(headers), True, iter(()))
+    first, last = (_bytes(source, match[group], "Content-Range") for group in (1, 2))
+    if not first <= last < size:
+        raise BadAnswer(
+            f"{source}: its server contradicts itself (Content-Range: {told}); fetch it from another one"
+        )
+    return Answer(first, size, _validator(headers), True, chunks)
+
+
+def _bytes(source: str, text: str, header: str) -> int:
+    """A number of bytes that a file may have."""
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(LARGEST)) or int(text) > LARGEST:
+        raise BadAnswer(
+            f"{source}: its server speaks of {text[:_SAID]} bytes ({header}), which no file has; fetch it "
+            "from another one"
+        )
+    return int(text)
 
 
 def refusal(source: str, reply: Reply) -> StoreError:
@@ -195,13 +236,16 @@ def _validator(headers: Mapping[str, str]) -> str:
 
 
 def _parts(url: str) -> SplitResult:
-    """A URL as it is sent: escaped, the host as DNS has it, without a fragment."""
+    """A URL as it is sent: escaped, the host as DNS has it, without a fragment. Raises ValueError for one
+    that nothing can be asked at."""
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
-    with suppress(UnicodeError):
-        host = host if host.isascii() else host.encode("idna").decode()
+    host = host if host.isascii() else host.encode("idna").decode()
     escaped = quote(parts.path or "/", safe=_SAFE), quote(parts.query, safe=_SAFE)
-    return SplitResult(parts.scheme.lower(), f"{user}{at}{host}", *escaped, "")
+    made = SplitResult(parts.scheme.lower(), f"{user}{at}{host}", *escaped, "")
+    if made.port == 0 or len(made.hostname or "") > _LONGEST_HOST or not host.isprintable():
+        raise ValueError
+    return made
 
 
 def _trust() -> ssl.SSLContext:
@@ -222,7 +266,7 @@ class _Network(httpcore.NetworkBackend):
     """Connects to addresses that were checked, and can end all its connections."""
 
     def __init__(self, guard: Guard, watch: Watch, *, encrypted: bool) -> None:
-        self._guard, self._watch, self._encrypted = guard, watch, encrypted
+        self._guard, self.watch, self._encrypted = guard, watch, encrypted
         self._inner = httpcore.SyncBackend()
         self._lock = threading.Lock()
         self._streams: set[httpcore.NetworkStream] = set()
@@ -237,8 +281,8 @@ class _Network(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         failure: Exception | None = None
-        for address in self._guard.addresses(self._watch.source, host, port, encrypted=self._encrypted):
-            self._watch.check()
+        for address in self._guard.addresses(self.watch.source, host, port, encrypted=self._encrypted):
+            self.watch.check()
             try:
                 stream = self._inner.connect_tcp(str(address), port, timeout, local_address, socket_options)
                 return _Stream(stream, self)
@@ -275,6 +319,7 @@ class _Stream(httpcore.NetworkStream):
         network.keep(inner)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self._network.watch.check()  # a server that goes on and on with what is no answer
         return self._inner.read(max_bytes, timeout)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +42,7 @@ from modelyard.store.head import beginning_of
 from modelyard.store.http_client import answer_of
 from modelyard.store.hub import HubFile, HubSettings
 from modelyard.store.pace import Pace, Patience, Throttled, retry_after
-from modelyard.store.source import Exact, Watch, shown
+from modelyard.store.source import LICENCE_WAIT, Exact, Watch, licence_of, shown
 from modelyard.store.transfer import Answer, download
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -72,12 +73,13 @@ class HubClient:
             return _as_cached(file, known)
         patience = Patience(self._watch, () if known else self._pace.pauses)
         try:
-            return patience.insist(lambda: self._metadata(file))
+            exact = patience.insist(lambda: self._metadata(file))
         except DownloadFailed:
             # The hub cannot be asked: what the user's cache has for this revision is the best that is known.
             if known is None:
                 raise
             return _as_cached(file, known)
+        return replace(exact, licence=self._licence(HubFile.parse(exact.source)))
 
     def head(self, file: HubFile) -> AbstractContextManager[BinaryIO]:
         """The file of a resolved source, to be read from its beginning."""
@@ -240,12 +242,28 @@ class HubClient:
     def _token_is(self) -> str:
         return "one is set" if self._settings.token else "none is set"
 
+    def _licence(self, file: HubFile) -> str:
+        """What the repository's card says; "" where that is nothing, or cannot be had soon."""
+        with _if_told():
+            found = self._api().model_info(
+                file.repo, revision=file.revision, expand=["cardData"], timeout=LICENCE_WAIT
+            )
+            card = found.card_data
+            told = card and card.get("license")
+            if card and told == "other":
+                told = card.get("license_name") or told
+            return licence_of(", ".join(told) if isinstance(told, list) else told)
+        self._watch.check()
+        return ""
+
+    def _api(self) -> HfApi:
+        return HfApi(self._settings.endpoint, self._token, library_name=_NAME, library_version=_VERSION)
+
     def _near(self, file: HubFile) -> str:
         """The repository's files with similar names, for a message; empty when they cannot be had."""
-        with suppress(HfHubHTTPError, httpx2.HTTPError, httpx2.InvalidURL, ValueError, TypeError, KeyError):
-            api = HfApi(self._settings.endpoint, self._token, library_name=_NAME, library_version=_VERSION)
+        with _if_told():
             limit = constants.HF_HUB_ETAG_TIMEOUT
-            found = api.model_info(file.repo, revision=file.revision, timeout=limit).siblings or ()
+            found = self._api().model_info(file.repo, revision=file.revision, timeout=limit).siblings or ()
             names = [sibling.rfilename for sibling in found]
             if close := get_close_matches(file.path, names, n=3, cutoff=0.4):
                 return f"; it has {', '.join(close)}"
@@ -270,6 +288,12 @@ def _as_cached(file: HubFile, path: Path) -> Exact:
     commit = path.parents[file.path.count("/")].name
     blob = path.readlink().name if path.is_symlink() else ""
     return Exact(str(file.at(commit)), blob if _SHA256.fullmatch(blob) else None)
+
+
+def _if_told() -> AbstractContextManager[None]:
+    """Leaves its block where the hub does not tell what would be nice to know."""
+    network = (HfHubHTTPError, httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled)
+    return suppress(*network, ValueError, TypeError, KeyError, AttributeError)
 
 
 def _shut_down(response: httpx2.Response) -> None:

@@ -38,7 +38,7 @@ class Entry:
     `changed`, `inode`. `exact` is the source text that it was resolved to, where that is another one: the
     same bytes are fetched again when the file is lost. `kind` is what the file is (`formats.Kind`), empty
     while nobody looked. `promised` is the sha256 that was demanded, where one source may stand for several
-    files."""
+    files. `licence` is what its publisher says."""
 
     source: str
     path: str
@@ -50,6 +50,7 @@ class Entry:
     exact: str = ""
     kind: str = ""
     promised: str = ""
+    licence: str = ""
 
     @property
     def key(self) -> str:
@@ -66,7 +67,7 @@ class Entry:
 
     @property
     def file(self) -> StoredFile:
-        return StoredFile(Path(self.path), self.size, self.digest)
+        return StoredFile(Path(self.path), self.size, self.digest, licence=self.licence)
 
     def is_there(self) -> bool:
         """Whether there is a file, changed or not. One stat."""
@@ -158,4 +159,4 @@ def key_of(source: str) -> str:
 
 def resolved(entry: Entry | None) -> Exact | None:
     """What a source that may move was resolved to when it was first fetched."""
-    return Exact(entry.exact, entry.digest) if entry is not None and entry.exact else None
+    return Exact(entry.exact, entry.digest, entry.licence) if entry is not None and entry.exact else None

@@ -48,7 +48,8 @@ class Intake:
             if terms is not None and terms.sha256 not in {"", entry.digest}:
                 raise self._mismatch(entry.source, path, entry.digest, terms.sha256, ours=False)
         else:
-            was = Exact(entry.exact or entry.source, None if terms and terms.sha256 else entry.digest)
+            digest = None if terms and terms.sha256 else entry.digest
+            was = Exact(entry.exact or entry.source, digest, entry.licence)
             return self.take(entry.source, was, path, None, terms, watch)
         return self._accepted(entry, terms)
 
@@ -69,6 +70,7 @@ class Intake:
         mine = Entry(
             source, str(blob), entry.size, promised, entry.modified, entry.changed, entry.inode,
             exact.source if exact.source != source else "", kind, terms.sha256 if terms is not None else "",
+            exact.licence,
         )  # fmt: skip
         if not mine.is_unchanged():
             mine = self._restamped(mine, watch)
@@ -101,6 +103,7 @@ class Intake:
             exact=exact.source if exact.source != source else "",
             kind=found.kind if found is not None else "",
             promised=terms.sha256 if terms is not None and not is_local(source) else "",
+            licence=exact.licence,
         )  # fmt: skip
         self._index.add(entry.stamped(Stamp.of(path.stat()) if ours else before))
         self._shelf.used(digest)
@@ -143,7 +146,7 @@ class Intake:
     def _published(self, source: str, path: Path, digest: str, watch: Watch) -> Path:
         blob = self._disk.blobs / digest
         path.chmod(0o444)
-        with self._shelf.room(watch.source, path.stat().st_size, watch, spare=digest):
+        with self._shelf.room(path, digest, watch):
             self._disk.publish(path, blob)
         return blob
 

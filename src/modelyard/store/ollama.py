@@ -11,17 +11,17 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
 
-from modelyard.errors import DownloadFailed, SourceNotFound
+from modelyard.errors import DownloadFailed, SourceNotFound, StoreError
 from modelyard.store.addresses import Guard
 from modelyard.store.head import beginning_of
-from modelyard.store.pace import Pace, Patience
+from modelyard.store.pace import LARGEST, BadAnswer, Pace, Patience
 from modelyard.store.pins import Pins
-from modelyard.store.source import Exact, Source, Watch
+from modelyard.store.source import LICENCE_WAIT, Exact, Source, Watch, licence_of
 from modelyard.store.transfer import download
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 REGISTRY = "registry.ollama.ai"
 _MODEL_LAYER = "application/vnd.ollama.image.model"
+_LICENCE_LAYER = "application/vnd.ollama.image.license"
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _LONGEST_MANIFEST = 2**20
+_LONGEST_HEAD = 2**12  # of a licence, whose first line is wanted
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _HOST = r"(?:localhost|[A-Za-z0-9.-]+\.[A-Za-z0-9-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?|[A-Za-z0-9-]+:\d{1,5}"
 _SOURCE = re.compile(rf"ollama(\+http)?://(?:({_HOST})/)?(?:({_NAME})/)?({_NAME})(?::({_NAME}))?")
@@ -65,7 +67,10 @@ class OllamaModel:
     @property
     def blob(self) -> str:
         """Where the weights of a resolved model are."""
-        return f"{self.registry}/v2/{self.repository}/blobs/sha256:{self.pins.sha256}"
+        return self.layer(self.pins.sha256)
+
+    def layer(self, digest: str) -> str:
+        return f"{self.registry}/v2/{self.repository}/blobs/sha256:{digest}"
 
 
 class OllamaModels(Source):
@@ -106,7 +111,8 @@ class OllamaModels(Source):
             raise SourceNotFound(
                 f"{watch.source}: {model.text} is sha256 {digest} now; name that, or another tag"
             )
-        return Exact(replace(model.pins, sha256=digest, size=str(size)).onto(model.text), digest)
+        exact = replace(model.pins, sha256=digest, size=str(size)).onto(model.text)
+        return Exact(exact, digest, self._licence(manifest, model, watch))
 
     @contextmanager
     def head(self, source: str, watch: Watch) -> Iterator[BinaryIO]:
@@ -139,6 +145,25 @@ class OllamaModels(Source):
                 size=model.pins.bytes,
                 pinned=True,
             )
+
+    def _licence(self, manifest: object, model: OllamaModel, watch: Watch) -> str:
+        """What the first of the licences begins with; "" where there is none, or it does not come soon."""
+        from modelyard.store.http_client import HttpClient  # noqa: PLC0415
+
+        head = b""
+        for digest, _ in _layers(manifest, _LICENCE_LAYER)[:1]:
+            soon = Watch(watch.source, min(LICENCE_WAIT, watch.left()))
+            with (
+                suppress(StoreError),
+                HttpClient(self._guard, soon, 1, LICENCE_WAIT) as client,
+                watch.on_stop(client.abort),
+                client.get(model.layer(digest), {}) as reply,
+            ):
+                for chunk in reply.chunks if reply.status == 200 else ():
+                    head += chunk
+                    if len(head) > _LONGEST_HEAD:
+                        break
+        return licence_of(head[:_LONGEST_HEAD].decode(errors="replace"))
 
     def _own(self, pins: Pins) -> Path | None:
         """The weights in the user's own store, if they are whole there."""
@@ -174,16 +199,26 @@ def _manifest(client: HttpClient, model: OllamaModel, watch: Watch) -> object:
 
 def _weights(manifest: object, source: str) -> tuple[str, int]:
     """Digest and size of the layer with the weights."""
-    layers = manifest.get("layers") if isinstance(manifest, dict) else None
-    found = [
-        (digest[1], layer["size"])
-        for layer in (layers if isinstance(layers, list) else [])
-        if isinstance(layer, dict)
-        and layer.get("mediaType") == _MODEL_LAYER
-        and (digest := _DIGEST.fullmatch(str(layer.get("digest"))))
-        and isinstance(layer.get("size"), int)
-    ]
+    found = _layers(manifest, _MODEL_LAYER)
     if len(found) != 1:
         many = "several parts, which are not fetched together" if found else "no weights in one file"
         raise SourceNotFound(f"{source}: the model has {many}; name another tag")
+    if not 0 <= found[0][1] <= LARGEST:
+        raise BadAnswer(
+            f"{source}: its manifest speaks of {str(found[0][1])[:50]} bytes, which no file has; name "
+            "another tag"
+        )
     return found[0]
+
+
+def _layers(manifest: object, kind: str) -> list[tuple[str, int]]:
+    """Digests and sizes of the layers of a kind."""
+    layers = manifest.get("layers") if isinstance(manifest, dict) else None
+    return [
+        (digest[1], layer["size"])
+        for layer in (layers if isinstance(layers, list) else [])
+        if isinstance(layer, dict)
+        and layer.get("mediaType") == kind
+        and (digest := _DIGEST.fullmatch(str(layer.get("digest"))))
+        and type(layer.get("size")) is int
+    ]

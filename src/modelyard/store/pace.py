@@ -19,6 +19,8 @@ from modelyard.store.source import Watch
 
 # Seconds before each further try of what may pass by itself; begun anew whenever bytes came.
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
+# Bytes of a file; what claims more is none.
+LARGEST = 2**50
 # What a server may have us wait in all (Retry-After), in seconds.
 LONGEST_WAIT = 120.0
 # What an idle line may send at once, in seconds of its bandwidth.
@@ -29,6 +31,10 @@ T = TypeVar("T")
 
 class Throttled(DownloadFailed):
     """The server wants to be asked less; fewer connections may be all that it takes."""
+
+
+class BadAnswer(DownloadFailed):
+    """What the server says cannot be so; to ask it again would not help."""
 
 
 class Bandwidth:
@@ -79,7 +85,7 @@ class Patience:
 
     def bear(self, failure: DownloadFailed) -> None:
         """Wait before another try. Raises `failure` when there should be none."""
-        if self._tries >= len(self._pauses):
+        if isinstance(failure, BadAnswer) or self._tries >= len(self._pauses):
             raise failure
         pause = self._pauses[self._tries]
         if failure.retry_after is not None:
@@ -106,7 +112,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     told = headers.get("retry-after", "").strip()
     if told.isascii() and told.isdigit():
         return float(told)
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, OverflowError):
         date = parsedate_to_datetime(told)
         return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
     return None

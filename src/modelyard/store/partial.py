@@ -1,7 +1,8 @@
 """What is left of downloads that did not end: one folder for each source, kept over a restart.
 
-Used by `cache`, which holds the source's lock while a folder is in use, and by `transfer`, which keeps its
-state there. The state never says more than what was synced to the disk before it.
+Used by `cache`, which holds the source's lock while a folder is in use, by `shelf`, which counts and removes
+them, and by `transfer`, which keeps its state there. The state never says more than what was synced to the
+disk before it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,24 @@ from modelyard.errors import BadFile, BadGguf, ChecksumMismatch
 # Seconds after the last write; then nobody is expected to come back for it.
 ABANDONED = 7 * 86400.0
 
+_BLOCK = 512  # bytes, of `st_blocks`
+
 Range = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """What is left of a download, and the `source` it is of ("" where that was lost). It takes `size` bytes
+    on the disk, was `written` last then (epoch), and has `done` bytes of the file, of `total` where that is
+    known. `busy`: it is being fetched."""
+
+    folder: Path
+    source: str
+    size: int
+    done: int
+    total: int | None
+    written: float
+    busy: bool
 
 
 class Partials:
@@ -35,15 +53,16 @@ class Partials:
         oldest = time.time() - abandoned
         for folder in self._folder.iterdir():
             if _last_written(folder) < oldest:
-                self._remove(folder)
+                self.remove(folder)
 
     @contextmanager
-    def folder(self, key: str) -> Iterator[Path]:
+    def folder(self, key: str, source: str) -> Iterator[Path]:
         """The folder of a source, whose lock is held. Removed at the end, but kept after a failure that a
         further try may go on from."""
         folder = self._folder / key
         folder.mkdir(mode=0o700, exist_ok=True)
         try:
+            (folder / "source").write_text(source)
             yield folder
         except BaseException as failure:
             wrong = isinstance(failure, ChecksumMismatch | BadFile | BadGguf)
@@ -52,15 +71,46 @@ class Partials:
             raise
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _remove(self, folder: Path) -> None:
+    def all(self) -> list[Partial]:
+        """Those that there are. Costs some stats and two small reads each."""
+        return [found for folder in self._folder.iterdir() if (found := self._look(folder))]
+
+    def _look(self, folder: Path) -> Partial | None:
+        try:
+            stats = [path.stat() for path in folder.iterdir()]
+        except OSError:  # it has just ended
+            return None
+        source, state = "", State.load(folder) or State("")
+        with suppress(OSError, ValueError):
+            source = (folder / "source").read_text()
+        done = sum(end - begin for begin, end in state.done)
+        size = sum(stat.st_blocks * _BLOCK for stat in stats)
+        return Partial(folder, source, size, done, state.size, _last_written(folder), self._is_busy(folder))
+
+    def _is_busy(self, folder: Path) -> bool:
+        try:
+            lock = os.open(self._locks / folder.name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two may look at once
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def remove(self, folder: Path) -> bool:
+        """Remove one that nobody fetches; False for one that somebody does."""
         lock = os.open(self._locks / folder.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
         except BlockingIOError:
-            pass  # somebody has just come back for it
+            return False
         finally:
             os.close(lock)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +124,22 @@ class State:
     done: tuple[Range, ...] = ()
 
     @classmethod
-    def read(cls, folder: Path, data: Path, identity: str) -> Self:
-        """The state of the bytes in `data`; an empty one where it is not known, or of another file."""
-        with suppress(OSError, ValueError, TypeError, AttributeError):
+    def load(cls, folder: Path) -> Self | None:
+        """The state that was written there; None where there is none that can be read."""
+        with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
             known = json.loads((folder / "state").read_bytes())
             done = tuple((int(begin), int(end)) for begin, end in known.pop("done"))
-            state = cls(**known, done=done)
-            if state.identity == identity and data.stat().st_size >= max((end for _, end in done), default=0):
-                return state
+            return cls(**known, done=done)
+        return None
+
+    @classmethod
+    def read(cls, folder: Path, data: Path, identity: str) -> Self:
+        """The state of the bytes in `data`; an empty one where it is not known, or of another file."""
+        state = cls.load(folder)
+        with suppress(OSError):
+            if state is not None and state.identity == identity:
+                reached = max((end for _, end in state.done), default=0)
+                return state if data.stat().st_size >= reached else cls(identity)
         return cls(identity)
 
     def write(self, folder: Path) -> None:

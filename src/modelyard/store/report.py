@@ -20,8 +20,8 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Prune:
-    """What is to go: named files (sources, paths, digests, models), or blobs that were not used for `older`
-    seconds, or all that are not in use (`everything`, with what was set aside)."""
+    """What is to go: named files (sources, paths, digests, models), or those that were not used (unfinished
+    ones: written) for `older` seconds, or all that are not in use (`everything`, with what was set aside)."""
 
     files: tuple[str, ...] = ()
     older: float | None = None
@@ -69,6 +69,7 @@ def file_of(item: Item) -> Json:
         "used": item.used,
         "models": list(item.users),
         "in_use": item.in_use,
+        "unfinished": {"done": left.done, "total": left.total} if (left := item.unfinished) else None,
     }
 
 

@@ -16,9 +16,10 @@ from math import inf
 from pathlib import Path
 
 from modelyard.core.units import short
-from modelyard.errors import DiskFull
+from modelyard.errors import DiskFull, InvalidRequest
 from modelyard.store.disk import Disk
 from modelyard.store.index import Entry, Index
+from modelyard.store.partial import Partial, Partials
 from modelyard.store.source import HEADROOM, Watch, shown
 
 _LOCK = "quota"
@@ -30,7 +31,8 @@ _FEWEST_DIGITS = 6
 class Item:
     """A file that the store knows. `blob`: it lies in the cache; else it is used where it lies. `used` is
     when an engine was started with it last, or it was fetched (seconds since the epoch); `users` are the
-    models that were started with it, `sources` what stands for it. `in_use`: nothing may remove it now."""
+    models that were started with it, `sources` what stands for it. `in_use`: nothing may remove it now.
+    `unfinished`: it is what is left of a download, and counts like a blob, but has no digest."""
 
     digest: str
     path: Path
@@ -41,19 +43,21 @@ class Item:
     used: float
     users: tuple[str, ...]
     in_use: bool
+    unfinished: Partial | None = None
 
 
 class Shelf:
-    """`quota` bounds the bytes of all blobs (0: unbounded, and nothing goes by itself). `kept` names the
-    files that a policy keeps, whether an engine runs or not; `on_removed` is told each blob that went, in the
-    thread that removed it."""
+    """`quota` bounds the bytes of all blobs and unfinished downloads (0: unbounded, and nothing goes by
+    itself). `kept` names the files that a policy keeps, whether an engine runs or not; `on_removed` is told
+    each blob that went, in the thread that removed it."""
 
-    def __init__(self, disk: Disk, index: Index, quota: int = 0) -> None:
+    def __init__(self, disk: Disk, index: Index, partials: Partials, quota: int = 0) -> None:
         self.quota = quota
         self.kept: Callable[[], Collection[Path]] = tuple
         self.on_removed: Callable[[Path], None] = lambda _: None
         self._disk = disk
         self._index = index
+        self._partials = partials
 
     # -- what is there ------------------------------------------------------------------------------------
 
@@ -66,6 +70,7 @@ class Shelf:
         kept = {str(path) for path in self.kept()}
         paths = {str(path) for path in self._disk.blobs.iterdir()} | entries.keys()
         found = [item for path in paths if (item := self._item(Path(path), entries.get(path, []), kept))]
+        found += [_of_partial(one) for one in self._partials.all()]
         return sorted(found, key=lambda item: (item.used, item.digest))
 
     def used(self, digest: str, user: str = "") -> None:
@@ -90,10 +95,13 @@ class Shelf:
         return [(item, self._went(item, dry_run=dry_run, forget=forget)) for item in items]
 
     def matching(self, names: Iterable[str]) -> dict[str, list[Item]]:
-        """The files that each name means: a source, a path, a digest's first six digits or more, or a model
-        that was started with them."""
+        """The files that each name means: a source, a path, a model that was started with them; else a
+        digest, by its first six digits or more. Raises InvalidRequest where these begin several."""
         items = self.items()
-        return {name: [item for item in items if _is_meant(item, name)] for name in names}
+        return {
+            name: [item for item in items if _is_meant(item, name)] or _by_digest(items, name)
+            for name in names
+        }
 
     def empty_quarantine(self, *, dry_run: bool = False) -> int:
         """Remove what was set aside. Returns its bytes."""
@@ -109,44 +117,51 @@ class Shelf:
         return [item for item in self.items() if item.blob and not item.in_use and item.used <= before]
 
     @contextmanager
-    def room(self, source: str, size: int, watch: Watch, *, spare: str = "") -> Iterator[None]:
-        """While inside, a blob of `size` bytes has room under the quota; no other process adds one meanwhile.
-        `spare` is the digest of the one that it replaces. Raises DiskFull."""
+    def room(self, path: Path, digest: str, watch: Watch) -> Iterator[None]:
+        """While inside, the file at `path` has room under the quota as the blob with this digest; no other
+        process adds one meanwhile. Raises DiskFull."""
         if not self.quota:
             yield
             return
         with self._disk.only_one(_LOCK, watch):
-            self._fit(source, size, spare)
+            self._fit(watch.source, path, digest)
             yield
 
     @contextmanager
-    def serving(self, watch: Watch) -> Iterator[None]:
-        """While inside, what a fetch asks its watch for room finds what may be pruned."""
-        watch.expects = lambda size: self._expect(watch.source, size)
+    def serving(self, watch: Watch, folder: Path) -> Iterator[None]:
+        """While inside, what a fetch into `folder` asks its watch for room finds what may be pruned."""
+        watch.expects = lambda size: self._expect(watch.source, size, folder)
         watch.frees = self._free
         try:
             yield
         finally:
             watch.expects = watch.frees = None
 
-    def _expect(self, source: str, size: int) -> None:
+    def _expect(self, source: str, size: int, folder: Path) -> None:
         """Before a download: nothing is removed yet, for the size is what the source says."""
-        if self.quota and size > self.quota - sum(
-            item.size for item in self.items() if item.blob and item.in_use
-        ):
-            self._refuse(source, size)
+        blobs = self._blobs(folder) if self.quota else []
+        if self.quota and size > self.quota - sum(item.size for item in blobs if item.in_use):
+            self._refuse(source, size, blobs)
 
-    def _fit(self, source: str, size: int, spare: str) -> None:
-        blobs = [item for item in self.items() if item.blob and item.digest != spare]
+    def _fit(self, source: str, path: Path, digest: str) -> None:
+        size, blobs = path.stat().st_size, self._blobs(path, digest)
         over = sum(item.size for item in blobs) + size - self.quota
         if over > sum(item.size for item in blobs if not item.in_use):
-            self._refuse(source, size)
+            self._refuse(source, size, blobs)
         self._remove_until(blobs, over)
-        if sum(item.size for item in self.items() if item.blob and item.digest != spare) + size > self.quota:
-            self._refuse(source, size)
+        left = self._blobs(path, digest)
+        if sum(item.size for item in left) + size > self.quota:
+            self._refuse(source, size, left)
 
-    def _refuse(self, source: str, size: int) -> None:
-        blobs = [item for item in self.items() if item.blob]
+    def _blobs(self, fetched: Path, digest: str = "") -> list[Item]:
+        """What counts beside a file that is being fetched there, and is to be the blob with this digest."""
+        return [
+            item
+            for item in self.items()
+            if item.blob and not fetched.is_relative_to(item.path) and not (digest and item.digest == digest)
+        ]
+
+    def _refuse(self, source: str, size: int, blobs: Collection[Item]) -> None:
         total, used = sum(item.size for item in blobs), sum(item.size for item in blobs if item.in_use)
         raise DiskFull(
             f"{source}: needs {short(size)}, and store.quota is {short(self.quota)}: the cache holds "
@@ -180,6 +195,8 @@ class Shelf:
             return False
         if dry_run:
             return True
+        if item.unfinished is not None:
+            return self._partials.remove(item.path)
         if item.blob and not self._disk.remove(item.path):
             return False
         if forget:
@@ -217,10 +234,31 @@ class Shelf:
 
 def _is_meant(item: Item, name: str) -> bool:
     sources = {*item.sources, *map(shown, item.sources)}
-    if name in sources or name in item.users or name == str(item.path):
-        return True
+    return name in sources or name in item.users or name == str(item.path)
+
+
+def _by_digest(items: Iterable[Item], name: str) -> list[Item]:
     digest = name.removeprefix("sha256:")
-    return len(digest) >= _FEWEST_DIGITS and item.digest.startswith(digest)
+    found = [item for item in items if len(digest) >= _FEWEST_DIGITS and item.digest.startswith(digest)]
+    digests = sorted({item.digest for item in found})
+    if len(digests) > 1:
+        raise InvalidRequest(f"{name} may be {' or '.join(digests)}; write more of it")
+    return found
+
+
+def _of_partial(left: Partial) -> Item:
+    return Item(
+        digest="",
+        path=left.folder,
+        size=left.size,
+        blob=True,
+        kind="",
+        sources=(left.source,) if left.source else (),
+        used=left.written,
+        users=(),
+        in_use=left.busy,
+        unfinished=left,
+    )
 
 
 def _lines(path: Path) -> list[str]:

@@ -25,6 +25,9 @@ CHUNK = 2**20
 # Kept free below what a download needs: other writers share the disk.
 HEADROOM = 16 * 2**20
 _REPORT_EVERY = 0.1
+LONGEST_LICENCE = 100
+# Seconds that are spent on asking for a licence: it is nice to know, and nothing waits for it.
+LICENCE_WAIT = 3.0
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -40,20 +43,23 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file that is ready to be used: its path, its size in bytes, its sha256 in hex."""
+    """A file that is ready to be used: its path, its size in bytes, its sha256 in hex, and the licence that
+    its source names, "" where it names none."""
 
     path: Path
     size: int
     digest: str
+    licence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Exact:
     """The bytes that a source stands for: a source text that never moves, and their sha256 (hex) where it is
-    told before they are here."""
+    told before they are here. `licence` is what their publisher says, "" where that is not known."""
 
     source: str
     sha256: str | None = None
+    licence: str = ""
 
 
 class Stopped(Exception):
@@ -165,6 +171,13 @@ class Source(Protocol):
         last try left it where the source `resumes`) is taken into the cache; any other is used where it lies
         and never changed. Raises StoreError, OSError and what `watch` raises."""
         ...
+
+
+def licence_of(told: object) -> str:
+    """A licence in a few words: the first line of what is told that says something, "" for no text."""
+    lines = told.splitlines() if isinstance(told, str) else []
+    first = next((line.strip() for line in lines if line.strip()), "")
+    return "".join(letter for letter in first[:LONGEST_LICENCE] if letter.isprintable())
 
 
 def is_no_room(error: OSError) -> bool:

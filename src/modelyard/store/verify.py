@@ -36,6 +36,8 @@ async def verify(store: Store, *, rate: float = RATE) -> AsyncIterator[Verdict]:
     """Each file with what came of it, as it was read; what is not what it was is set aside where the store
     fetched it. Raises OSError when the store itself cannot be read."""
     for item in await asyncio.to_thread(store.shelf.items):
+        if item.unfinished is not None:
+            continue
         try:
             yield Verdict(item, await store.verify(item, rate))
         except OSError as error:
