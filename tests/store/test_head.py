@@ -8,10 +8,11 @@ import json
 import pickle
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,7 +25,7 @@ from modelyard.store.formats import Terms, look_at
 from modelyard.store.pace import Bandwidth, Pace
 from modelyard.store.source import Exact, Watch
 from modelyard.store.transfer import Answer
-from store.front import front_of, passed_on
+from store.front import Reply, front_of, passed_on
 from store.origins import SCHEMES, Files, Origin
 from store.s3_server import S3Server
 from waiting import until
@@ -186,6 +187,32 @@ async def test_a_server_that_is_too_slow_or_breaks_off_is_not_waited_for(
     origin.front.cuts.append(HEADER // 2)
     assert await asked(tmp_path, origin) == head.Head()
     assert (await asked(tmp_path, origin)).header["vocabulary"] == WORDS
+
+
+async def test_other_bytes_than_were_asked_for_tell_nothing(tmp_path: Path, files: Files) -> None:
+    """A page behind the beginning would be taken for the file."""
+    files.contents[NAME] = b"<html>" + CONTENT
+
+    def shifted(method: str, path: str, headers: Mapping[str, str]) -> Reply:
+        behind = {**headers, "range": headers["range"].replace("bytes=0-", "bytes=6-")}
+        return files.web(method, path, headers if headers["range"] == "bytes=0-0" else behind)
+
+    with front_of(shifted) as front:
+        origin = Origin("http", front, lambda name, content: None)
+        assert await asked(tmp_path, origin) == head.Head()
+
+
+def test_a_size_that_nobody_tells() -> None:
+    def of(content: bytes) -> head.Head:
+        chunks = (content[at : at + 9000] for at in range(0, len(content), 9000))
+        beginning = head._Beginning(Answer(0, None, "", False, chunks), Watch("x", 60))
+        return head.head_of(cast(BinaryIO, io.BufferedReader(beginning)), Exact("x"), Terms())
+
+    assert of(CONTENT).size == 0
+    assert of(CONTENT).header["vocabulary"] == WORDS
+    assert of(gguf({"a": 1})).size == len(gguf({"a": 1}))
+    with pytest.raises(BadGguf, match="ends within"):
+        of(CONTENT[:500_000])
 
 
 # -- any bytes, in any pieces ---------------------------------------------------------------------------

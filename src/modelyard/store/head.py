@@ -64,6 +64,8 @@ def beginning_of(remote: Remote, watch: Watch) -> Iterator[BinaryIO]:
     """The file of a server, to be read from its beginning; what was not asked for yet stays there. Reading
     raises what a `Remote` raises."""
     with watch.on_stop(remote.abort), remote.open(0, MOST, "") as answer:
+        if answer.begin:
+            raise DownloadFailed(f"{watch.source}: its server sent other bytes than asked for")
         yield cast(BinaryIO, io.BufferedReader(_Beginning(answer, watch)))
 
 
@@ -89,7 +91,7 @@ class _Beginning(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
-        while self._at >= len(self._here) and len(self._here) != self._size:
+        while self._at >= len(self._here) and (self._size is None or len(self._here) < self._size):
             self._take()
         part = memoryview(self._here)[self._at : self._at + len(view)]
         view[: len(part)] = part
