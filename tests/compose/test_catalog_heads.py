@@ -100,6 +100,13 @@ def state_of(yard: LiveYard) -> VersionState | None:
     return record.current.state if record is not None else None
 
 
+async def test_a_publishers_licence_comes_first(hub: Hub) -> None:
+    hub.repos[REPO].card = {"license": "apache-2.0"}
+    async with live_yard({}) as yard:
+        await register(yard, "m", llama())
+        assert (await told(yard))["files"]["licence"] == "apache-2.0"
+
+
 async def test_what_a_request_may_take_is_what_the_engine_gives(hub: Hub) -> None:
     hub.add(NAME, gguf({**FIELDS, "llama.context_length": 100_000}))
     async with live_yard({}) as yard:
@@ -199,7 +206,7 @@ async def test_a_header_of_a_stranger(hub: Hub) -> None:
             "architecture": "",
             "quantization": "",
             "trained_context": None,
-            "licence": "",
+            "licence": "a",
         }
 
 

@@ -4,10 +4,10 @@ headers as far as these are known. Used by the views of models, and by compose f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
-from modelyard.engines.base import Files
+from modelyard.engines.base import Files, ModelFile
 from modelyard.gateway.catalog import Known
 from modelyard.gateway.snapshot import CAPABILITIES
 from modelyard.registry.records import Capabilities, FileFacts
@@ -42,14 +42,15 @@ def _facts(entry: Entry, files: Files) -> FileFacts | None:
     if not files:
         return None
     sizes = [file.size for file in files.values()]
-    header: Mapping[str, object] = files["model"].header if "model" in files else {}
+    model = files.get("model") or ModelFile(Path(), 0)
+    header = model.header
     architecture = _text(header.get("general.architecture"))
     return FileFacts(
         size=sum(sizes) if all(sizes) else None,
         architecture=architecture,
         quantization=entry.spec.quantize or type_of(header),
         trained_context=_tokens(header.get(f"{architecture}.context_length")),
-        licence=_text(header.get("general.license")),
+        licence=model.licence,
     )
 
 

@@ -54,7 +54,7 @@ class StoreFiles:
                 files[role] = await self._describe(stored)
             else:
                 head = await self._store.ask(source, terms, deadline)
-                files[role] = ModelFile(Path(), head.size, head.digest, head.header)
+                files[role] = ModelFile(Path(), head.size, head.digest, head.header, head.licence)
             if type:  # another file will be made of this one
                 files[role] = replace(files[role], size=0, digest="")
         return files

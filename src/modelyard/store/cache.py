@@ -152,7 +152,7 @@ class Store:
             async with asyncio.timeout_at(ends):
                 return await _stoppable(self._asking, watch, lambda: self._head(exact, terms, watch))
         except (TimeoutError, DownloadFailed):  # it is there, and will be judged when it is here
-            return Head(digest=exact.sha256 or "")
+            return Head(digest=exact.sha256 or "", licence=exact.licence)
 
     def paths_of(self, sources: Collection[str]) -> list[Path]:
         """Where the files of these sources lie, as far as they are here."""

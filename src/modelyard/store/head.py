@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from modelyard.engines.gguf import facts
 from modelyard.errors import ChecksumMismatch, DownloadFailed
 from modelyard.store.formats import Terms, check, look_at
-from modelyard.store.source import Exact, Watch
+from modelyard.store.source import Exact, Watch, licence_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -29,11 +29,13 @@ _NO_END = 1 << 62
 @dataclass(frozen=True, slots=True)
 class Head:
     """What is known of a file before it is here: its `size` in bytes and its `digest` (sha256 hex), 0 and
-    empty where its source does not tell, and the facts in its header, as far as that could be read."""
+    empty where its source does not tell; the facts in its header, as far as that could be read; the licence
+    that its source names, else itself."""
 
     size: int = 0
     digest: str = ""
     header: Mapping[str, object] = field(default_factory=dict)
+    licence: str = ""
 
 
 def head_of(file: BinaryIO | None, exact: Exact, terms: Terms) -> Head:
@@ -45,14 +47,15 @@ def head_of(file: BinaryIO | None, exact: Exact, terms: Terms) -> Head:
             f"its bytes have sha256 {digest}, {terms.sha256} was promised; mend `sha256`, or name that file"
         )
     if file is None:
-        return Head(digest=digest)
+        return Head(digest=digest, licence=exact.licence)
     header: Mapping[str, object] = {}
     with suppress(_Beyond):  # it is judged when all of it is here
         found = look_at(file)
         check(found, terms)
         header = facts(found.header) if found.header is not None else {}
     size = file.seek(0, 2)
-    return Head(size if size < _NO_END else 0, digest, header)
+    licence = exact.licence or licence_of(header.get("general.license"))
+    return Head(size if size < _NO_END else 0, digest, header, licence)
 
 
 class _Beyond(Exception):
