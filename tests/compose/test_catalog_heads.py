@@ -10,12 +10,14 @@ import pytest
 
 from compose.test_catalog import register, yard_in
 from engines.gguf_file import gguf
+from engines.gguf_parts import split_gguf
 from gateway.live_yard import LiveYard, live_yard, short_folder
 from modelyard.errors import BadFile, BadGguf, DownloadFailed, SourceNotFound, SpecRefused
 from modelyard.gateway.capabilities import known_of
 from modelyard.registry import VersionState
 from modelyard.registry.records import FileFacts
 from store.hub_server import REPO, Hub, hub_server
+from store.test_quantize import random_gguf
 from store.wheels import write_wheel
 from waiting import until
 
@@ -93,6 +95,26 @@ async def test_files_that_are_here_tell_the_same(hub: Hub, monkeypatch: pytest.M
         assert now.entry.files is not None
         assert now.record is not None
         assert now.record.current.capabilities == registered.record.current.capabilities == known_of(now)
+
+
+async def test_a_model_in_several_files(hub: Hub, tmp_path: Path) -> None:
+    parts = split_gguf(random_gguf(tmp_path / "whole.gguf"), tmp_path, 3)
+    for path in parts[:2]:
+        hub.add(path.name, path.read_bytes())
+    async with live_yard({}) as yard:
+        fields = llama(source=f"hf://{REPO}/{parts[0].name}")
+        with pytest.raises(SourceNotFound, match=r"has no file model-00003-of-00003\.gguf"):
+            await register(yard, "m", fields)
+        hub.add(parts[2].name, parts[1].read_bytes())
+        with pytest.raises(BadGguf, match=r"model-00003-of-00003\.gguf is expected to be part 3 of 3"):
+            await register(yard, "m", fields)
+        hub.add(parts[2].name, parts[2].read_bytes())
+        await register(yard, "m", fields)
+        before = (await told(yard))["files"]
+        assert before["size"] == sum(path.stat().st_size for path in parts)
+        assert before["architecture"] == "llama"
+        await yard.yard.driver.fetch(yard.yard.catalog.get("m").entry, lambda step: None)
+        assert (await told(yard))["files"] == before
 
 
 def state_of(yard: LiveYard) -> VersionState | None:

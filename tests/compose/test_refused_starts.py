@@ -109,6 +109,7 @@ def test_models_that_this_machine_cannot_run_are_all_named() -> None:
         "v": {"engine": "llamacpp", "source": "/no/such/file.gguf"},
         "w": {"engine": "llamacpp", "source": "ftp://host/file.gguf"},
         "u": {"engine": "llamacpp", "source": "hf://repo/file.gguf"},
+        "t": {"engine": "llamacpp", "source": "hf://org/repo/m-00002-of-00003.gguf"},
         "good": fake(),
     }
     with short_folder() as folder:
@@ -121,6 +122,7 @@ def test_models_that_this_machine_cannot_run_are_all_named() -> None:
             "models.v.source: /no/such/file.gguf does not exist or is not a file",
             "models.w.source: has the unknown scheme ftp://",
             "models.u.source: is not hf://ORG/REPO[@REVISION]/path/in/repo",
+            "models.t.source: is part 2 of 3; name the first, which ends with -00001-of-00003.gguf",
             "modelyard.yaml:",
         )
 

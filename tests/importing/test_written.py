@@ -48,7 +48,7 @@ def test_models_that_the_loader_refuses_are_left_out(tmp_path: Path, model: Path
         ("bad", {"aliases": ["m"]}),
         ("unknown", {"parameters": {"context": "big"}}),
         ("missing", {"source": "/nowhere"}),
-        ("part", {"source": "hf://a/b/c-00001-of-00002.gguf"}),
+        ("part", {"source": "hf://a/b/c-00002-of-00002.gguf"}),
     ):
         result.models[name] = {**result.models["m"], **section}
     text = written.text_of(result, tmp_path / "o.yaml", {}, elsewhere=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,13 +11,17 @@ from typing import Any, ClassVar
 import pytest
 
 from compose.test_refused_starts import GGUF
+from engines.gguf_parts import split_gguf
 from modelyard.core.types import Policy, Spec
 from modelyard.engines import registry
 from modelyard.engines.base import Profile
 from modelyard.errors import BadGguf, ChecksumMismatch, DownloadFailed
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.files import StoreFiles
-from modelyard.store import Source, Store, Terms, Watch
+from modelyard.store import LocalFiles, Source, Store, Terms, Watch
+from store.byte_source import Bytes as Many
+from store.test_changed_files import flip
+from store.test_quantize import random_gguf
 
 SOURCE = "bytes://model"
 
@@ -86,3 +91,45 @@ async def test_files_that_cannot_be_opened_are_named(tmp_path: Path, monkeypatch
         monkeypatch.setattr(Path, "open", refused)
         with pytest.raises(DownloadFailed, match=f"{found.path} cannot be read: Permission denied"):
             await StoreFiles(store).cached(model())
+
+
+async def test_a_model_in_several_files_is_one_file_to_its_engine(tmp_path: Path) -> None:
+    whole = random_gguf(tmp_path / "whole.gguf")
+    paths = split_gguf(whole, tmp_path, 3)
+    content = {path.name: path.read_bytes() for path in paths}
+    with closing(Store(tmp_path / "store", [Many(content), LocalFiles()])) as store:
+        files = StoreFiles(store)
+        entry, alone = model(), model()
+        entry.spec = replace(entry.spec, source=f"bytes://{paths[0].name}")
+        alone.spec = replace(entry.spec, source=str(whole))
+        assert await files.cached(entry) is None
+        found = entry.files = await files.fetch(entry, lambda step: None)
+        assert await files.cached(entry) == await files.lying(entry) == found
+        file = found["model"]
+        assert file.path not in file.paths
+        assert [path.read_bytes() for path in file.paths] == list(content.values())
+        assert file.size == sum(map(len, content.values()))
+        need = entry.engine.need(entry.spec, found).bytes
+        assert need == entry.engine.need(alone.spec, await files.fetch(alone, lambda step: None)).bytes
+        assert await files.recheck(entry, "engine")
+        assert {(item.users, item.in_use) for item in store.shelf.items() if item.blob} == {(("m",), True)}
+        files.let_go("engine")
+        flip(file.paths[2])
+        with pytest.raises(ChecksumMismatch, match=r"bytes://model-00003-of-00003\.gguf"):
+            await files.recheck(entry, "engine")
+        files.let_go("engine")
+        assert await files.fetch(entry, lambda step: None) == found
+
+
+async def test_parts_that_lie_here_tell_their_need_unread(tmp_path: Path) -> None:
+    whole = random_gguf(tmp_path / "whole.gguf")
+    entry, alone = model(), model()
+    entry.spec = replace(entry.spec, source=str(split_gguf(whole, tmp_path, 3)[0]))
+    alone.spec = replace(entry.spec, source=str(whole))
+    with closing(Store(tmp_path / "store")) as store:
+        files = StoreFiles(store)
+        lying, one = await files.lying(entry), await files.lying(alone)
+        assert lying is not None
+        assert one is not None
+        assert entry.engine.need(entry.spec, lying).bytes == entry.engine.need(alone.spec, one).bytes
+        assert store.hashed == 0

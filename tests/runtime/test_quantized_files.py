@@ -111,6 +111,10 @@ async def refusal(**fields: Any) -> tuple[str, str]:
         ({"quantize": "q4_km"}, "did you mean q4_k_m"),
         ({"quantize": "Q4_K_M"}, "install llama.cpp"),
         ({"quantize": "q8_0", "engine": "fake", "source": None}, "the engine fake has none"),
+        (
+            {"quantize": "q8_0", "source": "hf://o/r/m-00001-of-00003.gguf"},
+            "in 3 files is quantized by llama-",
+        ),
     ],
 )
 async def test_what_cannot_be_made_is_told_at_the_start(

@@ -572,11 +572,6 @@ SHAPE = "is not hf://ORG/REPO[@REVISION]/path/in/repo"
         ("hf://org/repo/../file.gguf", "has a revision or a path that is not one inside a repository"),
         ("hf://org/repo@..%2Fx/file.gguf", "has a revision or a path that is not one inside a repository"),
         ("hf://org/repo//file.gguf", "has a revision or a path that is not one inside a repository"),
-        (
-            "hf://org/repo/model-00002-of-00003.gguf",
-            "is one part of a model in several files, which are not fetched together; "
-            "name a file that holds the whole model",
-        ),
     ],
 )
 def test_what_is_wrong_with_a_text(source: str, problem: str | None) -> None:

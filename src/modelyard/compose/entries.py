@@ -18,7 +18,7 @@ from modelyard.engines import registry
 from modelyard.engines.base import Engine, Profile
 from modelyard.runtime.devices import Devices
 from modelyard.runtime.entries import Entry
-from modelyard.store import Store, quantize
+from modelyard.store import Store, quantize, split
 from modelyard.store.local import absent
 
 
@@ -126,14 +126,14 @@ def _unmade(spec: Spec, engine: Engine) -> str | None:
     """Why its file cannot be quantized here; None when it can."""
     if "model" not in engine.sources(spec):
         return f"is of a model's file, and the engine {engine.type} has none"
-    return quantize.problem(spec.quantize)
+    return quantize.problem(spec.quantize, len(split.parts_of(spec.source)))
 
 
 def _bad_sources(model: Model, spec: Spec, engine: Engine, store: Store) -> list[tuple[str, str]]:
     """Sources that cannot work: a local file that is not there, a scheme that nobody knows."""
     problems = []
     for role, source in engine.sources(spec).items():
-        problem = store.problem(source) or absent(source)
+        problem = split.problem(source, lambda one: store.problem(one) or absent(one))
         if problem is not None:
             where = "source" if role == "model" else f"parameters.{role}"
             problems.append((f"{model.path}.{where}", problem))

@@ -37,13 +37,22 @@ class Profile:
 class ModelFile:
     """One file of a version as it lies in the cache: its path, size, digest (sha256 hex, or empty) and the
     header fields that the store read from it (`engines.gguf.facts`; empty for other kinds). `licence` is
-    what its publisher or itself says, empty where neither does."""
+    what its publisher or itself says, empty where neither does.
+
+    A model in several files has the path of the first, beside which an engine finds the others by their
+    names; size, digest and header are those of all. `parts` is where their bytes lie."""
 
     path: Path
     size: int
     digest: str = ""
     header: Mapping[str, object] = field(default_factory=dict)
     licence: str = ""
+    parts: tuple[Path, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where its bytes lie."""
+        return self.parts or (self.path,)
 
 
 Files = Mapping[str, ModelFile]  # by role: "model", "draft", "lora0", "mmproj", ...

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -119,6 +119,33 @@ def read_header(path: Path) -> GgufHeader:
             return whole_header(file)
         except BadGguf as error:
             raise BadGguf(f"{path}: {error.message}") from None
+
+
+def read_parts(paths: Sequence[Path]) -> GgufHeader:
+    """The header of a model in these files, or in one: key-values of the first, tensors of all. Raises as
+    `read_header` does, and for files that are not these parts of one model."""
+    headers = [read_header(path) for path in paths]
+    for number, (path, header) in enumerate(zip(paths, headers, strict=True), 1):
+        check_part(header.fields, number, len(paths), str(path))
+    tensors = tuple(tensor for header in headers for tensor in header.tensors)
+    promised = headers[0].fields.get("split.tensors.count", len(tensors))
+    if len(tensors) != promised:
+        raise BadGguf(
+            f"{paths[0]}: its {len(paths)} parts hold {len(tensors)} tensors, and the model has {promised}; "
+            "they are not parts of one model: fetch all from one place"
+        )
+    return replace(headers[0], tensors=tensors, end=sum(header.end for header in headers))
+
+
+def check_part(fields: Mapping[str, object], number: int, count: int, name: str) -> None:
+    """Raises BadGguf for a file `name` that says of itself that it is another part than this, from 1 on."""
+    part, of = fields.get("split.no", 0), fields.get("split.count", 0) or 1
+    if (part, of) != (number - 1, count):
+        expected = f"is expected to be part {number} of {count}" if count > 1 else "stands alone"
+        raise BadGguf(
+            f"{name} {expected}, and its header says split.no {part}, split.count {of}; a model in several "
+            "files needs all of them beside each other, named …-00001-of-00003.gguf and so on"
+        )
 
 
 def whole_header(file: BinaryIO) -> GgufHeader:

@@ -19,6 +19,7 @@ from modelyard.config import Config, ConfigErrors, load
 from modelyard.engines.llamacpp import LlamaCppEngine
 from modelyard.errors import ConfigError
 from modelyard.importing.imported import Imported, Remark, as_written, references
+from modelyard.store import split
 from modelyard.store.hub import HubFiles
 from modelyard.store.local import absent
 
@@ -84,7 +85,8 @@ def _refused(config: Config, elsewhere: bool) -> Iterator[tuple[str, str]]:
         for path, message in engine.problems(model.spec, config.profiles[model.spec.engine]):
             yield f"{model.path}.{path}", message
         for source in engine.sources(model.spec).values():
-            problem = HubFiles({}).problem(source) if source.startswith("hf://") else absent(source)
+            of_each = HubFiles({}).problem if source.startswith("hf://") else absent
+            problem = split.problem(source, of_each)
             if problem is not None and not (elsewhere and "://" not in source):
                 yield f"{model.path}.source", problem
 

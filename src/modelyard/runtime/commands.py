@@ -234,7 +234,7 @@ class Commands:
             promised = sum(charge.bytes for charge in action.placement if charge.device == RAM)
             reserve = sum(device.reserve for device in self._devices.all if device.id == RAM)
             room = Ram().read(RAM, ()).free - promised - reserve
-            return read_ahead([file.path for file in files.values()], room, stop)
+            return read_ahead([path for file in files.values() for path in file.paths], room, stop)
 
         try:
             done = await asyncio.get_running_loop().run_in_executor(self._reader, read)

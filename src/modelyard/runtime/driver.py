@@ -435,18 +435,19 @@ class Driver:
     def lose(self, path: Path) -> None:
         """A file was removed from the cache: versions that need it fetch it when they are wanted."""
         for version, entry in tuple(self.entries.items()):
-            if entry.files is not None and any(file.path == path for file in entry.files.values()):
+            if entry.files is not None and any(path in file.paths for file in entry.files.values()):
                 entry.files = None
                 self.post(ev.FilesLost(version))
 
     def kept_files(self) -> list[Path]:
         """The files of versions that stay, or come back by themselves. Called from any thread."""
         return [
-            file.path
+            path
             for entry in tuple(self.entries.values())
             if (files := entry.files) is not None
             and (entry.policy.pin or entry.policy.home or entry.policy.min_replicas)
             for file in files.values()
+            for path in file.paths
         ]
 
     def _note(self, note: ac.Note) -> None:

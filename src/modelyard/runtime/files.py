@@ -12,7 +12,6 @@ from modelyard.errors import DownloadFailed, StoreError
 from modelyard.runtime.entries import Entry, Progress
 from modelyard.store import Derived, Store, StoredFile, Terms
 from modelyard.store import Progress as Step
-from modelyard.store.local import lying
 from modelyard.store.source import licence_of
 
 
@@ -21,13 +20,14 @@ class StoreFiles:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._sets = store.sets
         self._derived = Derived(store)
 
     async def cached(self, entry: Entry) -> Files | None:
         """See FileProvider.cached."""
         files: dict[str, ModelFile] = {}
         for role, source, terms, type in _wanted(entry):
-            stored = self._made(source, terms, type) if type else self._store.cached(source, terms)
+            stored = self._made(source, terms, type) if type else self._sets.cached(source, terms)
             if stored is None:
                 return None
             files[role] = await self._describe(stored)
@@ -39,7 +39,7 @@ class StoreFiles:
             return await self.cached(entry)
         files: dict[str, ModelFile] = {}
         for role, source, terms, _ in _wanted(entry):
-            found = self._store.cached(source, terms) or lying(source)
+            found = self._sets.lying(source, terms)
             if found is None:
                 return None
             files[role] = await self._describe(found)
@@ -49,11 +49,11 @@ class StoreFiles:
         """See FileProvider.ask."""
         files: dict[str, ModelFile] = {}
         for role, source, terms, type in _wanted(entry):
-            stored = self._store.cached(source, terms)
+            stored = self._sets.cached(source, terms)
             if stored is not None:
                 files[role] = await self._describe(stored)
             else:
-                head = await self._store.ask(source, terms, deadline)
+                head = await self._sets.ask(source, terms, deadline)
                 files[role] = ModelFile(Path(), head.size, head.digest, head.header, head.licence)
             if type:  # another file will be made of this one
                 files[role] = replace(files[role], size=0, digest="")
@@ -63,16 +63,16 @@ class StoreFiles:
         """See FileProvider.recheck."""
         known = entry.files or {}
         digests = set()
-        files = [StoredFile(file.path, file.size, file.digest) for file in known.values()]
-        if not self._store.hold(user, files):
+        paths = [path for file in known.values() for path in file.paths]
+        if not self._store.hold(user, [StoredFile(path, 0, "") for path in paths]):
             return False
         for role, source, terms, type in _wanted(entry):
-            found = await self._store.recheck(source, terms)
-            if type and (parent := found or self._store.removed(source, terms)):
+            found = await self._sets.recheck(source, terms)
+            if type and (parent := found or self._sets.known(source, terms)):
                 found = await self._derived.recheck(parent, type)
             if found is None or (found.path, found.digest) != (known[role].path, known[role].digest):
                 return False
-            digests.add(found.digest)
+            digests |= {part.digest for part in found.parts or (found,)}
         await asyncio.to_thread(self._record, digests, entry.spec.model)
         return True
 
@@ -92,7 +92,7 @@ class StoreFiles:
 
             for role, source, terms, type in _wanted(entry):
                 made = self._made(source, terms, type) if type else None
-                stored = made or await self._store.fetch(source, terms, progress=tell)
+                stored = made or await self._sets.fetch(source, terms, user, tell)
                 self._store.hold(user, [stored])  # the next one must not take its place
                 if type and made is None:
                     stored = await self._derived.make(stored, type, tell)
@@ -104,7 +104,7 @@ class StoreFiles:
 
     def _made(self, source: str, terms: Terms, type: str) -> StoredFile | None:
         """What was made of a source: what it was made of may have gone to make room."""
-        parent = self._store.cached(source, terms) or self._store.removed(source, terms)
+        parent = self._sets.known(source, terms)
         return None if parent is None else self._derived.cached(parent, type)
 
     def _record(self, digests: set[str], model: str) -> None:
@@ -119,7 +119,8 @@ class StoreFiles:
         except OSError as error:
             raise DownloadFailed(f"{stored.path} cannot be read: {error.strerror}") from error
         licence = stored.licence or licence_of(header.get("general.license"))
-        return ModelFile(stored.path, stored.size, stored.digest, header, licence)
+        parts = tuple(part.path for part in stored.parts)
+        return ModelFile(stored.path, stored.size, stored.digest, header, licence, parts)
 
 
 def _wanted(entry: Entry) -> Iterator[tuple[str, str, Terms, str]]:

@@ -22,10 +22,11 @@ from modelyard.store import headers
 from modelyard.store.disk import Disk
 from modelyard.store.formats import Terms
 from modelyard.store.head import Head, head_of
-from modelyard.store.index import Index, key_of, key_text, resolved
+from modelyard.store.index import Entry, Index, key_of, key_text, resolved
 from modelyard.store.intake import Intake
 from modelyard.store.local import is_local
 from modelyard.store.partial import Partials
+from modelyard.store.sets import FileSets
 from modelyard.store.shelf import Item, Shelf
 from modelyard.store.source import Exact, Progress, Source, StoredFile, Watch, disk_full, is_no_room, shown
 from modelyard.store.sources import sources_of
@@ -69,6 +70,7 @@ class Store:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._held: dict[str, list[int]] = {}
         self._verifying = asyncio.Lock()
+        self.sets = FileSets(self, self._disk)
         self.verified = root / "verified"  # touched when all files were verified
 
     def close(self) -> None:
@@ -104,6 +106,10 @@ class Store:
             return None
         suits = terms is None or (terms.allow(entry.kind) and terms.sha256 in {"", entry.digest})
         return entry.file if suits else None
+
+    def entry(self, source: str, terms: Terms | None = None) -> Entry | None:
+        """What a source stood for last, whether it still lies there or not. Costs a stat."""
+        return self._index.find(_key(source, terms))
 
     def removed(self, source: str, terms: Terms | None = None) -> StoredFile | None:
         """The blob that a source stood for, where it was removed to make room: what it was, not where it is.
@@ -156,7 +162,8 @@ class Store:
 
     def paths_of(self, sources: Collection[str]) -> list[Path]:
         """Where the files of these sources lie, as far as they are here."""
-        return [Path(entry.path) for entry in self._index.all() if entry.source in sources]
+        wanted = self._index.with_parts(sources)
+        return [Path(entry.path) for entry in self._index.all() if entry.source in wanted]
 
     async def recheck(self, source: str, terms: Terms | None = None) -> StoredFile | None:
         """The file of a source right before it is used: a stat where it is unchanged; else it is read again,
@@ -185,9 +192,9 @@ class Store:
         """Keep these from being removed, by any process, until `user` lets go; False when one is gone. Only
         blobs are ever removed. Costs an open file each."""
         held = self._held.setdefault(user, [])
-        for file in files:
-            if file.path.parent == self._disk.blobs:
-                found = self._disk.hold(file.path)
+        for path in (path for file in files for path in file.paths):
+            if path.parent == self._disk.blobs:
+                found = self._disk.hold(path)
                 if found is None:
                     return False
                 held.append(found)

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 import structlog
 
-from modelyard.engines.gguf import read_header
+from modelyard.engines.gguf import read_parts
 from modelyard.errors import QuantizeFailed
 from modelyard.store.cache import Store
 from modelyard.store.formats import Terms
@@ -68,11 +68,12 @@ class Derived:
     ) -> StoredFile:
         """The file, made if need be; several callers and processes share one making. `progress` counts bytes
         of the parent. Raises QuantizeFailed, and what Store.fetch raises."""
-        tool = None if problem(type) else tool_for(type)
+        unmade = problem(type, len(parent.paths))
+        tool = None if unmade else tool_for(type)
         if tool is None:
-            raise QuantizeFailed(f"quantize: {problem(type)}")
+            raise QuantizeFailed(f"quantize: {unmade}")
         source = _source(parent, type, tool)
-        with self._maker.offered(source, _Order(parent.path, type, tool)):
+        with self._maker.offered(source, _Order(parent, type, tool)):
             return await self._store.fetch(source, Terms(), progress=progress)
 
 
@@ -82,7 +83,7 @@ def _source(parent: StoredFile, type: str, tool: Tool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    parent: Path
+    parent: StoredFile
     type: str
     tool: Tool
 
@@ -116,20 +117,20 @@ class Quantized(Source):
 
     def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
         order = self._orders[source][0]
-        header = read_header(order.parent)
+        header, path = read_parts(order.parent.paths), order.parent.path
         before = main_type(header)
         again = is_quantized(before)
         tensors, remarks = planned(header, order.type) if order.tool.program == "" else ([], [])
         made = sum(tensor.bytes for tensor in tensors) or likely_bytes(header, order.type)
         watch.room(folder, header.end - header.tensor_bytes + made + HEADROOM)
         target = folder / "quantized.gguf"
-        about = {"source": str(order.parent), "type": order.type, "tool": order.tool.name, "of": before}
+        about = {"source": str(path), "type": order.type, "tool": order.tool.name, "of": before}
         log.info("quantize.requantizes" if again else "quantize.begins", **about)
         for remark in remarks:
             log.warning("quantize.kept", **about, reason=remark)
-        _run(order.tool.argv(order.parent, target, order.type, before), header.tensor_bytes, watch)
+        _run(order.tool.argv(path, target, order.type, before), header.tensor_bytes, watch)
         if not target.is_file():
-            raise QuantizeFailed(f"{order.tool.name} ended well and wrote no file; look at {order.parent}")
+            raise QuantizeFailed(f"{order.tool.name} ended well and wrote no file; look at {path}")
         return target
 
 

@@ -32,9 +32,10 @@ class Disk:
         self.headers = root / "headers"
         self.quarantine = root / "quarantine"
         self.uses = root / "uses"
+        self.sets = root / "sets"
         self._work = root / "work"
         self._locks = root / "locks"
-        kept = (self.blobs, self.sources, self.headers, self.quarantine, self.uses)
+        kept = (self.blobs, self.sources, self.headers, self.quarantine, self.uses, self.sets)
         for folder in (*kept, self._work, self._locks):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -116,8 +117,28 @@ class Disk:
         return self._if_free(blob, lambda: None) is False
 
     def remove(self, blob: Path) -> bool:
-        """Remove a blob that nobody holds; False for one that is held, or gone."""
-        return self._if_free(blob, blob.unlink) is True
+        """Remove a blob that nobody holds, and the sets that it is a part of; False for one that is held, or
+        gone."""
+
+        def act() -> None:
+            for link in self.sets.glob("*/*"):
+                if _leads_to(link, blob):
+                    shutil.rmtree(link.parent, ignore_errors=True)
+            blob.unlink()
+
+        return self._if_free(blob, act) is True
+
+    def link(self, link: Path, target: Path) -> None:
+        """Have a link in a set lead to a file that is held, or lies elsewhere; one to a blob is relative, so
+        that the store may be moved."""
+        own = target.is_relative_to(self.root)
+        to = Path(os.path.relpath(target, link.parent)) if own else target
+        if link.is_symlink() and link.readlink() == to:
+            return
+        with self.work_folder() as folder:
+            (folder / "link").symlink_to(to)
+            link.parent.mkdir(exist_ok=True)
+            (folder / "link").replace(link)
 
     def set_aside(self, file: Path, digest: str) -> str:
         """Keep a file that must not be used apart from all others. Returns where it is, for a message."""
@@ -163,6 +184,12 @@ class Disk:
             yield
         finally:
             os.close(lock)
+
+
+def _leads_to(link: Path, blob: Path) -> bool:
+    with suppress(OSError):
+        return link.readlink().name == blob.name
+    return False
 
 
 def _is_abandoned(folder: Path) -> bool:

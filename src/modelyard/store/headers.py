@@ -16,7 +16,7 @@ HEADER_FORMAT = 2
 def facts_of(disk: Disk, file: StoredFile) -> Mapping[str, object]:
     """See `Store.header`."""
     # Late: the reader is only needed where a header is not known yet.
-    from modelyard.engines.gguf import MAGIC, facts, read_header  # noqa: PLC0415
+    from modelyard.engines.gguf import MAGIC, facts, read_parts  # noqa: PLC0415
 
     kept = disk.headers / f"{file.digest}.{HEADER_FORMAT}.json"
     try:
@@ -24,10 +24,10 @@ def facts_of(disk: Disk, file: StoredFile) -> Mapping[str, object]:
         return known
     except (OSError, ValueError):
         pass
-    with file.path.open("rb") as handle:
+    with file.paths[0].open("rb") as handle:
         if handle.read(len(MAGIC)) != MAGIC:
             return {}
-    read = facts(read_header(file.path))
+    read = facts(read_parts(file.paths))
     if file.digest:
         # A header that cannot be kept is read again next time.
         with suppress(OSError):

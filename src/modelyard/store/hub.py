@@ -25,7 +25,6 @@ _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 # A revision with a slash is written with %2F, but for the refs of the hub itself (as huggingface_hub has it).
 _SOURCE = re.compile(rf"hf://({_NAME}/{_NAME})(?:@(refs/(?:pr/\d+|convert/[\w.-]+)|[^/@]+))?/(.+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PART = re.compile(r"-\d{5}-of-(?!00001\.)\d{5}\.gguf$")
 # Not models; they would read as organisations.
 _OTHER_KINDS = frozenset({"models", "datasets", "spaces", "kernels", "buckets"})
 _SHAPE = "is not hf://ORG/REPO[@REVISION]/path/in/repo"
@@ -52,11 +51,6 @@ class HubFile:
             raise ValueError(f"has a repository {repo!r} that cannot exist: no --, .. or .git")
         if any(part in {"", ".", ".."} for part in f"{revision}/{path}".split("/")):
             raise ValueError("has a revision or a path that is not one inside a repository")
-        if _PART.search(path):
-            raise ValueError(
-                "is one part of a model in several files, which are not fetched together; "
-                "name a file that holds the whole model"
-            )
         return cls(repo, revision, path)
 
     @property

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
 from modelyard.store.disk import Disk
-from modelyard.store.source import Exact, StoredFile
+from modelyard.store.source import Exact, StoredFile, shown
+from modelyard.store.split import parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,11 @@ class Index:
             return None
         self._entries[key] = fresh
         return fresh
+
+    def with_parts(self, sources: Collection[str]) -> set[str]:
+        """These sources, and those of all parts where they stand for several files."""
+        found = (one for one in self.all() if one.source in sources or shown(one.source) in sources)
+        return {*sources, *(part for one in found for part in parts_of(one.exact or one.source))}
 
     def of(self, path: Path) -> Iterator[Entry]:
         """The entries of a file."""

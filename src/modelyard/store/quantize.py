@@ -89,13 +89,17 @@ def _digest(program: str, size: int, modified: int) -> str:
     return sha256(Path(program).read_bytes()).hexdigest()[:12]
 
 
-def problem(type: str) -> str | None:
-    """Why no file of this type can be made here, with what to install; None when it can."""
+def problem(type: str, parts: int = 1) -> str | None:
+    """Why no file of this type can be made here of one in so many `parts`, with what to install; None when it
+    can."""
     if type not in FILE_TYPES:
         near = get_close_matches(type, FILE_TYPES, 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{type!r} is no type of quantization{hint} (known: {', '.join(FILE_TYPES)})"
-    if tool_for(type) is not None:
+    tool = tool_for(type)
+    if parts > 1 and (tool is None or not tool.program):
+        return f"a model in {parts} files is quantized by {PROGRAM} alone: {INSTALL}, or name a whole one"
+    if tool is not None:
         return None
     if type in OWN_TYPES:
         return f"needs a tool: pip install 'modelyard[quantize]', or {INSTALL}"

@@ -98,9 +98,10 @@ class Shelf:
         """The files that each name means: a source, a path, a model that was started with them; else a
         digest, by its first six digits or more. Raises InvalidRequest where these begin several."""
         items = self.items()
+        meant = {name: self._index.with_parts([name]) for name in names}
         return {
-            name: [item for item in items if _is_meant(item, name)] or _by_digest(items, name)
-            for name in names
+            name: [item for item in items if _is_meant(item, name, sources)] or _by_digest(items, name)
+            for name, sources in meant.items()
         }
 
     def empty_quarantine(self, *, dry_run: bool = False) -> int:
@@ -232,9 +233,10 @@ class Shelf:
         )
 
 
-def _is_meant(item: Item, name: str) -> bool:
-    sources = {*item.sources, *map(shown, item.sources)}
-    return name in sources or name in item.users or name == str(item.path)
+def _is_meant(item: Item, name: str, sources: Collection[str]) -> bool:
+    if not {*item.sources, *map(shown, item.sources)}.isdisjoint(sources):
+        return True
+    return name in item.users or name == str(item.path)
 
 
 def _by_digest(items: Iterable[Item], name: str) -> list[Item]:

@@ -44,12 +44,19 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class StoredFile:
     """A file that is ready to be used: its path, its size in bytes, its sha256 in hex, and the licence that
-    its source names, "" where it names none."""
+    its source names, "" where it names none. Where it comes in several `parts`, that is the path of the
+    first, the size of all, and a digest of their digests."""
 
     path: Path
     size: int
     digest: str
     licence: str = ""
+    parts: tuple[StoredFile, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where its bytes lie."""
+        return tuple(part.path for part in self.parts) or (self.path,)
 
 
 @dataclass(frozen=True, slots=True)
