@@ -122,6 +122,16 @@ def state_of(yard: LiveYard) -> VersionState | None:
     return record.current.state if record is not None else None
 
 
+async def test_each_version_tells_its_own(hub: Hub) -> None:
+    async with live_yard({}) as yard:
+        await register(yard, "m", llama())
+        other = llama(parameters={"context": 77, "embedding": True})
+        await yard.yard.catalog.add_version("m", other, who="me", match=None)
+        for name, context, can in (("m", 2048, ["chat", "completion"]), ("m@2", 77, ["embedding"])):
+            shown = await told(yard, name)
+            assert (shown["context"], shown["capabilities"]) == (context, can)
+
+
 async def test_a_publishers_licence_comes_first(hub: Hub) -> None:
     hub.repos[REPO].card = {"license": "apache-2.0"}
     async with live_yard({}) as yard:
