@@ -14,7 +14,9 @@ import yaml
 
 from cli.command_line import DEADLINE, command, free_port, run
 from cli.test_commands import _wait_for
+from modelyard.registry import NewVersion, Registry
 from modelyard.store import Store, StoredFile, Terms
+from modelyard.store.partial import State
 from store.byte_source import Bytes, weights
 from store.test_changed_files import flip
 
@@ -93,6 +95,21 @@ def test_what_another_process_holds_stays(config: Path) -> None:
     assert blobs(config) == [first]
 
 
+def test_a_download_that_did_not_end(config: Path) -> None:
+    left = config.parent / "data" / "store" / "partial" / "key"
+    left.mkdir(parents=True)
+    (left / "data").write_bytes(bytes(100_000))
+    (left / "source").write_text("https://ada:secret@host/large.gguf")
+    State("exact", 400_000, "", ((0, 100_000),)).write(left)
+    shown = run("cache", "ls", "-c", str(config))
+    assert "unfinished: 100 kB of 400 kB" in " ".join(shown.stdout.replace("│", " ").split())
+    assert "host/large.gguf" in shown.stdout
+    assert "secret" not in shown.stdout
+    assert left.exists()
+    assert run("cache", "prune", "--all", "-c", str(config)).returncode == 0
+    assert not left.exists()
+
+
 def test_through_a_server(server: str) -> None:
     assert "bytes://a" in run("cache", "ls", "--url", server).stdout
     verified = run("cache", "verify", MODELYARD_URL=server)
@@ -125,6 +142,67 @@ def test_what_a_policy_keeps_stays(config: Path) -> None:
     config.write_text(yaml.safe_dump(setting))
     assert str(path) in run("cache", "prune", str(path), "-c", str(config)).stdout
     assert path.exists(), "it is the user's"
+
+
+def registered(config: Path, source: Path, pin: bool) -> None:
+    async def register() -> None:
+        registry = Registry(config.parent / "data" / "registry.db")
+        new = NewVersion({"engine": "llamacpp", "source": str(source)}, "0" * 12)
+        await registry.register("r", new, who="ada", policy={"pin": pin})
+        await registry.close()
+
+    asyncio.run(register())
+
+
+@pytest.mark.parametrize("pin", [True, False])
+def test_what_the_policy_of_a_registered_model_keeps_stays(config: Path, pin: bool) -> None:
+    path = config.parent / "kept.gguf"
+    path.write_bytes(weights("kept"))
+
+    async def used() -> None:
+        with closing(Store(config.parent / "data" / "store")) as store:
+            await store.fetch(str(path), Terms())
+
+    asyncio.run(used())
+    registered(config, path, pin)
+    done = run("cache", "prune", str(path), "bytes://a", "-c", str(config))
+    assert ("kept.gguf is in use and stays" in done.stdout) is pin
+    assert len(blobs(config)) == 1, "nobody keeps that"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("file", "file is not a database; so every file that a source stands for is kept"),
+        ("schema", "has an older schema; `modelyard migrate up` changes that; so every file"),
+        ("model", "models.r.source"),
+    ],
+)
+def test_what_the_registry_cannot_tell_keeps_all_that_has_a_source(
+    config: Path, broken: str, said: str
+) -> None:
+    file = config.parent / "data" / "registry.db"
+    if broken == "file":
+        file.write_bytes(b"no database" * 1000)
+    if broken == "schema":
+        assert run("migrate", "up", "-c", str(config)).returncode == 0
+        assert run("migrate", "down", "0001", "-c", str(config)).returncode == 0
+    if broken == "model":
+        registered(config, Path("relative.gguf"), pin=True)
+    before = file.read_bytes()
+    orphan = blobs(config)[0].with_name("f" * 64)
+    orphan.write_bytes(b"nobody's")
+    done = run("cache", "prune", "--all", "-c", str(config))
+    assert said in done.stderr
+    assert done.returncode == 0
+    assert (len(blobs(config)), orphan.exists()) == (2, False)
+    assert file.read_bytes() == before
+
+
+def test_to_look_makes_no_registry(config: Path) -> None:
+    assert run("cache", "ls", "-c", str(config)).returncode == 0
+    assert not list((config.parent / "data").glob("registry.db*"))
 
 
 @pytest.mark.parametrize(

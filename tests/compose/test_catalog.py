@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.live_yard import MB, SHARE, TWO, LiveYard, fake, live_yard, running, sections, short_folder
 from modelyard import compose, config
@@ -313,6 +314,20 @@ async def test_what_the_files_tell_is_kept(tmp_path: Path, monkeypatch: pytest.M
             source.stat().st_size,
         )
         assert (len(artifact.sha256), artifact.licence) == (64, "apache-2.0")
+
+
+async def test_a_registry_that_is_begun_anew_beside_copies_of_one_is_told() -> None:
+    with short_folder() as folder:
+        (folder / "data").mkdir()
+        copy = folder / "data" / "registry.db.0001.backup"
+        copy.touch()
+        with capture_logs() as said:
+            async with yard_in(folder, {"a": fake()}):
+                pass
+            async with yard_in(folder, {"a": fake()}):
+                pass
+        (told,) = (line for line in said if line["event"] == "registry.new")
+        assert (told["log_level"], told["copies"]) == ("warning", [str(copy)])
 
 
 async def test_a_model_whose_engine_went_keeps_nobody_from_the_list() -> None:

@@ -165,7 +165,43 @@ def _kill_in_migration(url: str, folder: Path, text: str) -> None:
     dying.kill(process)
 
 
+async def test_it_is_told_whether_a_server_has_it_open(
+    url: str, registry: Registry, database: Database
+) -> None:
+    assert not await schema.is_used(database)
+    await register(registry, "a")
+    assert await schema.is_used(database)
+    await register(registry, "b")
+    await registry.close()
+    async with asyncio.timeout(10):
+        while await schema.is_used(database):  # PostgreSQL takes a moment
+            await asyncio.sleep(0.01)
+    assert await current(database) == schema.head()
+
+
 # -- SQLite ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", ["gone", "empty"])
+async def test_a_new_registry_beside_copies_of_one_is_told(tmp_path: Path, lost: str) -> None:
+    file = tmp_path / "registry.db"
+    first = Registry(file)
+    assert (await first.open()).copies == ()
+    await first.close()
+    database = Database(file)
+    done = await schema.migrate(database, "0001")
+    await database.close()
+    file.unlink()
+    if lost == "empty":
+        file.touch()
+    (tmp_path / "other.db.0001.backup").touch()
+    again = Registry(file)
+    assert (await again.open()).copies == (done.backup,)
+    assert (await again.open()).copies == (done.backup,), "it was opened once"
+    await again.close()
+    later = Registry(file)
+    assert (await later.open()).copies == ()
+    await later.close()
 
 
 async def test_sqlite_is_copied_before_it_is_changed(

@@ -1,21 +1,21 @@
 """`modelyard cache ls|verify|prune`: the model files on this machine.
 
 A server that answers is asked. Where none does, the folder is worked on: what another process has in use is
-locked, so that this is safe beside it.
+locked, so that this is safe beside it, and what policies keep is told by the configuration and its registry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from modelyard.cli.control import DEFAULT_URL, AsJson, Key, connect, print_json
-from modelyard.errors import ConfigError, ServerUnreachable
+from modelyard.errors import ConfigError, RegistryUnavailable, ServerUnreachable
 
 if TYPE_CHECKING:
     from modelyard.client import Client
@@ -41,8 +41,7 @@ ConfigFile = Annotated[
 @app.command()
 def ls(url: Server = None, key: Key = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Show the files: how large, used when, by which models."""
-    with _files(url, key, config) as files:
-        found = files.listing()
+    found = _done(url, key, config, lambda client: dict(client.call("GET", "/admin/cache")), _listed)
     if as_json:
         print_json(found)
         return
@@ -60,8 +59,14 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read all files again; what is not what it was is set aside. Exit code 1 where that is so."""
-    with _files(url, key, config) as files:
-        found = files.verify(_size(rate))
+    bound = _size(rate)
+    found = _done(
+        url,
+        key,
+        config,
+        lambda client: _asked_to_verify(client, bound),
+        lambda store: _verified(store, bound),
+    )
     if as_json:
         print_json(found)
     else:
@@ -92,8 +97,13 @@ def prune(
     order: Json = {"files": list(files or ()), "all": everything, "dry_run": dry_run}
     if older is not None:
         order["older"] = _duration(older)
-    with _files(url, key, config) as chosen:
-        found = chosen.prune(order)
+    found = _done(
+        url,
+        key,
+        config,
+        lambda client: dict(client.call("POST", "/admin/cache/prune", order)),
+        lambda store: _pruned(store, order),
+    )
     if as_json:
         print_json(found)
         return
@@ -102,69 +112,15 @@ def prune(
     cache_tables.print_pruned(tables.console(), found)
 
 
-class _Files(Protocol):
-    """Where the cache is worked on: through a server, or in its folder."""
-
-    def listing(self) -> Json: ...
-
-    def verify(self, rate: int) -> Json: ...
-
-    def prune(self, order: Json) -> Json: ...
-
-
-class _Remote:
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def listing(self) -> Json:
-        return dict(self._client.call("GET", "/admin/cache"))
-
-    def verify(self, rate: int) -> Json:
-        from rich.console import Console
-
-        from modelyard.cli.registry_tables import Following
-
-        begun: Json = self._client.call("POST", "/admin/cache/verify", {"rate": rate})
-        last = begun
-        with Following(Console(stderr=True, highlight=False)) as shown:
-            for last in self._client.follow(begun):
-                shown.update(last)
-        return dict(last["result"])
-
-    def prune(self, order: Json) -> Json:
-        return dict(self._client.call("POST", "/admin/cache/prune", order))
-
-
-class _Folder:
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def listing(self) -> Json:
-        from modelyard.store import report
-
-        return report.listing(self._store)
-
-    def verify(self, rate: int) -> Json:
-        import asyncio
-
-        from modelyard.store import report
-        from modelyard.store.verify import Verdict, verify
-
-        async def all_of_them() -> list[Verdict]:
-            return [verdict async for verdict in verify(self._store, rate=rate)]
-
-        return report.verified(asyncio.run(all_of_them()))
-
-    def prune(self, order: Json) -> Json:
-        from modelyard.store import report
-
-        wanted = report.Prune(tuple(order["files"]), order.get("older"), order["all"], order["dry_run"])
-        return report.prune(self._store, wanted)
-
-
-@contextmanager
-def _files(url: str | None, key: str | None, path: Path | None) -> Iterator[_Files]:
-    """A server, if one answers; else the folder. Raises ServerUnreachable where a server was named."""
+def _done(
+    url: str | None,
+    key: str | None,
+    path: Path | None,
+    ask: Callable[[Client], Json],
+    work: Callable[[Store], Json],
+) -> Json:
+    """What `ask` makes of a server, if one answers; else what `work` makes of the folder. Raises
+    ServerUnreachable where a server was named."""
     from modelyard.config import load
 
     config = load(path)
@@ -175,10 +131,47 @@ def _files(url: str | None, key: str | None, path: Path | None) -> Iterator[_Fil
             if url is not None:
                 raise
         else:
-            yield _Remote(client)
-            return
+            return ask(client)
     with _opened(config) as store:
-        yield _Folder(store)
+        return work(store)
+
+
+def _listed(store: Store) -> Json:
+    from modelyard.store import report
+
+    return report.listing(store)
+
+
+def _asked_to_verify(client: Client, rate: int) -> Json:
+    from rich.console import Console
+
+    from modelyard.cli.registry_tables import Following
+
+    begun: Json = client.call("POST", "/admin/cache/verify", {"rate": rate})
+    last = begun
+    with Following(Console(stderr=True, highlight=False)) as shown:
+        for last in client.follow(begun):
+            shown.update(last)
+    return dict(last["result"])
+
+
+def _verified(store: Store, rate: int) -> Json:
+    import asyncio
+
+    from modelyard.store import report
+    from modelyard.store.verify import Verdict, verify
+
+    async def all_of_them() -> list[Verdict]:
+        return [verdict async for verdict in verify(store, rate=rate)]
+
+    return report.verified(asyncio.run(all_of_them()))
+
+
+def _pruned(store: Store, order: Json) -> Json:
+    from modelyard.store import report
+
+    wanted = report.Prune(tuple(order["files"]), order.get("older"), order["all"], order["dry_run"])
+    return report.prune(store, wanted)
 
 
 def _address(config: Config) -> str:
@@ -189,9 +182,12 @@ def _address(config: Config) -> str:
     return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
 
 
-def _opened(config: Config) -> AbstractContextManager[Store]:
-    """The store in a configuration's data folder, with what its models' policies keep."""
-    from modelyard.engines import registry
+@contextmanager
+def _opened(config: Config) -> Iterator[Store]:
+    """The store in a configuration's data folder, with what the policies of models keep."""
+    import asyncio
+
+    from modelyard.compose.keeping import kept_files
     from modelyard.store import Store
 
     root = config.server.data_dir / "store"
@@ -199,19 +195,18 @@ def _opened(config: Config) -> AbstractContextManager[Store]:
         raise ConfigError(
             "", f"there is no cache in {config.server.data_dir}; name its configuration with -c"
         )
-    engines = registry.load()
-    kept = {
-        source
-        for model in config.models
-        if model.policy.pin or model.policy.home or model.policy.min_replicas
-        for source in engines[config.profiles[model.spec.engine].type].sources(model.spec).values()
-    }
     try:
         store = Store(root, quota=config.store.quota)
     except OSError as error:
         raise ConfigError("", f"{root} cannot be used: {error.strerror or error}") from error
-    store.shelf.kept = lambda: store.paths_of(kept)
-    return closing(store)
+    with closing(store):
+        try:
+            kept = asyncio.run(kept_files(config, store))
+        except (RegistryUnavailable, ConfigError) as error:
+            typer.echo(f"modelyard: {error}; so every file that a source stands for is kept", err=True)
+            kept = {item.path for item in store.shelf.items() if item.sources and item.unfinished is None}
+        store.shelf.kept = lambda: kept
+        yield store
 
 
 def _size(text: str) -> int:

@@ -35,7 +35,9 @@ def down(
         str, typer.Argument(metavar="REVISION", help="As `show` names it; `base`: no tables.")
     ],
     config: ConfigFile = None,
-    force: Annotated[bool, typer.Option("--force", help="Delete all models, which `base` does.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Though a server runs, or `base` deletes all models.")
+    ] = False,
 ) -> None:
     """Go back to an earlier one, for an older program.
 
@@ -43,7 +45,7 @@ def down(
     """
     if revision == "base" and not force:
         raise typer.BadParameter("`base` deletes every registered model; --force does it")
-    _tell(_with_database(config, lambda database: _migrate(database, revision)))
+    _tell(_with_database(config, lambda database: _down(database, revision, force)))
 
 
 @app.command()
@@ -58,6 +60,17 @@ def show(config: ConfigFile = None) -> None:
     typer.echo(name)
     for revision in revisions:
         typer.echo(f"{'*' if revision.applied else ' '} {revision.name}  {revision.about}")
+
+
+async def _down(database: Database, revision: str, force: bool) -> tuple[str, Migrated]:
+    from modelyard.errors import ConfigError
+    from modelyard.registry import schema
+
+    if not force and await schema.is_used(database):
+        raise ConfigError(
+            "", f"{database.name} is in use: stop every server that has it open, or say --force"
+        )
+    return await _migrate(database, revision)
 
 
 async def _migrate(database: Database, target: str) -> tuple[str, Migrated]:

@@ -42,7 +42,12 @@ class Upkeep:
         away. Raises ConfigError when a newer program has made the schema."""
         try:
             async with asyncio.timeout(OPENING):
-                await self._registry.open()
+                opened = await self._registry.open()
+                if opened.copies:
+                    told = {"database": self._registry.name, "copies": [str(path) for path in opened.copies]}
+                    log.warning(
+                        "registry.new", **told, hint="a new registry was begun; copies of one are there"
+                    )
                 self._held.making.key = await self._registry.digest_key()
         except (RegistryUnavailable, TimeoutError) as error:
             self._away(error)

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, text
 
 from modelyard.config.database import PATH as SETTING
 from modelyard.errors import ConfigError, RegistryUnavailable
-from modelyard.registry.database import Database
+from modelyard.registry.database import WHOLE, Database
 
 DEADLINE = 300.0  # seconds, for a migration and the wait for another one
 EMPTY = "base"
@@ -42,11 +42,13 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """What a migration did. `backup` is the copy of SQLite's file, where one was made."""
+    """What a migration did. `backup` is the copy of SQLite's file, where one was made; `copies` are earlier
+    ones, where tables were made in an empty database: something was there before."""
 
     before: str
     after: str
     backup: Path | None = None
+    copies: tuple[Path, ...] = ()
 
 
 async def migrate(database: Database, target: str = "head") -> Migrated:
@@ -63,11 +65,25 @@ async def migrate(database: Database, target: str = "head") -> Migrated:
         _refuse_newer(before, database)
         if before == wanted:
             return Migrated(before, before)
-        backup = None
+        backup, copies = None, tuple[Path, ...]()
         if database.file is not None and before != EMPTY:
             backup = await asyncio.to_thread(_copy, database.file, before)
+        elif database.file is not None:
+            copies = _copies(database.file)
         await connection.run_sync(_run, before, wanted)
-    return Migrated(before, wanted, backup)
+    return Migrated(before, wanted, backup, copies)
+
+
+async def is_used(database: Database) -> bool:
+    """Whether somebody else has it open, as a server has as long as it runs. Raises RegistryUnavailable."""
+    if database.file is not None:
+        return await asyncio.to_thread(_is_open, database.file)
+    async with database.connection(WHOLE) as connection:
+        others = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
+            "application_name = current_setting('application_name') AND pid <> pg_backend_pid()"
+        )
+        return bool((await connection.execute(text(others))).scalar())
 
 
 async def show(database: Database) -> list[Revision]:
@@ -126,6 +142,26 @@ def _run(connection: Connection, before: str, wanted: str) -> None:
     config.attributes["connection"] = connection
     change = command.upgrade if order.index(wanted) > order.index(before) else command.downgrade
     change(config, wanted)
+
+
+def _is_open(file: Path) -> bool:
+    """Whether SQLite's file has another connection: then nobody gets all of its locks."""
+    if not file.exists():
+        return False
+    with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError:
+            return True
+    return False
+
+
+def _copies(file: Path) -> tuple[Path, ...]:
+    """The copies that lie beside it, the newest first."""
+    beside = (path for path in file.parent.iterdir() if path.name.startswith(f"{file.name}."))
+    found = (path for path in beside if path.suffix == ".backup")
+    return tuple(sorted(found, key=lambda path: -path.stat().st_mtime))
 
 
 def _copy(file: Path, revision: str) -> Path:

@@ -1,0 +1,52 @@
+"""Which files the policies of models keep, told without a server: for whoever works on its cache."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from modelyard.compose.registered import Holding, Making
+from modelyard.config import Config, Model
+from modelyard.config.together import profile_of
+from modelyard.engines import registry as engines
+from modelyard.errors import RegistryUnavailable, StoreError
+from modelyard.registry import Registry, schema
+from modelyard.registry.database import Database
+from modelyard.runtime.entries import Entry
+from modelyard.runtime.files import StoreFiles
+from modelyard.store import Store
+
+
+async def kept_files(config: Config, store: Store) -> set[Path]:
+    """The files that `config`'s models and the registered ones keep though they do not run (see
+    `Driver.kept_files`). Raises RegistryUnavailable and ConfigError where that cannot be told."""
+    kept, files = set[Path](), StoreFiles(store)
+    for model in (*config.models, *await _registered(config)):
+        if model.policy.pin or model.policy.home or model.policy.min_replicas:
+            profile = profile_of(config, model.spec.engine)
+            entry = Entry(model.spec, model.policy, engines.load()[profile.type], profile)
+            with suppress(StoreError):  # what cannot be used need not be kept
+                found = await files.cached(entry) or {}
+                kept |= {path for file in found.values() for path in file.paths}
+    return kept
+
+
+async def _registered(config: Config) -> list[Model]:
+    """The models that the registry has; nothing is made or migrated for it."""
+    database = Database(config.registry_url)
+    try:
+        applied = [revision.applied for revision in await schema.show(database)]
+    finally:
+        await database.close()
+    if not any(applied):
+        return []
+    if not all(applied):
+        raise RegistryUnavailable(f"{database.name} has an older schema; `modelyard migrate up` changes that")
+    registry, making = Registry(config.registry_url), Making()
+    try:
+        found = await registry.all()
+    finally:
+        await registry.close()
+    return [
+        making.model(config, Holding(model, {model.current.number: model.current})) for model in found.models
+    ]
