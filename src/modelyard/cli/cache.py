@@ -187,7 +187,7 @@ def _opened(config: Config) -> Iterator[Store]:
     """The store in a configuration's data folder, with what the policies of models keep."""
     import asyncio
 
-    from modelyard.compose.keeping import kept_files
+    from modelyard.compose.kept import kept_files
     from modelyard.store import Store
 
     root = config.server.data_dir / "store"
