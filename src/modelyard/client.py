@@ -229,6 +229,18 @@ class Client:
         """Let one instance finish and stop it; does not wait for it."""
         return self._object("POST", f"/admin/instances/{_path(instance)}/drain")
 
+    def usage(self, *by: str, **wanted: Any) -> list[Json]:
+        """What was used, told apart `by` model, version, key, hour; `wanted` may be since, until (seconds
+        since 1970), model and key."""
+        rows: list[Json] = []
+        while True:
+            place = {"limit": 999, "offset": len(rows)}
+            query = urlencode([*(("by", one) for one in by), *{**wanted, **place}.items()])
+            page = self._object("GET", f"/v1/usage?{query}")
+            rows += page["data"]
+            if not page["has_more"]:
+                return rows
+
     def logs(self, instance: str, *, lines: int = 100) -> str:
         """The last lines of an instance's output."""
         return self._text(f"/admin/instances/{_path(instance)}/logs?lines={lines}")

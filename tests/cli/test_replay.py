@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from cli.command_line import run
+from gateway.live_yard import fake, live_yard, sections
 from modelyard.launchers.local import LocalLauncher
+from waiting import until
 
 HEAD = "timestamp,input_tokens,output_tokens,model\n"
 
@@ -141,3 +143,22 @@ async def test_a_server_on_the_same_data_folder_is_left_alone(
         assert after >= set(before)
     finally:
         await launcher.close()
+
+
+async def test_load_times_are_those_that_a_server_has_seen(trace: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with live_yard({"one": fake()}, server={"data_dir": str(data)}) as yard:
+        await yard.load("one")
+        await until(yard.driver.footprints.all)
+    before = (data / "registry.db").read_bytes()
+    path = tmp_path / "seen.yaml"
+    models = {"one": fake(), "two": fake(parameters={"seed": 2})}
+    path.write_text(sections(tmp_path, models, server={"data_dir": str(data)}))
+    shown = await asyncio.to_thread(run, "replay", trace, "-c", str(path))
+    assert "load times of 1 of them as recorded or configured" in shown.stdout, shown.stderr
+    assert (data / "registry.db").read_bytes() == before
+
+
+def test_looking_makes_no_registry(trace: str, config: str, tmp_path: Path) -> None:
+    assert run("replay", trace, "-c", config).returncode == 0
+    assert not (tmp_path / "data" / "registry.db").exists()

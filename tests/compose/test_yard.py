@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,10 @@ from gateway.live_yard import (
     short_folder,
 )
 from modelyard import compose, config, foreground
-from modelyard.compose import ahead
 from modelyard.config.problems import ConfigErrors
 from modelyard.engines.base import Files
 from modelyard.errors import ConfigError, ModelNotFound
 from modelyard.runtime.entries import Entry, Progress
-from modelyard.runtime.footprints import Footprints
 from waiting import until
 
 
@@ -87,54 +84,28 @@ class TestPreload:
                 assert yard.ready("a") is None
 
 
-class SlowDisk(Footprints):
-    """Footprints that are recorded only when `written` is set."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writing, self.written = threading.Event(), threading.Event()
-
-    def record_demand(self, asked: Mapping[str, int]) -> None:
-        self.writing.set()
-        assert self.written.wait(20)
-        super().record_demand(asked)
-
-
 class TestWhatRunsBeside:
-    async def test_demand_is_counted_once_when_the_end_comes_during_a_record(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(ahead, "DEMAND_EVERY", 0.01)
-        async with live_yard({"a": fake()}) as yard:
-            disk = yard.driver.footprints = SlowDisk()
-            assert (await yard.chat("a")).status == 200
-            await until(disk.writing.is_set)
-            closing = asyncio.create_task(yard.yard.close())
-            await until(yard.yard.ahead._ending.is_set)
-            disk.written.set()
-            await closing
-            assert disk.demand() == {"a": pytest.approx(1.0)}
-
-    async def test_demand_of_the_answers_that_run_at_the_end_is_counted(self) -> None:
-        async with live_yard({"a": fake()}) as yard:
-            footprints = yard.driver.footprints
-            async with yard.open_stream("a", tokens=12, fake={"tokens_per_second": 20}) as (_, more):
-                await anext(more)
-                stopping = asyncio.create_task(yard.yard.stop(20))
-                async for _ in more:
-                    pass
-            await stopping
-            assert footprints.demand() == {"a": pytest.approx(1.0)}
+    async def test_what_is_answered_at_the_end_counts_for_the_next_start(self) -> None:
+        with short_folder() as folder:
+            server = {"data_dir": str(folder)}
+            async with live_yard({"a": fake()}, server=server) as yard:
+                async with yard.open_stream("a", tokens=12, fake={"tokens_per_second": 20}) as (_, more):
+                    await anext(more)
+                    stopping = asyncio.create_task(yard.yard.stop(20))
+                    async for _ in more:
+                        pass
+                await stopping
+            async with live_yard({"a": fake()}, server=server, preload="auto") as yard:
+                await loaded(yard, "a")
 
     async def test_what_fails_there_is_said(self) -> None:
-        class NoDemand(Footprints):
-            def demand(self) -> Mapping[str, float]:
-                raise OSError("no demand")
+        async def no_demand() -> Mapping[str, float]:
+            raise OSError("no demand")
 
         with short_folder() as folder:
             text = sections(folder, {"a": fake()}, preload="auto")
             yard = await compose.build(config.load(None, text))
-            yard.driver.footprints = NoDemand()
+            yard.ahead._demand = no_demand
             try:
                 with capture_logs() as logs:
                     await yard.start()

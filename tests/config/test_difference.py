@@ -58,6 +58,7 @@ def test_models_come_and_go() -> None:
         ({"pin": True}, Value("pin", False, True)),
         ({"drain_cap": "5s"}, Value("drain_cap", None, 5.0)),
         ({"aliases": ["y"]}, Value("aliases", ["x"], ["y"])),
+        ({"price": {"load": 2}}, Value("price.load", 0.0, 2.0)),
     ],
 )
 def test_policy_and_names_keep_the_version(fields: dict[str, Any], changed: Value) -> None:

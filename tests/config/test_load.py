@@ -15,6 +15,7 @@ import pytest
 from modelyard.config import Config, ConfigErrors, DeviceSetting, Limits, Model, Scope, json_schema, load
 from modelyard.core.types import Policy, Priority, WhenFull
 from modelyard.engines.base import Profile
+from modelyard.telemetry.usage import Price
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HOME = {"HOME": "/home/ada"}
@@ -353,6 +354,28 @@ def test_a_digest_of_what_may_be_a_secret_is_of_no_use_to_who_tries_secrets(
     assert (here != there) is salted
 
 
+def test_a_price_is_the_model_s_or_that_of_the_defaults() -> None:
+    config = text(
+        """
+        defaults: {price: {input: "${PER_MILLION:-0.15}", load: 1}}
+        models:
+          a: {engine: fake}
+          b: {engine: fake, price: {output: 0.6}}
+          c: {engine: fake, price: }
+        """,
+        {"PER_MILLION": "2.5"},
+    )
+    prices = {one.spec.model: one.price for one in config.models}
+    assert prices == {"a": Price(2.5, load=1.0), "b": Price(output=0.6), "c": Price(2.5, load=1.0)}
+    assert model(text("models: {a: {engine: fake}}"), "a").price == Price()
+
+
+@pytest.mark.parametrize("price", ["-1", ".inf", ".nan", "true", "1000000001", "much", "1e400"])
+def test_what_is_no_price_is_refused(price: str) -> None:
+    with pytest.raises(ConfigErrors, match=r"models\.a\.price\.load: is not a price"):
+        text(f"models: {{a: {{engine: fake, price: {{load: {price}}}}}}}")
+
+
 def test_policy_makes_no_new_version() -> None:
     assert digest(policy="pin: true, max_wait: 1s, aliases: [b]") == digest()
 
@@ -426,7 +449,7 @@ def test_the_schema_names_every_section_and_forbids_others() -> None:
         "include",
     } == set(schema["properties"])
     assert set(Policy.__dataclass_fields__) <= set(schema["$defs"]["ModelSection"]["properties"])
-    assert set(Policy.__dataclass_fields__) == set(schema["$defs"]["PolicySection"]["properties"])
+    assert {*Policy.__dataclass_fields__, "price"} == set(schema["$defs"]["PolicySection"]["properties"])
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.yaml")))

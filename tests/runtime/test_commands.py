@@ -64,7 +64,7 @@ class TestFootprints:
                 await asyncio.wait({resident.exit}, timeout=20)
                 return {"gpu0": 1}
 
-            async def keep(entry: Entry, instance: Instance, own: Mapping[str, int]) -> None:
+            def keep(entry: Entry, instance: Instance, own: Mapping[str, int]) -> None:
                 kept.append(own)
 
             monkeypatch.setattr(yard.driver.observer, "measure", slow)

@@ -1,4 +1,4 @@
-"""Footprints: the contract in memory and in a file, and what only a file can do."""
+"""Footprints: what is observed, what others saw, and the file of an earlier program."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ from structlog.testing import capture_logs
 
 from modelyard.core.types import Need, Share, Spec, WarmUp
 from modelyard.engines.base import ModelFile
-from modelyard.runtime.footprints import (
-    DEMAND_HALF_LIFE,
-    FileFootprints,
-    Footprint,
-    Footprints,
-    Key,
-    key_of,
-)
+from modelyard.runtime.footprints import Footprint, Footprints, Key, key_of, read_file
 from modelyard.runtime.timing import SAMPLE, Timing
 
 KEY = Key("f", "llamacpp", "p", "cuda")
+Make = Callable[[int], Footprints]
 NEED = Need((Share("accelerator", 1000), Share("ram", 500, {"digest": 7})), known=False)
 
 
@@ -38,24 +32,21 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "file"])
-def make(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Callable[[int], Footprints]:
-    if request.param == "memory":
-        return lambda limit: Footprints(limit=limit, clock=clock)
-    return lambda limit: FileFootprints(tmp_path / "footprints.json", limit=limit, clock=clock)
+@pytest.fixture
+def make(clock: Clock) -> Make:
+    return lambda limit: Footprints(limit=limit, clock=clock)
 
 
-# -- the contract ---------------------------------------------------------------------------------------
+# -- what is observed -----------------------------------------------------------------------------------
 
 
-def test_nothing_is_known_at_first(make: Callable[[int], Footprints]) -> None:
+def test_nothing_is_known_at_first(make: Make) -> None:
     footprints = make(10)
     assert footprints.get(KEY) is None
     assert footprints.all() == {}
-    assert footprints.demand() == {}
 
 
-def test_an_observation_corrects_the_estimate(make: Callable[[int], Footprints]) -> None:
+def test_an_observation_corrects_the_estimate(make: Make) -> None:
     footprints = make(10)
     footprint = footprints.observe(KEY, [2000, 100], need=NEED, load_seconds=4.0)
     assert footprints.get(KEY) == footprint
@@ -67,7 +58,7 @@ def test_an_observation_corrects_the_estimate(make: Callable[[int], Footprints])
     assert footprint.load == Timing(4.0, 0.0, 1)
 
 
-def test_the_margin_shrinks_to_three_percent(make: Callable[[int], Footprints]) -> None:
+def test_the_margin_shrinks_to_three_percent(make: Make) -> None:
     footprints = make(10)
     margins = [footprints.observe(KEY, [10_000, 0], need=NEED).margin for _ in range(8)]
     assert margins == sorted(margins, reverse=True)
@@ -75,7 +66,7 @@ def test_the_margin_shrinks_to_three_percent(make: Callable[[int], Footprints]) 
 
 
 def test_a_higher_observation_counts_at_once_and_a_lower_one_slowly(
-    make: Callable[[int], Footprints],
+    make: Make,
 ) -> None:
     footprints = make(10)
     footprints.observe(KEY, [1000, 100], need=NEED)
@@ -83,19 +74,19 @@ def test_a_higher_observation_counts_at_once_and_a_lower_one_slowly(
     assert footprints.observe(KEY, [1000, 100], need=NEED).bytes == (1750, 100)
 
 
-def test_what_could_not_be_measured_keeps_the_estimate(make: Callable[[int], Footprints]) -> None:
+def test_what_could_not_be_measured_keeps_the_estimate(make: Make) -> None:
     learned = make(10).observe(KEY, [0, 100], need=NEED).learned(NEED)
     assert [share.bytes for share in learned.shares] == [1000, 115]
 
 
-def test_an_observation_of_another_shape_changes_no_bytes(make: Callable[[int], Footprints]) -> None:
+def test_an_observation_of_another_shape_changes_no_bytes(make: Make) -> None:
     footprints = make(10)
     assert footprints.observe(KEY, [5], need=NEED).learned(NEED) == NEED
     footprints.observe(KEY, [2000, 100], need=NEED)
     assert footprints.observe(KEY, [5], need=NEED).bytes == (2000, 100)
 
 
-def test_times_are_kept_with_their_spread(make: Callable[[int], Footprints]) -> None:
+def test_times_are_kept_with_their_spread(make: Make) -> None:
     footprints = make(10)
     for seconds in (10.0, 90.0, 11.0, 14.0):
         footprint = footprints.observe(KEY, [1, 1], load_seconds=seconds)
@@ -107,7 +98,7 @@ def test_times_are_kept_with_their_spread(make: Callable[[int], Footprints]) -> 
     assert footprint.load == Timing(3.0, 0.0, SAMPLE), "the oldest are forgotten"
 
 
-def test_a_time_alone_says_nothing_of_bytes(make: Callable[[int], Footprints]) -> None:
+def test_a_time_alone_says_nothing_of_bytes(make: Make) -> None:
     footprints = make(10)
     before = footprints.observe(KEY, [2000, 100], need=NEED)
     after = footprints.observe(KEY, (), first_token=0.5, load_seconds=1.0)
@@ -122,45 +113,63 @@ def test_a_warm_up_has_times_of_its_own() -> None:
     assert key_of(one, {}, "ram") != key_of(warmed, {}, "ram")
 
 
-def test_the_number_of_entries_is_bounded(make: Callable[[int], Footprints], clock: Clock) -> None:
+def test_the_number_of_entries_is_bounded(make: Make, clock: Clock) -> None:
     footprints = make(3)
     keys = [Key(str(n), "e", "p", "ram") for n in range(5)]
     for key in keys:
         clock.now += 1
         footprints.observe(key, [1])
     assert set(footprints.all()) == set(keys[2:])
-    for n in range(5):
-        footprints.record_demand({f"m{n}": n + 1})
-    assert set(footprints.demand()) == {"m2", "m3", "m4"}
+    assert set(footprints.changed()) == set(keys[2:])
 
 
-def test_demand_halves_in_a_day(make: Callable[[int], Footprints], clock: Clock) -> None:
+# -- what others have seen ------------------------------------------------------------------------------
+
+
+def test_what_was_seen_later_wins(make: Make, clock: Clock) -> None:
     footprints = make(10)
-    footprints.record_demand({"a": 8})
-    clock.now += DEMAND_HALF_LIFE
-    footprints.record_demand({"a": 1, "b": 1})
-    assert footprints.demand() == {"a": pytest.approx(5.0), "b": pytest.approx(1.0)}
+    own = footprints.observe(KEY, [100])
+    earlier, later = Footprint((1,), 1, seen=clock.now - 1), Footprint((2,), 1, seen=clock.now + 1)
+    assert not footprints.merge({KEY: earlier}, kept=True)
+    assert not footprints.merge({KEY: replace(earlier, seen=clock.now)}, kept=True)
+    assert footprints.get(KEY) is own
+    assert set(footprints.merge({KEY: later}, kept=True)) == {KEY}
+    assert footprints.get(KEY) is later
 
 
-# -- the file -------------------------------------------------------------------------------------------
+def test_what_is_kept_is_not_kept_again(make: Make, clock: Clock) -> None:
+    footprints = make(10)
+    first = footprints.observe(KEY, [100])
+    assert footprints.changed() == {KEY: first}
+    second = footprints.observe(KEY, [200])
+    footprints.kept({KEY: first})
+    assert footprints.changed() == {KEY: second}, "it was observed again meanwhile"
+    footprints.kept({KEY: second})
+    assert footprints.changed() == {}
+    footprints.observe(KEY, [300])
+    footprints.merge({KEY: Footprint((2,), 1, seen=clock.now + 1)}, kept=True)
+    assert footprints.changed() == {}, "what is kept is newer"
+    footprints.merge({KEY: Footprint((2,), 1, seen=clock.now + 2)}, kept=False)
+    assert set(footprints.changed()) == {KEY}
 
 
-def test_a_file_of_an_older_program_is_taken_over(tmp_path: Path) -> None:
+def test_no_more_are_taken_from_others_than_there_may_be(make: Make) -> None:
+    footprints = make(3)
+    keys = [Key(str(n), "e", "p", "ram") for n in range(5)]
+    many = {key: Footprint((1,), 1, seen=float(n)) for n, key in enumerate(keys)}
+    assert set(footprints.merge(many, kept=False)) == set(keys[2:])
+    assert set(footprints.all()) == set(footprints.changed()) == set(keys[2:])
+
+
+# -- the file of an earlier program ---------------------------------------------------------------------
+
+
+def test_a_file_of_an_older_program_is_read(tmp_path: Path) -> None:
     footprint = {"bytes": [5], "observations": 2, "load_seconds": 4.5, "seen": 1.0}
     content = {"version": 1, "footprints": [{"key": asdict(KEY), "footprint": footprint}], "demand": {}}
     (tmp_path / "f.json").write_text(json.dumps(content))
-    found = FileFootprints(tmp_path / "f.json").get(KEY)
-    assert found == Footprint((5,), 2, (4.5,), (), 1.0)
-
-
-def test_a_file_is_read_back(tmp_path: Path, clock: Clock) -> None:
-    first = FileFootprints(tmp_path / "f.json", clock=clock)
-    first.observe(KEY, [2000, 100], need=NEED, load_seconds=4.0)
-    first.record_demand({"a": 3})
-    second = FileFootprints(tmp_path / "f.json", clock=clock)
-    assert second.all() == first.all()
-    assert second.demand() == {"a": 3.0}
-    assert [path.name for path in tmp_path.iterdir()] == ["f.json"]
+    assert read_file(tmp_path / "f.json") == {KEY: Footprint((5,), 2, (4.5,), (), 1.0)}
+    assert read_file(tmp_path / "none.json") == {}
 
 
 @pytest.mark.parametrize(
@@ -170,39 +179,21 @@ def test_a_file_is_read_back(tmp_path: Path, clock: Clock) -> None:
         "{",
         "[]",
         '{"version": 3}',
-        '{"version": 1, "footprints": [{"key": {}, "footprint": {}}], "demand": {}}',
-        '{"version": 1, "footprints": [], "demand": {"a": "many"}}',
-        '{"version": 1, "footprints": [], "demand": []}',
-        '{"version": 1, "demand": {}, "footprints": [{"footprint": {"bytes": ["x"]},'
+        '{"version": 1, "footprints": [{"key": {}, "footprint": {}}]}',
+        '{"version": 1, "footprints": [{"footprint": {"bytes": ["x"]},'
         ' "key": {"files": "", "engine": "", "parameters": "", "device": ""}}]}',
+        '{"version": 2, "footprints": [{"footprint": {"bytes": [1], "observations": 1, "seen": NaN},'
+        ' "key": {"files": "", "engine": "", "parameters": "", "device": ""}}]}',
+        '{"version": 2, "footprints": [{"footprint": {"bytes": [1], "observations": 1, "seen": 1,'
+        ' "loads": [Infinity]}, "key": {"files": "", "engine": "", "parameters": "", "device": ""}}]}',
     ],
 )
-def test_a_broken_file_is_set_aside_whole(
-    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_file_says_nothing_and_that_is_said(tmp_path: Path, content: str) -> None:
     path = tmp_path / "f.json"
     path.write_text(content)
-    footprints = FileFootprints(path)
-    assert footprints.all() == {}
-    assert footprints.demand() == {}
-    assert (tmp_path / "f.json.broken").read_text() == content
-    assert "footprints.broken" in capsys.readouterr().out
-    footprints.observe(KEY, [1])
-    assert FileFootprints(path).all() == footprints.all()
-
-
-def test_a_disk_that_cannot_be_written_loses_nothing_in_memory_and_is_said_once(tmp_path: Path) -> None:
-    folder = tmp_path / "gone"
-    footprints = FileFootprints(folder / "f.json")
     with capture_logs() as said:
-        for size in (1, 2, 3):
-            footprint = footprints.observe(KEY, [size])
-            assert footprints.get(KEY) == footprint
-        folder.mkdir()
-        for size in (4, 5):
-            footprint = footprints.observe(KEY, [size])
-    assert FileFootprints(folder / "f.json").get(KEY) == footprint
-    assert [line["event"] for line in said] == ["footprints.not_written", "footprints.written_again"]
+        assert read_file(path) == {}
+    assert [line["event"] for line in said] == ["footprints.broken"]
 
 
 # -- keys -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import typer
 
 from modelyard.cli import cache, changes, control, importing, migrate, plan, registry, replay, serving
 from modelyard.cli.quantizing import quantize
+from modelyard.cli.usage import usage
 from modelyard.errors import ModelyardError
 
 __all__ = ["app", "main"]
@@ -43,6 +44,7 @@ app.command("rollback")(registry.rollback)
 app.command("rm")(registry.rm)
 app.command("tag")(registry.tag)
 app.command("prefetch")(registry.prefetch)
+app.command("usage")(usage)
 app.command("plan")(plan.plan)
 app.command("replay")(replay.replay)
 app.command("advise")(replay.advise)

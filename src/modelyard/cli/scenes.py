@@ -57,6 +57,7 @@ async def _found(
 
     yard = await compose.build(config)
     try:
+        await yard.keeping.look()
         for entry in yard.names.all():
             await yard.driver.examine(entry)
         return _models(config, yard, said, rules), yard.driver.devices.all

@@ -107,7 +107,7 @@ class RegistryCatalog:
     def _entry(self, model: Model) -> Entry:
         """Its entry, as far as that can be told without looking at this machine."""
         profile = profile_of(self._live.config, model.spec.engine)
-        return Entry(model.spec, model.policy, engines.load()[profile.type], profile)
+        return Entry(model.spec, model.policy, engines.load()[profile.type], profile, price=model.price)
 
     def page(self, where: Filter, after: str | None, limit: int) -> tuple[Sequence[Known], str | None]:
         """See Catalog.page."""

@@ -71,7 +71,7 @@ def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entr
         problems.append((f"{model.path}.quantize", unmade))
     if problems:
         raise config.failure(problems)
-    return Entry(spec, model.policy, engine, profile)
+    return Entry(spec, model.policy, engine, profile, price=model.price)
 
 
 def _kept_in_vain(

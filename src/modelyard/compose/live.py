@@ -320,7 +320,10 @@ class Live:
         for one in difference.of(Kind.REPLACED, Kind.POLICY):
             if one.after is not None:
                 entry = prepared.fresh.get(one.name) or self._names.model(one.name)
-                entry.policy, entry.successor = one.after.policy, None
+                entry.policy, entry.price, entry.successor = one.after.policy, one.after.price, None
+                for beside in self._names.others():
+                    if beside.spec.model == one.name:
+                        beside.price = one.after.price
         for entry in (*left_behind, *prepared.fresh.values()):
             self._names.drop_other(entry.spec.version)
         known = {entry.spec.model: entry for entry in self._names.all()} | dict(prepared.fresh)

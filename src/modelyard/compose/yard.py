@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from modelyard.compose.ahead import Ahead, spawn
 from modelyard.compose.catalog import RegistryCatalog
 from modelyard.compose.entries import check_placements, entries_of
+from modelyard.compose.keeping import Keeping
 from modelyard.compose.live import Live
 from modelyard.compose.reading import Origin
 from modelyard.compose.registered import Held
@@ -19,6 +20,7 @@ from modelyard.compose.upkeep import Upkeep
 from modelyard.config import Config, ConfigErrors, Model, Problem
 from modelyard.config.listen import cannot_listen, is_loopback
 from modelyard.core import invariants
+from modelyard.core.actions import Note
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.types import Address
 from modelyard.gateway.api import render
@@ -36,12 +38,13 @@ from modelyard.registry import Registry
 from modelyard.runtime.devices import Devices
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.files import StoreFiles
-from modelyard.runtime.footprints import FileFootprints
+from modelyard.runtime.footprints import Footprints
 from modelyard.runtime.journal import Journal
 from modelyard.runtime.tasks import Tasks
 from modelyard.store import Store, sources_of
 from modelyard.store.verify import keep_verifying
 from modelyard.telemetry.metrics import Metrics
+from modelyard.telemetry.usage import Usage
 
 LAST_WORDS = 1.0  # seconds in which an answer that was cut at the end is told why
 
@@ -60,6 +63,7 @@ class Yard:
         server: Server,
         catalog: RegistryCatalog,
         upkeep: Upkeep,
+        keeping: Keeping,
         tasks: Tasks,
     ) -> None:
         self.live = live
@@ -72,6 +76,7 @@ class Yard:
         self.server = server
         self.reaped: list[str] = []
         self._upkeep = upkeep
+        self.keeping = keeping
         self._tasks = tasks
         self._following: list[asyncio.Task[None]] = []
 
@@ -91,6 +96,7 @@ class Yard:
         check_placements(self.config, entries, devices, {entry.spec.model for entry in entries})
         if key := await self._upkeep.open():
             self.live.use_key(key)
+        await self.keeping.open(away=not key)
         for entry in entries:
             self.driver.add(entry)
         await self._upkeep.read()
@@ -99,6 +105,7 @@ class Yard:
         self._following = [
             spawn("config", self.live.follow()),
             spawn("registry", self._upkeep.follow()),
+            spawn("keeping", self.keeping.follow()),
         ]
         if every := self.config.store.verify_every:
             self._following.append(spawn("verify", keep_verifying(self.store, every)))
@@ -168,6 +175,7 @@ class Yard:
         async with AsyncExitStack() as undo:  # what fails does not keep the others from it
             undo.push_async_callback(asyncio.to_thread, self.store.close)
             undo.push_async_callback(self._upkeep.close)
+            undo.push_async_callback(self.keeping.close)
             undo.push_async_callback(self.driver.close)
             undo.push_async_callback(self.server.close_now)
             await self._stop_following()
@@ -200,7 +208,6 @@ async def build(
             data.mkdir(parents=True, exist_ok=True, mode=0o700)
             store = Store(data / "store", sources_of(config.store), quota=config.store.quota)
             undo.callback(store.close)
-            footprints = FileFootprints(data / "footprints.json")
         devices = Devices.discover(config.devices, os.environ)
         undo.callback(devices.close)
         names = Names()
@@ -212,25 +219,39 @@ async def build(
             LocalLauncher(data),
             devices,
             StoreFiles(store),
-            footprints,
+            Footprints(),
             recheck=config.recheck,
             journal=Journal(data / "journal", config.journal) if config.journal else None,
             check=invariants.check if check_invariants else None,
         )
         _join(store, driver)
-        metrics = Metrics()
-        driver.notes.count = metrics.count
+        metrics, usage, registry = Metrics(), Usage(), Registry(config.registry_url)
+        driver.notes.count = _counting(driver, metrics, usage)
         driver.timing = metrics.scheduler
-        ahead = Ahead(driver, names, metrics)
-        gateway = Gateway(driver, names, metrics)
+        keeping = Keeping(registry, usage, driver, data / "footprints.json")
+        ahead = Ahead(driver, names, keeping.demand)
+        gateway = Gateway(driver, names, metrics, usage)
         live = Live(config, origin or Origin(), driver, names, store, ahead, gateway.take, reload)
-        registry, held, tasks = Registry(config.registry_url), Held(), Tasks()
+        held, tasks = Held(), Tasks()
         catalog = RegistryCatalog(registry, held, live, driver, names)
         upkeep = Upkeep(registry, held, live, names)
-        server = gateway.open(live, catalog, tasks, store)
-        yard = Yard(live, driver, store, names, metrics, ahead, server, catalog, upkeep, tasks)
+        server = gateway.open(live, catalog, tasks, store, registry)
+        yard = Yard(live, driver, store, names, metrics, ahead, server, catalog, upkeep, keeping, tasks)
         undo.pop_all()
     return yard
+
+
+def _counting(driver: Driver, metrics: Metrics, usage: Usage) -> Callable[[Note], None]:
+    """What notes tell, as metrics and as usage."""
+
+    def count(note: Note) -> None:
+        metrics.count(note)
+        if note.kind == "ready":
+            version = driver.scheduler.state.instances[note.subject].version.key
+            entry = driver.entries[version]
+            usage.loaded(entry.spec.model, version, entry.price)
+
+    return count
 
 
 def _join(store: Store, driver: Driver) -> None:
@@ -273,15 +294,17 @@ def _data_folder(config: Config) -> Iterator[None]:
 class Gateway:
     """Inference lanes, control surface, and the checks in front of both; `take` sets what may change."""
 
-    def __init__(self, driver: Driver, names: Names, metrics: Metrics) -> None:
+    def __init__(self, driver: Driver, names: Names, metrics: Metrics, usage: Usage) -> None:
         self._driver = driver
         self._names = names
         self._metrics = metrics
         self._gate = Gate(())
-        self._service = Service(driver, metrics, heartbeat_after=0.0)
+        self._service = Service(driver, metrics, usage, heartbeat_after=0.0)
         self._server: Server | None = None
 
-    def open(self, live: Live, catalog: RegistryCatalog, tasks: Tasks, store: Store) -> Server:
+    def open(
+        self, live: Live, catalog: RegistryCatalog, tasks: Tasks, store: Store, registry: Registry
+    ) -> Server:
         """The server of all this, not listening yet."""
         snapshot = Snapshot(self._driver, self._names, live)
         inference = Inference(self._service, self._names, self._gate, self._driver, snapshot, catalog.bring)
@@ -293,6 +316,7 @@ class Gateway:
             store=store,
             catalog=catalog,
             tasks=tasks,
+            usage=registry.usage,
             caller=self._gate.caller,
         )
         self._server = Server(

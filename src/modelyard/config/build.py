@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -34,6 +34,7 @@ from modelyard.config.versions import spec_digest
 from modelyard.core.types import Policy, Priority, Spec, WarmUp, WhenFull
 from modelyard.engines.base import Profile
 from modelyard.engines.registry import GROUP
+from modelyard.telemetry.usage import FREE, Price
 
 
 def load(
@@ -186,7 +187,8 @@ class _Build:
         for name, section in self._root.models.items():
             policy = self._policy(name, section)
             if profile := self._engine_of(name, section, profiles):
-                models.append(Model(self._spec(name, section, profile), policy, tuple(section.aliases)))
+                spec = self._spec(name, section, profile)
+                models.append(Model(spec, policy, tuple(section.aliases), self._price(section)))
         self._check_aliases(models)
         return tuple(models)
 
@@ -237,6 +239,10 @@ class _Build:
             message = f"is {policy.min_replicas}, above max_replicas ({policy.max_replicas})"
             self._refuse(f"models.{name}.min_replicas", message)
         return policy
+
+    def _price(self, section: PolicySection) -> Price:
+        chosen = section.price or self._root.defaults.price
+        return FREE if chosen is None else Price(chosen.input, chosen.output, chosen.load)
 
     def _check_aliases(self, models: list[Model]) -> None:
         taken = {name: f"the model '{name}'" for name in self._model_names}
@@ -326,7 +332,7 @@ def _warm_up(section: WarmUpSection) -> WarmUp:
 def _policy_fields(section: PolicySection) -> dict[str, object]:
     """What a section says about policy; what it leaves out is not in it."""
     chosen: dict[str, object] = {
-        name: value for name in PolicySection.model_fields if (value := getattr(section, name)) is not None
+        field.name: value for field in fields(Policy) if (value := getattr(section, field.name)) is not None
     }
     if section.priority is not None:
         chosen["priority"] = Priority[section.priority.upper()]

@@ -121,6 +121,10 @@ def _policy(old: Model, new: Model) -> Iterator[Value]:
         before, after = getattr(old.policy, field.name), getattr(new.policy, field.name)
         if before != after:
             yield Value(field.name, plain(before), plain(after))
+    for field in fields(old.price):
+        was, will_be = getattr(old.price, field.name), getattr(new.price, field.name)
+        if was != will_be:
+            yield Value(f"price.{field.name}", was, will_be)
     if set(old.aliases) != set(new.aliases):
         yield Value("aliases", list(old.aliases), list(new.aliases))
 

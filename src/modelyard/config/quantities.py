@@ -21,6 +21,7 @@ _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST = 365 * 86400.0
 LARGEST = 2**60
+HIGHEST = 10**9
 
 
 def parse_size(value: object) -> int:
@@ -67,6 +68,15 @@ def _positive_duration(value: object) -> float:
     if (seconds := _bounded_duration(value)) == 0:
         raise ValueError("must be more than 0 seconds")
     return seconds
+
+
+def parse_price(value: object) -> float:
+    """A number from 0 to a billion, of no unit. Raises ValueError."""
+    if isinstance(value, str) and re.fullmatch(r"\d{1,12}(\.\d{1,12})?", value.strip()):
+        value = float(value)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= HIGHEST:
+        raise ValueError("is not a price: a number from 0 to 1,000,000,000, without a currency")
+    return float(value)
 
 
 def _parse_count(low: int, high: int) -> Any:
@@ -120,6 +130,12 @@ KeepAlive = Annotated[
 ]
 Flag = Annotated[
     bool, BeforeValidator(parse_flag), WithJsonSchema({"anyOf": [{"type": "boolean"}, _FROM_ENVIRONMENT]})
+]
+
+Amount = Annotated[
+    float,
+    BeforeValidator(parse_price),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": HIGHEST}, _FROM_ENVIRONMENT]}),
 ]
 
 

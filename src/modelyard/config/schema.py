@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from modelyard.config.quantities import (
+    Amount,
     Count,
     Duration,
     Few,
@@ -139,6 +140,14 @@ class EngineSection(Section):
     defaults: FreeForm = Field(default_factory=dict, description="Parameters of all its models.")
 
 
+class PriceSection(Section):
+    """What a model costs, in the operator's own currency."""
+
+    input: Amount = Field(default=0, description="For a million tokens that it reads.")
+    output: Amount = Field(default=0, description="For a million tokens that it writes.")
+    load: Amount = Field(default=0, description="For each time that it is loaded.")
+
+
 class PolicySection(Section):
     """What may change while a version stays."""
 
@@ -172,6 +181,9 @@ class PolicySection(Section):
     )
     queue_bound: PositiveCount | None = Field(default=None, description="Requests waiting for this model.")
     overcommit: Count | None = Field(default=None, description="Requests granted beyond the slots.")
+    price: PriceSection | None = Field(
+        default=None, description="What its use costs, in your own currency; `modelyard usage` adds it up."
+    )
 
 
 class WarmUpSection(Section):

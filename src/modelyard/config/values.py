@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from modelyard.config.problems import ConfigErrors, Problem
 from modelyard.core.types import Policy, Priority, Spec
 from modelyard.engines.base import Profile
+from modelyard.telemetry.usage import FREE, Price
 
 T = TypeVar("T")
 
@@ -112,11 +113,12 @@ class StoreSetting:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model: its version, its policy, and the other names that lead to it."""
+    """One model: its version, its policy, the other names that lead to it, and what it costs."""
 
     spec: Spec
     policy: Policy
     aliases: tuple[str, ...] = ()
+    price: Price = FREE
 
     @property
     def path(self) -> str:

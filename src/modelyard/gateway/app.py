@@ -43,7 +43,9 @@ from modelyard.gateway.registry_control import Control
 from modelyard.gateway.registry_routes import add_models
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.gateway.tasks_routes import add_tasks
+from modelyard.gateway.usage_routes import add_usage
 from modelyard.gateway.version_routes import add_versions
+from modelyard.registry.usage import UsageBook
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.tasks import Tasks
 from modelyard.store import Store
@@ -60,6 +62,7 @@ def build_app(
     store: Store,
     catalog: Catalog,
     tasks: Tasks,
+    usage: UsageBook,
     caller: Callable[[Headers], Caller],
 ) -> FastAPI:
     """The control surface over one driver, whose gauges `metrics` shows from now on. Must be called on the
@@ -72,7 +75,7 @@ def build_app(
     control = Control(catalog, tasks, driver, names, snapshot, caller)
     routers = (
         listing_router(names, snapshot, metrics),
-        registry_router(control, lambda: live.keys),
+        registry_router(control, lambda: live.keys, usage),
         cache_router(store, control),
         admin_router(driver, names, snapshot, live, Plans(driver), catalog.bring),
     )
@@ -101,15 +104,16 @@ def build_app(
     return app
 
 
-def registry_router(control: Control, keys: Callable[[], object]) -> APIRouter:
-    """Models as data, their versions, and long work. Of two routes that fit a path the first takes it: what
-    goes on behind a name comes before the name alone."""
+def registry_router(control: Control, keys: Callable[[], object], usage: UsageBook) -> APIRouter:
+    """Models as data, their versions, long work, usage. Of two routes that fit a path the first takes it:
+    what goes on behind a name comes before the name alone."""
     router = APIRouter(dependencies=[Depends(needs_json)])
     add_versions(router, control)
     add_quantize(router, control)
     add_models(router, control)
     add_prefetch(router, control)
     add_tasks(router, control, keys)
+    add_usage(router, control, usage)
     return router
 
 

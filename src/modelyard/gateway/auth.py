@@ -20,6 +20,7 @@ OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json", "/fa
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 CACHE_BOUND = 1024
 TASKS = "/v1/tasks"
+USAGE = "/v1/usage"
 MANAGED = ("/v1/models", "/v1/cache", TASKS)
 AUDIT = "/v1/audit"
 PREDICT = "/predict"
@@ -48,7 +49,7 @@ def scope_of(method: str, path: str) -> Scope | None:
     """The scope that a request needs, None when any key will do. (Those of OPEN_PATHS need no key.) Models
     may be read by whoever may ask for answers; `predict` is a way to ask."""
     reads = method in ("GET", "HEAD")
-    if path == "/metrics" or (reads and path.startswith(TASKS)):
+    if path in ("/metrics", USAGE) or (reads and path.startswith(TASKS)):
         return None
     if path.startswith(("/admin", AUDIT)):
         return Scope.ADMIN

@@ -18,7 +18,8 @@ from modelyard.runtime.entries import Entry
 class Demand:
     """What one request wants of one version. `kind` names it in metrics; `path` is the engine's. `reshape`
     turns the engine's whole 2xx body into the API's; `reshape_events` makes what does so with whole events,
-    one for each attempt. None: leave them. `progress`: the client asks for events while it waits."""
+    one for each attempt. None: leave them. `progress`: the client asks for events while it waits. `key` names
+    the key that it came with; empty without one."""
 
     entry: Entry
     kind: str
@@ -32,6 +33,7 @@ class Demand:
     reshape_events: Callable[[], Reshape] | None = None
     api: Api = OPENAI
     progress: bool = False
+    key: str = ""
 
     def move_to(self, other: Demand) -> None:
         """Have it be what `other` is: the same request to another version."""

@@ -13,7 +13,6 @@ import orjson
 
 from modelyard.errors import InvalidRequest, MethodNotAllowed, NotSupported
 from modelyard.gateway import anthropic, ollama, ollama_listing, ollama_request, progress
-from modelyard.gateway.api import OPENAI
 from modelyard.gateway.auth import Gate
 from modelyard.gateway.demand import Demand
 from modelyard.gateway.exchange import Exchange, Handler
@@ -154,10 +153,7 @@ class Inference:
         name = entry.engine.model_name(entry.spec)
         if name is not None and head.model is not None:
             body = replace_model(body, name)
-        priority = self._gate.priority(exchange.headers)
-        demand = Demand(entry, KINDS[path], path.encode(), body, head.stream, priority)
-        demand.progress = progress.wanted(exchange.headers, head.stream, OPENAI)
-        return demand
+        return self._asked(exchange, Demand(entry, KINDS[path], path.encode(), body, head.stream))
 
     def _generated(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
         """`/generate`: the short form, served by the engine's completions."""
@@ -220,7 +216,8 @@ class Inference:
         return ollama.resolve(self._names, name) if isinstance(name, str) else self._entry_of(head)
 
     def _asked(self, exchange: Exchange, demand: Demand) -> Demand:
-        """With what the headers ask for."""
+        """With what the headers say."""
+        demand.key = self._gate.caller(exchange.headers).name
         demand.priority = self._gate.priority(exchange.headers)
         demand.progress = progress.wanted(exchange.headers, demand.stream, demand.api)
         return demand

@@ -131,6 +131,14 @@ class Registered(views.View):
     changed: float
 
 
+class PriceView(views.View):
+    """What its use costs."""
+
+    input: float = Field(description="For a million tokens.")
+    output: float = Field(description="For a million tokens.")
+    load: float = Field(description="For each load.")
+
+
 class FilesView(views.View):
     """What a version's files tell, also before they are here, as far as their sources show it."""
 
@@ -145,6 +153,7 @@ class ServedDetails(views.ModelDetails):
     """Our fields of a model, beside OpenAI's."""
 
     owner: Literal["file", "registry"] = Field(description="Where it is changed.")
+    price: PriceView = Field(description="In the operator's own currency; 0 where none is set.")
     registered: Registered | None = Field(description="null for a model of a file.")
     files: FilesView | None = Field(description="null while nothing is known of them.")
 
@@ -257,6 +266,7 @@ def _served(snapshot: Snapshot, known: Known) -> dict[str, Any]:
     details = ServedDetails(
         **{**dict(listed.modelyard), "capabilities": sorted(can.features), "context": can.context},
         owner="file" if record is None else "registry",
+        price=PriceView(**asdict(known.entry.price)),
         registered=registered,
         files=_files(can.files),
     )

@@ -34,10 +34,12 @@ from modelyard.runtime.driver import Driver
 from modelyard.runtime.journal_records import Ended
 from modelyard.runtime.lease import Lease, Ticket
 from modelyard.telemetry.metrics import Metrics
+from modelyard.telemetry.usage import Usage
 from modelyard.wire.errors import WireError
 from modelyard.wire.sse import last_usage
 
 ATTEMPTS = 3
+ENDED_WELL = ("ok", "cancelled")  # a client that left is no failure
 HEARTBEAT_EVERY = 10.0
 # Refusals of a retry: no instance is left, none can be started, or none was free in time.
 _NOWHERE = (NoAlternative, LoadFailed, BrokenPromise)
@@ -53,9 +55,10 @@ class Service:
     """Serves demands with the driver's leases. `heartbeat_after` seconds of waiting, a streaming client gets
     its 200 and comments, so that nobody on the way takes the connection for dead."""
 
-    def __init__(self, driver: Driver, metrics: Metrics, *, heartbeat_after: float) -> None:
+    def __init__(self, driver: Driver, metrics: Metrics, usage: Usage, *, heartbeat_after: float) -> None:
         self.driver = driver
         self.metrics = metrics
+        self.usage = usage
         self.heartbeat_after = heartbeat_after
         self.watch = Watch()
         self.progress = Progress(driver)
@@ -111,11 +114,7 @@ class _Serving:
             outcome = "cancelled"
             raise
         finally:
-            self._traffic.end(self._demand.kind, outcome)
-            self._course.outcome = outcome
-            journal = self._service.driver.journal
-            if journal is not None:
-                journal.ended(self._course)
+            self._count_end(outcome)
 
     async def _serve(self) -> str:
         """The loop. Returns the outcome for the metrics; raises the error that the client is to be told."""
@@ -270,9 +269,9 @@ class _Serving:
                     outcome = OutcomeKind.HUNG if stopped is False else OutcomeKind.UNREACHABLE
         finally:
             lease.release(outcome)
+            self._ran += self._loop.time() - granted
         if demand.stream and result.first_byte_at:
             lease.endpoint.began(result.first_byte_at - granted)
-        self._ran += self._loop.time() - granted
         self._count(result)
         return result
 
@@ -324,6 +323,23 @@ class _Serving:
             course.tokens_out = usage.get("completion_tokens", 0)
             traffic.tokens_in += course.tokens_in
             traffic.tokens_out += course.tokens_out
+
+    def _count_end(self, outcome: str) -> None:
+        service, demand, course = self._service, self._demand, self._course
+        self._traffic.end(demand.kind, outcome)
+        service.usage.ended(
+            demand.key,
+            demand.entry.spec.model,
+            course.version,
+            demand.entry.price,
+            failed=outcome not in ENDED_WELL,
+            input_tokens=course.tokens_in,
+            output_tokens=course.tokens_out,
+            seconds=self._ran,
+        )
+        course.outcome = outcome
+        if service.driver.journal is not None:
+            service.driver.journal.ended(course)
 
     def _count_refusal(self, error: ModelyardError) -> None:
         model, metrics = self._demand.entry.spec.model, self._service.metrics

@@ -19,6 +19,7 @@ from modelyard.errors import RegistryUnavailable, VersionNotFound
 from modelyard.registry import changing, checks, loading, schema
 from modelyard.registry.changing import Change
 from modelyard.registry.database import Database
+from modelyard.registry.footprints import FootprintBook
 from modelyard.registry.records import (
     Added,
     Artifact,
@@ -41,6 +42,7 @@ from modelyard.registry.tables import (
     SettingRow,
     TagRow,
 )
+from modelyard.registry.usage import UsageBook
 
 LARGEST_PAGE = 1000
 LARGEST_ID = 2**63 - 1
@@ -62,6 +64,8 @@ class Registry:
         names no database of a known kind."""
         self._database = Database(url)
         self._clock = clock
+        self.usage = UsageBook(self._reading, self._writing)
+        self.footprints = FootprintBook(self._reading, self._writing)
         self._opening: asyncio.Task[schema.Migrated] | None = None  # done and without an error: it is open
 
     @property
@@ -80,6 +84,11 @@ class Registry:
                 lambda task: task.cancelled() or task.exception()
             )  # seen, if by nobody else
         return await asyncio.shield(task)
+
+    async def is_current(self) -> bool:
+        """Whether the database is there, and has the schema of this program. Changes nothing."""
+        revisions = await schema.show(self._database)
+        return revisions[-1].name == schema.head() and revisions[-1].applied
 
     async def close(self) -> None:
         if self._opening is not None:

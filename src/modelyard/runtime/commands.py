@@ -42,7 +42,6 @@ TERM_GRACE = 5.0  # seconds between TERM and KILL
 EXIT_NOTICE = 0.5  # seconds in which an exit is heard of after the connection to the engine broke
 LOG_LINES = 8
 LATEST = 5.0  # seconds that what was cancelled may take to end
-ENDING = 2.0  # seconds that a stop may take, at the end of everything, to keep what it learned
 
 
 @dataclass(slots=True)
@@ -74,7 +73,6 @@ class Commands:
         self._on_progress = on_progress
         self._tasks: set[asyncio.Task[None]] = set()
         self._fetches: dict[str, asyncio.Task[None]] = {}  # by version
-        self._endings: set[asyncio.Task[None]] = set()  # stops: they keep a footprint after all is gone
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self.residents: dict[str, Resident] = {}
         launcher.on_exit = self._on_exit
@@ -91,9 +89,7 @@ class Commands:
         if resident is not None:
             resident.generation = action.generation
         grace = 0.0 if isinstance(action, ac.Release) or action.now else TERM_GRACE
-        ending = self._spawn(self._stop(action, instance, resident, grace))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+        self._spawn(self._stop(action, instance, resident, grace))
 
     def fetch(self, entry: Entry) -> None:
         self._fetches[entry.spec.version] = self._spawn(self._fetch(entry))
@@ -111,13 +107,8 @@ class Commands:
         if resident is not None:
             self._spawn(self._learn(resident, instance, load_seconds))
 
-    def _first_token(self, entry: Entry, seconds: float) -> None:
-        self._spawn(self._observer.keep_first_token(entry, seconds))
-
     async def close(self) -> None:
         """Cancel what is under way; the launcher's own close kills what is left."""
-        if self._endings:
-            await asyncio.wait(self._endings, timeout=ENDING)
         for task in tuple(self._tasks):
             task.cancel()
         if self._tasks:
@@ -170,7 +161,7 @@ class Commands:
             raise _StartFailed(cause, str(error)) from error
         pool = Pool(address)
         resident.endpoint = Endpoint(instance, entry.spec, entry.engine, address, pool)
-        resident.endpoint.on_first_token = partial(self._first_token, entry)
+        resident.endpoint.on_first_token = partial(self._observer.keep_first_token, entry)
         loading = asyncio.ensure_future(self._warm(action, resident, pool))
         stop = threading.Event()
         if entry.spec.warm_up.read_ahead and entry.files:
@@ -279,7 +270,7 @@ class Commands:
         self._files.let_go(action.instance)
         self._post(ev.Released(action.instance, action.generation, missing))
         if resident is not None:
-            await self._observer.keep(resident.entry, instance, own)
+            self._observer.keep(resident.entry, instance, own)
         await self._observer.look()
 
     async def _measure(self, resident: Resident, instance: str) -> Mapping[str, int]:
@@ -291,13 +282,13 @@ class Commands:
 
     async def _learn(self, resident: Resident, instance: Instance, load_seconds: float | None) -> None:
         own = await self._measure(resident, instance.id)
-        await self._observer.keep(resident.entry, instance, own, load_seconds)
+        self._observer.keep(resident.entry, instance, own, load_seconds)
 
     async def _fetch(self, entry: Entry) -> None:
         version = entry.spec.version
         try:
             files = await self._files.fetch(entry, self._on_progress)
-            need = entry.engine.need(entry.spec, files)
+            need = self._observer.estimate(entry, files)
             entry.files = files
         except StoreError as error:
             self._post(ev.FetchFailed(version, error.code, error.message))
@@ -305,7 +296,7 @@ class Commands:
             log.exception("fetch.failed", version=version)
             self._post(ev.FetchFailed(version, "internal_error", f"{type(error).__name__}: {error}"))
         else:
-            self._post(ev.Cached(version, self._observer.corrected(entry, need)))
+            self._post(ev.Cached(version, need))
 
     async def _probe(self, action: ac.Probe) -> None:
         resident = self.residents.get(action.instance)

@@ -131,7 +131,7 @@ class Driver:
             files = await self.files.cached(entry)
             lying = files if files is not None else await self.files.lying(entry)
             if lying is not None:
-                entry.estimate = self.observer.corrected(entry, entry.engine.need(entry.spec, lying))
+                entry.estimate = self.observer.estimate(entry, lying)
             entry.files = files
         except StoreError as error:
             entry.problem = error.message
@@ -144,7 +144,7 @@ class Driver:
         """Make a version known that was examined; its files are used if they are in the cache."""
         self.entries[entry.spec.version] = entry
         self.post(entry.added())
-        self._recall(entry)
+        self.observer.recall(entry)
 
     def change(self, event: ev.Changed, entries: Iterable[Entry]) -> None:
         """Take several changes as one; `entries` are the versions that it adds. Raises what a bug of the
@@ -153,13 +153,7 @@ class Driver:
         self.entries.update(fresh)
         self.post(event)
         for entry in fresh.values():
-            self._recall(entry)
-
-    def _recall(self, entry: Entry) -> None:
-        """How long it loaded in an earlier life: nobody is told otherwise before it is loaded again."""
-        usual = self.observer.usual_load(entry)
-        if usual is not None and entry.estimate is not None:
-            self.post(ev.Learned(entry.spec.version, entry.estimate, usual))
+            self.observer.recall(entry)
 
     def remove(self, version: str) -> None:
         """Refuse who waits, let what runs finish, then forget the version."""
@@ -428,7 +422,7 @@ class Driver:
         files = await self.files.fetch(entry, progress)
         known = self.entries.get(entry.spec.version)  # it may have gone, and come back, meanwhile
         if known is not None and known.files is None:
-            need = self.observer.corrected(known, known.engine.need(known.spec, files))
+            need = self.observer.estimate(known, files)
             known.files = files
             self.post(ev.Cached(known.spec.version, need))
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from modelyard.core.events import Added
 from modelyard.core.types import Need, Policy, Spec
 from modelyard.engines.base import Engine, Files, Profile
+from modelyard.telemetry.usage import FREE, Price
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class Entry:
     files: Files | None = None
     problem: str = ""
     estimate: Need | None = None
+    price: Price = FREE
     successor: Entry | None = field(default=None, repr=False)
     paths: frozenset[str] = field(init=False)
 

@@ -1,19 +1,17 @@
-"""Footprints: what instances really took, how long they loaded and how soon they answered, kept for the next
-start.
+"""Footprints: what instances really took, how long they loaded, how soon they answered, for the next start.
 
-The driver observes and asks; compose records demand for `preload: auto`. A footprint corrects an estimate,
-it never decides. Every method is safe to call from any thread; the ones that write block on the disk.
+The driver observes and asks; compose keeps them in the registry, and takes what other servers keep there. A
+footprint corrects an estimate, it never decides. All of it happens on one event loop.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import inf, isfinite
 from pathlib import Path
 
 import structlog
@@ -22,14 +20,13 @@ from modelyard.core.types import Need, Spec, WarmUp
 from modelyard.engines.base import Files
 from modelyard.runtime.timing import SAMPLE, Timing, timing, with_one_more
 
-__all__ = ["FileFootprints", "Footprint", "Footprints", "Key", "key_of"]
+__all__ = ["Footprint", "Footprints", "Key", "footprint_of", "key_of", "read_file"]
 
 FIRST_MARGIN = 0.15
 LAST_MARGIN = 0.03
-DEMAND_HALF_LIFE = 86_400.0  # seconds
 MAX_ENTRIES = 1_000
+FILE_VERSIONS = (1, 2)
 _FORGET = 0.25  # how much of the way down a smaller observation pulls
-_VERSION = 2
 _log = structlog.get_logger(__name__)
 
 
@@ -127,24 +124,21 @@ def _peak(old: int, new: int) -> int:
 
 
 class Footprints:
-    """Keeps footprints, and how often each model is asked for, as long as its process lives. `clock` returns
-    seconds since the epoch."""
+    """What this process has seen, and what it was told of others. `clock` returns seconds since the epoch."""
 
     def __init__(self, *, limit: int = MAX_ENTRIES, clock: Callable[[], float] = time.time) -> None:
-        self._lock = threading.RLock()
         self._limit = limit
         self._clock = clock
         self._entries: dict[Key, Footprint] = {}
-        self._demand: dict[str, tuple[float, float]] = {}  # count, and the time it is of
+        self._changed: set[Key] = set()
 
     def get(self, key: Key) -> Footprint | None:
-        """What is known of this key. Never blocks on the disk."""
+        """What is known of this key."""
         return self._entries.get(key)
 
     def all(self) -> Mapping[Key, Footprint]:
         """Everything that is known."""
-        with self._lock:
-            return dict(self._entries)
+        return dict(self._entries)
 
     def observe(
         self,
@@ -158,103 +152,65 @@ class Footprints:
         """Keep one observation and return the new footprint. `sizes` are own bytes per share; they count
         only where there are as many as `need` has shares, and some that are not 0. The footprints not seen
         for longest go when there are too many."""
-        with self._lock:
-            before = self._entries.get(key) or Footprint()
-            fits = need is None or len(need.shares) == len(sizes)
-            after = before.observed(
-                sizes if fits else (),
-                now=self._clock(),
-                load_seconds=load_seconds,
-                first_token=first_token,
-            )
-            self._entries[key] = after
-            while len(self._entries) > self._limit:
-                del self._entries[min(self._entries, key=lambda one: self._entries[one].seen)]
-            self._changed()
-            return after
+        before = self._entries.get(key) or Footprint()
+        fits = need is None or len(need.shares) == len(sizes)
+        after = before.observed(
+            sizes if fits else (), now=self._clock(), load_seconds=load_seconds, first_token=first_token
+        )
+        self._set(key, after)
+        self._changed.add(key)
+        return after
 
-    def record_demand(self, asked: Mapping[str, int]) -> None:
-        """Each of these models was asked for so many times more."""
-        with self._lock:
-            now = self._clock()
-            for model, count in asked.items():
-                self._demand[model] = (self._decayed(model, now) + count, now)
-            while len(self._demand) > self._limit:
-                del self._demand[min(self._demand, key=lambda one: self._decayed(one, now))]
-            self._changed()
+    def changed(self) -> Mapping[Key, Footprint]:
+        """What was observed here and is not `kept` yet."""
+        return {key: self._entries[key] for key in self._changed}
 
-    def demand(self) -> Mapping[str, float]:
-        """How often each model was asked for; what is a day old counts half."""
-        with self._lock:
-            now = self._clock()
-            return {model: self._decayed(model, now) for model in self._demand}
+    def kept(self, footprints: Mapping[Key, Footprint]) -> None:
+        """These are kept where others find them."""
+        self._changed -= {key for key, one in footprints.items() if self._entries.get(key) is one}
 
-    def _decayed(self, model: str, now: float) -> float:
-        count, since = self._demand.get(model, (0.0, now))
-        return float(count * 0.5 ** (max(0.0, now - since) / DEMAND_HALF_LIFE))
+    def merge(self, footprints: Mapping[Key, Footprint], *, kept: bool) -> Collection[Key]:
+        """Take those of these that were seen later than what is known; returns their keys. `kept`: they are
+        where others find them."""
+        later = {key: one for key, one in footprints.items() if one.seen > self._seen(key)}
+        for key, footprint in later.items():
+            self._set(key, footprint)
+        self._changed = self._changed - later.keys() if kept else self._changed | later.keys()
+        self._changed &= self._entries.keys()
+        return later.keys() & self._entries.keys()
 
-    def _changed(self) -> None:
-        """Called under the lock after each change."""
+    def _seen(self, key: Key) -> float:
+        return self._entries[key].seen if key in self._entries else -1.0
 
-
-class FileFootprints(Footprints):
-    """Footprints in one JSON file, replaced whole at each change. A file that cannot be understood is set
-    aside as `<name>.broken`, and said; one that cannot be written is said once, and they stay in memory."""
-
-    def __init__(
-        self, path: Path, *, limit: int = MAX_ENTRIES, clock: Callable[[], float] = time.time
-    ) -> None:
-        super().__init__(limit=limit, clock=clock)
-        self._path = path
-        self._is_written = True
-        self._load()
-
-    def _load(self) -> None:
-        try:
-            content = json.loads(self._path.read_bytes())
-            if content["version"] not in (1, _VERSION):
-                raise ValueError(f"version {content['version']}")
-            entries = {Key(**entry["key"]): _footprint(entry["footprint"]) for entry in content["footprints"]}
-            demand = {
-                model: (float(count), float(since)) for model, (count, since) in content["demand"].items()
-            }
-        except FileNotFoundError:
-            return
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            aside = self._path.with_name(self._path.name + ".broken")
-            os.replace(self._path, aside)
-            _log.warning("footprints.broken", path=str(self._path), kept=str(aside), error=str(error))
-            return
-        self._entries, self._demand = entries, demand
-
-    def _changed(self) -> None:
-        content = {
-            "version": _VERSION,
-            "footprints": [
-                {"key": asdict(key), "footprint": asdict(footprint)}
-                for key, footprint in self._entries.items()
-            ],
-            "demand": self._demand,
-        }
-        fresh = self._path.with_name(self._path.name + ".new")
-        try:
-            fresh.write_text(json.dumps(content))
-            os.replace(fresh, self._path)
-        except OSError as error:
-            if self._is_written:
-                _log.warning("footprints.not_written", path=str(self._path), error=str(error))
-            self._is_written = False
-        else:
-            if not self._is_written:
-                _log.warning("footprints.written_again", path=str(self._path))
-            self._is_written = True
+    def _set(self, key: Key, footprint: Footprint) -> None:
+        self._entries[key] = footprint
+        while len(self._entries) > self._limit:
+            gone = min(self._entries, key=self._seen)
+            del self._entries[gone]
+            self._changed.discard(gone)
 
 
-def _footprint(fields: Mapping[str, object]) -> Footprint:
+def read_file(path: Path) -> Mapping[Key, Footprint]:
+    """The footprints in a file of an earlier program. One that cannot be understood says nothing, and that
+    is said."""
+    try:
+        content = json.loads(path.read_bytes())
+        if content["version"] not in FILE_VERSIONS:
+            raise ValueError(f"version {content['version']}")
+        return {Key(**entry["key"]): footprint_of(entry["footprint"]) for entry in content["footprints"]}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _log.warning("footprints.broken", path=str(path), error=str(error))
+        return {}
+
+
+def footprint_of(fields: Mapping[str, object]) -> Footprint:
+    """A footprint from JSON. Raises KeyError, ValueError."""
     sizes, observations, seen = fields["bytes"], fields["observations"], fields["seen"]
     if not isinstance(sizes, list) or not all(isinstance(size, int) and size >= 0 for size in sizes):
         raise ValueError("bytes is not a list of sizes")
-    if not isinstance(observations, int) or not isinstance(seen, int | float):
+    if not isinstance(observations, int) or not isinstance(seen, int | float) or not isfinite(seen):
         raise ValueError("observations or seen is no number")
     average = fields.get("load_seconds")  # all that version 1 kept
     loads = fields.get("loads", [] if average is None else [average])
@@ -264,6 +220,8 @@ def _footprint(fields: Mapping[str, object]) -> Footprint:
 
 
 def _seconds(values: object) -> tuple[float, ...]:
-    if not isinstance(values, list) or not all(isinstance(one, int | float) and one >= 0 for one in values):
+    if not isinstance(values, list) or not all(
+        isinstance(one, int | float) and 0 <= one < inf for one in values
+    ):
         raise ValueError("a list of durations is not one")
     return tuple(values[-SAMPLE:])

@@ -6,7 +6,7 @@ Owned by the driver. Looking happens in a thread (NVML and /proc are slow); the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 import structlog
@@ -15,6 +15,7 @@ from modelyard.core.events import DeviceSeen, Event, Learned, Observed
 from modelyard.core.state import Instance
 from modelyard.core.types import Device, DeviceKind, Need, Placement, Share
 from modelyard.core.units import short
+from modelyard.engines.base import Files
 from modelyard.launchers.base import Launcher
 from modelyard.runtime.devices import Devices, Seen
 from modelyard.runtime.entries import Entry
@@ -64,7 +65,7 @@ class Observer:
         seen = await asyncio.to_thread(self._look_now, [instance])
         return {one.device: one.ours[instance] for one in seen if instance in one.ours}
 
-    async def keep(
+    def keep(
         self, entry: Entry, instance: Instance, own: Mapping[str, int], load_seconds: float | None = None
     ) -> None:
         """Keep what was measured of an instance, if anything was, and how long it loaded, and tell the
@@ -72,15 +73,13 @@ class Observer:
         need, measured = instance.version.need, any(own.values())
         if need is None or entry.files is None or not (measured or load_seconds is not None):
             return
-        key = key_of(entry.spec, entry.files, self._kinds(entry))
+        key = self._key(entry, entry.files)
         estimate = entry.engine.need(entry.spec, entry.files)
         if measured:
             self._post(Observed(instance.id, own))
             self._compare(entry, key, sum(share.bytes for share in estimate.shares), sum(own.values()))
         sizes = _by_share(estimate, instance.placement, own)
-        footprint = await asyncio.to_thread(
-            self._footprints.observe, key, sizes, need=estimate, load_seconds=load_seconds
-        )
+        footprint = self._footprints.observe(key, sizes, need=estimate, load_seconds=load_seconds)
         learned = self._learned(entry, footprint, estimate) if measured else need
         usual = footprint.load
         self._post(Learned(entry.spec.version, learned, usual.median if usual is not None else None))
@@ -98,17 +97,26 @@ class Observer:
                 error=error,
             )
 
-    async def keep_first_token(self, entry: Entry, seconds: float) -> None:
+    def keep_first_token(self, entry: Entry, seconds: float) -> None:
         """Keep how soon the first streamed answer of a new instance began."""
         if entry.files is not None:
-            key = key_of(entry.spec, entry.files, self._kinds(entry))
-            await asyncio.to_thread(self._footprints.observe, key, (), first_token=seconds)
+            self._footprints.observe(self._key(entry, entry.files), (), first_token=seconds)
 
-    def _kinds(self, entry: Entry) -> str:
-        """The kinds of devices it may run on: a footprint learned on one kind says nothing of another."""
-        return "+".join(
-            sorted({device.kind.value for device in self._devices.all if _may_use(entry, device)})
-        )
+    def recall(self, entry: Entry, *, among: Collection[Key] | None = None) -> None:
+        """Tell the scheduler what is known of a version from an earlier life or other servers, if it is one
+        of these keys (default: any)."""
+        if entry.files is None:
+            return
+        key = self._key(entry, entry.files)
+        if self._footprints.get(key) is not None and (among is None or key in among):
+            need = self.estimate(entry, entry.files)
+            self._post(Learned(entry.spec.version, need, self.usual_load(entry)))
+
+    def _key(self, entry: Entry, files: Files) -> Key:
+        """What its footprints are kept by. One that was learned on one kind of devices says nothing of
+        another."""
+        kinds = {device.kind.value for device in self._devices.all if _may_use(entry, device)}
+        return key_of(entry.spec, files, "+".join(sorted(kinds)))
 
     async def baseline(self, instance: Instance) -> Mapping[str, int]:
         """Bytes in use on each GPU of the instance's placement that are not its own: what must be left in
@@ -143,11 +151,11 @@ class Observer:
                 return missing
             await asyncio.sleep(GAP_POLL)
 
-    def corrected(self, entry: Entry, need: Need) -> Need:
-        """The estimate, or what was learned from earlier runs of the same files and parameters."""
-        if entry.files is None:
-            return need
-        footprint = self._footprints.get(key_of(entry.spec, entry.files, self._kinds(entry)))
+    def estimate(self, entry: Entry, files: Files) -> Need:
+        """What an instance takes with these files: what was learned from earlier runs of the same files and
+        parameters, else what the engine says."""
+        need = entry.engine.need(entry.spec, files)
+        footprint = self._footprints.get(self._key(entry, files))
         return need if footprint is None else self._learned(entry, footprint, need)
 
     def timings(self, entry: Entry) -> tuple[Timing | None, Timing | None]:
@@ -155,7 +163,7 @@ class Observer:
         after them began; None while unknown."""
         if entry.files is None:
             return None, None
-        footprint = self._footprints.get(key_of(entry.spec, entry.files, self._kinds(entry)))
+        footprint = self._footprints.get(self._key(entry, entry.files))
         return (None, None) if footprint is None else (footprint.load, footprint.first_token)
 
     def usual_load(self, entry: Entry) -> float | None:

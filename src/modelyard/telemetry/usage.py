@@ -1,0 +1,112 @@
+"""What was used, and what it cost: added up in memory by hour, key, model and version, until it is kept.
+
+Fed by the gateway and by compose, emptied by compose, which keeps it in the registry. All of it happens on
+one event loop: nothing here locks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+HOUR = 3600
+MOST_ROWS = 10_000
+MOST_TOKENS = 2**40  # of one answer: what an engine says beyond that is no count, and no sum can hold it
+PER = 1_000_000  # tokens that a price is of
+
+Place = tuple[int, str, str, str]
+"""The hour (since the epoch), the key's name (empty: without one), the model, the version's public name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs, in the operator's own currency: per million tokens in and out, and per load."""
+
+    input: float = 0.0
+    output: float = 0.0
+    load: float = 0.0
+
+
+FREE = Price()
+
+
+@dataclass(slots=True)
+class Sums:
+    """`seconds` are those of slots, from grant to release; `cost` is at the prices of when it happened."""
+
+    requests: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+    loads: int = 0
+    cost: float = 0.0
+
+
+class Usage:
+    """At most `limit` rows; what comes beyond them is added up without key and model, hour by hour. `clock`
+    returns seconds since the epoch."""
+
+    def __init__(self, *, limit: int = MOST_ROWS, clock: Callable[[], float] = time.time) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._rows: dict[Place, Sums] = {}
+        self._is_full = False
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def ended(
+        self,
+        key: str,
+        model: str,
+        version: str,
+        price: Price,
+        *,
+        failed: bool,
+        input_tokens: int,
+        output_tokens: int,
+        seconds: float,
+    ) -> None:
+        """A request ended. On the path of every request: about 1 µs."""
+        place = (int(self._clock() / HOUR), key, model, version)
+        sums = self._rows.get(place) or self._new(place)
+        sums.requests += 1
+        sums.seconds += seconds
+        if failed:
+            sums.failed += 1
+        if input_tokens or output_tokens:
+            if input_tokens + output_tokens > MOST_TOKENS:
+                input_tokens, output_tokens = min(input_tokens, MOST_TOKENS), min(output_tokens, MOST_TOKENS)
+            sums.input_tokens += input_tokens
+            sums.output_tokens += output_tokens
+            sums.cost += (input_tokens * price.input + output_tokens * price.output) / PER
+
+    def loaded(self, model: str, version: str, price: Price) -> None:
+        """An instance became ready. Whoever it was for, no key has it alone."""
+        place = (int(self._clock() / HOUR), "", model, version)
+        sums = self._rows.get(place) or self._new(place)
+        sums.loads += 1
+        sums.cost += price.load
+
+    def take(self, most: int) -> dict[Place, Sums]:
+        """The oldest rows, which are the caller's from now on."""
+        taken = dict(islice(self._rows.items(), most))
+        for place in taken:
+            del self._rows[place]
+        self._is_full = False
+        return taken
+
+    def _new(self, place: Place) -> Sums:
+        if len(self._rows) >= self._limit:
+            if not self._is_full:
+                self._is_full = True
+                log.warning("usage.full", rows=len(self._rows), effect="added up without key and model")
+            place = (place[0], "", "", "")
+        return self._rows.setdefault(place, Sums())
