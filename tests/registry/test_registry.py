@@ -16,6 +16,7 @@ from modelyard.registry import (
     Registry,
     VersionState,
 )
+from modelyard.registry.records import FileFacts
 from registry.making import new_version, register
 
 Change = Callable[[Registry, int | None], Awaitable[object]]
@@ -205,7 +206,7 @@ async def test_tags_name_versions(registry: Registry) -> None:
 async def test_what_is_found_out_about_a_version(registry: Registry) -> None:
     made = await register(registry, "a", "chat")
     files = (Artifact("a.gguf", "hf://org/repo/a.gguf", 2**40, SHA, "MIT"), Artifact("b", "file:///b", 0))
-    can = Capabilities(frozenset({"chat", "vision"}), 8192)
+    can = Capabilities(frozenset({"chat", "vision"}), 8192, files=FileFacts(2**40, "llama", "q8_0", 1, "MIT"))
     report = registry.report
     seen = await report("a", 1, VersionState.VERIFIED, who="server", capabilities=can, artifacts=files)
     assert (seen.state, seen.capabilities, seen.digest) == (VersionState.VERIFIED, can, made.current.digest)

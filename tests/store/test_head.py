@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -206,7 +205,7 @@ def test_a_size_that_nobody_tells() -> None:
     def of(content: bytes) -> head.Head:
         chunks = (content[at : at + 9000] for at in range(0, len(content), 9000))
         beginning = head._Beginning(Answer(0, None, "", False, chunks), Watch("x", 60))
-        return head.head_of(cast(BinaryIO, io.BufferedReader(beginning)), Exact("x"), Terms())
+        return head.head_of(io.BufferedReader(beginning), Exact("x"), Terms())
 
     assert of(CONTENT).size == 0
     assert of(CONTENT).header["vocabulary"] == WORDS

@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 from modelyard.engines.gguf import facts
 from modelyard.errors import ChecksumMismatch, DownloadFailed
@@ -69,7 +69,7 @@ def beginning_of(remote: Remote, watch: Watch) -> Iterator[BinaryIO]:
     with watch.on_stop(remote.abort), remote.open(0, MOST, "") as answer:
         if answer.begin:
             raise DownloadFailed(f"{watch.source}: its server sent other bytes than asked for")
-        yield cast(BinaryIO, io.BufferedReader(_Beginning(answer, watch)))
+        yield io.BufferedReader(_Beginning(answer, watch))
 
 
 class _Beginning(io.RawIOBase):
