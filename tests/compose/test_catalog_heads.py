@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,15 @@ async def test_a_model_in_several_files(hub: Hub, tmp_path: Path) -> None:
         before = (await told(yard))["files"]
         assert before["size"] == sum(path.stat().st_size for path in parts)
         assert before["architecture"] == "llama"
-        await yard.yard.driver.fetch(yard.yard.catalog.get("m").entry, lambda step: None)
+        entry, driver = yard.yard.catalog.get("m").entry, yard.yard.driver
+        await driver.fetch(entry, lambda step: None)
         assert (await told(yard))["files"] == before
+        assert entry.files is not None
+        assert not driver.kept_files()
+        entry.policy = replace(entry.policy, pin=True)
+        assert driver.kept_files() == list(entry.files["model"].paths)
+        driver.lose(entry.files["model"].paths[2])
+        assert entry.files is None
 
 
 def state_of(yard: LiveYard) -> VersionState | None:

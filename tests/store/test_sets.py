@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
@@ -41,13 +36,12 @@ from modelyard.store import (
 from modelyard.store.local import absent
 from modelyard.store.pace import Pace
 from store.byte_source import Bytes
-from store.front import Front, front_of
+from store.front import Reply, front_of
 from store.hub_server import COMMIT, OTHER_COMMIT, REPO, hub_server
 from store.origins import SCHEMES, Files, source_at, source_of
 from store.s3_server import S3Server
 from store.test_changed_files import flip
 from store.test_quantize import random_gguf, stand_in
-from waiting import until
 
 ANY = Terms()
 NAMES = tuple(f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3))
@@ -182,6 +176,22 @@ async def test_asking_tells_the_size_of_all_and_the_header_of_the_first(tmp_path
                 await store.sets.ask(first, ANY, 10)
 
 
+async def test_a_part_that_cannot_be_asked_for_now_is_taken_for_good(tmp_path: Path, folder: Path) -> None:
+    files, busy = Files({name: (folder / name).read_bytes() for name in NAMES}), NAMES[2]
+
+    def answer(method: str, path: str, headers: Mapping[str, str]) -> Reply:
+        return (503, {}, b"") if path.endswith(busy) else files.web(method, path, headers)
+
+    with front_of(answer) as front:
+        web = source_at("http", front.url, tmp_path, Pace(pauses=()))
+        with closing(Store(tmp_path / "store", [web])) as store:
+            first = source_of("http", front.url, NAMES[0])
+            assert (await store.sets.ask(first, ANY, 10)).size == 0
+            busy = NAMES[0]
+            with pytest.raises(DownloadFailed, match="503"):
+                await store.sets.ask(first, ANY, 10)
+
+
 async def test_progress_is_of_all_parts(tmp_path: Path, folder: Path) -> None:
     files = Files({name: (folder / name).read_bytes() for name in NAMES})
     steps: list[Progress] = []
@@ -197,7 +207,9 @@ async def test_progress_is_of_all_parts(tmp_path: Path, folder: Path) -> None:
 
 async def test_a_digest_is_promised_of_the_first(store: Store, source: Bytes) -> None:
     right = Terms(sha256=sha256(source.content[NAMES[0]]).hexdigest())
-    assert await fetched(store, terms=right) == store.sets.cached(FIRST, right)
+    file = await fetched(store, terms=right)
+    assert [path.read_bytes() for path in beside(file)] == list(source.content.values())
+    assert store.sets.cached(FIRST, right) == file
     with pytest.raises(ChecksumMismatch, match=f"bytes://{NAMES[0]}: .*{'0' * 64} was promised"):
         await fetched(store, terms=Terms(sha256="0" * 64))
 
@@ -280,6 +292,7 @@ async def test_a_removed_part_takes_the_folder_with_it(store: Store, source: Byt
 
 async def test_what_is_held_stays_whole(store: Store) -> None:
     file = await fetched(store)
+    assert set(store.paths_of([FIRST])) == set(file.paths)
     assert store.hold("engine", [file])
     assert all(item.in_use for item in store.shelf.items())
     assert not any(went for _, went in store.shelf.prune(store.shelf.items()))
@@ -310,74 +323,6 @@ async def test_a_quota_that_is_too_small_is_told_before_anything_is_fetched(
             with pytest.raises(DiskFull, match=r"its 3 files need .*store\.quota"):
                 await fetched(store, source_of("http", front.url, NAMES[0]))
             assert not list((tmp_path / "store" / "blobs" / "sha256").iterdir())
-
-
-PROGRAM = """
-import asyncio, sys
-from contextlib import closing
-from pathlib import Path
-from modelyard.store import Store, Terms, transfer
-from modelyard.store.pace import Pace
-from store.origins import source_at, source_of
-transfer._SAVE_EVERY, transfer.PIECE = 0.02, 100_000
-async def main(url, root):
-    with closing(Store(root, [source_at("http", url, root.parent, Pace(pauses=()))])) as store:
-        file = await store.sets.fetch(source_of("http", url, sys.argv[3]), Terms(), "a test", lambda _: None)
-        print(file.digest, flush=True)
-asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
-"""
-
-
-def begun(front: Front, root: Path) -> subprocess.Popen[str]:
-    tests = str(Path(__file__).parents[1])
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, front.url, str(root), NAMES[0]],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path])},
-    )
-
-
-def bytes_sent(front: Front, name: str) -> int:
-    return sum(one.sent for one in front.parts if one.path.endswith(name))
-
-
-async def test_a_kill_in_the_second_part(tmp_path: Path, folder: Path) -> None:
-    """What has come is not fetched again."""
-    files = Files({name: (folder / name).read_bytes() for name in NAMES})
-    sizes = {name: len(content) for name, content in files.contents.items()}
-    with front_of(files.web) as front:
-        front.rate = sizes[NAMES[1]] / 2
-        process = begun(front, tmp_path / "store")
-        states = tmp_path / "store" / "partial"
-        await until(lambda: bytes_sent(front, NAMES[1]) > sizes[NAMES[1]] / 2 and any(states.glob("*/state")))
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=20)
-        blobs = tmp_path / "store" / "blobs" / "sha256"
-        assert [path.name for path in blobs.iterdir()] == [sha256(files.contents[NAMES[0]]).hexdigest()]
-        assert not list((tmp_path / "store" / "sets").iterdir())
-        front.rate, before = 0.0, len(front.asked)
-        web = source_at("http", front.url, tmp_path, Pace(pauses=()))
-        with closing(Store(tmp_path / "store", [web])) as store:
-            file = await fetched(store, source_of("http", front.url, NAMES[0]))
-        assert [path.read_bytes() for path in beside(file)] == list(files.contents.values())
-        again = [(one.path.rpartition("/")[2], one.range or (0, 0)) for one in front.asked[before:]]
-        assert NAMES[0] not in dict(again)
-        assert any(name == NAMES[1] and range[0] > sizes[name] / 4 for name, range in again)
-
-
-async def test_two_processes_fetch_each_part_once(tmp_path: Path, folder: Path) -> None:
-    files = Files({name: (folder / name).read_bytes() for name in NAMES})
-    with front_of(files.web) as front:
-        front.flowing.clear()
-        processes = [begun(front, tmp_path / "store") for _ in range(2)]
-        await until(lambda: front.busy)
-        front.flowing.set()
-        said = [(await asyncio.to_thread(process.communicate, timeout=30))[0] for process in processes]
-        fetches = [one.path.rpartition("/")[2] for one in front.asked if one.range == (0, 100_000)]
-    assert len(set(said)) == 1
-    assert said[0].strip()
-    assert sorted(fetches) == list(NAMES)
 
 
 # -- quantized -------------------------------------------------------------------------------------------

@@ -51,9 +51,10 @@ class FileSets:
         return self._found(source, terms, lambda *one: self._store.cached(*one) or lying(one[0]))
 
     async def ask(self, source: str, terms: Terms, deadline: float) -> Head:
-        """See Store.ask. Of several files it tells the size of all, and the header of the first."""
+        """See Store.ask. Of several files it tells the size of all, and the header of the first; another one
+        that cannot be asked for now is taken for good."""
         parts = self._parts(source, terms)
-        heads = await asyncio.gather(*(self._ask(*one, deadline) for one in parts))
+        heads = await self._heads(parts, deadline)
         for number, ((name, _), head) in enumerate(zip(parts, heads, strict=True), 1):
             if head.header:
                 check_part(head.header, number, len(parts), shown(name))
@@ -116,11 +117,24 @@ class FileSets:
             parts.append(part)
         return self._whole(parts)
 
-    async def _ask(self, source: str, terms: Terms, deadline: float) -> Head:
-        entry = self._store.entry(source, terms)
-        if entry is not None and entry.is_there():
-            return Head(entry.size, entry.digest, licence=entry.licence)
-        return await self._store.ask(source, terms, deadline)
+    async def _heads(self, parts: Sequence[tuple[str, Terms]], deadline: float) -> list[Head]:
+        async def ask(number: int, source: str, terms: Terms) -> Head:
+            entry = self._store.entry(source, terms)
+            if entry is not None and entry.is_there():
+                return Head(entry.size, entry.digest, licence=entry.licence)
+            try:
+                return await self._store.ask(source, terms, deadline)
+            except DownloadFailed:
+                if number == 0:
+                    raise
+                return Head()
+
+        try:
+            async with asyncio.TaskGroup() as asking:
+                tasks = [asking.create_task(ask(number, *one)) for number, one in enumerate(parts)]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
 
     def _whole(self, parts: Sequence[StoredFile]) -> StoredFile:
         """One file of all parts; `_linked` has it lie there."""
