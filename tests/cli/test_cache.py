@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import subprocess
 from collections.abc import Iterator
@@ -95,18 +96,28 @@ def test_what_another_process_holds_stays(config: Path) -> None:
     assert blobs(config) == [first]
 
 
-def test_a_download_that_did_not_end(config: Path) -> None:
+@pytest.mark.parametrize("asked", ["folder", "server"])
+def test_a_download_that_did_not_end(config: Path, asked: str, request: pytest.FixtureRequest) -> None:
+    words = ["-c", str(config)] if asked == "folder" else ["--url", request.getfixturevalue("server")]
     left = config.parent / "data" / "store" / "partial" / "key"
     left.mkdir(parents=True)
     (left / "data").write_bytes(bytes(100_000))
     (left / "source").write_text("https://ada:secret@host/large.gguf")
     State("exact", 400_000, "", ((0, 100_000),)).write(left)
-    shown = run("cache", "ls", "-c", str(config))
+    shown = run("cache", "ls", *words)
     assert "unfinished: 100 kB of 400 kB" in " ".join(shown.stdout.replace("│", " ").split())
     assert "host/large.gguf" in shown.stdout
     assert "secret" not in shown.stdout
-    assert left.exists()
-    assert run("cache", "prune", "--all", "-c", str(config)).returncode == 0
+    assert "2 files, 0 not what they were" in run("cache", "verify", *words).stdout
+    with (config.parent / "data" / "store" / "locks" / "key").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as whoever fetches it does
+        assert "coming: 100 kB" in " ".join(run("cache", "ls", *words).stdout.replace("│", " ").split())
+        assert (
+            "is in use and stays"
+            in run("cache", "prune", "https://ada:secret@host/large.gguf", *words).stdout
+        )
+        assert left.exists()
+    assert run("cache", "prune", "--all", *words).returncode == 0
     assert not left.exists()
 
 
