@@ -19,7 +19,7 @@ def http_page() -> str:
     nothing: Any = None  # the routes are described, not called
     routers = (
         listing_router(*[nothing] * 3),
-        registry_router(*[nothing] * 3),
+        registry_router(*[nothing] * 5),
         cache_router(*[nothing] * 2),
         admin_router(*[nothing] * 6),
     )

@@ -117,7 +117,7 @@ def test_endpoints_exist(page: Path) -> None:
     nothing: Any = None
     routers = (
         listing_router(*[nothing] * 3),
-        registry_router(*[nothing] * 3),
+        registry_router(*[nothing] * 5),
         cache_router(*[nothing] * 2),
         admin_router(*[nothing] * 6),
     )

@@ -43,9 +43,9 @@ class Modelyard(Client):
     """A running server of this process, and its client; a context manager.
 
     `config` is a file, a mapping with the same sections, or None for no models yet. What it says about
-    listening and keys does not count: the socket lies in a folder that only this user can open. Its data
-    folder is the configured one, which one server can use at a time. Raises ConfigErrors, and what the
-    methods of `Client` raise; those raise ShuttingDown after `close`.
+    listening and keys does not count, nor do the registry's keys: the socket lies in a folder that only this
+    user can open. Its data folder is the configured one, which one server can use at a time. Raises
+    ConfigErrors, and what the methods of `Client` raise; those raise ShuttingDown after `close`.
     """
 
     def __init__(self, config: str | PathLike[str] | Mapping[str, Any] | None = None) -> None:
@@ -83,7 +83,7 @@ class Modelyard(Client):
 
         def at_the_socket(config: Config) -> Config:
             server = replace(config.server, unix=socket, allowed_hosts=(), allowed_origins=())
-            return replace(config, server=server, keys=())
+            return replace(config, server=server, keys=(), keyless=True)
 
         try:
             async with asyncio.timeout(START_DEADLINE):

@@ -196,7 +196,7 @@ def test_a_second_demo_is_told_how_to_have_a_folder_of_its_own(tmp_path: Path) -
 def test_beyond_loopback_without_keys(tmp_path: Path) -> None:
     result = run("serve", "-c", str(config_file(tmp_path)), "--host", "0.0.0.0", "--port", "0")
     assert result.returncode == 1
-    assert result.stderr.startswith("modelyard: --host: is beyond loopback")
+    assert result.stderr.startswith("modelyard: server.host: is beyond loopback")
 
 
 def test_a_wrong_configuration(tmp_path: Path) -> None:

@@ -452,7 +452,7 @@ async def test_a_model_that_is_removed_drains_and_is_gone() -> None:
         ({"engine": "llamacpp", "source": "ftp://a/b.gguf"}, "source: has the unknown scheme"),
         (
             {"engine": "llamacpp", "source": "/x", "parameters": {"extra_args": ["-x"]}},
-            "extra_args says what",
+            "extra_args: says what",
         ),
         (fake(100 * MB), "can never fit"),
     ],

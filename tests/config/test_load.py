@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.config import Config, ConfigErrors, DeviceSetting, Limits, Model, Scope, json_schema, load
+from modelyard.config.listen import check_protected
 from modelyard.core.types import Policy, Priority, WhenFull
 from modelyard.engines.base import Profile
 from modelyard.telemetry.usage import Price
@@ -76,12 +77,15 @@ def test_a_unix_socket_beside_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_addresses_that_need_no_keys(server: str) -> None:
-    text(f"server: {server}")
+    check_protected(text(f"server: {server}"))
 
 
-def test_an_open_address_with_keys() -> None:
-    config = text("server: {host: 0.0.0.0}\nkeys: [{name: me, key: s3cret, scopes: admin}]")
-    assert config.server.host == "0.0.0.0"
+def test_an_open_address_needs_keys() -> None:
+    check_protected(text("server: {host: 0.0.0.0}\nkeys: [{name: me, key: s3cret, scopes: admin}]"))
+    for host in ("0.0.0.0", "yard.lan"):
+        with pytest.raises(ConfigErrors, match="allow_unauthenticated: true") as caught:
+            check_protected(text(f"server: {{host: {host}}}"))
+        assert caught.value.path == "server.host"
 
 
 def test_a_model_with_everything() -> None:

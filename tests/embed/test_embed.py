@@ -114,6 +114,16 @@ def test_another_client_of_its_socket(yard: Modelyard) -> None:
         assert [model["id"] for model in client.models()] == ["echo"]
 
 
+def test_it_asks_for_no_key_though_its_registry_has_some(tmp_path: Path) -> None:
+    setting = {"server": {"data_dir": str(tmp_path / "data")}}
+    for made in (0, 1):
+        with Modelyard(setting) as yard:
+            assert len(yard.call("GET", "/v1/keys")["data"]) == made
+            if not made:
+                yard.call("POST", "/v1/keys", {"name": "boss", "scopes": ["admin"]})
+            assert yard.models() == []
+
+
 def test_nothing_stays(tmp_path: Path) -> None:
     before = threading.active_count()
     yard = Modelyard({"server": {"data_dir": str(tmp_path / "data")}})

@@ -21,7 +21,15 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         case.path_parameters["name"] = name
         if case.headers is not None and number % 4 == 1:
             case.headers.pop("If-Match", None)
-    if case.method == "POST" and path == "/v1/models":
+    if path in ("/v1/keys/{name}", "/v1/engines/{name}"):
+        case.path_parameters["name"] = f"k{number % 3}"
+    if case.method == "POST" and path == "/v1/keys":
+        case.body = {"name": f"k{number % 3}"}
+    elif case.method == "PUT" and path == "/v1/engines/{name}":
+        case.body = {"type": "fake", "defaults": {"seed": number % 3}}
+        if case.headers is not None:
+            case.headers.pop("If-Match", None)
+    elif case.method == "POST" and path == "/v1/models":
         case.body = {"name": name, **made}
     elif case.method == "POST" and path.endswith("/versions"):
         case.body = made

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gateway.answers import Answer
 from gateway.live_yard import LiveYard, body_of, fake, live_yard
-from modelyard import config
+from modelyard import compose, config
 from modelyard.config.problems import ConfigErrors
 
 CHAT = "/v1/chat/completions"
@@ -167,9 +169,11 @@ class TestBrowsers:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "models.lan"])
-def test_a_server_beyond_loopback_without_keys_does_not_start(host: str) -> None:
+async def test_a_server_beyond_loopback_without_keys_does_not_start(host: str, tmp_path: Path) -> None:
+    text = f"server: {{host: '{host}', data_dir: {tmp_path}/data}}\nmodels: {{a: {{engine: fake}}}}"
     with pytest.raises(ConfigErrors) as caught:
-        config.load(None, f"server: {{host: '{host}'}}\nmodels: {{a: {{engine: fake}}}}")
+        await compose.build(config.load(None, text))
+    assert not (tmp_path / "data").exists()
     assert caught.value.path == "server.host"
     assert "beyond loopback and there are no `keys:`" in str(caught.value)
 

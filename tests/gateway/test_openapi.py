@@ -25,6 +25,9 @@ ENDLESS = ("/admin/events", "/admin/instances/{instance}/logs")
 EVERYWHERE_BUT_BUGS = {str(error.status) for error in EVERYWHERE} - {"500"}
 CHECKS = "status_code_conformance,content_type_conformance,unsupported_method,allow_header_conformance"
 LIMIT = 240.0  # seconds
+SECRET = "s" * 20
+KEYS = [{"name": "tester", "key": SECRET, "scopes": ["inference", "admin"], "max_priority": "high"}]
+WITH_KEY = {"Authorization": f"Bearer {SECRET}"}
 
 
 @pytest.fixture
@@ -34,7 +37,8 @@ def url() -> Iterator[str]:
         url = f"http://127.0.0.1:{(port := free_port())}"
         path = folder / "modelyard.yaml"
         server = {"unix": None, "port": port}
-        path.write_text(sections(folder, {"a": fake(aliases=["short"])}, memory=100 * MB, server=server))
+        models = {"a": fake(aliases=["short"])}
+        path.write_text(sections(folder, models, memory=100 * MB, server=server, keys=KEYS))
         with (folder / "output").open("wb") as output:
             process = subprocess.Popen(
                 command("serve", "-c", str(path), "--no-watch"), stdout=output, stderr=output
@@ -76,7 +80,20 @@ def _document(url: str) -> dict[str, Any]:
 def test_it_says_what_is_answered(url: str, tmp_path: Path) -> None:
     """Single requests to every path, and chains of them in which answers name what further requests take."""
     (tmp_path / "openapi.json").write_text(json.dumps(_document(url)))
-    words = ["run", "openapi.json", "--url", url, "--checks", CHECKS, "--max-examples", "30", "--seed", "1"]
+    with_key = [f"--header=Authorization: {WITH_KEY['Authorization']}"]  # some requests make keys
+    words = [
+        "run",
+        "openapi.json",
+        "--url",
+        url,
+        *with_key,
+        "--checks",
+        CHECKS,
+        "--max-examples",
+        "30",
+        "--seed",
+        "1",
+    ]
     more = ["--phases", "examples,fuzzing,stateful", "--generation-deterministic", "--no-shrink"]
     done = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", *words, *more, "--request-timeout", "20", "--no-color"],
@@ -92,5 +109,5 @@ def test_it_says_what_is_answered(url: str, tmp_path: Path) -> None:
         },
     )
     assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
-    changes = httpx.get(f"{url}/v1/audit?limit=500").json()["data"]
-    assert {"register", "add_version", "tag"} <= {one["action"] for one in changes}
+    changes = httpx.get(f"{url}/v1/audit?limit=500", headers=WITH_KEY).json()["data"]
+    assert {"register", "add_version", "tag", "add_key", "put_engine"} <= {one["action"] for one in changes}

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from modelyard.cli import cache, changes, control, importing, migrate, plan, registry, replay, serving
+from modelyard.cli import cache, changes, control, importing, keys, migrate, plan, registry, replay, serving
 from modelyard.cli.quantizing import quantize
 from modelyard.cli.usage import usage
 from modelyard.errors import ModelyardError
@@ -52,6 +52,7 @@ app.command("diff")(changes.diff)
 app.command("apply")(changes.apply)
 app.add_typer(cache.app)
 app.add_typer(importing.app)
+app.add_typer(keys.app)
 app.add_typer(migrate.app)
 app.command("schema")(serving.schema)
 app.command("version")(serving.version)

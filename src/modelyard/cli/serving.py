@@ -78,19 +78,12 @@ def demo_file() -> Path:
 
 def _listening(config: Config, host: str | None, port: int | None) -> Config:
     """The configuration with the address that the command line names. Raises ConfigError."""
-    from modelyard.config.listen import is_loopback
-
     if host is None and port is None:
         return config
     server = config.server
     if server.unix is not None:
         raise ConfigError("server.unix", "stands instead of --host and --port; leave one of them out")
     server = replace(server, host=host or server.host, port=server.port if port is None else port)
-    if not (config.keys or server.allow_unauthenticated or is_loopback(server.host)):
-        message = (
-            "is beyond loopback and the configuration has no `keys:`, so anyone could control this server"
-        )
-        raise ConfigError("--host", message)
     return replace(config, server=server)
 
 

@@ -379,17 +379,9 @@ class RegistryCatalog:
     def _made(self, name: str, fields: Json) -> Model:
         """Raises SpecRefused."""
         try:
-            model = self._held.making.of_fields(self._live.config, name, fields)
+            return self._held.making.of_fields(self._live.config, name, fields)
         except ConfigErrors as error:
             raise _refused(error, name) from error
-        engine = engines.load()[profile_of(self._live.config, model.spec.engine).type]
-        for parameter in sorted(engine.trusted & model.spec.parameters.keys()):
-            raise SpecRefused(
-                f"parameters.{parameter} says what is run on the server's machine; only its configuration's "
-                "files may",
-                param=f"parameters.{parameter}",
-            )
-        return model
 
     async def _new(self, name: str, spec: Json, policy: Json) -> NewVersion:
         """A version that can be run here, and what it can do, as far as that is told without its files.

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import structlog
 
+from modelyard.compose.additions import Additions, remember_keys
 from modelyard.compose.ahead import Ahead
 from modelyard.compose.entries import check_placements, entries_of
 from modelyard.compose.reading import NotRead, Origin, as_problem, read
 from modelyard.config import Config, ConfigErrors, Key, Model
 from modelyard.config.difference import Difference, Kind, compare
+from modelyard.config.listen import check_protected
 from modelyard.config.reading import FilesRead
 from modelyard.config.together import together
 from modelyard.config.versions import keyed
@@ -72,7 +74,8 @@ class Live:
         reload: asyncio.Event | None = None,
     ) -> None:
         self.config = config  # all that is served
-        self._base = config  # the part of it that was not registered
+        self.base = config  # the part of it that was not registered
+        self.additions = Additions()  # of the registry
         self.registered: Registered = lambda base: ()  # set by whoever keeps them
         self._key = ""
         self.standing = Standing(origin.path, origin.watch and origin.path is not None, time.time())
@@ -89,7 +92,8 @@ class Live:
     @property
     def keys(self) -> tuple[Key, ...]:
         """See LiveConfig.keys."""
-        return self.config.keys
+        now = time.time()
+        return tuple(key for key in self.config.keys if key.expires is None or key.expires > now)
 
     # -- orders -------------------------------------------------------------------------------------------
 
@@ -97,20 +101,28 @@ class Live:
         """Serve what `make` makes of the part that was not registered. Raises ConfigErrors, and what `make`
         raises; then nothing has changed."""
         async with self._lock:
-            base = make(self._base)
+            base = make(self.base)
             prepared = await self._prepare(self._whole(base))
             self._make(prepared)
-            self._base = base
+            self.base = base
             return prepared.difference
 
-    async def register(self, registered: Registered, commit: Callable[[], Awaitable[None]]) -> Difference:
-        """Serve these registered models, unless `commit` raises. It is awaited when all that can be checked
-        was found good, and after it `self.registered` makes the same. Raises ConfigErrors, and what `commit`
-        raises; then nothing has changed."""
+    async def register(
+        self,
+        registered: Registered | None,
+        commit: Callable[[], Awaitable[None]],
+        additions: Additions | None = None,
+    ) -> Difference:
+        """Serve these registered models, and these keys and profiles (None: those of before), unless `commit`
+        raises. It is awaited when all that can be checked was found good, and after it `self.registered`
+        makes the same. Raises ConfigErrors, and what `commit` raises; then nothing has changed."""
         async with self._lock:
-            prepared = await self._prepare(self._whole(self._base, registered))
+            prepared = await self._prepare(self._whole(self.base, registered, additions))
             self._check_open()
             await commit()
+            if additions is not None:
+                self.additions = additions
+                remember_keys(self.config.server.data_dir, bool(additions.keys))
             self._make(prepared)
             return prepared.difference
 
@@ -148,10 +160,12 @@ class Live:
             if self._names.drop_other(version) is not None:
                 self._driver.post(ev.Removed(version))
 
-    def _whole(self, base: Config, registered: Registered | None = None) -> Config:
+    def _whole(
+        self, base: Config, registered: Registered | None = None, additions: Additions | None = None
+    ) -> Config:
         """Raises ConfigErrors."""
-        made = (registered or self.registered)(base)
-        return together(keyed(base, self._key) if self._key else base, made)
+        base = (additions or self.additions).to(keyed(base, self._key) if self._key else base)
+        return together(base, (registered or self.registered)(base))
 
     async def apply(self, path: Path | None, *, dry_run: bool, before: Before | None = None) -> Applied:
         """See LiveConfig.apply."""
@@ -165,7 +179,9 @@ class Live:
             try:
                 foreign = source != self._origin.path  # the start did not name it
                 reading, config = await read(source, self._origin, foreign=foreign)
-                prepared = await self._prepare(self._whole(config))
+                whole = self._whole(config)
+                check_protected(whole)
+                prepared = await self._prepare(whole)
                 running = self._running_on(prepared.difference)
                 if before is not None:
                     await before(source, config, prepared.event)
@@ -183,7 +199,7 @@ class Live:
                 self._refused(as_problem(bug), reading, own=own, dry_run=dry_run)
                 raise
             if not dry_run:
-                self._reading, self._base = reading, config
+                self._reading, self.base = reading, config
                 self.standing = replace(self.standing, source=source, problem="", refused_at=0.0)
             return Applied(source, not dry_run, prepared.difference, running)
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
+from modelyard.compose.additions import check_parameters
 from modelyard.config import Config, Model
 from modelyard.config.build import model_of
 from modelyard.config.schema import PolicySection
@@ -130,7 +131,7 @@ class Making:
         name, number = holding.record.name, number or holding.record.current.number
         fields = holding.fields(number)
         profile = profile_of(base, str(fields.get("engine")))
-        made_of = (fields, profile, base.defaults, self.key)
+        made_of = (fields, profile, base.defaults, base.allow_programs, self.key)
         known = self._made.get((name, number))
         if known is not None and known[0] == made_of:
             return known[1]
@@ -141,6 +142,7 @@ class Making:
     def of_fields(self, base: Config, name: str, fields: Json) -> Model:
         """Raises ConfigErrors."""
         model = model_of(name, fields, base, engine_types=engines.load().keys())
+        check_parameters(base, name, fields)
         if not self.key:
             return model
         alone = together(Config(base.server, profiles=base.profiles), [model])

@@ -12,6 +12,7 @@ from functools import partial
 
 import structlog
 
+from modelyard.compose.additions import Additions
 from modelyard.compose.live import Live
 from modelyard.compose.registered import Held, Holding, Holdings
 from modelyard.config import ConfigErrors
@@ -102,6 +103,7 @@ class Upkeep:
             for record in found.models
         )
 
+        additions = self._usable(Additions(found.keys, found.profiles))
         broken: dict[str, str] = {}
 
         async def keep() -> None:
@@ -109,7 +111,8 @@ class Upkeep:
 
         while True:
             try:
-                await self._live.register(partial(held.models, holdings=holdings, broken=broken), keep)
+                models = partial(held.models, holdings=holdings, broken=broken)
+                await self._live.register(models, keep, additions)
                 return
             except ConfigErrors as error:
                 if isinstance(error, NameClash) and held.stamp >= 0:  # another server registered it
@@ -122,6 +125,17 @@ class Upkeep:
                     if held.broken.get(name) != reason:
                         log.error("model.unusable", model=name, reason=reason)
                 broken |= blamed
+
+    def _usable(self, additions: Additions) -> Additions:
+        """Without the keys and profiles that cannot be had here, which is said. At the first time a name that
+        the file has as well is none of these."""
+        base = self._live.base
+        without = additions.problems(base)
+        if self._held.stamp < 0:
+            without = {path: why for path, why in without.items() if path not in additions.clashes(base)}
+        for path, reason in without.items():
+            log.error("registry.unusable", path=path, reason=reason)
+        return additions.without(without)
 
     def _blamed(self, error: ConfigErrors, holdings: Holdings, broken: Collection[str]) -> dict[str, str]:
         """The registered models that an error is about, and that are not known to be broken."""

@@ -9,16 +9,19 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from modelyard.compose.additions import had_keys
 from modelyard.compose.ahead import Ahead, spawn
 from modelyard.compose.catalog import RegistryCatalog
 from modelyard.compose.entries import check_placements, entries_of
 from modelyard.compose.keeping import Keeping
+from modelyard.compose.keys import RegistryKeys
 from modelyard.compose.live import Live
+from modelyard.compose.profiles import RegistryProfiles
 from modelyard.compose.reading import Origin
 from modelyard.compose.registered import Held
 from modelyard.compose.upkeep import Upkeep
 from modelyard.config import Config, ConfigErrors, Model, Problem
-from modelyard.config.listen import cannot_listen, is_loopback
+from modelyard.config.listen import cannot_listen, check_protected, is_loopback, is_open
 from modelyard.core import invariants
 from modelyard.core.actions import Note
 from modelyard.core.scheduler import Scheduler
@@ -100,6 +103,7 @@ class Yard:
         for entry in entries:
             self.driver.add(entry)
         await self._upkeep.read()
+        self._check_keys()
         await self._listen()
         self.ahead.start(self.config)
         self._following = [
@@ -110,6 +114,14 @@ class Yard:
         if every := self.config.store.verify_every:
             self._following.append(spawn("verify", keep_verifying(self.store, every)))
         return self.server.address
+
+    def _check_keys(self) -> None:
+        """Raises ConfigErrors where nobody would be asked for a key, and that may not be."""
+        check_protected(self.config)
+        problem, data = self.catalog.problem, self.config.server.data_dir
+        if problem and not self.config.keys and not self.config.keyless and had_keys(data):
+            message = f"{problem}; its keys are not known then, and the file has none: nobody is let in"
+            raise self.config.failure([("registry.database_url", message)])
 
     async def _listen(self) -> None:
         setting = self.config.server
@@ -202,7 +214,9 @@ async def build(
 ) -> Yard:
     """Make a yard; `origin` is where its configuration can be read again, which is done when `reload` is set.
     Raises ConfigErrors for what cannot be run on this machine; nothing is started yet."""
-    data = config.server.data_dir
+    data, registry = config.server.data_dir, Registry(config.registry_url)
+    if not registry.exists:  # else its keys are known only when it was read
+        check_protected(config)
     with ExitStack() as undo:
         with _data_folder(config):
             data.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -225,7 +239,7 @@ async def build(
             check=invariants.check if check_invariants else None,
         )
         _join(store, driver)
-        metrics, usage, registry = Metrics(), Usage(), Registry(config.registry_url)
+        metrics, usage = Metrics(), Usage()
         driver.notes.count = _counting(driver, metrics, usage)
         driver.timing = metrics.scheduler
         keeping = Keeping(registry, usage, driver, data / "footprints.json")
@@ -235,7 +249,8 @@ async def build(
         held, tasks = Held(), Tasks()
         catalog = RegistryCatalog(registry, held, live, driver, names)
         upkeep = Upkeep(registry, held, live, names)
-        server = gateway.open(live, catalog, tasks, store, registry)
+        keys, profiles = RegistryKeys(registry, held, live), RegistryProfiles(registry, held, live)
+        server = gateway.open(live, catalog, tasks, store, registry, keys, profiles)
         yard = Yard(live, driver, store, names, metrics, ahead, server, catalog, upkeep, keeping, tasks)
         undo.pop_all()
     return yard
@@ -303,7 +318,14 @@ class Gateway:
         self._server: Server | None = None
 
     def open(
-        self, live: Live, catalog: RegistryCatalog, tasks: Tasks, store: Store, registry: Registry
+        self,
+        live: Live,
+        catalog: RegistryCatalog,
+        tasks: Tasks,
+        store: Store,
+        registry: Registry,
+        keys: RegistryKeys,
+        profiles: RegistryProfiles,
     ) -> Server:
         """The server of all this, not listening yet."""
         snapshot = Snapshot(self._driver, self._names, live)
@@ -317,6 +339,8 @@ class Gateway:
             catalog=catalog,
             tasks=tasks,
             usage=registry.usage,
+            keys=keys,
+            engines=profiles,
             caller=self._gate.caller,
         )
         self._server = Server(
@@ -334,7 +358,13 @@ class Gateway:
         setting = config.server
         local = setting.unix is not None or is_loopback(setting.host)
         hosts = (*setting.allowed_hosts, setting.host) if local else setting.allowed_hosts
-        self._gate.take(config.keys, hosts=hosts, origins=setting.allowed_origins, local=local)
+        self._gate.take(
+            config.keys,
+            hosts=hosts,
+            origins=setting.allowed_origins,
+            local=local,
+            is_open=is_open(setting),
+        )
         self._service.heartbeat_after = setting.heartbeat_after
         if self._server is not None:
             self._server.limits = Limits(**asdict(setting.limits))

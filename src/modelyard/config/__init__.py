@@ -5,8 +5,8 @@ lists every problem with its path, file and line; nothing is ever half applied. 
 model files or the network, and never keeps, prints or logs a key in plain text.
 
 Security: what runs programs (a profile's `program` and `environment`, the parameters `extra_args` and
-`command`) is read here, from files on disk, and nowhere else. A value of this kind that arrives over the API
-must not be turned into these types.
+`command`) is read here, from files on disk. A value of this kind that arrives over the API must not be turned
+into these types, unless such a file says `allow_programs: true`.
 """
 
 from modelyard.config.build import load

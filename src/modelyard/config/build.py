@@ -82,6 +82,23 @@ def model_of(
     return models[0]
 
 
+def profile_from(name: str, fields: Mapping[str, object], *, engine_types: Collection[str]) -> Profile:
+    """An engine profile that stands in no file: the fields of an entry under `engines:`. Nothing is filled
+    from the environment. Raises ConfigErrors, also for a program that depends on where the server was
+    started."""
+    document = Document(tree={"engines": {name: dict(fields)}})
+    root = validate(document)
+    program = fields.get("program")
+    if isinstance(program, str) and "/" in program and not program.startswith("/"):
+        message = "is neither an absolute path nor a name to be found on PATH"
+        document.problems.append(Problem(f"engines.{name}.program", message))
+    build = _Build(document, root, {}, set(engine_types), None)
+    found = [build.profile(name, section) for section in root.engines.values()]
+    if document.problems:
+        raise ConfigErrors(document.problems)
+    return found[0]
+
+
 def _installed() -> set[str]:
     return {entry.name for entry in entry_points(group=GROUP)}
 
@@ -104,14 +121,8 @@ class _Build:
     def config(self) -> Config:
         root = self._root
         keys = self._keys()
-        server = server_setting(
-            root.server,
-            self._environ,
-            self._absolute,
-            self._refuse,
-            has_keys=bool(self._document.tree.get("keys")),
-        )
-        profiles = {name: self._profile(name, section) for name, section in root.engines.items()}
+        server = server_setting(root.server, self._environ, self._absolute, self._refuse)
+        profiles = {name: self.profile(name, section) for name, section in root.engines.items()}
         models = self.models(profiles)
         return Config(
             server=server,
@@ -125,6 +136,7 @@ class _Build:
             journal=root.journal.bytes if root.journal.enabled else 0,
             store=store_setting(root.store, self._refuse),
             database_url=database_url(root.registry, self._absolute, self._refuse),
+            allow_programs=root.registry.allow_programs,
             positions=self._positions,
             filled=frozenset(self._document.filled),
             defaults=_mapping(self._document.tree.get("defaults")),
@@ -143,7 +155,7 @@ class _Build:
 
     # -- engines ----------------------------------------------------------------------------------------
 
-    def _profile(self, name: str, section: EngineSection) -> Profile:
+    def profile(self, name: str, section: EngineSection) -> Profile:
         path = f"engines.{name}"
         self._known_type(section.type, f"{path}.type")
         program = section.program or ""

@@ -165,7 +165,7 @@ def _tree(config: Config, devices: Iterable[str]) -> dict[str, object]:
         "memory": {"recheck": config.recheck},
         "journal": {"bytes": config.journal},
         "store": _record(config.store),
-        "registry": {"database_url": config.database_url},
+        "registry": {"database_url": config.database_url, "allow_programs": config.allow_programs},
         "preload": ["auto"] if config.preload_auto else list(config.preload),
     }
 

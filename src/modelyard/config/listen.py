@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from modelyard.config.schema import ServerSection
-from modelyard.config.values import Limits, ServerSetting
+from modelyard.config.values import Config, Limits, ServerSetting
 from modelyard.core.types import Address
 
 # The kernel's sun_path holds 108 bytes with the closing zero.
@@ -24,8 +24,6 @@ def server_setting(
     environ: Mapping[str, str],
     absolute: Callable[[str, str], str],
     refuse: Callable[[str, str], None],
-    *,
-    has_keys: bool,
 ) -> ServerSetting:
     """The server's setting. `absolute(name, path)` resolves file names,
     `refuse(path, message)` takes what is wrong."""
@@ -44,13 +42,23 @@ def server_setting(
         **given,
     )
     _check_address(section, setting, refuse)
-    if not (has_keys or setting.allow_unauthenticated or setting.unix or is_loopback(setting.host)):
-        refuse(
-            "server.host",
-            "is beyond loopback and there are no `keys:`, so anyone could use and control this server; "
-            "add keys, or say `allow_unauthenticated: true`",
-        )
     return setting
+
+
+def is_open(setting: ServerSetting) -> bool:
+    """Whether it serves everybody as long as there is no key."""
+    return setting.allow_unauthenticated or setting.unix is not None or is_loopback(setting.host)
+
+
+def check_protected(config: Config) -> None:
+    """Raises ConfigErrors for a server beyond loopback without a key."""
+    if not config.keys and not is_open(config.server):
+        message = (
+            "is beyond loopback and there are no `keys:`, so anyone could use and control this server; "
+            "add keys (there, or by `modelyard key add` while it listens on loopback), or say "
+            "`allow_unauthenticated: true`"
+        )
+        raise config.failure([("server.host", message)])
 
 
 def is_loopback(host: str) -> bool:

@@ -107,7 +107,7 @@ class LimitsSection(Section):
 
 
 class ServerSection(Section):
-    host: Text | None = Field(default=None, description="Address to bind; beyond loopback it needs `keys`.")
+    host: Text | None = Field(default=None, description="Address to bind; beyond loopback it needs a key.")
     port: Port | None = Field(default=None, description="TCP port; 0 takes a free one.")
     unix: Text | None = Field(
         default=None, description="Listen on this Unix socket instead of host and port."
@@ -288,6 +288,11 @@ class RegistrySection(Section):
         default=None,
         description="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE; "
         "default: `registry.db` in the data folder.",
+    )
+    allow_programs: Flag = Field(
+        default=False,
+        description="Whoever has the scope `admin` may say over the API which programs are run on this "
+        "machine: `program` and `environment` of engine profiles, `extra_args` of models.",
     )
 
 

@@ -30,12 +30,14 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An access key. `digest` is the sha256 (hex) of the secret, which itself is nowhere kept."""
+    """An access key. `digest` is the sha256 (hex) of the secret, which itself is nowhere kept; `expires` is
+    in seconds since the epoch, None for one that lasts."""
 
     name: str
     digest: str = field(repr=False)
     scopes: frozenset[Scope]
     max_priority: Priority = Priority.NORMAL
+    expires: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,20 +131,23 @@ class Model:
 @dataclass(frozen=True, slots=True)
 class Config:
     """A whole, checked configuration. `preload` is in order; `preload_auto` asks the driver to choose by
-    past demand. `recheck` is the longest time between two looks at the devices. `filled` are the paths whose
-    values, or a part of them, came from the environment; `defaults` are those of all policies, as written."""
+    past demand. `recheck` is the longest time between two looks at the devices. `keyless`: nobody is asked
+    for a key, whichever the registry has. `filled` are the paths whose values, or a part of them, came from
+    the environment; `defaults` are those of all policies, as written."""
 
     server: ServerSetting
     profiles: Mapping[str, Profile] = field(default_factory=dict, repr=False)  # environments hold tokens
     models: tuple[Model, ...] = ()
     devices: Mapping[str, DeviceSetting] = field(default_factory=dict)
     keys: tuple[Key, ...] = ()
+    keyless: bool = False
     preload: tuple[str, ...] = ()
     preload_auto: bool = False
     recheck: float = 10.0
     journal: int = 64 * 2**20  # bytes on the disk at most; 0: none is kept
     store: StoreSetting = field(default_factory=StoreSetting)
     database_url: str = field(default="", repr=False)  # "": `registry.db` in the data folder
+    allow_programs: bool = False  # over the API
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     filled: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
     defaults: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)

@@ -30,6 +30,9 @@ from modelyard.errors.files import (
 )
 from modelyard.errors.registry import (
     AliasInUse,
+    EngineInUse,
+    EngineNotFound,
+    KeyNotFound,
     NameTaken,
     NoRoomBeside,
     OwnedByFile,
@@ -41,6 +44,7 @@ from modelyard.errors.registry import (
     TaskNotFound,
     TooManyTasks,
     VersionNotFound,
+    WouldLockOut,
 )
 from modelyard.errors.requests import (
     BodyTooLarge,
@@ -111,6 +115,8 @@ __all__ = [
     "EngineDied",
     "EngineError",
     "EngineFailed",
+    "EngineInUse",
+    "EngineNotFound",
     "EngineProtocol",
     "EngineUnreachable",
     "ExpectationFailed",
@@ -121,6 +127,7 @@ __all__ = [
     "InstanceNotFound",
     "InternalError",
     "InvalidRequest",
+    "KeyNotFound",
     "LoadFailed",
     "MethodNotAllowed",
     "ModelNotFound",
@@ -166,5 +173,6 @@ __all__ = [
     "UriTooLong",
     "VersionNotFound",
     "WaitTooLong",
+    "WouldLockOut",
     "by_code",
 ]

@@ -47,8 +47,34 @@ class SpecRefused(RequestError):
     code = "spec_refused"
 
 
+class KeyNotFound(NotFound):
+    """No key has this name."""
+
+    code = "key_not_found"
+
+
+class WouldLockOut(RequestError):
+    """Nobody could make changes any more: of keys, one has the scope admin and does not expire."""
+
+    status = 409
+    code = "would_lock_out"
+
+
+class EngineNotFound(NotFound):
+    """No engine profile has this name."""
+
+    code = "engine_not_found"
+
+
+class EngineInUse(RequestError):
+    """Registered models are run with this engine profile; the message names one."""
+
+    status = 409
+    code = "engine_in_use"
+
+
 class RevisionMismatch(RequestError):
-    """The model was changed after the revision that the change was made for: read it again."""
+    """What is to be changed has another revision than the change was made for: read it again."""
 
     status = 412
     code = "revision_mismatch"

@@ -31,8 +31,10 @@ from modelyard.gateway.api import api_of
 from modelyard.gateway.auth import Caller
 from modelyard.gateway.cache import cache_router
 from modelyard.gateway.catalog import Catalog
+from modelyard.gateway.engines_routes import Engines, add_engines
 from modelyard.gateway.exchange import Headers
 from modelyard.gateway.kept_plans import Plans
+from modelyard.gateway.keys_routes import Keys, add_keys
 from modelyard.gateway.listing import listing_router
 from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Names
@@ -63,6 +65,8 @@ def build_app(
     catalog: Catalog,
     tasks: Tasks,
     usage: UsageBook,
+    keys: Keys,
+    engines: Engines,
     caller: Callable[[Headers], Caller],
 ) -> FastAPI:
     """The control surface over one driver, whose gauges `metrics` shows from now on. Must be called on the
@@ -75,7 +79,7 @@ def build_app(
     control = Control(catalog, tasks, driver, names, snapshot, caller)
     routers = (
         listing_router(names, snapshot, metrics),
-        registry_router(control, lambda: live.keys, usage),
+        registry_router(control, lambda: live.keys, usage, keys, engines),
         cache_router(store, control),
         admin_router(driver, names, snapshot, live, Plans(driver), catalog.bring),
     )
@@ -104,16 +108,20 @@ def build_app(
     return app
 
 
-def registry_router(control: Control, keys: Callable[[], object], usage: UsageBook) -> APIRouter:
-    """Models as data, their versions, long work, usage. Of two routes that fit a path the first takes it:
-    what goes on behind a name comes before the name alone."""
+def registry_router(
+    control: Control, in_force: Callable[[], object], usage: UsageBook, keys: Keys, engines: Engines
+) -> APIRouter:
+    """Models as data, their versions, long work, usage, keys, engine profiles. Of two routes that fit a path
+    the first takes it: what goes on behind a name comes before the name alone."""
     router = APIRouter(dependencies=[Depends(needs_json)])
     add_versions(router, control)
     add_quantize(router, control)
     add_models(router, control)
     add_prefetch(router, control)
-    add_tasks(router, control, keys)
+    add_tasks(router, control, in_force)
     add_usage(router, control, usage)
+    add_keys(router, control, keys)
+    add_engines(router, control, engines)
     return router
 
 

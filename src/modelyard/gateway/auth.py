@@ -1,11 +1,12 @@
 """Who may do what: keys and scopes, allowed hosts and origins. Runs before any body is read.
 
 Access is decided by the key alone, never by the peer's address: behind a reverse proxy everybody looks
-local. Without keys everything is open, which the configuration allows on loopback only (or when told so).
+local. Without keys everything is open on loopback (or when the configuration says so), and nothing elsewhere.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,12 +22,12 @@ LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 CACHE_BOUND = 1024
 TASKS = "/v1/tasks"
 USAGE = "/v1/usage"
-MANAGED = ("/v1/models", "/v1/cache", TASKS)
-AUDIT = "/v1/audit"
+MANAGED = ("/v1/models", "/v1/cache", "/v1/engines", TASKS)
+OPERATED = ("/admin", "/v1/audit", "/v1/keys")
 PREDICT = "/predict"
 
 CORS = b"access-control-allow-origin: %b\r\naccess-control-expose-headers: *\r\nvary: origin\r\n"
-HEADERS = b"authorization, content-type, if-match, x-api-key, x-priority, x-progress"
+HEADERS = b"authorization, content-type, if-match, if-none-match, x-api-key, x-priority, x-progress"
 PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
     (b"access-control-max-age", b"600"),
@@ -51,7 +52,7 @@ def scope_of(method: str, path: str) -> Scope | None:
     reads = method in ("GET", "HEAD")
     if path in ("/metrics", USAGE) or (reads and path.startswith(TASKS)):
         return None
-    if path.startswith(("/admin", AUDIT)):
+    if path.startswith(OPERATED):
         return Scope.ADMIN
     asks = method == "POST" and path.endswith(PREDICT)
     return Scope.ADMIN if path.startswith(MANAGED) and not (reads or asks) else Scope.INFERENCE
@@ -59,7 +60,8 @@ def scope_of(method: str, path: str) -> Scope | None:
 
 class Gate:
     """`local` says that the server listens on loopback only: then the Host header must name it (or one of
-    `hosts`), so that a foreign page cannot reach it through a name of its own (DNS rebinding)."""
+    `hosts`), so that a foreign page cannot reach it through a name of its own (DNS rebinding). `is_open`:
+    where there is no key, nobody needs one."""
 
     def __init__(
         self,
@@ -68,12 +70,23 @@ class Gate:
         hosts: Iterable[str] = (),
         origins: Iterable[str] = (),
         local: bool = True,
+        is_open: bool = True,
     ) -> None:
-        self.take(keys, hosts=hosts, origins=origins, local=local)
+        self.take(keys, hosts=hosts, origins=origins, local=local, is_open=is_open)
 
-    def take(self, keys: Sequence[Key], *, hosts: Iterable[str], origins: Iterable[str], local: bool) -> None:
+    def take(
+        self,
+        keys: Sequence[Key],
+        *,
+        hosts: Iterable[str],
+        origins: Iterable[str],
+        local: bool,
+        is_open: bool,
+    ) -> None:
         """Let these in from now on, and nobody else."""
+        self._asks = bool(keys) or not is_open
         self._callers = {key.digest: Caller(key.name, key.scopes, key.max_priority) for key in keys}
+        self._expiry = {key.digest: key.expires for key in keys if key.expires is not None}
         self._hosts = {host.lower() for host in hosts} | (LOCAL_NAMES if local or hosts else set())
         self._origins = {origin.lower().rstrip("/") for origin in origins}
         self._good_hosts: set[bytes] = set()
@@ -93,14 +106,14 @@ class Gate:
                 exchange.respond(204, [*PREFLIGHT, (b"access-control-allow-headers", asked)], b"")
                 return
         path = exchange.path
-        if self._callers and path not in OPEN_PATHS:
+        if self._asks and path not in OPEN_PATHS:
             caller, scope = self.caller(exchange.headers), scope_of(exchange.method, path)
             if scope is not None and scope not in caller.scopes:
                 raise Forbidden(f"The key {caller.name!r} has no scope {scope.value!r}, which {path} needs.")
 
     def caller(self, headers: Headers) -> Caller:
         """Whose key the request carries. Raises Unauthorized."""
-        if not self._callers:
+        if not self._asks:
             return ANYBODY
         sent = headers.get(b"authorization") or headers.get(b"x-api-key")
         if sent is None:
@@ -127,11 +140,15 @@ class Gate:
     def _look_up(self, sent: bytes) -> Caller:
         scheme, _, rest = sent.partition(b" ")
         secret = rest.strip() if scheme.lower() == b"bearer" else sent
-        caller = self._callers.get(sha256(secret).hexdigest())
+        digest = sha256(secret).hexdigest()
+        caller, expires = self._callers.get(digest), self._expiry.get(digest)
         if caller is None:
             raise Unauthorized("The API key is wrong.")
-        if len(self._known) < CACHE_BOUND:
-            self._known[sent] = caller
+        if expires is None:  # others are looked at each time
+            if len(self._known) < CACHE_BOUND:
+                self._known[sent] = caller
+        elif expires <= time.time():
+            raise Unauthorized("The API key has expired.")
         return caller
 
     def _check_host(self, host: bytes) -> None:

@@ -71,8 +71,8 @@ class Control:
     def own(self, name: str, *, change: bool = True) -> Known:
         """A registered model. Raises ModelNotFound, OwnedByFile; for a `change` also InvalidRequest when the
         name means one of its versions, and RegistryUnavailable."""
-        if change and (problem := self.catalog.problem):
-            raise RegistryUnavailable(problem)
+        if change:
+            self.check()
         known = self.catalog.get(name)
         if known.record is None:
             place = known.place or "the configuration's file"
@@ -81,26 +81,37 @@ class Control:
             raise InvalidRequest(f"{name} means a version of {known.name}; name the model.", param="name")
         return known
 
+    def check(self) -> None:
+        """Raises RegistryUnavailable while nothing can be changed."""
+        if problem := self.catalog.problem:
+            raise RegistryUnavailable(problem)
+
     def who(self, request: Request) -> str:
         """Whose request it is, for the audit log."""
         return self.caller(Headers(request.headers.raw)).name or ANYBODY
 
 
 def match_of(sent: str | None, known: Known) -> int | None:
-    """The revision that a change is made for; None for any. Raises RevisionMismatch, InvalidRequest."""
+    """The revision that a change of a model is made for; None for any. Raises RevisionMismatch,
+    InvalidRequest."""
+    record = known.record
+    assert record is not None
+    return revision_of(sent, known.name, record.revision)
+
+
+def revision_of(sent: str | None, name: str, revision: int) -> int | None:
+    """`revision`, when If-Match names it; None where it names any. Raises RevisionMismatch,
+    InvalidRequest."""
     if sent is None or sent.strip() == "*":
         return None
     if not re.fullmatch(rf"\s*{_TAG.pattern}(\s*,\s*{_TAG.pattern})*\s*", sent):
         raise InvalidRequest('If-Match is `*`, or holds an ETag with its quotes: `"3"`.', param="If-Match")
-    record = known.record
-    assert record is not None
-    if not any(not weak and tag == str(record.revision) for weak, tag in _TAG.findall(sent)):
+    if not any(not weak and tag == str(revision) for weak, tag in _TAG.findall(sent)):
         raise RevisionMismatch(
-            f"{known.name} is at revision {record.revision}, not {sent.strip()}: it was changed meanwhile; "
-            "read it again.",
+            f"{name} is at revision {revision}, not {sent.strip()}: it was changed meanwhile; read it again.",
             param="If-Match",
         )
-    return record.revision
+    return revision
 
 
 def marked(response: Response, known: Known) -> None:
@@ -109,7 +120,7 @@ def marked(response: Response, known: Known) -> None:
         response.headers["etag"] = f'"{known.record.revision}"'
 
 
-ETAG = {"headers": {"ETag": {"description": "The model's revision.", "schema": {"type": "string"}}}}
+ETAG = {"headers": {"ETag": {"description": "Its revision.", "schema": {"type": "string"}}}}
 
 
 @contextmanager

@@ -67,6 +67,29 @@ def _taken(name: str, whose: str) -> NameTaken:
     return NameTaken(f"the name '{name}' is taken: it {whose}", param="name")
 
 
+async def one_at_a_time(session: AsyncSession) -> None:
+    """Have all others that want this wait until the transaction ends."""
+    await session.execute(select(SettingRow.name).where(SettingRow.name == "digest_key").with_for_update())
+
+
+async def log(
+    session: AsyncSession, at: float, who: str, action: str, before: object, after: object, model: str = ""
+) -> None:
+    """Write a change down, without secrets."""
+    await session.flush()
+    await one_at_a_time(session)  # ids come in the order of the commits, so that `stamp` misses none
+    row = AuditRow(
+        at=at,
+        who=who,
+        action=action,
+        model=model,
+        before=checks.without_secrets(before),
+        after=checks.without_secrets(after),
+    )
+    session.add(row)
+    await session.flush()
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A change that `who` makes of a model, whose row is locked, or new."""
@@ -162,19 +185,4 @@ class Change:
 
     async def log(self, action: str, before: object, after: object) -> None:
         """Write the change down, without secrets."""
-        await self.session.flush()
-        # Ids of the log come in the order of the commits, so that `stamp` misses none.
-        await self.session.execute(
-            select(SettingRow.name).where(SettingRow.name == "digest_key").with_for_update()
-        )
-        self.session.add(
-            AuditRow(
-                at=self.now,
-                who=self.who,
-                action=action,
-                model=self.model.name,
-                before=checks.without_secrets(before),
-                after=checks.without_secrets(after),
-            )
-        )
-        await self.session.flush()
+        await log(self.session, self.now, self.who, action, before, after, self.model.name)

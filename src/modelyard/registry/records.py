@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from modelyard.config import Key
+
 Json = Mapping[str, object]
 
 
@@ -136,10 +138,33 @@ class AuditRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A key of the API; `created_by` is the name of another one."""
+
+    key: Key
+    created: float
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRecord:
+    """An engine profile. `revision` counts its changes, from 1."""
+
+    name: str
+    revision: int
+    profile: Json = field(repr=False)  # its environment may hold secrets
+    created: float
+    changed: float
+    changed_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Catalog:
-    """Everything that serving needs, as of one moment. `stamp` grows with each change of any model, whichever
-    server made it. `versions` are those of each model, by number."""
+    """Everything that serving needs, as of one moment. `stamp` grows with each change, whichever server made
+    it. `versions` are those of each model, by number; keys and profiles are by name."""
 
     stamp: int
     models: tuple[ModelRecord, ...]
     versions: Mapping[str, tuple[VersionRecord, ...]]
+    keys: Mapping[str, KeyRecord]
+    profiles: Mapping[str, ProfileRecord]

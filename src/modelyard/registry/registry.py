@@ -20,6 +20,10 @@ from modelyard.registry import changing, checks, loading, schema
 from modelyard.registry.changing import Change
 from modelyard.registry.database import Database
 from modelyard.registry.footprints import FootprintBook
+from modelyard.registry.keys import Keys
+from modelyard.registry.keys import load as load_keys
+from modelyard.registry.profiles import Profiles
+from modelyard.registry.profiles import load as load_profiles
 from modelyard.registry.records import (
     Added,
     Artifact,
@@ -66,12 +70,19 @@ class Registry:
         self._clock = clock
         self.usage = UsageBook(self._reading, self._writing)
         self.footprints = FootprintBook(self._reading, self._writing)
+        self.keys = Keys(self._writing)
+        self.profiles = Profiles(self._writing)
         self._opening: asyncio.Task[schema.Migrated] | None = None  # done and without an error: it is open
 
     @property
     def name(self) -> str:
         """The database for people, without a password."""
         return self._database.name
+
+    @property
+    def exists(self) -> bool:
+        """Whether there may be something in it: False when SQLite's file is still to be made."""
+        return self._database.file is None or self._database.file.exists()
 
     async def open(self) -> schema.Migrated:
         """Bring the schema up to date, once; every other method does it when this was not called, or failed.
@@ -107,7 +118,8 @@ class Registry:
         async with self._reading() as session:
             stamp = await changing.stamp(session)
             models, versions = await loading.everything(session)
-        return Catalog(stamp, tuple(models), versions)
+            keys, profiles = await load_keys(session), await load_profiles(session)
+        return Catalog(stamp, tuple(models), versions, keys, profiles)
 
     async def stamp(self) -> int:
         """The stamp that `all` would have now: another one tells that any server has changed something."""

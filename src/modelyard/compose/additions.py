@@ -1,0 +1,113 @@
+"""What the registry adds to a configuration beside models: keys, and engine profiles for registered models.
+
+Used by `live`, which serves them, by `keys` and `profiles`, which change them, and by `upkeep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from modelyard.config import Config, ConfigErrors, Problem
+from modelyard.config.build import profile_from
+from modelyard.config.together import profile_of
+from modelyard.config.values import nearest
+from modelyard.engines import registry as engines
+from modelyard.engines.base import Profile
+from modelyard.registry.records import Json, KeyRecord, ProfileRecord
+
+MARK = "registry.keys"  # in the data folder
+FORBIDDEN = (
+    "says what is run on the server's machine; only its configuration's files may, unless they say "
+    "`registry: {allow_programs: true}`"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """By name."""
+
+    keys: Mapping[str, KeyRecord] = field(default_factory=dict)
+    profiles: Mapping[str, ProfileRecord] = field(default_factory=dict)
+
+    def to(self, base: Config) -> Config:
+        """`base` with them. Raises ConfigErrors whose paths are those of `problems`."""
+        if problems := self.problems(base):
+            raise ConfigErrors(
+                Problem(path, message, nearest(base.positions, path) or "")
+                for path, message in problems.items()
+            )
+        made = {name: made_of(name, record.profile) for name, record in self.profiles.items()}
+        keys = () if base.keyless else (*base.keys, *(record.key for record in self.keys.values()))
+        return replace(base, keys=keys, profiles={**base.profiles, **made})
+
+    def problems(self, base: Config) -> dict[str, str]:
+        """What cannot be added to `base`, by its path (`keys.NAME`, `engines.NAME`), and why."""
+        found = self.clashes(base)
+        for name, record in self.profiles.items():
+            try:
+                check_programs(base, made_of(name, record.profile))
+            except ConfigErrors as error:
+                found.setdefault(f"engines.{name}", str(error))
+        return found
+
+    def clashes(self, base: Config) -> dict[str, str]:
+        """Those of them whose names `base` has as well."""
+        taken = {key.name for key in base.keys}
+        keys = {f"keys.{name}": f"modelyard key rm {name}" for name in self.keys if name in taken}
+        profiles = {
+            f"engines.{name}": f"DELETE /v1/engines/{name}" for name in self.profiles if name in base.profiles
+        }
+        return {
+            path: f"is a name that the registry has as well; use another one here, or remove that ({removal})"
+            for path, removal in (keys | profiles).items()
+        }
+
+    def without(self, paths: Container[str]) -> Additions:
+        """Those that are not at these paths."""
+        return Additions(
+            {name: one for name, one in self.keys.items() if f"keys.{name}" not in paths},
+            {name: one for name, one in self.profiles.items() if f"engines.{name}" not in paths},
+        )
+
+
+def remember_keys(data: Path, there: bool) -> None:
+    """Have a start know whether the registry had keys, also while that is away."""
+    with suppress(OSError):  # of a full disk others speak
+        if there:
+            (data / MARK).touch()
+        else:
+            (data / MARK).unlink(missing_ok=True)
+
+
+def had_keys(data: Path) -> bool:
+    return (data / MARK).exists()
+
+
+def made_of(name: str, fields: Json) -> Profile:
+    """Raises ConfigErrors."""
+    return profile_from(name, fields, engine_types=engines.load().keys())
+
+
+def check_programs(base: Config, profile: Profile) -> None:
+    """Raises ConfigErrors for a profile of the registry that says what is run on this machine, unless that is
+    allowed."""
+    trusted = engines.load()[profile.type].trusted
+    said = [
+        *(["program"] if profile.program else []),
+        *(["environment"] if profile.environment else []),
+        *(f"defaults.{name}" for name in sorted(trusted & profile.defaults.keys())),
+    ]
+    if said and not base.allow_programs:
+        raise ConfigErrors(Problem(f"engines.{profile.name}.{field}", FORBIDDEN) for field in said)
+
+
+def check_parameters(base: Config, model: str, fields: Json) -> None:
+    """Raises ConfigErrors for a model of the registry that does so. Its fields are of the right shape."""
+    parameters = fields.get("parameters")
+    trusted = engines.load()[profile_of(base, str(fields["engine"])).type].trusted
+    said = sorted(trusted & parameters.keys()) if isinstance(parameters, Mapping) else []
+    if said and not base.allow_programs:
+        raise ConfigErrors(Problem(f"models.{model}.parameters.{field}", FORBIDDEN) for field in said)
