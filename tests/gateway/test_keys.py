@@ -227,6 +227,21 @@ async def test_who_follows_with_a_key_that_is_removed_is_cut() -> None:
                     pass
 
 
+async def test_who_follows_is_not_cut_when_the_registry_is_read_anew(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "LOOK_EVERY", 0.1)
+    settings: dict[str, Any] = {"registry": {"database_url": postgres.emptied()}, **FILE}
+    async with live_yard({}, **settings) as one, live_yard({}, **settings) as other:
+        for name in ("z", "a"):
+            await make(one, name, key=BOSS)
+        before = one.yard.live.keys
+        order = {"name": "m", **fake()}
+        assert (await ask(other, "POST", "/v1/models", order, key=BOSS)).status == 201
+        await until(lambda: len(one.yard.names.all()) == 1)
+        assert one.yard.live.keys == before
+
+
 # -- over restarts and servers --------------------------------------------------------------------------
 
 

@@ -40,8 +40,9 @@ class Additions:
                 for path, message in problems.items()
             )
         made = {name: made_of(name, record.profile) for name, record in self.profiles.items()}
-        keys = () if base.keyless else (*base.keys, *(record.key for record in self.keys.values()))
-        return replace(base, keys=keys, profiles={**base.profiles, **made})
+        keys = [self.keys[name].key for name in sorted(self.keys)]  # who follows is cut when any differs
+        keys = [] if base.keyless else [*base.keys, *keys]
+        return replace(base, keys=tuple(keys), profiles={**base.profiles, **made})
 
     def problems(self, base: Config) -> dict[str, str]:
         """What cannot be added to `base`, by its path (`keys.NAME`, `engines.NAME`), and why."""
