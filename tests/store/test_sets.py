@@ -41,6 +41,7 @@ from store.hub_server import COMMIT, OTHER_COMMIT, REPO, hub_server
 from store.origins import SCHEMES, Files, source_at, source_of
 from store.s3_server import S3Server
 from store.test_changed_files import flip
+from store.test_hub import keep
 from store.test_quantize import random_gguf, stand_in
 
 ANY = Terms()
@@ -236,6 +237,32 @@ async def test_the_parts_are_of_one_commit(
             assert {one.split("@")[1][:40] for one in _sources(store) if "@" in one} == {COMMIT}
             order = report.Prune(files=(first,))
             assert len(report.prune(store, order)["removed"]) == 3
+
+
+async def test_parts_in_the_users_own_cache_are_used_there(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with hub_server() as hub:
+        environ = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+        for name in NAMES:
+            hub.add(name, (folder / name).read_bytes())
+        kept = [keep(hub, environ, name) for name in NAMES]
+        with closing(Store(tmp_path / "store", [HubFiles(environ, Pace(pauses=()))])) as store:
+            file = await fetched(store, f"hf://{REPO}/{NAMES[0]}")
+            assert list(file.paths) == beside(file) == kept
+            assert not list((tmp_path / "store" / "blobs" / "sha256").iterdir())
+        kept[1].unlink()
+        with closing(Store(tmp_path / "other", [HubFiles(environ, Pace(pauses=()))])) as store:
+            file = await fetched(store, f"hf://{REPO}/{NAMES[0]}")
+            assert [path.readlink() == one for path, one in zip(beside(file), kept, strict=True)] == [
+                True,
+                False,
+                True,
+            ]
+            assert [path.read_bytes() for path in beside(file)] == [
+                (folder / name).read_bytes() for name in NAMES
+            ]
 
 
 def _sources(store: Store) -> list[str]:
