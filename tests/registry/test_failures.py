@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Engine, event, text
 
 from modelyard.errors import ConfigError, RegistryUnavailable
 from modelyard.registry import Registry, database, schema
@@ -243,10 +243,19 @@ async def test_a_long_migration_is_not_waited_for(url: str, monkeypatch: pytest.
 
 async def test_a_server_stops_while_it_waits_to_migrate(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "STATEMENT", 1.0)
-    late = Registry(url)
+    late, said = Registry(url), list[str]()
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        said.append(statement)
+
     async with migrating(url):
+        event.listen(Engine, "before_cursor_execute", note)
         opening = asyncio.ensure_future(late.open())
-        await asyncio.sleep(0.05)
+        try:
+            await until(lambda: any("BEGIN IMMEDIATE" in one or "advisory" in one for one in said))
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+        assert not opening.done()
         await late.close()
         with pytest.raises(asyncio.CancelledError):
             await opening

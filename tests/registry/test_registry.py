@@ -261,9 +261,11 @@ async def test_a_policy_keeps_its_history(registry: Registry) -> None:
     assert (changed.policy, changed.revision, changed.aliases) == ({"priority": "high"}, 2, ())
     history = await registry.policies("a")
     assert [(one.number, one.policy, one.created_by) for one in history] == [
-        (1, {"pin": True}, "ada"),
         (2, {"priority": "high"}, "bob"),
+        (1, {"pin": True}, "ada"),
     ]
+    assert await registry.policies("a", limit=1) == history[:1]
+    assert await registry.policies("a", before=2) == history[1:]
 
 
 async def test_an_update_changes_what_it_names(registry: Registry) -> None:
@@ -274,8 +276,13 @@ async def test_an_update_changes_what_it_names(registry: Registry) -> None:
         await registry.get("x")
     assert (await registry.update("a", who="ada", aliases=[])).aliases == ()
     assert (await register(registry, "b", aliases=["x"])).aliases == ("x",)
-    with pytest.raises(NameTaken):
+    with pytest.raises(NameTaken) as taken:
         await registry.update("a", who="ada", aliases=["x"], description="three", policy={})
+    assert taken.value.param == "aliases"
+    for name, aliases, param in (("x", [], "name"), ("c", ["d", "x"], "aliases")):
+        with pytest.raises(NameTaken) as taken:
+            await register(registry, name, aliases=aliases)
+        assert taken.value.param == param
     assert (await registry.get("a")).description == "two"
     assert len(await registry.policies("a")) == 1
 
@@ -378,6 +385,9 @@ async def test_another_server_sees_that_something_changed(registry: Registry, ot
     await registry.delete("a", who="ada")
     stamps.append(await other.stamp())
     assert stamps == sorted(set(stamps))
+    assert not other.made_all(stamps[0], stamps[-1])
+    assert registry.made_all(stamps[0], stamps[-1])
+    assert registry.made_all(stamps[-1], stamps[-1])
     catalog = await registry.all()
     assert (catalog.stamp, catalog.models, catalog.versions) == (stamps[-1], (), {})
 

@@ -136,6 +136,6 @@ async def test_close_ends_all_and_takes_no_more() -> None:
     running = [tasks.start("try", str(number), for_ever) for number in range(3)]
     await tasks.close()
     assert {task.state for task in running} == {TaskState.CANCELLED}
-    with pytest.raises(TooManyTasks):
+    with pytest.raises(ShuttingDown):
         tasks.start("try", "late", nothing)
     await tasks.close()

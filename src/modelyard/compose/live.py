@@ -20,6 +20,7 @@ from modelyard.compose.additions import Additions, remember_keys
 from modelyard.compose.ahead import Ahead
 from modelyard.compose.entries import check_placements, entries_of
 from modelyard.compose.reading import NotRead, Origin, as_problem, read
+from modelyard.compose.registered import warn_of_shadows
 from modelyard.config import Config, ConfigErrors, Key, Model
 from modelyard.config.difference import Difference, Kind, compare
 from modelyard.config.listen import check_protected
@@ -97,7 +98,7 @@ class Live:
 
     # -- orders -------------------------------------------------------------------------------------------
 
-    async def change(self, make: Callable[[Config], Config]) -> Difference:
+    async def change(self, make: Callable[[Config], Config]) -> None:
         """Serve what `make` makes of the part that was not registered. Raises ConfigErrors, and what `make`
         raises; then nothing has changed."""
         async with self._lock:
@@ -105,14 +106,13 @@ class Live:
             prepared = await self._prepare(self._whole(base))
             self._make(prepared)
             self.base = base
-            return prepared.difference
 
     async def register(
         self,
         registered: Registered | None,
         commit: Callable[[], Awaitable[None]],
         additions: Additions | None = None,
-    ) -> Difference:
+    ) -> None:
         """Serve these registered models, and these keys and profiles (None: those of before), unless `commit`
         raises. It is awaited when all that can be checked was found good, and after it `self.registered`
         makes the same. Raises ConfigErrors, and what `commit` raises; then nothing has changed."""
@@ -123,8 +123,8 @@ class Live:
             if additions is not None:
                 self.additions = additions
                 remember_keys(self.config.server.data_dir, bool(additions.keys))
-            self._make(prepared)
-            return prepared.difference
+            if not self._driver.scheduler.state.shutting_down:  # else it is kept, for the next start
+                self._make(prepared)
 
     def use_key(self, key: str) -> None:
         """Make digests that may hold a secret with this key from now on. Before anything is served."""
@@ -351,6 +351,7 @@ class Live:
             self.standing = replace(self.standing, since=time.time())
         self._preload(before)
         _tell(difference)
+        warn_of_shadows(before, config, self._names)
 
     def _check_held(self, prepared: Prepared) -> None:
         """A budget cannot be less than what instances hold by now."""

@@ -11,15 +11,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
+import structlog
+
 from modelyard.compose.additions import check_parameters
-from modelyard.config import Config, Model
+from modelyard.config import Config, ConfigErrors, Model
 from modelyard.config.build import model_of
 from modelyard.config.schema import PolicySection
 from modelyard.config.together import profile_of, together
 from modelyard.config.versions import keyed
+from modelyard.core.types import Spec
 from modelyard.engines import registry as engines
 from modelyard.errors import ModelNotFound, VersionNotFound
+from modelyard.gateway.names import Names
 from modelyard.registry.records import Json, ModelRecord, VersionRecord
+
+log = structlog.get_logger(__name__)
 
 OF_POLICY = frozenset(PolicySection.model_fields)
 
@@ -184,8 +190,17 @@ class Held:
         return tuple(self.making.model(base, one) for name, one in found.items() if name not in without)
 
     def version(self, base: Config, name: str, number: int) -> str:
-        """The key of a version as it is served with `base`."""
-        return self.making.model(base, self.holdings[name], number).spec.version
+        """The key of a version as it is served with `base`; of one that cannot be made, as it was."""
+        holding = self.holdings[name]
+        try:
+            return self.making.model(base, holding, number).spec.version
+        except ConfigErrors:
+            return Spec(name, holding.version(number).digest, "").version
+
+    def named(self, name: str) -> Holding | None:
+        """The model of this name, or of this alias among those that cannot be served."""
+        alias = (one for one in self.broken if name in self.holdings[one].record.aliases)
+        return self.holdings.get(name) or next(map(self.holdings.__getitem__, alias), None)
 
     def keep(self, record: ModelRecord, *found: VersionRecord) -> None:
         """What the registry has of a model now; `found` are versions that are new or changed."""
@@ -198,3 +213,14 @@ class Held:
         self.holdings = self.holdings.without(name)
         self.making.forget(name)
         self.broken.pop(name, None)
+
+
+def warn_of_shadows(before: Config, after: Config, names: Names) -> None:
+    """Say which tags nobody reaches any more, since a name or an alias that came reads like them."""
+    old, new = (
+        {name for model in config.models for name in (model.spec.model, *model.aliases)}
+        for config in (before, after)
+    )
+    for name in sorted(new - old):
+        if version := names.tagged(name):
+            log.warning("tag.shadowed", name=name, version=version, hint="a whole name comes before a tag")

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_EVERY = 5.0  # seconds between two looks whether another server has changed something
 OPENING = 10.0  # seconds that a start waits for the database
+REPORTS = 20  # models at each look of which it is kept what their files have told
 
 
 class Upkeep:
@@ -70,8 +71,11 @@ class Upkeep:
             await asyncio.sleep(LOOK_EVERY)
             try:
                 async with self._held.changing:
-                    if await self._registry.stamp() != self._held.stamp:
+                    stamp = await self._registry.stamp()
+                    if not self._registry.made_all(self._held.stamp, stamp):
                         await self._read()
+                    else:
+                        self._held.stamp = stamp
                     await self._report()
                 if self._held.problem:
                     log.info("registry.back", database=self._registry.name)
@@ -148,9 +152,12 @@ class Upkeep:
         }
 
     async def _report(self) -> None:
-        """Keep what the files of current versions have told."""
-        held = self._held
+        """Keep what the files of current versions have told: of a few models, since others wait meanwhile
+        with their changes; the next turn goes on."""
+        held, reported = self._held, 0
         for name in tuple(held.served):
+            if reported == REPORTS:
+                return
             record = held.holdings[name].record
             entry = self._names.model(name)
             if entry.files is None and not entry.problem:
@@ -168,6 +175,7 @@ class Upkeep:
                 artifacts=_artifacts(entry),
             )
             held.keep(replace(record, current=told), told)
+            reported += 1
 
 
 def _artifacts(entry: Entry) -> list[Artifact] | None:

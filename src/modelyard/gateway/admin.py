@@ -14,10 +14,12 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from modelyard.errors import (
+    CannotLoad,
     InstanceNotFound,
     ModelNotFound,
     NotFound,
     NotRunning,
+    ShuttingDown,
     TooManyConnections,
     UnsupportedMediaType,
 )
@@ -68,8 +70,8 @@ def admin_router(
     _add_events(router, driver, snapshot, followers)
     _add_journal(router, driver, names, followers)
     _add_load(router, driver, names, bring)
-    _add_unload(router, driver, names)
-    add_plans(router, driver, names, live, plans)
+    _add_unload(router, driver, names, bring)
+    add_plans(router, driver, names, live, plans, bring)
     add_config(router, live, plans)
     return router
 
@@ -247,13 +249,13 @@ def _add_load(router: APIRouter, driver: Driver, names: Names, bring: Bring) -> 
         )
 
 
-def _add_unload(router: APIRouter, driver: Driver, names: Names) -> None:
+def _add_unload(router: APIRouter, driver: Driver, names: Names, bring: Bring) -> None:
     @router.post(
         "/models/{name:path}/unload",
         tags=["models"],
         responses={
             202: {"model": views.Unloading, "description": "It has not gone yet."},
-            **refusals(ModelNotFound, UnsupportedMediaType),
+            **refusals(ModelNotFound, CannotLoad, ShuttingDown, UnsupportedMediaType),
         },
     )
     async def unload(
@@ -261,7 +263,7 @@ def _add_unload(router: APIRouter, driver: Driver, names: Names) -> None:
     ) -> views.Unloading:
         """Let every instance of the model finish what it runs, and stop it."""
         order = order or views.UnloadOrder()
-        entry = names.resolve(name)
+        entry = await names.reach(name, bring)
         key, policy = entry.spec.version, entry.policy
         began = asyncio.get_running_loop().time()
         version = driver.scheduler.state.versions.get(key)

@@ -20,9 +20,9 @@ _MOST_TOKENS = 2**53
 
 def known_of(known: Known) -> Capabilities:
     """Of a model: by its files where they are here, else as the registry kept it."""
-    if known.record is None or known.entry.files is not None:
+    if known.version is None or known.entry.files is not None:
         return capabilities_of(known.entry)
-    kept = known.record.current.capabilities
+    kept = known.version.capabilities
     return replace(kept, features=kept.features | _features(known.entry))
 
 

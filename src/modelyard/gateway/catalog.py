@@ -9,19 +9,33 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from modelyard.config.difference import Value
-from modelyard.registry.records import AuditRecord, Json, ModelRecord, PolicyRecord, VersionRecord
+from modelyard.registry.records import (
+    Artifact,
+    AuditRecord,
+    Json,
+    ModelRecord,
+    PolicyRecord,
+    VersionRecord,
+)
 from modelyard.runtime.entries import Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A model that is served: its current version as it is run, and what the registry has of it; None for one
-    that a file owns, which `place` then names (file and line, as far as that is known)."""
+    """A model, or one of its versions, as it is run or would be, and what the registry has of it; None for
+    one that a file owns, which `place` then names (file and line, as far as that is known). `other` is the
+    version that it is where that is not the current one."""
 
     entry: Entry
     aliases: tuple[str, ...]
     record: ModelRecord | None = None
     place: str = ""
+    other: VersionRecord | None = None
+
+    @property
+    def version(self) -> VersionRecord | None:
+        """What the registry has of this version."""
+        return self.other or (self.record.current if self.record is not None else None)
 
     @property
     def name(self) -> str:
@@ -31,11 +45,13 @@ class Known:
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which models a list shows: all that is given must hold. `name` is a part of the name, in any case;
-    `capability` and `pair` (source and target language) are those of the current version."""
+    `capability` and `pair` (source and target language) are those of the current version. `unusable`: also
+    registered models that cannot be served here."""
 
     name: str = ""
     capability: str = ""
     pair: tuple[str, str] | None = None
+    unusable: bool = False
 
 
 Step = Callable[[str], None]
@@ -54,7 +70,8 @@ class Catalog(Protocol):
         ...
 
     def get(self, name: str) -> Known:
-        """The model that a name (an alias, a version's or a tag's name) means. Raises ModelNotFound."""
+        """The model that a name (an alias, a version's or a tag's name) means, also a registered one that
+        cannot be served here: its `entry.problem` says why. Raises ModelNotFound."""
         ...
 
     def page(self, where: Filter, after: str | None, limit: int) -> tuple[Sequence[Known], str | None]:
@@ -66,7 +83,12 @@ class Catalog(Protocol):
         ...
 
     def compare(self, name: str, one: int, other: int) -> Sequence[Value]:
-        """What differs between two versions; secrets are hidden. Raises VersionNotFound."""
+        """What differs between two versions; secrets are hidden. Raises VersionNotFound, and SpecRefused for
+        one that cannot be run here."""
+        ...
+
+    async def artifacts(self, name: str, number: int) -> Sequence[Artifact] | None:
+        """The files of a version, by path; None while the database is away. Raises VersionNotFound."""
         ...
 
     async def register(self, name: str, fields: Json, *, description: str, who: str) -> Known:
@@ -82,12 +104,12 @@ class Catalog(Protocol):
         ...
 
     async def promote(
-        self, name: str, number: int | None, *, swap: bool, who: str, match: int | None, step: Step
+        self, name: str, number: int, *, swap: bool, who: str, match: int | None, step: Step
     ) -> Known:
-        """Make a version the current one (None: the one that was so before). It is loaded and warmed up
-        first, beside the one that serves; then names lead to it, and the other drains. With `swap` the other
-        one may leave before. Raises VersionNotFound, NoRoomBeside when both do not fit and `swap` is not set,
-        and why it could not be loaded; then the other one goes on."""
+        """Make a version the current one. It is loaded and warmed up first, beside the one that serves; then
+        names lead to it, and the other drains. With `swap` the other one may leave before. Raises
+        VersionNotFound, NoRoomBeside when both do not fit and `swap` is not set, and why it could not be
+        loaded; then the other one goes on."""
         ...
 
     async def set_policy(
@@ -97,8 +119,9 @@ class Catalog(Protocol):
         `aliases` as well. Raises NameTaken."""
         ...
 
-    async def policies(self, name: str) -> Sequence[PolicyRecord]:
-        """The policies that it had, the newest first."""
+    async def policies(self, name: str, *, before: int | None, limit: int) -> Sequence[PolicyRecord]:
+        """The policies that it had, the newest first, older than the one with the number `before`. Raises
+        RegistryUnavailable."""
         ...
 
     async def audit(self, model: str | None, *, before: int | None, limit: int) -> Sequence[AuditRecord]:
@@ -106,7 +129,8 @@ class Catalog(Protocol):
         ...
 
     async def tag(self, name: str, tag: str, number: int | None, *, who: str, match: int | None) -> Known:
-        """Have the tag name this version; None: take the tag away."""
+        """Have the tag name this version; None: take the tag away. Raises NameTaken for one with which its
+        name would be that of a model."""
         ...
 
     async def remove(self, name: str, *, force: bool, who: str, match: int | None) -> Sequence[str]:
@@ -119,5 +143,5 @@ class Catalog(Protocol):
         ...
 
     async def bring(self, version: str) -> None:
-        """Have a registered version (its key) served under its own name. Raises ModelNotFound."""
+        """See names.Bring."""
         ...

@@ -18,7 +18,7 @@ from modelyard.gateway.demand import Demand
 from modelyard.gateway.exchange import Exchange, Handler
 from modelyard.gateway.generate import demand_of
 from modelyard.gateway.http.answers import JSON
-from modelyard.gateway.names import Bring, Names, NotServed
+from modelyard.gateway.names import Bring, Names, NotServed, reach
 from modelyard.gateway.ollama_pull import Pull
 from modelyard.gateway.paths import MODELS, asked
 from modelyard.gateway.serve import Service
@@ -117,7 +117,7 @@ class Inference:
     async def _serve(self, exchange: Exchange) -> None:
         body = await exchange.body()
         head = parse(body)
-        try:
+        try:  # as `reach` does; this is asked most often
             demand = self._demands[exchange.path](exchange, head, body)
         except NotServed as registered:
             await self._bring(registered.version)
@@ -128,15 +128,14 @@ class Inference:
         """One model by its path, with the body of whichever of its endpoints knows it."""
         if asked(exchange.raw_path) is None:
             raise MethodNotAllowed(f"{exchange.path} takes no POST.", allowed="GET, PATCH, DELETE")
-        try:
-            demand = await self._predicted(exchange)
-        except NotServed as registered:
-            await self._bring(registered.version)
-            demand = await self._predicted(exchange)
-        await self._service.serve(exchange, demand, self._predicted)
-
-    async def _predicted(self, exchange: Exchange) -> Demand:
         body = await exchange.body()
+        demand = await reach(lambda: self._predicted(exchange, body), self._bring)
+        await self._service.serve(exchange, demand, self._predicted_again)
+
+    async def _predicted_again(self, exchange: Exchange) -> Demand:
+        return self._predicted(exchange, await exchange.body())
+
+    def _predicted(self, exchange: Exchange, body: bytes) -> Demand:
         head = parse(body)
         entry = self._names.resolve(asked(exchange.raw_path) or "")
         if head.model is not None and self._names.resolve(head.model) is not entry:
@@ -174,11 +173,7 @@ class Inference:
         body = await exchange.body()
         head = parse(body)
         kind = OLLAMA_KINDS[exchange.path]
-        try:
-            entry, path = self._place_of_ollama(exchange, head)
-        except NotServed as registered:
-            await self._bring(registered.version)
-            entry, path = self._place_of_ollama(exchange, head)
+        entry, path = await reach(lambda: self._place_of_ollama(exchange, head), self._bring)
         keep_alive = ollama_request.keep_alive_of(head.value.get("keep_alive"))
         if path != ollama.EMBEDDINGS and ollama.only_loads(kind, head):
             chat = kind == "ollama_chat"
@@ -202,12 +197,13 @@ class Inference:
         return entry, path
 
     async def _show(self, exchange: Exchange) -> None:
-        entry = self._entry_of_ollama(parse(await exchange.body()))
+        head = parse(await exchange.body())
+        entry = await reach(lambda: self._entry_of_ollama(head), self._bring)
         exchange.respond(200, [JSON], orjson.dumps(ollama_listing.shown(entry, self._snapshot)))
 
     async def _pull(self, exchange: Exchange) -> None:
         head = parse(await exchange.body())
-        entry = self._entry_of_ollama(head)
+        entry = await reach(lambda: self._entry_of_ollama(head), self._bring)
         await Pull(self._driver, exchange, entry, stream=ollama.streams(head)).run()
 
     def _entry_of_ollama(self, head: Head) -> Entry:

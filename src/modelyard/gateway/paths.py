@@ -18,6 +18,7 @@ MODELS = "/v1/models"
 _BELOW = f"{MODELS}/".encode()
 VERBS = {  # the last part of a path, and the methods that it takes
     "versions": "GET, POST",
+    "policies": "GET",
     "compare": "GET",
     "promote": "POST",
     "rollback": "POST",
@@ -74,6 +75,8 @@ def reserved(path: str) -> str:
     *before, last = path.removeprefix(f"{MODELS}/").split("/")
     if len(before) > 1 and before[-1] == TAGS:
         return "DELETE, PUT"
+    if len(before) > 1 and before[-1] == "versions" and last.isdecimal():
+        return "GET"
     return VERBS.get(last, "") if before else ""
 
 

@@ -21,6 +21,7 @@ from modelyard.core.dryrun import PlannedStep as Step
 from modelyard.core.plan import Plan
 from modelyard.core.types import OutcomeKind, Priority
 from modelyard.errors import (
+    CannotLoad,
     ConfigRefused,
     InvalidRequest,
     ModelNotFound,
@@ -30,13 +31,14 @@ from modelyard.errors import (
     PlanStale,
     QueueFull,
     RestartNeeded,
+    ShuttingDown,
     UnsupportedMediaType,
     WaitTooLong,
 )
 from modelyard.gateway import follow, views
 from modelyard.gateway.kept_plans import Kept, Plans
 from modelyard.gateway.live import Applied, LiveConfig
-from modelyard.gateway.names import Names
+from modelyard.gateway.names import Bring, Names, reach
 from modelyard.gateway.reference import STARTING, refusals
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.journal_records import Ended
@@ -196,10 +198,17 @@ def _step(step: Step) -> PlannedStep:
 # -- routes ---------------------------------------------------------------------------------------------
 
 
-def add_plans(router: APIRouter, driver: Driver, names: Names, live: LiveConfig, plans: Plans) -> None:
+def add_plans(
+    router: APIRouter, driver: Driver, names: Names, live: LiveConfig, plans: Plans, bring: Bring
+) -> None:
+    """`bring` has a registered version served under its own name."""
     refused = (ConfigRefused, RestartNeeded, UnsupportedMediaType)
 
-    @router.post("/plan", tags=["plans"], responses=refusals(ModelNotFound, InvalidRequest, *refused))
+    @router.post(
+        "/plan",
+        tags=["plans"],
+        responses=refusals(ModelNotFound, CannotLoad, ShuttingDown, InvalidRequest, *refused),
+    )
     async def make(order: Annotated[PlanOrder, Body()]) -> PlanView:
         """What a load, an unload, a request or another configuration would do now, in order, and what that
         rests on. Nothing is changed."""
@@ -207,7 +216,7 @@ def add_plans(router: APIRouter, driver: Driver, names: Names, live: LiveConfig,
             _, made = await apply_config(live, plans, order.config.file, dry_run=True)
             assert made is not None
             return view_of(made)
-        return view_of(await plans.make(*_events(order, names)))
+        return view_of(await plans.make(*await reach(lambda: _events(order, names), bring)))
 
     @router.post(
         "/apply-plan",

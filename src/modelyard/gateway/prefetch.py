@@ -16,6 +16,7 @@ from pydantic import Field
 from modelyard.errors import (
     InternalError,
     ModelyardError,
+    ShuttingDown,
     TaskCancelled,
     TooManyTasks,
     UnsupportedMediaType,
@@ -56,7 +57,7 @@ def add_prefetch(router: APIRouter, control: Control) -> None:
         responses={
             200: {"model": PrefetchResult, "description": "What came of each (`wait=true`)."},
             202: {"model": TaskView, "description": "The task that does it."},
-            **refusals(TooManyTasks, TaskCancelled, UnsupportedMediaType),
+            **refusals(TooManyTasks, TaskCancelled, ShuttingDown, UnsupportedMediaType),
         },
     )
     async def prefetch(order: Annotated[Prefetch, Body()], wait: Wait = False) -> Response:

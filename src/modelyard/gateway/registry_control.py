@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Header, Request, Response
@@ -69,8 +69,8 @@ class Control:
     caller: Callable[[Headers], Caller]
 
     def own(self, name: str, *, change: bool = True) -> Known:
-        """A registered model. Raises ModelNotFound, OwnedByFile; for a `change` also InvalidRequest when the
-        name means one of its versions, and RegistryUnavailable."""
+        """A registered model, also by the name of one of its versions. Raises ModelNotFound, OwnedByFile; for
+        a `change` InvalidRequest when the name means a version, and RegistryUnavailable."""
         if change:
             self.check()
         known = self.catalog.get(name)
@@ -79,7 +79,7 @@ class Control:
             raise OwnedByFile(f"{known.name} is not registered: it stands in {place}.", param="name")
         if change and name != known.name and name not in known.aliases:
             raise InvalidRequest(f"{name} means a version of {known.name}; name the model.", param="name")
-        return known
+        return replace(known, other=None)
 
     def check(self) -> None:
         """Raises RegistryUnavailable while nothing can be changed."""

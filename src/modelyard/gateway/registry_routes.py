@@ -73,10 +73,12 @@ def _add_list(router: APIRouter, control: Control) -> None:
         after_id: Annotated[After, Query(description="`after`, as Anthropic's clients say it.")] = None,
         anthropic_version: Version = None,
     ) -> shapes.ServedModels | views.AnthropicModelList:
-        """The models, in OpenAI's shape, or in Anthropic's for its clients. Without a query: all, in the
-        order of the configuration."""
+        """The models that can be asked for, in OpenAI's shape, or in Anthropic's for its clients. Without a
+        query: all, in the order of the configuration. With `state=failed` also those that were registered and
+        cannot be served here; `error` says why."""
         source, _, target = pair.partition("-")
-        where = Filter(name, capability, (source, target) if pair else None)
+        unusable = state is views.ModelState.FAILED
+        where = Filter(name, capability, (source, target) if pair else None, unusable)
         found, more = _listed(control, where, state, after or after_id, limit)
         ends = (found[0].name, found[-1].name) if found else (None, None)
         snapshot = control.snapshot
@@ -207,13 +209,6 @@ def _add_one(router: APIRouter, control: Control) -> None:
         fields = await sent(request, body.rest)
         known = control.own(name)
         match = match_of(if_match, known)
-        for field in fields:
-            if field in shapes.VERSION:
-                raise SpecRefused(
-                    f"{field}: is part of a version, which never changes; add one: "
-                    f"POST {location(known.name, '/versions')}.",
-                    param=field,
-                )
         with refusing():
             known = await control.catalog.set_policy(
                 known.name, fields, description=body.description, who=control.who(request), match=match

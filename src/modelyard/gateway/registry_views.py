@@ -16,14 +16,21 @@ from pydantic_core import CoreSchema
 
 from modelyard.config.difference import Value
 from modelyard.config.schema import ModelSection, PolicySection, Section
-from modelyard.config.secrets import plain
+from modelyard.config.secrets import plain, shown
 from modelyard.gateway import views
 from modelyard.gateway.capabilities import known_of
 from modelyard.gateway.catalog import Known
 from modelyard.gateway.config import FieldChange
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.registry.checks import without_secrets
-from modelyard.registry.records import AuditRecord, FileFacts, VersionRecord, VersionState
+from modelyard.registry.records import (
+    Artifact,
+    AuditRecord,
+    FileFacts,
+    PolicyRecord,
+    VersionRecord,
+    VersionState,
+)
 
 MOST_NAMES = 100
 POLICY = frozenset({*PolicySection.model_fields, "aliases"})
@@ -124,7 +131,8 @@ class Registered(views.View):
     """What the registry has of a model."""
 
     revision: int = Field(description="Counts changes: what `ETag` holds, and `If-Match` is compared with.")
-    number: int = Field(description="Of the current version.")
+    number: int = Field(description="Of this version.")
+    current: int = Field(description="The version that the model's name leads to.")
     previous: int | None = Field(description="The version that was current before.")
     tags: dict[str, int] = Field(description="The version that each tag names.")
     description: str
@@ -155,6 +163,7 @@ class ServedDetails(views.ModelDetails):
     owner: Literal["file", "registry"] = Field(description="Where it is changed.")
     price: PriceView = Field(description="In the operator's own currency; 0 where none is set.")
     registered: Registered | None = Field(description="null for a model of a file.")
+    error: str = Field(description="What went wrong last, or why it cannot be served here; else empty.")
     files: FilesView | None = Field(description="null while nothing is known of them.")
 
 
@@ -173,7 +182,7 @@ class ServedModels(views.View):
 
 
 class DescribedModel(ServedModel):
-    """A model with its policy and the spec of its current version."""
+    """A model, or one of its versions, with policy and spec."""
 
     place: str = Field(description="Where its file has it; empty for one of the registry.")
     policy: dict[str, Any] = Field(description="As it holds, defaults included.")
@@ -205,8 +214,41 @@ class VersionView(views.View):
     created_by: str = Field(description="The name of a key.")
 
 
+class ArtifactView(views.View):
+    """A file of a version."""
+
+    path: str = Field(description="Its name within the version.")
+    source: str = Field(description="Without what may be a secret.")
+    size: int
+    sha256: str = Field(description="Empty while it is not known.")
+    licence: str = Field(description="Empty where nobody says.")
+    made_from: str | None = Field(description="The sha256 of the file that it was quantized from.")
+
+
+class VersionDetails(VersionView):
+    """A version with its files."""
+
+    artifacts: list[ArtifactView] | None = Field(
+        description="Empty until they were here; null while the registry's database is away."
+    )
+
+
 class VersionList(views.View):
     data: list[VersionView] = Field(description="The oldest first.")
+
+
+class PolicyView(views.View):
+    """A policy that a model had."""
+
+    number: int = Field(description="Counts them.")
+    policy: dict[str, Any] = Field(description="As it was given, without defaults.")
+    created: float
+    created_by: str = Field(description="The name of a key.")
+
+
+class PolicyList(views.View):
+    data: list[PolicyView] = Field(description="The newest first; that one holds.")
+    has_more: bool
 
 
 class Comparison(views.View):
@@ -241,22 +283,23 @@ def served(snapshot: Snapshot, known: Known) -> ServedModel:
 
 
 def described(snapshot: Snapshot, known: Known) -> DescribedModel:
-    record = known.record
+    version = known.version
     return DescribedModel(
         **_served(snapshot, known),
         place=known.place,
         policy=_json(asdict(known.entry.policy)),
-        spec=None if record is None else without_secrets(record.current.spec),
+        spec=None if version is None else without_secrets(version.spec),
     )
 
 
 def _served(snapshot: Snapshot, known: Known) -> dict[str, Any]:
     listed, record = snapshot.listed(known.entry), known.record
     registered = None
-    if record is not None:
+    if record is not None and known.version is not None:
         registered = Registered(
             revision=record.revision,
-            number=record.current.number,
+            number=known.version.number,
+            current=record.current.number,
             previous=record.previous,
             tags=dict(record.tags),
             description=record.description,
@@ -268,6 +311,7 @@ def _served(snapshot: Snapshot, known: Known) -> dict[str, Any]:
         owner="file" if record is None else "registry",
         price=PriceView(**asdict(known.entry.price)),
         registered=registered,
+        error=snapshot.error(known.entry),
         files=_files(can.files),
     )
     created = listed.created if record is None else int(record.created)
@@ -275,28 +319,43 @@ def _served(snapshot: Snapshot, known: Known) -> dict[str, Any]:
 
 
 def version(known: Known, record: VersionRecord) -> VersionView:
+    return VersionView(**_version(known, record))
+
+
+def version_details(
+    known: Known, record: VersionRecord, artifacts: Sequence[Artifact] | None
+) -> VersionDetails:
+    files = None if artifacts is None else [_artifact(each) for each in artifacts]
+    return VersionDetails(**_version(known, record), artifacts=files)
+
+
+def _artifact(file: Artifact) -> ArtifactView:
+    return ArtifactView(**{**asdict(file), "source": shown(file.source)})
+
+
+def _version(known: Known, record: VersionRecord) -> dict[str, Any]:
     model, can = known.record, record.capabilities
     assert model is not None
-    return VersionView(
-        model=record.model,
-        number=record.number,
-        version=f"{record.model}@{record.digest[:12]}",
-        digest=record.digest,
-        current=record.number == model.current.number,
-        tags=sorted(tag for tag, number in model.tags.items() if number == record.number),
-        state=record.state,
-        detail=record.detail,
-        spec=without_secrets(record.spec),
-        capabilities=VersionCapabilities(
+    return {
+        "model": record.model,
+        "number": record.number,
+        "version": f"{record.model}@{record.digest[:12]}",
+        "digest": record.digest,
+        "current": record.number == model.current.number,
+        "tags": sorted(tag for tag, number in model.tags.items() if number == record.number),
+        "state": record.state,
+        "detail": record.detail,
+        "spec": without_secrets(record.spec),
+        "capabilities": VersionCapabilities(
             features=sorted(can.features),
             context=can.context,
             languages=list(can.languages),
             pairs=list(can.pairs),
             files=_files(can.files),
         ),
-        created=record.created,
-        created_by=record.created_by,
-    )
+        "created": record.created,
+        "created_by": record.created_by,
+    }
 
 
 def _files(facts: FileFacts | None) -> FilesView | None:
@@ -306,6 +365,10 @@ def _files(facts: FileFacts | None) -> FilesView | None:
 def compared(model: str, one: int, other: int, fields: Sequence[Value]) -> Comparison:
     changes = [FieldChange(path=each.path, before=each.before, after=each.after) for each in fields]
     return Comparison(model=model, one=one, other=other, fields=changes)
+
+
+def policy(record: PolicyRecord) -> PolicyView:
+    return PolicyView(**{**asdict(record), "policy": _json(record.policy)})
 
 
 def audited(record: AuditRecord) -> AuditView:

@@ -196,6 +196,11 @@ class Snapshot:
             aliases=list(self._names.aliases_of(entry)),
         )
 
+    def error(self, entry: Entry) -> str:
+        """What went wrong with it last, or why it cannot be served here; empty when it can."""
+        version = self._state.versions.get(entry.spec.version)
+        return _unusable(entry) if version is None else self._error(version)
+
     def _error(self, version: Version) -> str:
         if version.never is not None:
             return version.never.reason
@@ -363,7 +368,7 @@ def _unusable(entry: Entry | None) -> str:
 
 def _model_state(version: Version | None, entry: Entry) -> views.ModelState:
     if version is None:
-        return views.ModelState.IDLE
+        return views.ModelState.FAILED if _unusable(entry) else views.ModelState.IDLE
     states = {instance.state for instance in version.instances.values()}
     if InstanceState.READY in states:
         return views.ModelState.LOADED

@@ -1,4 +1,4 @@
-"""Versions of models: adding, comparing, promoting and naming them; prefetching; who changed what.
+"""Versions of models: adding, comparing, promoting and naming them; policies that were; who changed what.
 
 Mounted by `gateway/app.py`. Promoting takes as long as a load: it is a task.
 """
@@ -6,13 +6,14 @@ Mounted by `gateway/app.py`. Promoting takes as long as a load: it is a task.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from modelyard.errors import (
     ModelNotFound,
+    NameTaken,
     NoRoomBeside,
     OwnedByFile,
     RegistryUnavailable,
@@ -23,7 +24,7 @@ from modelyard.errors import (
 )
 from modelyard.gateway import registry_views as shapes
 from modelyard.gateway.catalog import Known
-from modelyard.gateway.paths import NameBefore, location
+from modelyard.gateway.paths import NameBefore
 from modelyard.gateway.reference import STARTING, refusals
 from modelyard.gateway.registry_control import (
     CHANGING,
@@ -51,16 +52,15 @@ def add_versions(router: APIRouter, control: Control) -> None:
     _add_reading(router, control)
     _add_new(router, control)
     _add_promote(router, control)
-    _add_rollback(router, control)
     _add_tags(router, control)
-    _add_audit(router, control)
+    _add_history(router, control)
 
 
 def _add_reading(router: APIRouter, control: Control) -> None:
     @router.get(
         "/v1/models/{name:path}/versions",
         tags=["versions"],
-        responses=refusals(ModelNotFound, OwnedByFile, RegistryUnavailable),
+        responses=refusals(ModelNotFound, OwnedByFile),
     )
     async def versions(name: NameBefore) -> shapes.VersionList:
         """The versions of a registered model."""
@@ -69,9 +69,24 @@ def _add_reading(router: APIRouter, control: Control) -> None:
         return shapes.VersionList(data=[shapes.version(known, each) for each in records])
 
     @router.get(
+        "/v1/models/{name:path}/versions/{number:int}",
+        tags=["versions"],
+        responses=refusals(*FOUND, OwnedByFile),
+    )
+    async def version(
+        name: NameBefore, number: Annotated[int, Path(ge=1, le=2**31 - 1)]
+    ) -> shapes.VersionDetails:
+        """A version of a registered model, with its files."""
+        known, catalog = control.own(name, change=False), control.catalog
+        found = next((each for each in catalog.versions(known.name) if each.number == number), None)
+        if found is None:
+            raise VersionNotFound(f"{known.name} has no version {number}.", param="number")
+        return shapes.version_details(known, found, await catalog.artifacts(known.name, number))
+
+    @router.get(
         "/v1/models/{name:path}/compare",
         tags=["versions"],
-        responses=refusals(*FOUND, OwnedByFile, RegistryUnavailable),
+        responses=refusals(*FOUND, OwnedByFile, SpecRefused),
     )
     async def compare(
         name: NameBefore,
@@ -105,10 +120,6 @@ def _add_new(router: APIRouter, control: Control) -> None:
         fields = await sent(request, body.rest)
         known = control.own(name)
         match = match_of(if_match, known)
-        for field in fields:
-            if field in shapes.POLICY:
-                where = f"PATCH {location(known.name)}"
-                raise SpecRefused(f"{field}: belongs to the model, not to a version: {where}.", param=field)
         with refusing():
             record, new = await control.catalog.add_version(
                 known.name, fields, who=control.who(request), match=match
@@ -127,13 +138,26 @@ PROMOTED = {
 
 
 def _add_promote(router: APIRouter, control: Control) -> None:
-    @router.post(
-        "/v1/models/{name:path}/promote",
-        tags=["versions"],
-        status_code=202,
-        response_model=TaskView,
-        responses=PROMOTED,
-    )
+    async def switch(
+        request: Request, known: Known, number: int, swap: bool, wait: bool, if_match: str | None, kind: str
+    ) -> Response:
+        """What can be refused at once is; the rest is a task."""
+        catalog, who, match = control.catalog, control.who(request), match_of(if_match, known)
+        if all(record.number != number for record in catalog.versions(known.name)):
+            raise VersionNotFound(f"{known.name} has no version {number}.", param="version")
+
+        async def work(task: Task) -> Mapping[str, object]:
+            with refusing():
+                now = await catalog.promote(
+                    known.name, number, swap=swap, who=who, match=match, step=task.step
+                )
+            return shapes.described(control.snapshot, now).model_dump(mode="json")
+
+        return await started(control, kind, f"{known.name}@{number}", work, wait=wait)
+
+    route: Any = {"tags": ["versions"], "status_code": 202, "response_model": TaskView, "responses": PROMOTED}
+
+    @router.post("/v1/models/{name:path}/promote", **route)
     async def promote(
         request: Request,
         name: NameBefore,
@@ -143,21 +167,9 @@ def _add_promote(router: APIRouter, control: Control) -> None:
     ) -> Response:
         """Make a version the current one. It is loaded and warmed up beside the one that serves; then
         requests lead to it, and the other one drains."""
-        known = control.own(name)
-        match = match_of(if_match, known)
-        return await _switch(
-            control, known, order.version, order.swap, control.who(request), match, wait=wait
-        )
+        return await switch(request, control.own(name), order.version, order.swap, wait, if_match, "promote")
 
-
-def _add_rollback(router: APIRouter, control: Control) -> None:
-    @router.post(
-        "/v1/models/{name:path}/rollback",
-        tags=["versions"],
-        status_code=202,
-        response_model=TaskView,
-        responses=PROMOTED,
-    )
+    @router.post("/v1/models/{name:path}/rollback", **route)
     async def rollback(
         request: Request,
         name: NameBefore,
@@ -166,40 +178,11 @@ def _add_rollback(router: APIRouter, control: Control) -> None:
         if_match: Match = None,
     ) -> Response:
         """Make the version the current one that was so before, in the way of `promote`."""
-        order = order or shapes.Rollback()
-        known = control.own(name)
-        match = match_of(if_match, known)
-        assert known.record is not None
-        number = known.record.previous if order.version is None else order.version
+        known, order = control.own(name), order or shapes.Rollback()
+        number = order.version or (known.record.previous if known.record is not None else None)
         if number is None:
             raise VersionNotFound(f"{known.name} has had no other version before this one.", param="version")
-        return await _switch(
-            control, known, number, order.swap, control.who(request), match, wait=wait, kind="rollback"
-        )
-
-
-async def _switch(
-    control: Control,
-    known: Known,
-    number: int,
-    swap: bool,
-    who: str,
-    match: int | None,
-    *,
-    wait: bool,
-    kind: str = "promote",
-) -> Response:
-    """What can be refused at once is; the rest is a task."""
-    catalog = control.catalog
-    if all(record.number != number for record in catalog.versions(known.name)):
-        raise VersionNotFound(f"{known.name} has no version {number}.", param="version")
-
-    async def work(task: Task) -> Mapping[str, object]:
-        with refusing():
-            now = await catalog.promote(known.name, number, swap=swap, who=who, match=match, step=task.step)
-        return shapes.described(control.snapshot, now).model_dump(mode="json")
-
-    return await started(control, kind, f"{known.name}@{number}", work, wait=wait)
+        return await switch(request, known, number, order.swap, wait, if_match, "rollback")
 
 
 async def started(control: Control, kind: str, subject: str, work: Work, *, wait: bool) -> Response:
@@ -221,9 +204,11 @@ def _add_tags(router: APIRouter, control: Control) -> None:
         marked(response, known)
         return shapes.described(control.snapshot, known)
 
-    refused = refusals(*FOUND, *CHANGING)
-
-    @router.put("/v1/models/{name:path}/tags/{tag}", tags=["versions"], responses={200: ETAG, **refused})
+    @router.put(
+        "/v1/models/{name:path}/tags/{tag}",
+        tags=["versions"],
+        responses={200: ETAG, **refusals(*FOUND, NameTaken, *CHANGING)},
+    )
     async def tag(
         request: Request,
         response: Response,
@@ -235,7 +220,11 @@ def _add_tags(router: APIRouter, control: Control) -> None:
         """Have the tag name this version, whichever it named before."""
         return await change(request, response, name, tag, order.version, if_match)
 
-    @router.delete("/v1/models/{name:path}/tags/{tag}", tags=["versions"], responses={200: ETAG, **refused})
+    @router.delete(
+        "/v1/models/{name:path}/tags/{tag}",
+        tags=["versions"],
+        responses={200: ETAG, **refusals(*FOUND, *CHANGING)},
+    )
     async def untag(
         request: Request, response: Response, name: NameBefore, tag: Tag, if_match: Match = None
     ) -> shapes.DescribedModel:
@@ -243,7 +232,25 @@ def _add_tags(router: APIRouter, control: Control) -> None:
         return await change(request, response, name, tag, None, if_match)
 
 
-def _add_audit(router: APIRouter, control: Control) -> None:
+def _add_history(router: APIRouter, control: Control) -> None:
+    @router.get(
+        "/v1/models/{name:path}/policies",
+        tags=["models"],
+        responses=refusals(ModelNotFound, OwnedByFile, RegistryUnavailable),
+    )
+    async def policies(
+        name: NameBefore,
+        before: Annotated[
+            int | None, Query(ge=1, le=2**31 - 1, description="Those older than the one of this number.")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 100,
+    ) -> shapes.PolicyList:
+        """The policies that a registered model has had."""
+        known = control.own(name, change=False)
+        records = await control.catalog.policies(known.name, before=before, limit=limit + 1)
+        rows = [shapes.policy(each) for each in records[:limit]]
+        return shapes.PolicyList(data=rows, has_more=len(records) > limit)
+
     @router.get("/v1/audit", tags=["registry"], responses=refusals(RegistryUnavailable))
     async def audit(
         model: Annotated[

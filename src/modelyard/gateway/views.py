@@ -25,7 +25,8 @@ class ModelState(StrEnum):
     """Where a model stands, seen from a client.
 
     loaded: an instance is ready. loading: one is on its way. fetching: its files are. failed: the last try
-    failed, its files cannot be read, or it fits on no device. idle: in no memory; the next request loads it.
+    failed, its files cannot be read, it fits on no device, or it cannot be served here at all. idle: in no
+    memory; the next request loads it.
     """
 
     LOADED = "loaded"

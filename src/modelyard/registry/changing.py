@@ -24,6 +24,8 @@ from modelyard.registry.tables import (
     VersionRow,
 )
 
+LOGGED = "logged"  # ids in the audit log, in a session's `info`
+
 
 async def find(session: AsyncSession, name: str, *, lock: bool = False) -> ModelRow:
     """The model with this name or alias; `lock`: until the transaction ends, nobody else changes it.
@@ -55,16 +57,18 @@ async def stamp(session: AsyncSession) -> int:
 
 
 async def refuse_taken(session: AsyncSession, names: Sequence[str], own: ModelRow | None) -> None:
-    """Raises NameTaken when one of these names leads to another model."""
+    """Raises NameTaken when one of these names leads to another model. Those of a new one (`own` None) begin
+    with its own, the others are aliases."""
     query = select(NameRow.name, ModelRow.name).join(ModelRow).where(NameRow.name.in_(names))
     if own is not None:
         query = query.where(NameRow.model_id != own.id)
     for name, model in await session.execute(query.order_by(NameRow.name).limit(1)):
-        raise _taken(name, f"is an alias of '{model}'" if name != model else "is a model of the registry")
+        whose = f"is an alias of '{model}'" if name != model else "is a model of the registry"
+        raise _taken(name, whose, "name" if own is None and name == names[0] else "aliases")
 
 
-def _taken(name: str, whose: str) -> NameTaken:
-    return NameTaken(f"the name '{name}' is taken: it {whose}", param="name")
+def _taken(name: str, whose: str, param: str = "name") -> NameTaken:
+    return NameTaken(f"the name '{name}' is taken: it {whose}", param=param)
 
 
 async def one_at_a_time(session: AsyncSession) -> None:
@@ -88,6 +92,7 @@ async def log(
     )
     session.add(row)
     await session.flush()
+    session.info.setdefault(LOGGED, []).append(row.id)
 
 
 @dataclass(frozen=True, slots=True)

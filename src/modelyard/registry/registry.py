@@ -70,9 +70,10 @@ class Registry:
         self._clock = clock
         self.usage = UsageBook(self._reading, self._writing)
         self.footprints = FootprintBook(self._reading, self._writing)
+        self._opening: asyncio.Task[schema.Migrated] | None = None  # done and without an error: it is open
         self.keys = Keys(self._writing)
         self.profiles = Profiles(self._writing)
-        self._opening: asyncio.Task[schema.Migrated] | None = None  # done and without an error: it is open
+        self._own: set[int] = set()  # ids in the audit log of what was changed through this object
 
     @property
     def name(self) -> str:
@@ -126,6 +127,12 @@ class Registry:
         async with self._reading() as session:
             return await changing.stamp(session)
 
+    def made_all(self, since: int, until: int) -> bool:
+        """Whether each change behind the stamp `since` up to `until` was made through this object. It
+        remembers only those behind `until` from then on."""
+        own, self._own = self._own, {one for one in self._own if one > until}
+        return until - since == sum(since < one <= until for one in own)
+
     async def artifacts(self, name: str, number: int) -> tuple[Artifact, ...]:
         """The files of a version, by path. Raises VersionNotFound."""
         async with self._reading() as session:
@@ -133,12 +140,18 @@ class Registry:
             await changing.version(session, model, number)
             return await loading.artifacts(session, model.id, number)
 
-    async def policies(self, name: str) -> tuple[PolicyRecord, ...]:
-        """Each policy that the model had; the last one holds."""
+    async def policies(
+        self, name: str, *, before: int | None = None, limit: int = 50
+    ) -> tuple[PolicyRecord, ...]:
+        """The policies that the model had, the newest first, which holds; older than the one with the number
+        `before`."""
         async with self._reading() as session:
             model = await changing.find(session, name)
-            query = select(PolicyRow).where(PolicyRow.model_id == model.id).order_by(PolicyRow.number)
-            return tuple(loading.policy(row) for row in await session.scalars(query))
+            query = select(PolicyRow).where(PolicyRow.model_id == model.id).order_by(PolicyRow.number.desc())
+            if before is not None:
+                query = query.where(PolicyRow.number < before)
+            rows = await session.scalars(query.limit(max(1, min(limit, LARGEST_PAGE))))
+            return tuple(loading.policy(row) for row in rows)
 
     async def audit(
         self, name: str | None = None, *, before: int | None = None, limit: int = 50
@@ -347,6 +360,7 @@ class Registry:
         await self._opened()
         async with self._database.writing() as session:
             yield session
+        self._own.update(session.info.get(changing.LOGGED, ()))
 
     @asynccontextmanager
     async def _changing(self, name: str, who: str, match: int | None = None) -> AsyncIterator[Change]:

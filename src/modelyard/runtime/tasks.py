@@ -18,7 +18,14 @@ from typing import Any
 
 import structlog
 
-from modelyard.errors import InternalError, ModelyardError, TaskCancelled, TaskNotFound, TooManyTasks
+from modelyard.errors import (
+    InternalError,
+    ModelyardError,
+    ShuttingDown,
+    TaskCancelled,
+    TaskNotFound,
+    TooManyTasks,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -110,13 +117,15 @@ class Tasks:
         return task
 
     def check(self) -> None:
-        """Raises TooManyTasks when no other could be started."""
+        """Raises TooManyTasks, ShuttingDown when no other could be started."""
+        if self._closed:
+            raise ShuttingDown("the server is shutting down")
         running = sum(task.state is TaskState.RUNNING for task in self._tasks.values())
-        if self._closed or running >= self._most:
+        if running >= self._most:
             raise TooManyTasks(f"{running} tasks run already; wait for one, or cancel it.", retry_after=5.0)
 
     def start(self, kind: str, subject: str, work: Work) -> Task:
-        """Have this done from now on, whoever asked for it. Raises TooManyTasks."""
+        """Have this done from now on, whoever asked for it. Raises TooManyTasks, ShuttingDown."""
         self.check()
         task = Task(f"{self._run}{next(self._numbers)}", kind, subject)
         self._tasks[task.id] = task
