@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from modelyard.client import Client
-from modelyard.errors import EngineDied, EngineFailed, InvalidRequest, ModelyardError
+from modelyard.errors import EngineDied, EngineFailed, InvalidRequest, ModelyardError, ServerUnreachable
 
 
 @contextmanager
@@ -83,3 +83,12 @@ def test_the_system_looks_whether_the_server_of_a_silent_stream_is_there() -> No
     with answering(b"") as client, client._http.stream("GET", "/") as response:
         connection = response.extensions["network_stream"].get_extra_info("socket")
         assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+def test_a_task_whose_server_stops_telling_has_not_ended() -> None:
+    task = {"id": "t1-1", "kind": "promote", "subject": "b@2", "state": "running"}
+    with answering(f"event: progress\ndata: {json.dumps(task)}\n\n".encode()) as client:
+        followed = client.follow(task)
+        assert next(followed) == task
+        with pytest.raises(ServerUnreachable, match="promote b@2 has not ended; ask for /v1/tasks/t1-1"):
+            next(followed)

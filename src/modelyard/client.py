@@ -145,6 +145,14 @@ class Client:
         just a `source`. Returns it. Raises NameTaken, SpecRefused, SourceUnreachable."""
         return self._object("POST", "/v1/models", {"name": name, "description": description, **fields})
 
+    def policies(self, model: str, *, limit: int = 100) -> list[Json]:
+        """The last policies that a registered model has had, the newest first; that one holds."""
+        return list(self.call("GET", _model(model, f"/policies?limit={limit}"))["data"])
+
+    def version(self, model: str, number: int) -> Json:
+        """A version of a registered model, with its files (`artifacts`)."""
+        return self._object("GET", _model(model, f"/versions/{number}"))
+
     def versions(self, model: str) -> list[Json]:
         """The versions of a registered model, the oldest first."""
         return list(self.call("GET", _model(model, "/versions"))["data"])
@@ -157,7 +165,7 @@ class Client:
         """What differs between two versions."""
         return self._object("GET", _model(model, f"/compare?from={one}&to={other}"))
 
-    def set_policy(self, model: str, *, revision: int | None = None, **changes: Any) -> Json:
+    def set_policy(self, model: str, /, *, revision: int | None = None, **changes: Any) -> Json:
         """Change the policy, the `aliases` or the `description` of a registered model. Raises
         RevisionMismatch when `revision` is given and it has another by now."""
         headers = {} if revision is None else {"if-match": f'"{revision}"'}
@@ -207,9 +215,15 @@ class Client:
         return self._object("POST", f"/v1/tasks/{quote(task, safe='')}/cancel")
 
     def follow(self, task: Json) -> Iterator[Json]:
-        """A task as it is, and at each change, until it has ended. Raises the error that it failed with."""
+        """A task as it is, and at each change, until it has ended. Raises the error that it failed with, and
+        ServerUnreachable when the server stops telling before that."""
         path = f"/v1/tasks/{quote(task['id'], safe='')}"
-        return self.stream("GET", path, timeout=QUIET_STREAM, headers={"accept": "text/event-stream"})
+        headers = {"accept": "text/event-stream"}
+        for now in self.stream("GET", path, timeout=QUIET_STREAM, headers=headers):
+            yield (task := now)
+        if task["state"] == "running":
+            message = f"{task['kind']} {task['subject']} has not ended; ask for {path} again"
+            raise ServerUnreachable(f"{self.url} stopped telling: {message}")
 
     # -- the control surface ------------------------------------------------------------------------------
 
@@ -243,7 +257,10 @@ class Client:
 
     def logs(self, instance: str, *, lines: int = 100) -> str:
         """The last lines of an instance's output."""
-        return self._text(f"/admin/instances/{_path(instance)}/logs?lines={lines}")
+        with _translated(self.url):
+            response = self._open().get(f"/admin/instances/{_path(instance)}/logs?lines={lines}")
+        _check(response, self.url)
+        return response.text
 
     def follow_logs(self, instance: str, *, lines: int = 100) -> Iterator[str]:
         """The last lines of its output, then what it writes, until it is gone. May be silent for long,
@@ -329,12 +346,6 @@ class Client:
 
     def _object(self, method: str, path: str, body: Json | None = None) -> Json:
         return dict(self.call(method, path, body))
-
-    def _text(self, path: str) -> str:
-        with _translated(self.url):
-            response = self._open().get(path)
-        _check(response, self.url)
-        return response.text
 
 
 @contextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ from gateway.live_yard import ChildYard, child_yard, fake, short_folder
 from modelyard.cli import registry_tables
 from modelyard.client import Client
 from modelyard.errors import NameTaken, NoRoomBeside, RevisionMismatch, VersionNotFound
+from store.test_quantize import random_gguf
+from waiting import until
 
 Order = Callable[..., Awaitable[str]]
 
@@ -89,6 +93,94 @@ async def test_what_a_models_file_tells(yard: ChildYard, order: Order) -> None:
         assert line in described
 
 
+async def test_the_policy_is_set(yard: ChildYard, order: Order) -> None:
+    await order("register", "b", "-f", file_of(yard))
+    told = await order("set", "b", "keep_alive=1h", "priority=high", "pin=true", "queue_bound=5")
+    assert told == "b is changed: revision 2\n"
+    found = json.loads(await order("describe", "b", "--json"))
+    policy = found["policy"]
+    assert (policy["keep_alive"], policy["priority"]) == (3600, "high")
+    assert (policy["pin"], policy["queue_bound"]) == (True, 5)
+    changed = await order(
+        "set", "b", "pin=", "--alias", "c", "--alias", "d", "--description", "a trial", "--json"
+    )
+    changed = json.loads(changed)
+    assert (changed["policy"]["pin"], changed["modelyard"]["aliases"]) == (False, ["c", "d"])
+    assert changed["modelyard"]["registered"]["description"] == "a trial"
+    assert json.loads(await order("set", "c", "aliases=[e]", "--json"))["modelyard"]["aliases"] == ["e"]
+    assert json.loads(await order("set", "b", "aliases=", "--json"))["modelyard"]["aliases"] == []
+    described = await order("describe", "b")
+    history = [line.split() for line in described.partition("policies")[2].splitlines()[1:]]
+    assert [(line[0], line[3]) for line in history] == [("3", "anybody"), ("2", "anybody"), ("1", "anybody")]
+    assert "{keep_alive: 1h, priority: high, pin: true, queue_bound: 5}" in " ".join(history[1])
+    for words, said in (
+        (("b", "keep_alive=soon"), "keep_alive"),
+        (("b", "slots=2"), "is part of a version"),
+        (("b", "since=2025-01-01"), "since"),
+        (("b", "--alias", "a"), "a is a model already"),
+        (("a", "pin=true"), "it stands in"),
+        (("b@1", "pin=true"), "name the model"),
+        (("nobody", "pin=true"), "There is no model 'nobody'"),
+    ):
+        assert said in await order("set", *words, code=1), words
+    for wrong in (("b",), ("b", "pin"), ("b", "=1"), ("b", "revision=1")):
+        await order("set", *wrong, code=2)
+
+
+async def test_it_is_not_set_over_what_somebody_else_has_set() -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    class Changed(BaseHTTPRequestHandler):
+        """A server whose model is changed by another client between two requests."""
+
+        def do_GET(self) -> None:
+            asked.append((self.command, self.headers["if-match"]))
+            self._answer(200, {"id": "b", "modelyard": {"registered": {"revision": 3, "number": 1}}})
+
+        def do_PATCH(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            asked.append((self.command, self.headers["if-match"]))
+            self._answer(412, {"error": {"code": "revision_mismatch", "message": "it was changed meanwhile"}})
+
+        def _answer(self, status: int, body: object) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Changed) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        done = await asyncio.to_thread(run, "set", "b", "pin=true", "--url", url)
+        server.shutdown()
+    assert (done.returncode, done.stderr) == (1, "modelyard: it was changed meanwhile\n")
+    assert asked == [("GET", None), ("PATCH", '"3"')]
+
+
+async def test_a_version_is_described_with_its_files(yard: ChildYard, order: Order) -> None:
+    source, fields = random_gguf(yard.folder / "m.gguf"), yard.folder / "m.yaml"
+    fields.write_text("{engine: llamacpp, devices: [ram], parameters: {context: 64}}")
+    await order("register", "m", "-f", str(fields), "--source", str(source))
+    await order("prefetch", "m")
+    found: dict[str, Any] = {}
+
+    async def known() -> bool:
+        found.update(json.loads(await order("describe", "m@1", "--json")))
+        return bool(found["artifacts"])
+
+    await until(known, 30.0)
+    assert (found["artifacts"][0]["path"], len(found["policies"])) == ("model", 1)
+    files = (await order("describe", "m")).partition("\nartifacts\n")[2].splitlines()
+    assert files[0].split()[0] == "model"
+    assert str(source) in files[0]
+    assert found["artifacts"][0]["sha256"][:12] in files[0]
+    assert "policies" not in await order("describe", "a")
+
+
 async def test_what_is_refused(yard: ChildYard, order: Order) -> None:
     for words, said in (
         (("register", "a", "-f", file_of(yard)), "modelyard: a is a model already"),
@@ -154,6 +246,8 @@ def _use(url: str) -> None:
         assert client.cancel(done["id"])["state"] == "done"
         assert client.tag("b", "old", 1)["modelyard"]["registered"]["tags"] == {"old": 1}
         assert client.compare("b", 1, 2)["fields"][0]["path"] == "slots"
+        assert client.version("b", 2)["artifacts"] == []
+        assert [one["number"] for one in client.policies("b", limit=1)] == [2]
         task = client.remove("b")
         if task is not None:
             list(client.follow(task))

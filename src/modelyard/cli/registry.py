@@ -1,17 +1,22 @@
-"""Commands for models as data: get, describe, versions, register, promote, rollback, rm, tag, prefetch."""
+"""Commands for models as data, from `register` to `rm`."""
 
 from __future__ import annotations
 
+import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from modelyard.cli.control import DEFAULT_URL, AsJson, Key, Url, connect, print_json
+from modelyard.errors import RegistryUnavailable
 
 if TYPE_CHECKING:
     from modelyard.client import Client
+
+LAST_POLICIES = 5
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or alias.")]
 Number = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="A version's number.")]
@@ -54,10 +59,19 @@ def get(
         registry_tables.print_models(tables.console(), found)
 
 
-def describe(model: Model, url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
-    """Show all that is known of a model."""
+def describe(
+    model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="Its name, alias, or a version's.")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show all that is known of a model or a version: its policies, too, and its files."""
     with connect(url, key) as client:
         found = client.model(model)
+        if known := found["modelyard"]["registered"]:
+            found["artifacts"] = client.version(found["id"], known["number"])["artifacts"]
+            with suppress(RegistryUnavailable):
+                found["policies"] = client.policies(found["id"], limit=LAST_POLICIES)
     if as_json:
         print_json(found)
     else:
@@ -107,6 +121,38 @@ def register(
         print_json(found)
     else:
         typer.echo(f"{found['id']} is registered: {found['modelyard']['version']}")
+
+
+def set_policy(
+    model: Model,
+    fields: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FIELD=VALUE]...",
+            help="keep_alive=1h, pin=true; with nothing behind the `=` its default holds again.",
+        ),
+    ] = None,
+    alias: Annotated[
+        list[str] | None, typer.Option(help="Another name of it; those that are given replace all.")
+    ] = None,
+    description: Annotated[str | None, typer.Option(help="For people.")] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the policy of a registered model, unless somebody else changes it meanwhile."""
+    changes = dict(_assigned(word) for word in fields or ())
+    changes |= {"aliases": alias} if alias else {}
+    changes |= {"description": description} if description is not None else {}
+    if not changes:
+        raise typer.BadParameter("say what to change: FIELD=VALUE, --alias or --description")
+    with connect(url, key) as client:
+        known = client.model(model)["modelyard"]["registered"]
+        found = client.set_policy(model, revision=known and known["revision"], **changes)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(f"{found['id']} is changed: revision {found['modelyard']['registered']['revision']}")
 
 
 def promote(
@@ -183,6 +229,21 @@ def prefetch(
     registry_tables.print_prefetched(tables.console(), found)
     if any(one["outcome"] == "failed" for one in found):
         raise typer.Exit(1)
+
+
+def _assigned(word: str) -> tuple[str, Any]:
+    """A field and its value, as YAML has it; None where there is none. Raises BadParameter."""
+    import yaml
+
+    field, given, text = word.partition("=")
+    if not (given and field.isidentifier() and field != "revision"):
+        raise typer.BadParameter(f"{word!r} is not FIELD=VALUE")
+    try:
+        value = yaml.safe_load(text)
+        json.dumps(value)
+    except (yaml.YAMLError, TypeError):
+        value = text
+    return field, value
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -43,8 +43,10 @@ def print_model(where: Console, model: Json) -> None:
     lines: dict[str, object] = {
         "description": known.get("description"),
         "state": ours["state"],
+        "error": ours["error"],
         "version": ours["version"],
         "number": known.get("number"),
+        "current": known.get("current"),
         "previous": known.get("previous"),
         "tags": ", ".join(f"{tag} = {number}" for tag, number in known.get("tags", {}).items()),
         "revision": known.get("revision"),
@@ -61,6 +63,19 @@ def print_model(where: Console, model: Json) -> None:
     _print_fields(where, "files", {**files, "size": size(files.get("size"))})
     _print_fields(where, "spec", model["spec"] or {})
     _print_fields(where, "policy", model["policy"])
+    _print_fields(where, "artifacts", {one["path"]: _file(one) for one in model.get("artifacts") or ()})
+    _print_fields(where, "policies", {f"{one['number']}": _history(one) for one in model.get("policies", ())})
+
+
+def _file(file: Json) -> str:
+    made_from = f"made from {file['made_from'][:SHORT]}" if file["made_from"] else ""
+    said = (size(file["size"]), file["sha256"][:SHORT], file["licence"], file["source"], made_from)
+    return ", ".join(filter(None, said))
+
+
+def _history(policy: Json) -> str:
+    fields = (f"{name}: {written(value)}" for name, value in policy["policy"].items())
+    return f"{_moment(policy['created'])} {policy['created_by']} {{{', '.join(fields)}}}"
 
 
 def _print_fields(where: Console, title: str, fields: Mapping[str, Any]) -> None:
