@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
 from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from gateway.live_yard import fake, live_yard
@@ -90,6 +92,23 @@ async def test_it_is_made_once_however_many_ask(monkeypatch: pytest.MonkeyPatch)
         go.set()
         assert [(await each).json() for each in asked] == [{}] * 3
     assert len(begun) == 1
+
+
+async def test_every_body_and_success_has_an_example_that_is_true() -> None:
+    reference = await reference_of()
+    shapes = json.loads(json.dumps(reference["components"]["schemas"]).replace("components/schemas", "$defs"))
+    for method, path, operation in operations(reference):
+        answers = {status: one for status, one in operation["responses"].items() if status[0] == "2"}
+        assert all("content" in answer or status == "204" for status, answer in answers.items())
+        asked = [operation["requestBody"]] if "requestBody" in operation else []
+        for place in (*asked, *answers.values()):
+            for media, content in place.get("content", {}).items():
+                assert content["example"] not in (None, ""), (method, path)
+                if media == "application/json":
+                    schema = json.loads(json.dumps(content["schema"]).replace("components/schemas", "$defs"))
+                    jsonschema_rs.validate({**schema, "$defs": shapes}, content["example"])
+                else:
+                    assert isinstance(content["example"], str), (method, path)
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

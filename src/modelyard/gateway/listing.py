@@ -67,7 +67,12 @@ def listing_router(names: Names, snapshot: Snapshot, metrics: Metrics) -> APIRou
         response.status_code = 200 if readiness.ready else 503
         return readiness
 
-    @router.get("/metrics", tags=["health"], response_class=Response)
+    @router.get(
+        "/metrics",
+        tags=["health"],
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def metrics_page() -> Response:
         """Prometheus metrics."""
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE_LATEST})

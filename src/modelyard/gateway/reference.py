@@ -16,6 +16,7 @@ from modelyard import __version__, errors
 from modelyard.errors import BY_CODE, ModelyardError
 from modelyard.gateway import views
 from modelyard.gateway.auth import OPEN_PATHS, scope_of
+from modelyard.gateway.examples import add_examples
 from modelyard.gateway.inference import COUNT_TOKENS, GENERATE, MESSAGES, PULL, SHOW, VERB
 from modelyard.gateway.links import add_links
 
@@ -355,7 +356,7 @@ def _add_ollama(router: APIRouter) -> None:
     async def ollama_embeddings(body: OllamaEmbeddings, priority: Priority = None) -> None:
         """The vector of one text, as older clients ask for it."""
 
-    found = (errors.ModelNotFound,)
+    found = (errors.ModelNotFound, errors.CannotLoad, errors.ShuttingDown)
 
     @router.post(SHOW, response_model=EngineAnswer, **_lines(*found, streams=False))
     async def ollama_show(body: OllamaAsked) -> None:
@@ -391,6 +392,7 @@ def document(routers: Iterable[APIRouter], *, keys: bool) -> dict[str, Any]:
             if keys:
                 operation["security"] = _security(method.upper(), path)
     add_links(found["paths"])
+    add_examples(found)
     if keys:
         found["components"]["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
