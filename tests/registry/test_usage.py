@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from modelyard.errors import InvalidRequest
 from modelyard.registry import Registry
 from modelyard.registry.usage import BATCH_KEPT, KEPT, By, Wanted, batch_name
 from modelyard.telemetry.usage import HOUR, Place, Sums
@@ -89,6 +90,12 @@ async def test_rows_are_told_apart_by_what_is_asked(registry: Registry) -> None:
     assert await rows(until=THIS * HOUR) == [(2,)]
     assert await rows(until=THIS * HOUR + 0.5) == [(31,)]
     assert await rows(since=NOW + HOUR) == [(0,)]
+
+
+@pytest.mark.parametrize("wanted", [Wanted(model="a\0"), Wanted(key="\ud800")])
+async def test_what_can_be_no_name_is_refused(registry: Registry, wanted: Wanted) -> None:
+    with pytest.raises(InvalidRequest):
+        await registry.usage.sums(wanted)
 
 
 async def test_rows_come_in_pages(registry: Registry) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.config import JsonValue
 
 from modelyard.config import Scope
 from modelyard.errors import Forbidden, RegistryUnavailable
@@ -19,10 +20,22 @@ LATEST = 2.0**40  # seconds since 1970 that are still a time
 Moment = Annotated[float, Field(ge=0, le=LATEST, allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=300)]
 
+EXAMPLE: dict[str, JsonValue] = {
+    "model": "small",
+    "requests": 12,
+    "failed": 1,
+    "input_tokens": 5210,
+    "output_tokens": 1730,
+    "seconds": 41.5,
+    "loads": 2,
+    "cost": 0.0061,
+}
+
 
 class UsageView(views.View):
     """Sums. Of `hour`, `key`, `model` and `version` those are there that were asked by."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
     hour: float | None = Field(default=None, description="When it began.")
     key: str | None = Field(default=None, description="Its name; empty for what came without, and for loads.")
     model: str | None = None
@@ -55,7 +68,7 @@ def add_usage(router: APIRouter, control: Control, book: UsageBook) -> None:
         until: Annotated[
             Moment | None, Query(description="Up to the hour that begins at or after it.")
         ] = None,
-        model: Annotated[Name | None, Query(description="Of this model alone.")] = None,
+        model: Annotated[Name | None, Query(description="Of this model alone, by its own name.")] = None,
         key: Annotated[Name | None, Query(description="Of this key alone; empty: of none.")] = None,
         limit: Annotated[int, Query(ge=1, le=LARGEST_PAGE - 1)] = 100,
         offset: Annotated[int, Query(ge=0, le=10_000_000, description="Rows to leave out.")] = 0,

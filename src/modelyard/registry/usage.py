@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from math import ceil
 from typing import Any
 
 from sqlalchemy import delete, func, select
 
+from modelyard.registry import checks
 from modelyard.registry.database import Sessions, upsert
 from modelyard.registry.tables import SettingRow, UsageRow
 from modelyard.telemetry.usage import HOUR, Place, Sums
@@ -80,17 +82,18 @@ class UsageBook:
             await session.merge(SettingRow(name=_BATCH + server, value=batch))
 
     async def sums(self, wanted: Wanted, *, offset: int = 0, limit: int = LARGEST_PAGE) -> list[UsageRecord]:
-        """In the order of what they are told apart by. Without that there is one, of everything."""
+        """In the order of what they are told apart by. Without that there is one, of everything. Raises
+        InvalidRequest for a name that can be none."""
         columns = [getattr(UsageRow, name) for name in wanted.by]
         query = select(*columns, *(func.sum(getattr(UsageRow, name)) for name in _COUNTS))
         if wanted.since is not None:
             query = query.where(UsageRow.hour >= _hour(wanted.since))
         if wanted.until is not None:
-            query = query.where(UsageRow.hour * HOUR < wanted.until)
+            query = query.where(UsageRow.hour < ceil(wanted.until / HOUR))
         if wanted.model is not None:
-            query = query.where(UsageRow.model == wanted.model)
+            query = query.where(UsageRow.model == checks.text_of(wanted.model, "model"))
         if wanted.key is not None:
-            query = query.where(UsageRow.key == wanted.key)
+            query = query.where(UsageRow.key == checks.text_of(wanted.key, "key"))
         query = query.group_by(*columns).order_by(*columns).offset(offset).limit(min(limit, LARGEST_PAGE))
         async with self._reading() as session:
             return [_record(wanted.by, row) for row in await session.execute(query)]
