@@ -19,7 +19,7 @@ _MOST_TOKENS = 2**53
 
 
 def known_of(known: Known) -> Capabilities:
-    """Of a model: by its files where they are here, else as the registry kept it."""
+    """Of a model or version: by its files where they are here, else as the registry kept it."""
     if known.version is None or known.entry.files is not None:
         return capabilities_of(known.entry)
     kept = known.version.capabilities
