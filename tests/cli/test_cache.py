@@ -16,6 +16,7 @@ import yaml
 from cli.command_line import DEADLINE, command, free_port, run
 from cli.test_commands import _wait_for
 from modelyard.registry import NewVersion, Registry
+from modelyard.registry.records import ProfileRecord
 from modelyard.store import Store, StoredFile, Terms
 from modelyard.store.partial import State
 from store.byte_source import Bytes, weights
@@ -158,7 +159,8 @@ def test_what_a_policy_keeps_stays(config: Path) -> None:
 def registered(config: Path, source: Path, pin: bool) -> None:
     async def register() -> None:
         registry = Registry(config.parent / "data" / "registry.db")
-        new = NewVersion({"engine": "llamacpp", "source": str(source)}, "0" * 12)
+        await registry.profiles.put(ProfileRecord("own", 1, {"type": "llamacpp"}, 0.0, 0.0, "ada"))
+        new = NewVersion({"engine": "own", "source": str(source)}, "0" * 12)
         await registry.register("r", new, who="ada", policy={"pin": pin})
         await registry.close()
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from modelyard.compose.additions import Additions
 from modelyard.compose.registered import Holding, Making
-from modelyard.config import Config, Model
-from modelyard.config.together import profile_of
+from modelyard.config import Config
+from modelyard.config.together import profile_of, together
 from modelyard.engines import registry as engines
 from modelyard.errors import RegistryUnavailable, StoreError
 from modelyard.registry import Registry, schema
@@ -21,9 +22,10 @@ async def kept_files(config: Config, store: Store) -> set[Path]:
     """The files that `config`'s models and the registered ones keep though they do not run (see
     `Driver.kept_files`). Raises RegistryUnavailable and ConfigError where that cannot be told."""
     kept, files = set[Path](), StoreFiles(store)
-    for model in (*config.models, *await _registered(config)):
+    served = await _served(config)
+    for model in served.models:
         if model.policy.pin or model.policy.home or model.policy.min_replicas:
-            profile = profile_of(config, model.spec.engine)
+            profile = profile_of(served, model.spec.engine)
             entry = Entry(model.spec, model.policy, engines.load()[profile.type], profile)
             with suppress(StoreError):  # what cannot be used need not be kept
                 found = await files.cached(entry) or {}
@@ -31,15 +33,15 @@ async def kept_files(config: Config, store: Store) -> set[Path]:
     return kept
 
 
-async def _registered(config: Config) -> list[Model]:
-    """The models that the registry has; nothing is made or migrated for it."""
+async def _served(config: Config) -> Config:
+    """`config` with what its registry has; nothing is made or migrated for that."""
     database = Database(config.registry_url)
     try:
         applied = [revision.applied for revision in await schema.show(database)]
     finally:
         await database.close()
     if not any(applied):
-        return []
+        return config
     if not all(applied):
         raise RegistryUnavailable(f"{database.name} has an older schema; `modelyard migrate up` changes that")
     registry, making = Registry(config.registry_url), Making()
@@ -47,6 +49,7 @@ async def _registered(config: Config) -> list[Model]:
         found = await registry.all()
     finally:
         await registry.close()
-    return [
-        making.model(config, Holding(model, {model.current.number: model.current})) for model in found.models
-    ]
+    additions = Additions(found.keys, found.profiles)
+    base = additions.without(additions.problems(config)).to(config)
+    holdings = [Holding(model, {model.current.number: model.current}) for model in found.models]
+    return together(base, [making.model(base, holding) for holding in holdings])
