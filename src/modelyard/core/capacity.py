@@ -15,6 +15,8 @@ The rule, for each version in line, oldest first within its class:
 5. But an idle victim that is likely to be asked for again before its reload would be done is spared for a
    while, when busy ones cost less: the swap is held until one of those is free, or until the rest of the
    head's patience is what its own load takes. With more in line than in memory, no swap is held.
+6. Where loads slow each other down (`slowing`), nobody leaves for one that would be third to load on its
+   devices: two who came before it load first.
 
 Whoever comes behind may start in what is left, as long as those before it can still have what they own.
 
@@ -32,6 +34,7 @@ from math import inf
 from modelyard.core.admission import never_message
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.placement import candidates, place
+from modelyard.core.slowing import AT_ONCE
 from modelyard.core.state import FLOOR, Instance, State, Version
 from modelyard.core.types import NoFit, Placement, Priority, WhenFull
 from modelyard.core.victims import IDLE, Cost, Room, Wish, choose, may_leave_at
@@ -149,7 +152,7 @@ def _consider(room: Room, wish: Wish, moves: list[Move]) -> bool:
     if isinstance(later, NoFit):
         _make_room(room, wish, moves)
     elif not wish.growing:
-        room.own(later)
+        room.own(version, later)
         moves.append(Blocked(version, "memory that is on its way back"))
     return True
 
@@ -160,8 +163,14 @@ def _make_room(room: Room, wish: Wish, moves: list[Move]) -> None:
     if chosen is None:
         return
     victims, placement, until = chosen
-    room.own(placement, victims)
+    first = room.first_to_load(wish, placement) if room.paced else []
+    room.own(wish.version, placement, victims)
     names = ", ".join(victim.id for victim in victims)
+    if len(first) >= AT_ONCE:
+        loads = ", ".join(version.spec.model for version in first)
+        moves.append(Blocked(wish.version, f"the loads of {loads}, then the memory of {names}"))
+        moves.extend(Watch(version) for version in first)
+        return
     moves.append(Blocked(wish.version, f"the memory of {names}"))
     at = max(may_leave_at(victim, wish) for victim in victims)
     if at <= wish.now:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 
+from modelyard.core import slowing
 from modelyard.core.actions import Cut, Release, Start, Stop
 from modelyard.core.lifecycle import InstanceSignal, InstanceState, next_instance
 from modelyard.core.placement import never_fits
@@ -37,6 +38,7 @@ def begin(step: Step, version: Version, placement: Placement, reason: str) -> In
     instance = Instance(f"{slug}-{state.sequence}", version, placement, now, reason)
     state.ledger.reserve(instance.id, placement)
     state.instances[instance.id] = version.instances[instance.id] = instance
+    instance.beside = slowing.beside(state, instance)
     deadline = now + version.policy.load_cap
     state.timers.set(("start", instance.id), deadline)
     waited = now - version.blocked_since if version.blocked_since is not None else 0.0
@@ -69,6 +71,7 @@ def ready(step: Step, instance: Instance, observed: Mapping[str, int]) -> None:
     instance.idle_since = now
     version.ready.append(instance)
     took = now - instance.started_at
+    slowing.learn(state, instance, took)
     version.load_seconds = took if version.load_seconds is None else 0.7 * version.load_seconds + 0.3 * took
     version.last_error = ("", "")
     version.failed_starts = version.foreign_starts = 0

@@ -18,6 +18,7 @@ from modelyard.core.events import Added
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.placement import candidates, place
 from modelyard.core.scheduler import Scheduler
+from modelyard.core.slowing import MATTERS
 from modelyard.core.state import LEAVING, STARTING, State, Version, Waiting
 from modelyard.core.types import NoFit, Policy, Priority
 from modelyard.core.units import in_units
@@ -207,7 +208,10 @@ def _instance(state: State, name: str) -> tuple[str, str]:
 
 def _device(state: State, name: str) -> str:
     account = state.ledger.devices.get(name)
-    return f"budget {in_units(account.device.budget)}" if account is not None else "unknown"
+    if account is None:
+        return "unknown"
+    pace = ", loads slow each other down" if state.slowing >= MATTERS else ""
+    return f"budget {in_units(account.device.budget)}{pace}"
 
 
 def wanted(state: State, key: str, added: Added | None) -> Version | None:

@@ -37,11 +37,14 @@ ASK_AGAIN = 5.0  # seconds from a denial until minimum replicas are tried again
 
 
 class Scheduler:
-    """Versions, instances, queues and memory of one yard. `queue_bound` bounds what waits in all; `rank`
-    and `holds` are the order of victims and whether a swap waits for a cheaper one, for comparisons."""
+    """Versions, instances, queues and memory of one yard. `queue_bound` bounds what waits in all. For
+    comparisons: `rank` is the order of victims, `holds` and `paced` whether a swap may wait for a cheaper
+    one, and for loads that would slow its own."""
 
-    def __init__(self, queue_bound: int = 1024, rank: Rank = loss, holds: bool = True) -> None:
-        self.state = State(queue_bound=queue_bound, rank=rank, holds=holds)
+    def __init__(
+        self, queue_bound: int = 1024, rank: Rank = loss, *, holds: bool = True, paced: bool = True
+    ) -> None:
+        self.state = State(queue_bound=queue_bound, rank=rank, holds=holds, paced=paced)
         self.sums = Sums()
         self._handlers: dict[type[Any], Callable[[Step, Any], None]] = {
             ev.Arrived: requests.arrive,

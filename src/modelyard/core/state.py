@@ -98,6 +98,7 @@ class Instance:
     suspect: bool = False
     last_success: float = -inf
     leaving_for: str = ""
+    beside: int = 0  # loads beside its own when it started
     asked_keep_alive: float | None = None  # by a client, in place of the policy's
 
     @property
@@ -270,6 +271,7 @@ class Version:
     heat_at: float = 0.0
     last_used: float = -inf
     load_seconds: float | None = None
+    alone: float | None = None  # seconds that a load takes with none beside it
     service_seconds: float = 1.0  # usual; an assumption until the first answer
     timed: int = 0  # answers that it was learned from, SERVICES at most
     contribution: list[Ahead] = field(default_factory=lambda: [NOTHING] * CLASSES)
@@ -337,6 +339,7 @@ class State:
     queue_bound: int = 1024
     rank: Rank = loss
     holds: bool = True  # whether a swap may wait for a cheaper victim
+    paced: bool = True  # whether a swap may wait for loads that would slow its own
     ledger: Ledger = field(default_factory=Ledger)
     versions: dict[str, Version] = field(default_factory=dict)
     instances: dict[str, Instance] = field(default_factory=dict)
@@ -351,4 +354,5 @@ class State:
     sequence: int = 0  # of instances
     arrivals: int = 0
     quiet_since: float = 0.0  # the line is empty since then
+    slowing: float = 0.0  # what a load beside another adds to its time, in shares of that; 0: nothing
     room_seconds: float = 0.0  # how long a head usually waits for room to be made

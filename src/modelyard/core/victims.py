@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.placement import candidates, place
+from modelyard.core.slowing import MATTERS
 from modelyard.core.state import LEAVING, Instance, LineKey, State, Version
 from modelyard.core.types import Need, NoFit, Placement, Priority, Spec
 
@@ -51,6 +52,7 @@ class Room:
         self.movable: list[Instance] = []
         self.starting: set[str] = set()  # devices on which something starts
         self.learning: set[str] = set()  # of these, where a footprint is learned
+        self.loading: list[tuple[Version, set[str]]] = []  # and those who load, or will before the next
         leaving: list[Instance] = []
         for instance in state.instances.values():
             if instance.state in LEAVING:
@@ -66,6 +68,7 @@ class Room:
         self.reach = self.without(self.movable)
         self.all_gone = self.gone.union(instance.id for instance in self.movable)
         self.line, self.holds = len(state.line), state.holds
+        self.paced = state.paced and state.slowing >= MATTERS
         self._state, self._now = state, now
         self._ranked: list[tuple[Cost, Instance]] | None = None
 
@@ -83,8 +86,9 @@ class Room:
             room[device] += account.files_back(gone) - account.files_back(self.gone)
         return room
 
-    def own(self, placement: Placement, victims: Collection[Instance] = ()) -> None:
-        """Give `placement` to whoever is considered now, out of what is there later."""
+    def own(self, version: Version, placement: Placement, victims: Collection[Instance] = ()) -> None:
+        """Give `placement` to `version`, which is considered now, out of what is there later."""
+        self.loading.append((version, {charge.device for charge in placement}))
         self.later = self.without(victims)
         self.gone.update(victim.id for victim in victims)
         for charge in placement:
@@ -98,6 +102,16 @@ class Room:
             self.free[charge.device] -= cost
             self.later[charge.device] -= cost
 
+    def first_to_load(self, wish: Wish, placement: Placement) -> list[Version]:
+        """Those who came before the wish and are loading on its devices, or will. To wait for them is a part
+        of every stated bound."""
+        devices = {charge.device for charge in placement}
+        return [
+            version
+            for version, used in self.loading
+            if not devices.isdisjoint(used) and came_before(version, wish)
+        ]
+
     def closed(self, need: Need) -> set[str]:
         """Where `need` may not start now: a footprint is learned while nothing else starts on its devices."""
         return self.learning if need.known else self.starting
@@ -110,6 +124,7 @@ class Room:
 
     def _starts(self, version: Version, placement: Placement) -> None:
         devices = {charge.device for charge in placement}
+        self.loading.append((version, devices))
         self.starting |= devices
         if version.need is not None and not version.need.known:
             self.learning |= devices
@@ -248,11 +263,7 @@ def may_leave_at(instance: Instance, wish: Wish) -> float:
     if instance.state is not InstanceState.READY:
         return inf if other.queue.count or other.asked_since is not None else -inf
     head = other.queue.head()
-    if (
-        head is not None
-        and (-head.priority, head.since, head.order) < wish.key
-        and instance.id not in head.exclude
-    ):
+    if head is not None and came_before(other, wish) and instance.id not in head.exclude:
         return inf
     resident = instance.ready_at + other.policy.min_residency
     if not instance.leases and head is None:
@@ -261,6 +272,12 @@ def may_leave_at(instance: Instance, wish: Wish) -> float:
         return resident
     patience = wish.version.policy.patience
     return max(resident, wish.blocked_since + patience, instance.ready_at + patience)
+
+
+def came_before(version: Version, wish: Wish) -> bool:
+    """Whether somebody waits for it since before the wish's head did, or in a higher class."""
+    head = version.queue.head()
+    return head is not None and (-head.priority, head.since, head.order) < wish.key
 
 
 def _cost(state: State, instance: Instance, now: float) -> Cost:

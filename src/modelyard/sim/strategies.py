@@ -16,17 +16,17 @@ from modelyard.sim.choices import StrategyName
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """`changes` are the fields of a version's policy that it sets, `rank` its order of victims, and `holds`
-    whether a swap may wait for a cheaper victim."""
+    """`changes` are the fields of a version's policy that it sets; the rest as in `Scheduler`."""
 
     name: str
     text: str
     changes: tuple[tuple[str, float], ...] = ()
     rank: Rank = loss
     holds: bool = False
+    paced: bool = False
 
     def scheduler(self, queue_bound: int) -> Scheduler:
-        return Scheduler(queue_bound, self.rank, self.holds)
+        return Scheduler(queue_bound, self.rank, holds=self.holds, paced=self.paced)
 
     def policy(self, policy: Policy) -> Policy:
         """`policy` as this strategy has it."""
@@ -96,13 +96,14 @@ _TABLE = (
         (("keep_alive", inf),),
         last_used,
     ),
-    Strategy(StrategyName.OURS, "the policy as configured", holds=True),
+    Strategy(StrategyName.OURS, "the policy as configured", holds=True, paced=True),
 )
 STRATEGIES = {strategy.name: strategy for strategy in _TABLE}
 OURS, BASELINE = STRATEGIES[StrategyName.OURS], STRATEGIES[StrategyName.LRU]
 
 ABLATED = (
     replace(OURS, name="ours without the hold", holds=False),
+    replace(OURS, name="ours without pace", paced=False),
     replace(OURS, name="ours without demand", rank=last_used),
     replace(OURS, name="ours without load time", rank=_without_load),
     replace(OURS, name="ours without bytes", rank=_without_bytes),
