@@ -18,6 +18,7 @@ from cli.command_line import run
 from engines.gguf_file import gguf
 from gateway.live_yard import ChildYard, child_yard, fake, short_folder
 from modelyard.cli import registry_tables
+from modelyard.cli.tables import size as size_of
 from modelyard.client import Client
 from modelyard.errors import NameTaken, NoRoomBeside, RevisionMismatch, VersionNotFound
 from store.test_quantize import random_gguf
@@ -179,6 +180,7 @@ async def test_a_version_is_described_with_its_files(yard: ChildYard, order: Ord
     assert str(source) in files[0]
     assert found["artifacts"][0]["sha256"][:12] in files[0]
     assert "policies" not in await order("describe", "a")
+    assert size_of(source.stat().st_size) in await order("versions", "m")
 
 
 async def test_what_is_refused(yard: ChildYard, order: Order) -> None:

@@ -110,6 +110,9 @@ async def test_models_in_openais_shape(yard: LiveYard) -> None:
         "aliases": ["tiny"],
         "owner": "file",
         "registered": None,
+        "error": "",
+        "files": None,
+        "price": {"input": 0.0, "output": 0.0, "load": 0.0},
     }
     assert embedder["modelyard"]["capabilities"] == ["embedding"]
 

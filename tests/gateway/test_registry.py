@@ -289,7 +289,6 @@ async def test_filters(yard: LiveYard) -> None:
     assert await names("state=idle&limit=1") == ["a"]
     assert await names("state=idle&limit=2") == ["a", "embedder"]
     assert (await ask(yard, "GET", "/v1/models?state=idle&limit=2"))["has_more"] is False
-    assert await names("pair=en-de") == []
 
 
 async def test_anthropics_list(yard: LiveYard) -> None:

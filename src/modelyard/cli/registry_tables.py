@@ -96,13 +96,14 @@ def _leaves(path: str, value: object) -> Iterable[tuple[str, object]]:
 
 
 def print_versions(where: Console, versions: Iterable[Json]) -> None:
-    table = new("version", "", "digest", "files", "made", "by", "tags", prose=("source", "note"))
+    table = new("version", "", "digest", "files", "size", "made", "by", "tags", prose=("source", "note"))
     for version in versions:
         table.add_row(
             str(version["number"]),
             "[green]current[/]" if version["current"] else "",
             version["digest"][:SHORT],
             _state(version["state"]),
+            size((version["capabilities"]["files"] or {}).get("size")),
             _moment(version["created"]),
             escape(version["created_by"]),
             escape(", ".join(version["tags"])),

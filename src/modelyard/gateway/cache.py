@@ -12,7 +12,14 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from modelyard.errors import InvalidRequest, NotFound, TaskCancelled, TooManyTasks, UnsupportedMediaType
+from modelyard.errors import (
+    InvalidRequest,
+    NotFound,
+    ShuttingDown,
+    TaskCancelled,
+    TooManyTasks,
+    UnsupportedMediaType,
+)
 from modelyard.gateway import views
 from modelyard.gateway.admin import needs_json
 from modelyard.gateway.reference import refusals
@@ -111,7 +118,7 @@ def cache_router(store: Store, control: Control) -> APIRouter:
         responses={
             200: {"model": Verification, "description": "What came of each (`wait=true`)."},
             202: {"model": TaskView, "description": "The task that does it."},
-            **refusals(TooManyTasks, TaskCancelled, UnsupportedMediaType),
+            **refusals(TooManyTasks, TaskCancelled, ShuttingDown, UnsupportedMediaType),
         },
     )
     async def verify_all(order: Annotated[VerifyOrder | None, Body()] = None, wait: Wait = False) -> Response:
