@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Header, Request, Response
@@ -79,7 +79,7 @@ class Control:
             raise OwnedByFile(f"{known.name} is not registered: it stands in {place}.", param="name")
         if change and name != known.name and name not in known.aliases:
             raise InvalidRequest(f"{name} means a version of {known.name}; name the model.", param="name")
-        return replace(known, other=None)
+        return known
 
     def check(self) -> None:
         """Raises RegistryUnavailable while nothing can be changed."""
