@@ -259,6 +259,9 @@ class Outside(RuleBasedStateMachine):
         instance = self.scheduler.state.instances.get(name)
         if instance is not None and instance.generation == generation:
             return
+        lease = self.scheduler.state.leases.get("r1")  # of an instance that may be gone already
+        if lease is not None and (lease.instance.id, lease.generation) == (name, generation):
+            return
         makers: list[Any] = [ev.Warming, ev.Ready, ev.Released, ev.Doubted]
         events: list[ev.Event] = [make(name, generation) for make in makers]
         events += [ev.Failed(name, generation, Cause.CRASHED), ev.Exited(name, generation, Cause.CRASHED)]

@@ -3,7 +3,8 @@
 An event changes what it says and marks what it made dirty; then one settle pass decides, whatever the event
 was: ready slots go to who waits (dispatch), versions that want an instance stand in line, and capacity plans
 who may start and who leaves for it. To see why a model was swapped, read `capacity` (its rule stands at its
-top); to see what happens to an instance then, read `instances`; to a request, `requests`; to files, `files`.
+top); to see what happens to an instance then, read `instances`; to a request, `requests`; to files, `files`;
+what operators order, `orders`.
 
 Called by the driver, and by simulations with a virtual clock. It never reads a clock: `now` (seconds) only
 has to grow. A Tick must come no later than `next_deadline()`.
@@ -14,14 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from modelyard.core import capacity, files, instances, requests
+from modelyard.core import capacity, files, instances, orders, requests
 from modelyard.core import events as ev
-from modelyard.core.actions import Action, Fetch, Loaded
-from modelyard.core.admission import Sums, never_message, recap
+from modelyard.core.actions import Action, Fetch
+from modelyard.core.admission import Sums, recap
 from modelyard.core.capacity import Begin, Blocked, Deny, Get, Leave, LookAgain, Move, Watch
 from modelyard.core.lifecycle import (
     FilesSignal,
-    FilesState,
     InstanceSignal,
     InstanceState,
     next_files,
@@ -30,7 +30,7 @@ from modelyard.core.lifecycle import (
 from modelyard.core.placement import never_fits
 from modelyard.core.state import SETTLED, STARTING, Instance, LineKey, Rank, State, Version, loss
 from modelyard.core.step import Step
-from modelyard.core.types import Cause, Policy, Priority
+from modelyard.core.types import Cause, Priority
 
 SETTLE_LIMIT = 1000  # passes of one settle; a decision that undoes itself is a bug, not a loop
 ASK_AGAIN = 5.0  # seconds from a denial until minimum replicas are tried again
@@ -64,15 +64,15 @@ class Scheduler:
             ev.Learned: self._handle_learned,
             ev.DeviceSeen: self._handle_device_seen,
             ev.DeviceAdded: self._handle_device_added,
-            ev.Added: self._handle_added,
-            ev.PolicyChanged: self._handle_policy_changed,
-            ev.KeepAliveAsked: self._handle_keep_alive_asked,
-            ev.Removed: self._handle_removed,
-            ev.QueueBounded: self._handle_queue_bounded,
+            ev.Added: orders.added,
+            ev.PolicyChanged: orders.policy_changed,
+            ev.KeepAliveAsked: orders.keep_alive_asked,
+            ev.Removed: orders.removed,
+            ev.QueueBounded: orders.queue_bounded,
             ev.Changed: self._handle_changed,
-            ev.LoadAsked: self._handle_load_asked,
-            ev.UnloadAsked: self._handle_unload_asked,
-            ev.ShutdownAsked: self._handle_shutdown_asked,
+            ev.LoadAsked: orders.load_asked,
+            ev.UnloadAsked: orders.unload_asked,
+            ev.ShutdownAsked: orders.shutdown_asked,
             ev.Tick: self._handle_tick,
         }
 
@@ -277,60 +277,7 @@ class Scheduler:
                 version.never = never_fits(version.need, version.spec, self.state.ledger.devices)
         self.state.replan = True
 
-    # -- operator ---------------------------------------------------------------------------------------
-
-    def _handle_added(self, step: Step, event: ev.Added) -> None:
-        key = event.spec.version
-        version = self.state.versions.get(key)
-        if version is None:
-            version = self.state.versions[key] = Version(event.spec, event.policy, key)
-        version.removed = False
-        self._set_policy(step, version, event.policy)
-        if event.cached is not None and version.files is not FilesState.CACHED:
-            version.files = next_files(version.files, FilesSignal.CACHED)
-            instances.set_need(step, version, event.cached)
-
-    def _handle_policy_changed(self, step: Step, event: ev.PolicyChanged) -> None:
-        version = self.state.versions.get(event.version)
-        if version is not None:
-            self._set_policy(step, version, event.policy)
-            instances.look_at_expiry(step, version)
-
-    def _handle_keep_alive_asked(self, step: Step, event: ev.KeepAliveAsked) -> None:
-        version = self.state.versions.get(event.version)
-        if version is not None:
-            for instance in version.ready:
-                instance.asked_keep_alive = event.seconds
-            instances.look_at_expiry(step, version)
-
-    def _set_policy(self, step: Step, version: Version, policy: Policy) -> None:
-        version.policy = policy
-        version.policy_at = step.now
-        version.capacity = version.spec.slots + policy.overcommit
-        self.sums.stale = True
-        step.look_at(version)
-        self.state.replan = True
-
-    def _handle_removed(self, step: Step, event: ev.Removed) -> None:
-        version = self.state.versions.get(event.version)
-        if version is None:
-            return
-        version.removed = True
-        fate = "removed"
-        successor = self.state.versions.get(event.replaced_by)
-        if successor is not None:
-            fate = f"replaced by {successor.key}"
-            successor.inherit(version)
-            if version.live() and successor.asked_since is None and not self.state.shutting_down:
-                step.ask(successor, evict=False)
-                step.look_at(successor)
-        step.deny(version, "model_removed", f"{version.spec.model} was {fate}")
-        for instance in list(version.instances.values()):
-            instances.leave(step, instance, fate)
-        step.look_at(version)
-
-    def _handle_queue_bounded(self, step: Step, event: ev.QueueBounded) -> None:
-        self.state.queue_bound = event.bound
+    # -- versions ---------------------------------------------------------------------------------------
 
     def _handle_changed(self, step: Step, event: ev.Changed) -> None:
         for part in event.parts:
@@ -343,45 +290,6 @@ class Scheduler:
             self.state.timers.cancel((kind, version.key))
         del self.state.versions[version.key]
         self.sums.stale = True
-
-    def _handle_load_asked(self, step: Step, event: ev.LoadAsked) -> None:
-        version = self.state.versions.get(event.version)
-        if version is None or version.removed:
-            step.out.append(Loaded(event.version, None, "model_removed", f"{event.version} was removed"))
-            return
-        if version.asked_since is None:
-            step.ask(version, evict=event.evict)
-        version.ask_evicts |= event.evict
-        # All who ask get one answer: the last of them is promised its whole wait.
-        key, deadline = ("ask", version.key), step.now + version.policy.max_wait
-        self.state.timers.set(key, max(deadline, self.state.timers.when(key) or deadline))
-        if version.ready:
-            step.answer_ask(version, version.ready[0].id)
-        elif version.never is not None:
-            step.deny(version, "never_fits", never_message(version))
-        elif self.state.shutting_down:
-            step.deny(version, "shutting_down", "the server is shutting down")
-        elif (error := version.error_now(step.now)) is not None:
-            step.answer_ask(version, None, *error)
-        step.look_at(version)
-
-    def _handle_unload_asked(self, step: Step, event: ev.UnloadAsked) -> None:
-        version = self.state.versions.get(event.version)
-        if version is None:
-            return
-        if event.instance is None:
-            version.unloaded = True
-            step.answer_ask(version, None, "model_not_running", f"{version.spec.model} was unloaded")
-        for instance in list(version.instances.values()):
-            if event.instance in (None, instance.id):
-                instances.leave(step, instance, "unload was asked for", now=event.now, cut="unloaded")
-
-    def _handle_shutdown_asked(self, step: Step, event: ev.ShutdownAsked) -> None:
-        self.state.shutting_down = True
-        for version in self.state.versions.values():
-            step.deny(version, "shutting_down", "the server is shutting down")
-        for instance in list(self.state.instances.values()):
-            instances.leave(step, instance, "shutting down", now=event.now, cut="shutting_down")
 
     # -- time -------------------------------------------------------------------------------------------
 

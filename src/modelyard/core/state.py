@@ -1,7 +1,7 @@
 """The scheduling state: versions, instances, waiting requests and leases.
 
-Mutated by `scheduler.Scheduler` alone (through `requests`, `instances`, `step` and `admission`, which it
-calls); capacity, dispatch, placement and the invariants only read it.
+Mutated by `scheduler.Scheduler` alone (through `requests`, `instances`, `files`, `orders`, `step` and
+`admission`, which it calls); capacity, dispatch, placement and the invariants only read it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One step of the scheduler: the state, the time, and the actions collected so far.
 
 Made by `Scheduler.handle` for the length of one event; the modules that hold the transitions (`requests`,
-`instances`) take it as their first argument and are called by nobody else.
+`instances`, `files`, `orders`) take it as their first argument and are called by nobody else.
 """
 
 from __future__ import annotations
