@@ -11,7 +11,19 @@ import sys
 
 import typer
 
-from modelyard.cli import cache, changes, control, importing, keys, migrate, plan, registry, replay, serving
+from modelyard.cli import (
+    cache,
+    changes,
+    control,
+    engines,
+    importing,
+    keys,
+    migrate,
+    plan,
+    registry,
+    replay,
+    serving,
+)
 from modelyard.cli.quantizing import quantize
 from modelyard.cli.usage import usage
 from modelyard.errors import ModelyardError
@@ -52,6 +64,7 @@ app.command("advise")(replay.advise)
 app.command("diff")(changes.diff)
 app.command("apply")(changes.apply)
 app.add_typer(cache.app)
+app.add_typer(engines.app)
 app.add_typer(importing.app)
 app.add_typer(keys.app)
 app.add_typer(migrate.app)

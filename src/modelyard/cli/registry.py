@@ -86,7 +86,7 @@ def versions(
     """Show the versions of a registered model; with -f, add one first."""
     with connect(url, key) as client:
         if file is not None:
-            client.add_version(model, **_read(file))
+            client.add_version(model, **fields_in(file))
         found = client.versions(model)
     if as_json:
         print_json(found)
@@ -110,7 +110,7 @@ def register(
     as_json: AsJson = False,
 ) -> None:
     """Register a model: its fields, or just a source. It is served from now on."""
-    fields = _read(file) if file is not None else {}
+    fields = fields_in(file) if file is not None else {}
     if source is not None:
         fields["source"] = source
     if not fields:
@@ -246,7 +246,7 @@ def _assigned(word: str) -> tuple[str, Any]:
     return field, value
 
 
-def _read(file: Path) -> dict[str, Any]:
+def fields_in(file: Path) -> dict[str, Any]:
     """The fields in a file. Raises BadParameter."""
     import yaml
 
@@ -256,7 +256,7 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise typer.BadParameter(f"{file}: {error}") from None
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise typer.BadParameter(f"{file}: holds no fields of a model")
+        raise typer.BadParameter(f"{file}: holds no fields")
     return found
 
 

@@ -1,0 +1,35 @@
+"""`modelyard engine` against a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from cli.command_line import run
+from gateway.live_yard import child_yard, fake, short_folder
+
+
+async def test_profiles_are_put_listed_and_removed() -> None:
+    with short_folder() as folder:
+        file = folder / "profile.yaml"
+        async with child_yard(folder, {"a": fake()}) as yard:
+
+            async def order(*words: str, code: int = 0) -> str:
+                done = await asyncio.to_thread(run, "engine", *words, "--url", f"unix:{yard.socket}")
+                assert done.returncode == code, done.stdout + done.stderr
+                return done.stdout if code == 0 else done.stderr
+
+            file.write_text("type: fake\ndefaults: {seed: 7}\n")
+            made = await order("put", "org/slow", "-f", str(file))
+            assert made == "org/slow is a profile of fake; 0 models are run with it\n"
+            rows = {line.split()[0]: line for line in (await order("ls")).splitlines() if line.strip()}
+            assert {"org/slow", "fake"} <= rows.keys()
+            assert "registry" in rows["org/slow"]
+            shown = {one["name"]: one for one in json.loads(await order("ls", "--json"))}
+            assert shown["org/slow"]["defaults"] == {"seed": 7}
+            file.write_text("type: fake\nprogram: /bin/sh\n")
+            assert "allow_programs" in await order("put", "org/slow", "-f", str(file), code=1)
+            file.write_text("- fake\n")
+            assert "holds no fields" in await order("put", "org/slow", "-f", str(file), code=2)
+            assert await order("rm", "org/slow") == "org/slow is gone\n"
+            assert "There is no engine profile" in await order("rm", "org/slow", code=1)
