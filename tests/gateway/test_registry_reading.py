@@ -64,12 +64,15 @@ async def test_a_version_is_told_with_its_files(
     (file,) = found["artifacts"]
     assert (file["path"], file["source"], file["size"]) == ("model", str(source), source.stat().st_size)
     assert (len(file["sha256"]), file["made_from"]) == (64, None)
-    for number, code, status in ((2, "version_not_found", 404), (0, "invalid_request", 400)):
+    asked = ((2, "version_not_found", 404), (0, "invalid_request", 400), ("9" * 5000, "model_not_found", 404))
+    for number, code, status in asked:
         refused = await ask(yard, "GET", f"/v1/models/m/versions/{number}", status=status)
         assert refused["error"]["code"] == code
     await ask(yard, "GET", "/v1/models/a/versions/1", status=409)
     response = await yard.http.delete("/v1/models/m/versions/1")
     assert (response.status_code, response.headers["allow"]) == (405, "GET")
+    unknown = f"m@{'9' * 5000}"
+    assert (await ask(yard, "GET", f"/v1/models/{unknown}", status=404))["error"]["code"] == "model_not_found"
 
 
 async def test_files_are_told_without_secrets_and_null_while_the_database_is_away(yard: LiveYard) -> None:

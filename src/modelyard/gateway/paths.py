@@ -6,11 +6,13 @@ Used by the routes below /v1/models.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Annotated, Any
 from urllib.parse import quote, unquote
 
 from fastapi import Depends, Path, Request
+from starlette.convertors import Convertor, register_url_convertor
 
 from modelyard.errors import MethodNotAllowed
 
@@ -26,6 +28,21 @@ VERBS = {  # the last part of a path, and the methods that it takes
     "quantize": "POST",
 }
 TAGS = "tags"
+
+
+class _Number(Convertor[int]):
+    """`{x:number}`: a number of a version; Starlette's `int` fails on one with thousands of digits."""
+
+    regex = "[0-9]{1,10}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _Number())
 
 _Scope = MutableMapping[str, Any]
 _App = Callable[[_Scope, Any, Any], Awaitable[None]]
@@ -75,7 +92,7 @@ def reserved(path: str) -> str:
     *before, last = path.removeprefix(f"{MODELS}/").split("/")
     if len(before) > 1 and before[-1] == TAGS:
         return "DELETE, PUT"
-    if len(before) > 1 and before[-1] == "versions" and last.isdecimal():
+    if len(before) > 1 and before[-1] == "versions" and re.fullmatch(_Number.regex, last):
         return "GET"
     return VERBS.get(last, "") if before else ""
 

@@ -69,7 +69,7 @@ def _add_reading(router: APIRouter, control: Control) -> None:
         return shapes.VersionList(data=[shapes.version(known, each) for each in records])
 
     @router.get(
-        "/v1/models/{name:path}/versions/{number:int}",
+        "/v1/models/{name:path}/versions/{number:number}",
         tags=["versions"],
         responses=refusals(*FOUND, OwnedByFile),
     )
