@@ -115,3 +115,15 @@ def test_nobody_waits_for_a_load_that_came_later_or_is_of_nobody() -> None:
         yard.do(ev.LoadAsked(yard.add(f"asked{number}", 30)))
     yard.do(ev.Learned("old@" + "0" * 12, need(30), 1.0))
     assert stopped(yard.ask("x", yard.add("new", 30))) == ["old"]
+
+
+def test_two_loads_of_one_model_count_as_two_and_are_said_as_one() -> None:
+    yard = Yard(gpu())
+    learned(yard, 4.0)
+    yard.load("old", 30)
+    yard.ask("r0", yard.add("twice", 30, min_replicas=2, max_replicas=2))
+    wanted = yard.add("new", 30)
+    assert stopped(yard.ask("r1", wanted)) == []
+    blocked_by = yard.version(wanted).blocked_by
+    assert blocked_by is not None
+    assert blocked_by.startswith("the loads of twice, then the memory of old-")

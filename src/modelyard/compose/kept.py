@@ -10,9 +10,8 @@ from modelyard.compose.registered import Holding, Making
 from modelyard.config import Config
 from modelyard.config.together import profile_of, together
 from modelyard.engines import registry as engines
-from modelyard.errors import RegistryUnavailable, StoreError
-from modelyard.registry import Registry, schema
-from modelyard.registry.database import Database
+from modelyard.errors import StoreError
+from modelyard.registry import Registry
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.files import StoreFiles
 from modelyard.store import Store
@@ -24,7 +23,7 @@ async def kept_files(config: Config, store: Store) -> set[Path]:
     kept, files = set[Path](), StoreFiles(store)
     served = await _served(config)
     for model in served.models:
-        if model.policy.pin or model.policy.home or model.policy.min_replicas:
+        if model.policy.keeps_files:
             profile = profile_of(served, model.spec.engine)
             entry = Entry(model.spec, model.policy, engines.load()[profile.type], profile)
             with suppress(StoreError):  # what cannot be used need not be kept
@@ -35,17 +34,10 @@ async def kept_files(config: Config, store: Store) -> set[Path]:
 
 async def _served(config: Config) -> Config:
     """`config` with what its registry has; nothing is made or migrated for that."""
-    database = Database(config.registry_url)
-    try:
-        applied = [revision.applied for revision in await schema.show(database)]
-    finally:
-        await database.close()
-    if not any(applied):
-        return config
-    if not all(applied):
-        raise RegistryUnavailable(f"{database.name} has an older schema; `modelyard migrate up` changes that")
     registry, making = Registry(config.registry_url), Making()
     try:
+        if not await registry.is_made():
+            return config
         found = await registry.all()
     finally:
         await registry.close()

@@ -167,7 +167,7 @@ def _make_room(room: Room, wish: Wish, moves: list[Move]) -> None:
     room.own(wish.version, placement, victims)
     names = ", ".join(victim.id for victim in victims)
     if len(first) >= AT_ONCE:
-        loads = ", ".join(version.spec.model for version in first)
+        loads = ", ".join(dict.fromkeys(version.spec.model for version in first))
         moves.append(Blocked(wish.version, f"the loads of {loads}, then the memory of {names}"))
         moves.extend(Watch(version) for version in first)
         return

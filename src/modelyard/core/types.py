@@ -173,6 +173,11 @@ class Policy:
     def drain(self) -> float:
         return self.request_timeout if self.drain_cap is None else self.drain_cap
 
+    @property
+    def keeps_files(self) -> bool:
+        """Whether it stays in memory, or comes back by itself, so that its files have to stay."""
+        return self.pin or self.home or self.min_replicas > 0
+
 
 class Cause(StrEnum):
     """Why an instance failed to start or left by itself; engine adapters tell it from exit code and log."""

@@ -438,8 +438,7 @@ class Driver:
         return [
             path
             for entry in tuple(self.entries.values())
-            if (files := entry.files) is not None
-            and (entry.policy.pin or entry.policy.home or entry.policy.min_replicas)
+            if (files := entry.files) is not None and entry.policy.keeps_files
             for file in files.values()
             for path in file.paths
         ]
