@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import cast
 
-from modelyard.compose.capabilities import matches
 from modelyard.compose.live import Live
 from modelyard.compose.registered import Held, Holding
 from modelyard.config import ConfigErrors
@@ -22,6 +21,7 @@ from modelyard.core.types import Policy, Spec
 from modelyard.engines import registry as engines
 from modelyard.engines.base import Engine, Profile
 from modelyard.errors import ModelNotFound, ModelyardError, OwnedByFile, RegistryUnavailable, SpecRefused
+from modelyard.gateway.capabilities import known_of
 from modelyard.gateway.catalog import Filter, Known
 from modelyard.gateway.names import SHORTEST, Names, NotServed
 from modelyard.registry import Artifact, AuditRecord, PolicyRecord, Registry, VersionRecord
@@ -65,7 +65,7 @@ class Lookup:
             if entry is None and not where.unusable:
                 continue
             known = self._not_served(self._held.holdings[name]) if entry is None else self._known(entry)
-            if matches(known, where):
+            if _matches(known, where):
                 if len(found) == limit:
                     return found, found[-1].name
                 found.append(known)
@@ -201,6 +201,16 @@ class _Gone:
 
     def paths(self, spec: Spec) -> frozenset[str]:
         return frozenset()
+
+
+def _matches(known: Known, where: Filter) -> bool:
+    if where.name and where.name.casefold() not in known.name.casefold():
+        return False
+    if where.capability and where.capability not in known_of(known).features:
+        return False
+    return where.pair is None or (
+        known.record is not None and where.pair in known.record.current.capabilities.pairs
+    )
 
 
 def refused(error: ConfigErrors, name: str) -> ModelyardError:
