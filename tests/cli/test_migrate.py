@@ -34,9 +34,16 @@ def test_up_show_down(tmp_path: Path) -> None:
     code, told = migrate("down", "0009")
     assert code == 1
     assert told.startswith("modelyard: there is no revision '0009' (known: base, 0001")
-    code, told = migrate("down", "base")
-    assert code == 2
-    assert "--force" in told
+    assert migrate("down", last) == (0, f"{file} has {last}\n")
+    for target, goes in (
+        ("0001", "all keys, engine profiles, usage, footprints of"),
+        ("base", "models, versions"),
+    ):
+        code, told = migrate("down", target)
+        assert code == 1
+        assert goes in told
+        assert told.endswith("--force does it\n")
+    assert migrate("show")[1].splitlines()[-1].startswith(f"* {last} ")
     copy = f"{file}.{last}.backup"
     assert migrate("down", "base", "--force") == (0, f"copied to {copy}\n{file}: {last} -> base\n")
     with closing(sqlite3.connect(copy)) as kept:
@@ -47,7 +54,7 @@ def test_down_beside_a_server_is_refused(tmp_path: Path) -> None:
     port = free_port()
     setting = {"server": {"data_dir": "data", "port": port}, "models": {"m": {"engine": "fake"}}}
     (tmp_path / "yard.yaml").write_text(yaml.safe_dump(setting))
-    words = ("migrate", "down", "0001", "-c", "yard.yaml")
+    words = ("migrate", "down", "0001", "--force", "-c", "yard.yaml")
     with (tmp_path / "output").open("w") as output:
         server = subprocess.Popen(
             command("serve", "-c", "yard.yaml"),
@@ -57,13 +64,11 @@ def test_down_beside_a_server_is_refused(tmp_path: Path) -> None:
         _wait_for(f"http://127.0.0.1:{port}", server)
         refused = run(*words, folder=tmp_path)
         assert refused.returncode == 1
-        assert "registry.db is in use: stop every server that has it open, or say --force" in refused.stderr
+        assert "registry.db is in use: stop every server that has it open" in refused.stderr
         assert not list((tmp_path / "data").glob("*.backup"))
-        assert run(*words, "--force", folder=tmp_path).returncode == 0
     finally:
         server.terminate()
         server.wait(DEADLINE)
-    assert run("migrate", "up", "-c", "yard.yaml", folder=tmp_path).returncode == 0
     assert run(*words, folder=tmp_path).returncode == 0
 
 

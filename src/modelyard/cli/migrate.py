@@ -36,15 +36,14 @@ def down(
     ],
     config: ConfigFile = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Though a server runs, or `base` deletes all models.")
+        bool, typer.Option("--force", help="Also where it deletes what is kept: say so once you know what.")
     ] = False,
 ) -> None:
     """Go back to an earlier one, for an older program.
 
-    Stop all servers first.
+    What that has no tables for is deleted, which asks for --force and is named. While a server has the
+    database open it is refused, also then.
     """
-    if revision == "base" and not force:
-        raise typer.BadParameter("`base` deletes every registered model; --force does it")
     _tell(_with_database(config, lambda database: _down(database, revision, force)))
 
 
@@ -66,10 +65,10 @@ async def _down(database: Database, revision: str, force: bool) -> tuple[str, Mi
     from modelyard.errors import ConfigError
     from modelyard.registry import schema
 
-    if not force and await schema.is_used(database):
-        raise ConfigError(
-            "", f"{database.name} is in use: stop every server that has it open, or say --force"
-        )
+    if await schema.is_used(database):
+        raise ConfigError("", f"{database.name} is in use: stop every server that has it open")
+    if not force and (lost := await schema.lost(database, revision)):
+        raise ConfigError("", f"that deletes all {', '.join(lost)} of {database.name}; --force does it")
     return await _migrate(database, revision)
 
 

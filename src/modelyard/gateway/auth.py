@@ -22,8 +22,8 @@ LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 CACHE_BOUND = 1024
 TASKS = "/v1/tasks"
 USAGE = "/v1/usage"
-MANAGED = ("/v1/models", "/v1/cache", "/v1/engines", TASKS)
-OPERATED = ("/admin", "/v1/audit", "/v1/keys")
+MANAGED = ("/v1/models", "/v1/cache", TASKS)
+OPERATED = ("/admin", "/v1/audit", "/v1/engines", "/v1/keys")  # also reading them
 PREDICT = "/predict"
 
 CORS = b"access-control-allow-origin: %b\r\naccess-control-expose-headers: *\r\nvary: origin\r\n"

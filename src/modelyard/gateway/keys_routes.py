@@ -129,8 +129,9 @@ def add_keys(router: APIRouter, control: Control, keys: Keys) -> None:
         responses={204: {"description": "It is gone."}, **refusals(KeyNotFound, OwnedByFile, *CHANGING)},
     )
     async def remove(request: Request, name: Annotated[str, Path(max_length=300)]) -> Response:
-        """Remove a key: it opens nothing from now on, on other servers of one database within 5 seconds.
-        Answers that are under way are finished."""
+        """Remove a key: it opens nothing from now on, on other servers of one database within 5 seconds
+        (on one for which the database is away: as soon as that is back). Answers that are under way are
+        finished."""
         control.check()
         await keys.remove(name, who=control.who(request))
         return Response(status_code=204)

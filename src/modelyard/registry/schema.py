@@ -100,6 +100,14 @@ async def show(database: Database) -> list[Revision]:
     return [*found, Revision(current, "made by a newer program", True)] if newer else found
 
 
+async def lost(database: Database, target: str) -> list[str]:
+    """What a migration to `target` would delete, for people. Raises as `migrate` does."""
+    revisions = await show(database)
+    _refuse_newer(revisions[-1].name, database)
+    kept = [EMPTY, *_names()].index(_wanted(target))
+    return [one.about.partition(";")[0] for one in revisions[kept:] if one.applied]
+
+
 def head() -> str:
     """The newest revision that this program knows."""
     return _names()[-1]
