@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Sized
 from contextlib import asynccontextmanager, closing
@@ -223,6 +226,22 @@ async def migrating(url: str) -> AsyncIterator[None]:
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({schema._LOCK})"))
         yield
     await holder.close()
+
+
+async def test_another_program_that_looks_takes_no_changes_away(tmp_path: Path) -> None:
+    """Whoever closes SQLite's database and finds no lock of others takes its log away, with what it holds."""
+    file = tmp_path / "registry.db"
+    registry = Registry(file)
+    await register(registry, "a")
+    await asyncio.gather(*(registry.all() for _ in range(database.CONNECTIONS)))
+    look = f"import sqlite3; c = sqlite3.connect({str(file)!r}); c.execute('SELECT * FROM models'); c.close()"
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", look], check=True, timeout=30)
+    await register(registry, "b")
+    shutil.copytree(tmp_path, tmp_path / "killed")  # as it lies on the disk
+    after = Registry(tmp_path / "killed" / "registry.db")
+    assert [model.name for model in (await after.all()).models] == ["a", "b"]
+    await after.close()
+    await registry.close()
 
 
 async def test_a_long_migration_is_not_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

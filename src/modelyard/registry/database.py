@@ -13,7 +13,7 @@ import json
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -218,9 +218,11 @@ def _sqlite(file: Path) -> AsyncEngine:
 
 
 def _private_file(_dialect: object, _record: object, arguments: list[Any], _options: object) -> None:
-    """A new file is its owner's alone: specs may hold secrets."""
+    """A new file is its owner's alone: specs may hold secrets. One that is there is not opened but by SQLite:
+    whoever closes a file gives up all locks that its process has on it."""
     Path(arguments[0]).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(arguments[0], os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    with suppress(FileExistsError):
+        os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
