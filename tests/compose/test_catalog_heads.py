@@ -63,6 +63,8 @@ async def test_what_a_header_tells_is_kept(hub: Hub) -> None:
             first = await told(yard)
             assert first["capabilities"] == ["chat", "completion"]
             assert first["context"] == 2048
+            shown = (await yard.http.post("/api/show", json={"model": "m"})).json()
+            assert shown["parameters"] == "num_ctx 2048"
             assert first["files"] == {
                 "size": len(CONTENT),
                 "architecture": "llama",
@@ -245,7 +247,7 @@ async def test_a_header_of_a_stranger(hub: Hub) -> None:
             "size": len(gguf({**odd, "general.file_type": 1})),
             "architecture": "",
             "quantization": "",
-            "trained_context": None,
+            "trained_context": 5,
             "licence": "a",
         }
 

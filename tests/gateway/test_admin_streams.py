@@ -81,7 +81,11 @@ async def test_events_end_with_the_server() -> None:
 async def test_a_heartbeat_when_nothing_happens(yard: LiveYard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "_LOOK", 0.01)
     stream = follow.events(
-        yard.driver, Snapshot(yard.driver, yard.yard.names, yard.yard.live), Followers(), 0, heartbeat=0.02
+        yard.driver,
+        Snapshot(yard.driver, yard.yard.names, yard.yard.live, yard.yard.catalog),
+        Followers(),
+        0,
+        heartbeat=0.02,
     )
     async with asyncio.timeout(DEADLINE):
         assert await anext(stream) == b": events\n\n"

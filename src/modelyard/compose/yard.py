@@ -328,7 +328,7 @@ class Gateway:
         profiles: RegistryProfiles,
     ) -> Server:
         """The server of all this, not listening yet."""
-        snapshot = Snapshot(self._driver, self._names, live)
+        snapshot = Snapshot(self._driver, self._names, live, catalog)
         inference = Inference(self._service, self._names, self._gate, self._driver, snapshot, catalog.bring)
         app = build_app(
             self._driver,

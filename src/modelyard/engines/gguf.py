@@ -234,6 +234,12 @@ def facts(header: GgufHeader) -> dict[str, object]:
     }
 
 
+def trained_context(header: Mapping[str, object]) -> int:
+    """Tokens that the model of these facts was trained with; 0 where they do not tell."""
+    value = header.get(f"{header.get('general.architecture', '')}.context_length")
+    return value if isinstance(value, int) else 0
+
+
 def _layer(tensor: str) -> int | None:
     """The layer of a tensor, by its name; None outside of all layers. Raises BadGguf."""
     prefix, _, rest = tensor.partition(".")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from modelyard.core.types import Need, Share
 from modelyard.engines.base import Files, ModelFile
-from modelyard.engines.gguf import BYTES_PER_ELEMENT
+from modelyard.engines.gguf import BYTES_PER_ELEMENT, trained_context
 
 MIB = 1 << 20
 DEFAULT_CONTEXT = 4096
@@ -82,7 +82,7 @@ class Model:
             count = self._value("block_count") or 1
             self.blocks = [file.size // count] * count
         self.vocabulary = self._whole("vocabulary") or self._value("vocab_size")
-        self.trained_context = self._value("context_length")
+        self.trained_context = trained_context(file.header)
         self.pooling = self._value("pooling_type")
 
     def weights(self, gpu_layers: int) -> Split:

@@ -73,8 +73,7 @@ def build_app(
     driver's event loop. `tasks` are closed by their owner; `caller` tells whose key a request carries."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.add_middleware(AsSent)
-    snapshot = Snapshot(driver, names, live)
-    snapshot.registry_problem = lambda: catalog.problem
+    snapshot = Snapshot(driver, names, live, catalog)
     metrics.snapshot = snapshot.gauges
     control = Control(catalog, tasks, driver, names, snapshot, caller)
     routers = (

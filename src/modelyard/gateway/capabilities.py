@@ -8,12 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelyard.engines.base import Files, ModelFile
+from modelyard.engines.gguf import trained_context
 from modelyard.gateway.catalog import Known
-from modelyard.gateway.snapshot import CAPABILITIES
 from modelyard.registry.records import Capabilities, FileFacts
 from modelyard.runtime.entries import Entry
 from modelyard.store.quantize import type_of
 
+_FEATURES = {  # by the path of an engine
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completion",
+    "/v1/embeddings": "embedding",
+    "/v1/rerank": "rerank",
+}
 _LONGEST = 200  # characters of what a header says
 _MOST_TOKENS = 2**53
 
@@ -34,7 +40,7 @@ def capabilities_of(entry: Entry, files: Files | None = None) -> Capabilities:
 
 
 def _features(entry: Entry) -> frozenset[str]:
-    derived = {feature for path, feature in CAPABILITIES.items() if path in entry.paths}
+    derived = {feature for path, feature in _FEATURES.items() if path in entry.paths}
     return entry.spec.capabilities | derived
 
 
@@ -44,12 +50,11 @@ def _facts(entry: Entry, files: Files) -> FileFacts | None:
     sizes = [file.size for file in files.values()]
     model = files.get("model") or ModelFile(Path(), 0)
     header = model.header
-    architecture = _text(header.get("general.architecture"))
     return FileFacts(
         size=sum(sizes) if all(sizes) else None,
-        architecture=architecture,
+        architecture=_text(header.get("general.architecture")),
         quantization=entry.spec.quantize or type_of(header),
-        trained_context=_tokens(header.get(f"{architecture}.context_length")),
+        trained_context=_tokens(trained_context(header)),
         licence=model.licence,
     )
 

@@ -59,7 +59,7 @@ def shown(entry: Entry, snapshot: Snapshot) -> dict[str, Any]:
     """The answer to `/api/show`."""
     header = _header(entry)
     kept = {name: header[name] for name in header if not name.startswith(("tensors.", "tokenizer."))}
-    context = snapshot.listed(entry).modelyard.context
+    context = snapshot.capabilities(entry).context
     family = str(header.get("general.architecture", entry.engine.type))
     if context is not None:
         kept[f"{family}.context_length"] = context
@@ -104,7 +104,7 @@ def _running(entry: Entry, instance: Instance, snapshot: Snapshot) -> views.Olla
         update={
             "size": instance.bytes,
             "size_vram": vram,
-            "context_length": snapshot.listed(entry).modelyard.context,
+            "context_length": snapshot.capabilities(entry).context,
             "expires_at": _expiry(instance, snapshot),
         }
     )

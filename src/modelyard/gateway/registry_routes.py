@@ -105,7 +105,7 @@ def _listed(
         wanted = MOST_ROWS if limit is None or state is not None else limit
         page, after = catalog.page(where, after, wanted)
         for known in page:
-            if state is not None and control.snapshot.listed(known.entry).modelyard.state is not state:
+            if state is not None and control.snapshot.model_state(known.entry) is not state:
                 continue
             if len(found) == limit:
                 return found, True

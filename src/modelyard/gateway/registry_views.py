@@ -167,9 +167,13 @@ class ServedDetails(views.ModelDetails):
     files: FilesView | None = Field(description="null while nothing is known of them.")
 
 
-class ServedModel(views.ListedModel):
+class ServedModel(views.View):
     """A model as OpenAI's API lists it."""
 
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "modelyard"
     modelyard: ServedDetails
 
 
@@ -293,7 +297,7 @@ def described(snapshot: Snapshot, known: Known) -> DescribedModel:
 
 
 def _served(snapshot: Snapshot, known: Known) -> dict[str, Any]:
-    listed, record = snapshot.listed(known.entry), known.record
+    can, record = known_of(known), known.record
     registered = None
     if record is not None and known.version is not None:
         registered = Registered(
@@ -305,17 +309,16 @@ def _served(snapshot: Snapshot, known: Known) -> dict[str, Any]:
             description=record.description,
             changed=record.changed,
         )
-    can = known_of(known)
     details = ServedDetails(
-        **{**dict(listed.modelyard), "capabilities": sorted(can.features), "context": can.context},
+        **dict(snapshot.model_details(known.entry, can)),
         owner="file" if record is None else "registry",
         price=PriceView(**asdict(known.entry.price)),
         registered=registered,
         error=snapshot.error(known.entry),
         files=_files(can.files),
     )
-    created = listed.created if record is None else int(record.created)
-    return {"id": listed.id, "created": created, "modelyard": details}
+    created = snapshot.created if record is None else int(record.created)
+    return {"id": known.name, "created": created, "modelyard": details}
 
 
 def version(known: Known, record: VersionRecord) -> VersionView:

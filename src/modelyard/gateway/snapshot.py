@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import isfinite
@@ -20,36 +21,33 @@ from modelyard.core.actions import Note
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.state import Instance, State, Version
 from modelyard.core.types import Priority
-from modelyard.errors import InstanceNotFound
+from modelyard.errors import InstanceNotFound, ModelNotFound
 from modelyard.gateway import views
+from modelyard.gateway.capabilities import capabilities_of, known_of
+from modelyard.gateway.catalog import Catalog
 from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Names
+from modelyard.registry.records import Capabilities
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.timing import Timing
 from modelyard.store.quantize import requantized_from
 from modelyard.telemetry.metrics import Snapshot as Gauges
 
-CAPABILITIES = {  # by the path of an engine
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "completion",
-    "/v1/embeddings": "embedding",
-    "/v1/rerank": "rerank",
-}
 STATUS_EVENTS = 20
 
 
 class Snapshot:
     """Views of one driver. Moments in the state are loop times; what leaves here is wall-clock time."""
 
-    def __init__(self, driver: Driver, names: Names, live: LiveConfig) -> None:
+    def __init__(self, driver: Driver, names: Names, live: LiveConfig, catalog: Catalog) -> None:
         self._driver = driver
         self._names = names
         self._live = live
+        self._catalog = catalog
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self.created = int(time.time())
-        self.registry_problem: Callable[[], str] = lambda: ""
 
     @property
     def _state(self) -> State:
@@ -74,7 +72,7 @@ class Snapshot:
             config="refused" if self._live.standing.problem else None,
             journal=lost,
             state_file=self._driver.launcher.problem or None,
-            registry=self.registry_problem() or None,
+            registry=self._catalog.problem or None,
         )
         return found.model_copy(update={"status": "degraded"}) if found != views.Health() else found
 
@@ -138,9 +136,6 @@ class Snapshot:
 
     # -- models -------------------------------------------------------------------------------------------
 
-    def listed(self, entry: Entry) -> views.ListedModel:
-        return views.ListedModel(id=entry.spec.model, created=self.created, modelyard=self._details(entry))
-
     def listed_for_anthropic(self, entry: Entry) -> views.AnthropicModel:
         created = datetime.fromtimestamp(self.created, UTC).isoformat().replace("+00:00", "Z")
         return views.AnthropicModel(id=entry.spec.model, display_name=entry.spec.model, created_at=created)
@@ -164,7 +159,7 @@ class Snapshot:
         load_time, first_token_time = self._driver.observer.timings(entry)
         return views.ModelView(
             id=spec.model,
-            details=self._details(entry),
+            details=self.model_details(entry, self.capabilities(entry)),
             source=shown(spec.source),
             quantize=_quantized(entry),
             need=need.bytes if need is not None else None,
@@ -180,17 +175,25 @@ class Snapshot:
             retry_in=self._retry_in(version) if version is not None else None,
         )
 
-    def _details(self, entry: Entry) -> views.ModelDetails:
+    def capabilities(self, entry: Entry) -> Capabilities:
+        """What it can do: by its files, while these are not here as the registry kept it."""
+        if entry.files is None:
+            with suppress(ModelNotFound):
+                return known_of(self._catalog.get(entry.spec.version))
+        return capabilities_of(entry)
+
+    def model_state(self, entry: Entry) -> views.ModelState:
+        return _model_state(self._state.versions.get(entry.spec.version), entry)
+
+    def model_details(self, entry: Entry, can: Capabilities) -> views.ModelDetails:
         spec = entry.spec
         version = self._state.versions.get(spec.version)
-        context = spec.parameters.get("context")
-        derived = {CAPABILITIES[path] for path in entry.paths if path in CAPABILITIES}
         return views.ModelDetails(
             version=spec.version,
             state=_model_state(version, entry),
             engine=entry.engine.type,
-            capabilities=sorted(spec.capabilities | derived),
-            context=context if isinstance(context, int) and context > 0 else None,
+            capabilities=sorted(can.features),
+            context=can.context,
             slots=spec.slots,
             instances=len(version.ready) if version is not None else 0,
             aliases=list(self._names.aliases_of(entry)),

@@ -87,21 +87,6 @@ class ModelDetails(View):
     aliases: list[str]
 
 
-class ListedModel(View):
-    """A model as OpenAI's API lists it."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "modelyard"
-    modelyard: ModelDetails
-
-
-class ModelList(View):
-    object: Literal["list"] = "list"
-    data: list[ListedModel]
-
-
 class AnthropicModel(View):
     """A model as Anthropic's API lists it."""
 
