@@ -19,14 +19,7 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from modelyard.errors import (
-    BY_CODE,
-    EngineFailed,
-    InvalidRequest,
-    ModelyardError,
-    ServerUnreachable,
-    by_code,
-)
+from modelyard.errors import InvalidRequest, ServerUnreachable, error_of
 
 Json = dict[str, Any]
 
@@ -341,7 +334,7 @@ class Client:
                 except ValueError:
                     raise _foreign(self.url, response.status_code) from None
                 if isinstance(event, dict) and "error" in event:
-                    raise _error_of(event, response.status_code)
+                    raise error_of(event, response.status_code)
                 yield event
 
     def _object(self, method: str, path: str, body: Json | None = None) -> Json:
@@ -390,21 +383,7 @@ def _check(response: httpx.Response, url: str) -> None:
         answer = None
     if not isinstance(answer, dict) or "error" not in answer:
         raise _foreign(url, response.status_code)
-    raise _error_of(answer, response.status_code)
-
-
-def _error_of(answer: Json, status: int) -> ModelyardError:
-    """The error in a body or an event. One of the engine's own, with a code that is not ours, is told apart
-    by its status: its code, where that is one; a stream's says nothing."""
-    detail = answer["error"]
-    if not isinstance(detail, dict):
-        detail = {"message": str(detail)}
-    code, message = detail.get("code"), str(detail.get("message", ""))
-    if isinstance(code, str) and code in BY_CODE and code != "config_error":
-        return by_code(code, message)
-    if isinstance(code, int):
-        status = code
-    return InvalidRequest(message) if 400 <= status < 500 else EngineFailed(message)
+    raise error_of(answer, response.status_code)
 
 
 def _foreign(url: str, status: int) -> ServerUnreachable:

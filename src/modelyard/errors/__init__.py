@@ -7,6 +7,7 @@ the class back. An error says what is wrong, where, and what to do, in one or tw
 
 from __future__ import annotations
 
+from modelyard.errors.answers import error_of
 from modelyard.errors.base import (
     BY_CODE,
     ConfigError,
@@ -175,4 +176,5 @@ __all__ = [
     "WaitTooLong",
     "WouldLockOut",
     "by_code",
+    "error_of",
 ]
