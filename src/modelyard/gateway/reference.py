@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Header, Path
-from pydantic import BaseModel, ConfigDict, Field
 
 from modelyard import __version__, errors
 from modelyard.errors import BY_CODE, ModelyardError
-from modelyard.gateway import views
+from modelyard.gateway import bodies, views
 from modelyard.gateway.auth import OPEN_PATHS, scope_of
 from modelyard.gateway.examples import add_examples
 from modelyard.gateway.inference import COUNT_TOKENS, GENERATE, MESSAGES, PULL, SHOW, VERB
@@ -76,172 +75,7 @@ def refusals(*refused: type[ModelyardError]) -> Responses:
     return found
 
 
-# -- what the lanes take --------------------------------------------------------------------------------
-
-
-class Asked(BaseModel):
-    """The fields that Modelyard reads; every other one goes to the engine as it was sent."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: str | None = Field(
-        default=None,
-        description="A model's name or alias, or `name@digest`; may be left out where there is one.",
-    )
-
-
-class Streaming(Asked):
-    stream: bool = Field(default=False, description="Answer with server-sent events, `[DONE]` at the end.")
-
-
-class Chat(Streaming):
-    messages: list[dict[str, Any]]
-
-
-class Completion(Streaming):
-    prompt: str | list[Any]
-
-
-class Embedding(Asked):
-    input: str | list[Any]
-
-
-class Rerank(Asked):
-    query: str
-    documents: list[str]
-
-
-class ResponseAsked(Streaming):
-    input: str | list[Any]
-
-
-class Tokenize(Asked):
-    content: str
-
-
-class Detokenize(Asked):
-    tokens: list[int]
-
-
-class Predict(Streaming):
-    """The body of the endpoint that is meant, without `model`."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"messages": [{"role": "user", "content": "hello"}]}]}
-    )
-
-
-class Generate(Streaming):
-    """Any field but these and those that the model's engine has beyond them is refused by its name."""
-
-    prompt: str
-    max_tokens: int = Field(default=256, ge=1)
-    load: bool = Field(default=True, description="false: 409 rather than load a model that is not running.")
-    temperature: float | None = None
-    top_p: float | None = None
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | list[Any] | None = None
-    user: str | None = Field(default=None, description="Ignored.")
-
-
-class Message(Asked):
-    """A request of Anthropic's Messages API. Each field is honoured, or refused by its name."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    messages: list[dict[str, Any]]
-    system: str | list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: dict[str, Any] | None = None
-    thinking: dict[str, Any] | None = Field(default=None, description="Where the chat template knows it.")
-    output_config: dict[str, Any] | None = Field(default=None, description="`format`; `effort` is ignored.")
-    context_management: dict[str, Any] | None = Field(default=None, description="To keep all thinking only.")
-    metadata: dict[str, Any] | None = Field(default=None, description="Ignored.")
-    service_tier: str | None = Field(default=None, description="Ignored.")
-    stop_sequences: list[str] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-
-
-class MessageAsked(Message):
-    max_tokens: int = Field(ge=1)
-    stream: bool = Field(default=False, description="Answer with the events of Anthropic's API.")
-
-
-class OllamaAsked(BaseModel):
-    """A request of Ollama's API. Each field is honoured, refused by its name, or ignored as
-    docs/how-to/clients.md says."""
-
-    model: str = Field(description="A model's name or alias, with `:latest` or without.")
-
-
-class OllamaStreaming(OllamaAsked):
-    stream: bool = Field(default=True, description="Answer with lines of JSON (`application/x-ndjson`).")
-
-
-class OllamaKept(OllamaAsked):
-    keep_alive: float | str | None = Field(
-        default=None,
-        description="How long the model's instances stay from now on when idle; below zero: for ever.",
-    )
-    options: dict[str, Any] | None = None
-
-
-class OllamaGeneration(OllamaStreaming, OllamaKept):
-    format: str | dict[str, Any] | None = Field(default=None, description="`json`, or a JSON schema.")
-    think: bool | str | None = Field(default=None, description="Where the chat template knows it.")
-
-
-class OllamaChat(OllamaGeneration):
-    messages: list[dict[str, Any]] = Field(default=[], description="None: the model is only loaded.")
-    tools: list[dict[str, Any]] | None = None
-
-
-class OllamaGenerate(OllamaGeneration):
-    prompt: str = Field(default="", description="Empty: the model is only loaded.")
-    system: str | None = None
-    images: list[str] | None = None
-    raw: bool = Field(default=False, description="The prompt as it is, without the chat template.")
-
-
-class OllamaEmbed(OllamaKept):
-    input: str | list[str]
-    dimensions: int | None = None
-
-
-class OllamaEmbeddings(OllamaKept):
-    prompt: str
-
-
-class Counted(BaseModel):
-    input_tokens: int
-
-
-class Usage(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class Generated(BaseModel):
-    """What was generated; as a stream, each event holds the next piece of `text`."""
-
-    text: str
-    model: str
-    usage: Usage | None = None
-
-
-class EngineAnswer(BaseModel):
-    """The engine's own answer, in the shape of its API."""
-
-    model_config = ConfigDict(extra="allow")
-
+# -- the lanes -----------------------------------------------------------------------------------------
 
 Priority = Annotated[
     Literal["low", "normal", "high"] | None,
@@ -276,59 +110,70 @@ def _lane(*more: type[ModelyardError], streams: bool = False) -> dict[str, Any]:
 def lanes() -> APIRouter:
     """A route for each path of `inference.KINDS` and `inference.TRANSLATED`, to be described."""
     router = APIRouter()
+    _add_plain(router)
+    _add_translated(router)
+    _add_ollama(router)
+    return router
 
-    @router.post("/v1/chat/completions", response_model=EngineAnswer, **_lane(streams=True))
-    async def chat(body: Chat, priority: Priority = None, progress: Progress = None) -> None:
+
+def _add_plain(router: APIRouter) -> None:
+    @router.post("/v1/chat/completions", response_model=bodies.EngineAnswer, **_lane(streams=True))
+    async def chat(body: bodies.Chat, priority: Priority = None, progress: Progress = None) -> None:
         """The next message of a conversation."""
 
-    @router.post("/v1/completions", response_model=EngineAnswer, **_lane(streams=True))
-    async def completion(body: Completion, priority: Priority = None, progress: Progress = None) -> None:
+    @router.post("/v1/completions", response_model=bodies.EngineAnswer, **_lane(streams=True))
+    async def completion(
+        body: bodies.Completion, priority: Priority = None, progress: Progress = None
+    ) -> None:
         """How a text goes on."""
 
-    @router.post("/v1/responses", response_model=EngineAnswer, **_lane(streams=True))
-    async def responses(body: ResponseAsked, priority: Priority = None, progress: Progress = None) -> None:
+    @router.post("/v1/responses", response_model=bodies.EngineAnswer, **_lane(streams=True))
+    async def responses(
+        body: bodies.ResponseAsked, priority: Priority = None, progress: Progress = None
+    ) -> None:
         """An answer in the shape of OpenAI's Responses API."""
 
-    @router.post("/v1/embeddings", response_model=EngineAnswer, **_lane())
-    async def embedding(body: Embedding, priority: Priority = None) -> None:
+    @router.post("/v1/embeddings", response_model=bodies.EngineAnswer, **_lane())
+    async def embedding(body: bodies.Embedding, priority: Priority = None) -> None:
         """Vectors of texts."""
 
-    @router.post("/v1/rerank", response_model=EngineAnswer, **_lane())
-    async def rerank(body: Rerank, priority: Priority = None) -> None:
+    @router.post("/v1/rerank", response_model=bodies.EngineAnswer, **_lane())
+    async def rerank(body: bodies.Rerank, priority: Priority = None) -> None:
         """How well each document answers a query."""
 
-    @router.post("/tokenize", response_model=EngineAnswer, **_lane())
-    async def tokenize(body: Tokenize, priority: Priority = None) -> None:
+    @router.post("/tokenize", response_model=bodies.EngineAnswer, **_lane())
+    async def tokenize(body: bodies.Tokenize, priority: Priority = None) -> None:
         """The tokens of a text."""
 
-    @router.post("/detokenize", response_model=EngineAnswer, **_lane())
-    async def detokenize(body: Detokenize, priority: Priority = None) -> None:
+    @router.post("/detokenize", response_model=bodies.EngineAnswer, **_lane())
+    async def detokenize(body: bodies.Detokenize, priority: Priority = None) -> None:
         """The text of tokens."""
 
-    @router.post(GENERATE, response_model=Generated, **_lane(errors.NotRunning, streams=True))
-    async def generate(body: Generate, priority: Priority = None, progress: Progress = None) -> None:
+
+def _add_translated(router: APIRouter) -> None:
+    @router.post(GENERATE, response_model=bodies.Generated, **_lane(errors.NotRunning, streams=True))
+    async def generate(body: bodies.Generate, priority: Priority = None, progress: Progress = None) -> None:
         """The shortest way to some text."""
 
-    @router.post(MESSAGES, response_model=EngineAnswer, **_lane(streams=True))
-    async def messages(body: MessageAsked, priority: Priority = None, progress: Progress = None) -> None:
+    @router.post(MESSAGES, response_model=bodies.EngineAnswer, **_lane(streams=True))
+    async def messages(
+        body: bodies.MessageAsked, priority: Priority = None, progress: Progress = None
+    ) -> None:
         """The next message of a conversation, in the shape of Anthropic's API."""
 
-    @router.post(COUNT_TOKENS, response_model=Counted, **_lane())
-    async def count_tokens(body: Message, priority: Priority = None) -> None:
+    @router.post(COUNT_TOKENS, response_model=bodies.Counted, **_lane())
+    async def count_tokens(body: bodies.Message, priority: Priority = None) -> None:
         """The tokens that such a message takes, counted by the model's engine."""
 
-    @router.post(PREDICT, response_model=EngineAnswer, **_lane(streams=True))
+    @router.post(PREDICT, response_model=bodies.EngineAnswer, **_lane(streams=True))
     async def predict(
         name: Annotated[str, Path(description="A model's name or alias, `name@version` or `name:tag`.")],
-        body: Predict,
+        body: bodies.Predict,
         priority: Priority = None,
         progress: Progress = None,
     ) -> None:
         """An answer of this model or version, whichever its endpoint: its body is known by its fields
         (`messages`, `prompt`, `input`, `query` and `documents`, `content`, `tokens`)."""
-
-    _add_ollama(router)
-    return router
 
 
 def _lines(*more: type[ModelyardError], streams: bool = True) -> dict[str, Any]:
@@ -340,30 +185,30 @@ def _lines(*more: type[ModelyardError], streams: bool = True) -> dict[str, Any]:
 
 
 def _add_ollama(router: APIRouter) -> None:
-    @router.post("/api/chat", response_model=EngineAnswer, **_lines(*SERVING))
-    async def ollama_chat(body: OllamaChat, priority: Priority = None) -> None:
+    @router.post("/api/chat", response_model=bodies.EngineAnswer, **_lines(*SERVING))
+    async def ollama_chat(body: bodies.OllamaChat, priority: Priority = None) -> None:
         """The next message of a conversation."""
 
-    @router.post("/api/generate", response_model=EngineAnswer, **_lines(*SERVING))
-    async def ollama_generate(body: OllamaGenerate, priority: Priority = None) -> None:
+    @router.post("/api/generate", response_model=bodies.EngineAnswer, **_lines(*SERVING))
+    async def ollama_generate(body: bodies.OllamaGenerate, priority: Priority = None) -> None:
         """An answer to one prompt."""
 
-    @router.post("/api/embed", response_model=EngineAnswer, **_lines(*SERVING, streams=False))
-    async def ollama_embed(body: OllamaEmbed, priority: Priority = None) -> None:
+    @router.post("/api/embed", response_model=bodies.EngineAnswer, **_lines(*SERVING, streams=False))
+    async def ollama_embed(body: bodies.OllamaEmbed, priority: Priority = None) -> None:
         """Vectors of texts."""
 
-    @router.post("/api/embeddings", response_model=EngineAnswer, **_lines(*SERVING, streams=False))
-    async def ollama_embeddings(body: OllamaEmbeddings, priority: Priority = None) -> None:
+    @router.post("/api/embeddings", response_model=bodies.EngineAnswer, **_lines(*SERVING, streams=False))
+    async def ollama_embeddings(body: bodies.OllamaEmbeddings, priority: Priority = None) -> None:
         """The vector of one text, as older clients ask for it."""
 
     found = (errors.ModelNotFound, errors.CannotLoad, errors.ShuttingDown)
 
-    @router.post(SHOW, response_model=EngineAnswer, **_lines(*found, streams=False))
-    async def ollama_show(body: OllamaAsked) -> None:
+    @router.post(SHOW, response_model=bodies.EngineAnswer, **_lines(*found, streams=False))
+    async def ollama_show(body: bodies.OllamaAsked) -> None:
         """What is known of a model."""
 
-    @router.post(PULL, response_model=EngineAnswer, **_lines(*found, *_kinds(errors.StoreError)))
-    async def ollama_pull(body: OllamaStreaming) -> None:
+    @router.post(PULL, response_model=bodies.EngineAnswer, **_lines(*found, *_kinds(errors.StoreError)))
+    async def ollama_pull(body: bodies.OllamaStreaming) -> None:
         """Fetch the files of a configured model ahead."""
 
 
