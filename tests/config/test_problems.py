@@ -23,6 +23,12 @@ def problems(content: str, path: Path | None = None, **environ: str) -> ConfigEr
     [
         # shape
         ("modles: {}", "modles", "is not a field here; did you mean 'models'?"),
+        (
+            "models: {a: {engine: fake, price: {inputs: 1}}}",
+            "models.a.price.inputs",
+            "is not a field here; did you mean 'input'?",
+        ),
+        ('engines: {a: {type: fake, program: "/bin/a\\0b"}}', "engines.a.program", "holds a NUL character"),
         ("server: {prot: 1}", "server.prot", "did you mean 'port'?"),
         ("models: {a: {engine: fake, alias: [b]}}", "models.a.alias", "did you mean 'aliases'?"),
         (

@@ -70,6 +70,14 @@ def test_what_fits_on_several_devices_only_is_told_how_to_be_split() -> None:
         assert "several" not in never.reason
 
 
+def test_what_is_too_large_for_its_device_is_told_with_that() -> None:
+    devices = {name: DeviceLedger(gpu(name, 30)) for name in ("gpu0", "gpu1")} | {
+        "ram": DeviceLedger(ram(300))
+    }
+    never = never_fits(Need((Share("accelerator", 70), Share("ram", 20))), spec("a"), devices)
+    assert never == NoFit("70 bytes of that have to lie on gpu0 or gpu1, with a budget of 60 bytes", 90)
+
+
 def test_what_has_to_stay_is_tried_on_every_device() -> None:
     devices = {name: DeviceLedger(gpu(name, size)) for name, size in (("gpu0", 10), ("gpu1", 12))}
 

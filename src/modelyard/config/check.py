@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -115,10 +116,18 @@ def _section(location: tuple[int | str, ...]) -> type[BaseModel] | None:
     """The section that a location leads to, by walking the annotations."""
     kind: Any = Root
     for part in location:
+        kind = _without_none(kind)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             kind = kind.model_fields[str(part)].annotation
         elif get_origin(kind) in {dict, list}:
             kind = get_args(kind)[-1]
         else:
             return None
+    kind = _without_none(kind)
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _without_none(kind: Any) -> Any:
+    """`X` of `X | None`."""
+    parts = [part for part in get_args(kind) if part is not NoneType]
+    return parts[0] if get_origin(kind) in {Union, UnionType} and len(parts) == 1 else kind

@@ -64,6 +64,12 @@ def never_fits(need: Need, spec: Spec, devices: Mapping[str, DeviceLedger]) -> N
     placement = place(need, spec, empty, lambda device: devices[device].device.budget)
     if not isinstance(placement, NoFit):
         return None
+    for share in need.shares:
+        options = candidates(share, spec, devices)
+        budgets = [devices[device].device.budget for device in options]
+        if sum(budgets) < share.bytes < need.bytes:
+            part = f"{in_units(share.bytes)} of that have to lie on {' or '.join(options)}"
+            return NoFit(f"{part}, with a budget of {in_units(sum(budgets))}", need.bytes)
     usable = {device for share in need.shares for device in candidates(share, spec, devices)}
     budget = sum(devices[device].device.budget for device in usable)
     names = ", ".join(sorted(usable))
