@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from modelyard.errors import ConfigError, RegistryUnavailable
 from modelyard.registry import Registry, schema
@@ -116,6 +116,28 @@ async def test_a_newer_schema_is_refused(
     await schema.migrate(database, ours)
     monkeypatch.undo()
     await register(registry, "a")
+    await registry.close()
+
+
+async def test_to_look_waits_for_nobody(
+    url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelyard.registry.database.STATEMENT", 0.1)  # that SQLite waits for a lock
+    registry = Registry(url)
+    assert not await registry.is_made()
+    if database.file:
+        assert not database.file.exists()
+    made = await schema.migrate(database)
+    async with database.writing() as session:
+        await session.execute(text("UPDATE settings SET value = 'other'"))
+        assert await registry.is_made()
+        assert all(one.applied for one in await schema.show(database))
+        assert await registry.open() == schema.Migrated(made.after, made.after)
+        assert await registry.stamp() == 0
+    before = [one.name for one in await schema.show(database)][-2]
+    await schema.migrate(database, before)
+    with pytest.raises(RegistryUnavailable, match="has an older schema; `modelyard migrate up`"):
+        await registry.is_made()
     await registry.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,6 +14,13 @@ from modelyard.telemetry.usage import HOUR, Place, Sums
 
 NOW = 1_800_000_000.0
 THIS = int(NOW // HOUR)
+
+
+@pytest.fixture
+async def registry(url: str) -> AsyncIterator[Registry]:
+    found = Registry(url, clock=lambda: NOW)
+    yield found
+    await found.close()
 
 
 def place(hour: int = THIS, key: str = "k", model: str = "m", version: str = "m@1") -> Place:
@@ -116,12 +124,12 @@ async def test_demand_halves_in_a_day(registry: Registry) -> None:
             place(hour=THIS - 2_000, model="old"): Sums(4),
         },
     )
-    assert await registry.usage.demand(now=NOW) == {"m": pytest.approx(8), "n": pytest.approx(4 * 0.5**0.5)}
+    assert await registry.usage.demand() == {"m": pytest.approx(8), "n": pytest.approx(4 * 0.5**0.5)}
 
 
 async def test_a_year_is_kept(registry: Registry) -> None:
     await add(registry, {place(hour=THIS - KEPT): Sums(1), place(hour=THIS - KEPT - 1): Sums(2)})
-    await registry.usage.forget(now=NOW)
+    await registry.usage.forget()
     assert (await total(registry)).requests == 1
 
 
@@ -129,7 +137,7 @@ async def test_the_marks_of_batches_do_not_grow_in_number(registry: Registry) ->
     old, young = batch_name(NOW - BATCH_KEPT - 1), batch_name(NOW - BATCH_KEPT + 1)
     await add(registry, {place(): Sums(1)}, server="old", batch=old)
     await add(registry, {place(): Sums(1)}, server="young", batch=young)
-    await registry.usage.forget(now=NOW)
+    await registry.usage.forget()
     await add(registry, {place(): Sums(1)}, server="young", batch=young)
     assert (await total(registry)).requests == 2
     await add(registry, {place(): Sums(1)}, server="old", batch=old)

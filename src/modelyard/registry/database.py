@@ -72,14 +72,14 @@ class Database:
                 yield session
 
     @asynccontextmanager
-    async def connection(self, deadline: float) -> AsyncIterator[Any]:
-        """A connection of its own, in a transaction that writes, for migrations: each statement may take as
-        long as all of them, apart from SQLite's wait for its lock. Raises RegistryUnavailable."""
+    async def connection(self, deadline: float, *, writes: bool = True) -> AsyncIterator[Any]:
+        """A connection of its own, in a transaction, for migrations: each statement may take as long as all
+        of them, apart from SQLite's wait for its lock. Raises RegistryUnavailable."""
         engine = self._engine(deadline)
         try:
             with self._failures():
                 async with asyncio.timeout(deadline), engine.connect() as connection:
-                    await connection.execution_options(**{_WRITES: True})
+                    await connection.execution_options(**{_WRITES: writes})
                     async with connection.begin():
                         yield connection
         finally:

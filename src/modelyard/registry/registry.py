@@ -68,7 +68,7 @@ class Registry:
         names no database of a known kind."""
         self._database = Database(url)
         self._clock = clock
-        self.usage = UsageBook(self._reading, self._writing)
+        self.usage = UsageBook(self._reading, self._writing, clock)
         self.footprints = FootprintBook(self._reading, self._writing)
         self._opening: asyncio.Task[schema.Migrated] | None = None  # done and without an error: it is open
         self.keys = Keys(self._writing)
@@ -97,10 +97,13 @@ class Registry:
             )  # seen, if by nobody else
         return await asyncio.shield(task)
 
-    async def is_current(self) -> bool:
-        """Whether the database is there, and has the schema of this program. Changes nothing."""
-        revisions = await schema.show(self._database)
-        return revisions[-1].name == schema.head() and revisions[-1].applied
+    async def is_made(self) -> bool:
+        """Whether it has tables. Changes nothing. Raises RegistryUnavailable where a method that reads them
+        would have to migrate them."""
+        applied = [revision.applied for revision in await schema.show(self._database)]
+        if any(applied) and not all(applied):
+            raise RegistryUnavailable(f"{self.name} has an older schema; `modelyard migrate up` changes that")
+        return any(applied)
 
     async def close(self) -> None:
         if self._opening is not None:

@@ -57,11 +57,13 @@ async def migrate(database: Database, target: str = "head") -> Migrated:
     Raises ConfigError when the database has a revision that this program does not know, or the target is
     none; RegistryUnavailable.
     """
+    wanted = _wanted(target)
+    if await _look(database) == wanted:  # nobody is kept waiting for that
+        return Migrated(wanted, wanted)
     async with database.connection(DEADLINE) as connection:
         if database.file is None:
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
         before = await connection.run_sync(_current)
-        wanted = _wanted(target)
         _refuse_newer(before, database)
         if before == wanted:
             return Migrated(before, before)
@@ -78,7 +80,7 @@ async def is_used(database: Database) -> bool:
     """Whether somebody else has it open, as a server has as long as it runs. Raises RegistryUnavailable."""
     if database.file is not None:
         return await asyncio.to_thread(_is_open, database.file)
-    async with database.connection(WHOLE) as connection:
+    async with database.connection(WHOLE, writes=False) as connection:
         others = (
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
             "application_name = current_setting('application_name') AND pid <> pg_backend_pid()"
@@ -88,16 +90,22 @@ async def is_used(database: Database) -> bool:
 
 async def show(database: Database) -> list[Revision]:
     """All revisions that this program knows, oldest first; then one that only the database knows, if it has
-    such. Raises RegistryUnavailable."""
-    current = EMPTY
-    if database.file is None or database.file.exists():  # to look makes no file
-        async with database.connection(DEADLINE) as connection:
-            current = await connection.run_sync(_current)
+    such. Waits for nobody who writes. Raises RegistryUnavailable."""
+    current = await _look(database)
     names = [EMPTY, *_names()]
     newer = current not in names
     applied = names if newer else names[: names.index(current) + 1]
     found = [Revision(one.revision, one.doc, one.revision in applied) for one in _known()]
     return [*found, Revision(current, "made by a newer program", True)] if newer else found
+
+
+async def _look(database: Database) -> str:
+    """The revision that it has."""
+    if database.file is not None and not database.file.exists():  # to look makes no file
+        return EMPTY
+    async with database.connection(WHOLE, writes=False) as connection:
+        found: str = await connection.run_sync(_current)
+        return found
 
 
 async def lost(database: Database, target: str) -> list[str]:

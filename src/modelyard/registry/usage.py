@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from math import ceil
@@ -61,9 +60,10 @@ class UsageRecord:
 class UsageBook:
     """Methods raise RegistryUnavailable. Rows are kept for a year."""
 
-    def __init__(self, reading: Sessions, writing: Sessions) -> None:
+    def __init__(self, reading: Sessions, writing: Sessions, clock: Callable[[], float]) -> None:
         self._reading = reading
         self._writing = writing
+        self._clock = clock
 
     async def add(self, rows: Mapping[Place, Sums], *, server: str, batch: str) -> None:
         """Add these to what is kept. The same batch of a server counts once, however often it is given: after
@@ -98,9 +98,9 @@ class UsageBook:
         async with self._reading() as session:
             return [_record(wanted.by, row) for row in await session.execute(query)]
 
-    async def demand(self, *, now: float | None = None) -> Mapping[str, float]:
+    async def demand(self) -> Mapping[str, float]:
         """How often each model was asked for lately, by all servers; what is a day old counts half."""
-        hour = _hour(time.time() if now is None else now)
+        hour = _hour(self._clock())
         query = select(UsageRow.model, UsageRow.hour, func.sum(UsageRow.requests))
         query = query.where(UsageRow.hour > hour - DEMAND).group_by(UsageRow.model, UsageRow.hour)
         found: dict[str, float] = defaultdict(float)
@@ -109,9 +109,9 @@ class UsageBook:
                 found[model] += float(requests) * 0.5 ** (max(0, hour - then) / HALF_LIFE)
         return found
 
-    async def forget(self, *, now: float | None = None) -> None:
+    async def forget(self) -> None:
         """Remove what is older than a year, and the marks of batches that nobody tries again."""
-        moment = time.time() if now is None else now
+        moment = self._clock()
         async with self._writing() as session:
             await session.execute(delete(UsageRow).where(UsageRow.hour < _hour(moment) - KEPT))
             old = SettingRow.value < batch_name(moment - BATCH_KEPT)
