@@ -172,6 +172,7 @@ async def test_a_bare_source_is_run_as_what_it_is(
         assert made.status_code == 201, made.text
         assert made.json()["spec"]["parameters"] == parameters
         assert made.json()["modelyard"]["capabilities"] == [capability]
+        assert len(hub.requests("GET", cdn=True)) == 1, "its header was read once"
         await register(yard, "m", llama(parameters={"context": 64}))
         assert (await told(yard))["capabilities"] == ["chat", "completion"], "it was said how to run it"
 

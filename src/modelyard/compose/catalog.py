@@ -28,6 +28,7 @@ from modelyard.gateway.names import Names
 from modelyard.gateway.paths import location
 from modelyard.registry import Json, ModelRecord, NewVersion, Registry, VersionRecord, VersionState
 from modelyard.runtime.driver import Driver
+from modelyard.runtime.entries import Entry
 
 ASKING = 15.0  # seconds within which each source of a new version has to answer
 
@@ -224,18 +225,23 @@ class RegistryCatalog(Lookup):
     async def _new(self, name: str, spec: Json, policy: Json) -> NewVersion:
         """A version that can be run here, and what it can do, as far as that is told without its files.
         Raises SpecRefused, and the StoreError of a source that has none, or what is of no use."""
-        model = self._made(name, {**spec, **policy})
+        entry = await self._checked(name, {**spec, **policy})
+        files = entry.files or await self._driver.files.ask(entry, ASKING)
+        suited = entry.engine.suited(entry.spec, files)
+        if suited and "parameters" not in spec:
+            spec = {**spec, "parameters": suited}
+            entry = await self._checked(name, {**spec, **policy})
+        return NewVersion(spec, entry.spec.digest, capabilities_of(entry, files))
+
+    async def _checked(self, name: str, fields: Json) -> Entry:
+        """The version with these fields as it would be run here. Raises SpecRefused."""
         try:
-            entry = await self._live.check(model)
+            entry = await self._live.check(self._made(name, fields))
         except ConfigErrors as error:
             raise refused(error, name) from error
         if entry.problem:
             raise SpecRefused(f"source: {entry.problem}", param="source")
-        files = entry.files or await self._driver.files.ask(entry, ASKING)
-        suited = entry.engine.suited(entry.spec, files)
-        if suited and "parameters" not in spec:
-            return await self._new(name, {**spec, "parameters": suited}, policy)
-        return NewVersion(spec, model.spec.digest, capabilities_of(entry, files))
+        return entry
 
     def _refuse_taken(self, own: str, parts: Parts) -> None:
         """Raises NameTaken for a name or alias that means something else."""
