@@ -239,6 +239,27 @@ async def test_the_parts_are_of_one_commit(
             assert len(report.prune(store, order)["removed"]) == 3
 
 
+@pytest.mark.parametrize("told", [True, False])
+async def test_the_licence_of_all_parts_is_asked_for_once(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("modelyard.store.hub_client.LICENCE_WAIT", 5.0 if told else 0.2)
+    with hub_server() as hub:
+        hub.repos[REPO].card = {"license": "mit"}
+        if not told:
+            hub.telling.clear()
+        for name in NAMES:
+            hub.add(name, (folder / name).read_bytes())
+        files = HubFiles({"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}, Pace(pauses=()))
+        with closing(Store(tmp_path / "store", [files])) as store:
+            head = await store.sets.ask(f"hf://{REPO}/{NAMES[0]}", ANY, 10.0)
+            assert head.size == sum((folder / name).stat().st_size for name in NAMES)
+            file = await fetched(store, f"hf://{REPO}/{NAMES[0]}")
+        assert file.licence == ("mit" if told else "")
+        assert len([one for one in hub.asked if one.path.startswith("/api/")]) == 1
+
+
 async def test_parts_in_the_users_own_cache_are_used_there(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,7 +340,6 @@ async def test_a_removed_part_takes_the_folder_with_it(store: Store, source: Byt
 
 async def test_what_is_held_stays_whole(store: Store) -> None:
     file = await fetched(store)
-    assert set(store.paths_of([FIRST])) == set(file.paths)
     assert store.hold("engine", [file])
     assert all(item.in_use for item in store.shelf.items())
     assert not any(went for _, went in store.shelf.prune(store.shelf.items()))

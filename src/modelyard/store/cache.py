@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -159,11 +159,6 @@ class Store:
                 return await _stoppable(self._asking, watch, lambda: self._head(exact, terms, watch))
         except (TimeoutError, DownloadFailed):  # it is there, and will be judged when it is here
             return Head(digest=exact.sha256 or "", licence=exact.licence)
-
-    def paths_of(self, sources: Collection[str]) -> list[Path]:
-        """Where the files of these sources lie, as far as they are here."""
-        wanted = self._index.with_parts(sources)
-        return [Path(entry.path) for entry in self._index.all() if entry.source in wanted]
 
     async def recheck(self, source: str, terms: Terms | None = None) -> StoredFile | None:
         """The file of a source right before it is used: a stat where it is unchanged; else it is read again,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
 from urllib.parse import quote, unquote
 
+from modelyard.store.licences import Licences
 from modelyard.store.pace import Pace
 from modelyard.store.source import Exact, Source, Watch
 
@@ -108,6 +109,7 @@ class HubFiles(Source):
     def __init__(self, environ: Mapping[str, str] | None = None, pace: Pace | None = None) -> None:
         self._environ = os.environ if environ is None else environ
         self._pace = pace or Pace()
+        self._licences = Licences()
 
     def problem(self, source: str) -> str | None:
         try:
@@ -131,7 +133,7 @@ class HubFiles(Source):
         # Late: a third of a second that a start without such sources does not pay.
         from modelyard.store.hub_client import HubClient  # noqa: PLC0415
 
-        return HubClient(HubSettings.read(self._environ), watch, self._pace)
+        return HubClient(HubSettings.read(self._environ), watch, self._pace, self._licences)
 
 
 def _path(text: str) -> Path:

@@ -41,6 +41,7 @@ from modelyard.errors import (
 from modelyard.store.head import beginning_of
 from modelyard.store.http_client import answer_of
 from modelyard.store.hub import HubFile, HubSettings
+from modelyard.store.licences import Licences
 from modelyard.store.pace import Pace, Patience, Throttled, retry_after
 from modelyard.store.source import LICENCE_WAIT, Exact, Watch, licence_of, shown
 from modelyard.store.transfer import Answer, download
@@ -56,10 +57,11 @@ constants.HF_HUB_DISABLE_TELEMETRY = True
 class HubClient:
     """The hub for one fetch. All methods raise StoreError, OSError, and what `watch` raises."""
 
-    def __init__(self, settings: HubSettings, watch: Watch, pace: Pace) -> None:
+    def __init__(self, settings: HubSettings, watch: Watch, pace: Pace, licences: Licences) -> None:
         self._settings = settings
         self._watch = watch
         self._pace = pace
+        self._licences = licences
         self._lock = threading.Lock()
         self._open: set[httpx2.Response] = set()
         if settings.token is not None and not _PRINTABLE.fullmatch(settings.token):
@@ -79,7 +81,9 @@ class HubClient:
             if known is None:
                 raise
             return _as_cached(file, known)
-        return replace(exact, licence=self._licence(HubFile.parse(exact.source)))
+        at = HubFile.parse(exact.source)
+        place = (self._settings.endpoint, at.repo, at.revision)
+        return replace(exact, licence=self._licences.of(place, lambda: self._licence(at)))
 
     def head(self, file: HubFile) -> AbstractContextManager[BinaryIO]:
         """The file of a resolved source, to be read from its beginning."""
@@ -242,8 +246,8 @@ class HubClient:
     def _token_is(self) -> str:
         return "one is set" if self._settings.token else "none is set"
 
-    def _licence(self, file: HubFile) -> str:
-        """What the repository's card says; "" where that is nothing, or cannot be had soon."""
+    def _licence(self, file: HubFile) -> str | None:
+        """What the repository's card says, "" where that is nothing; None where it cannot be had soon."""
         with _if_told():
             found = self._api().model_info(
                 file.repo, revision=file.revision, expand=["cardData"], timeout=LICENCE_WAIT
@@ -254,7 +258,7 @@ class HubClient:
                 told = card.get("license_name") or told
             return licence_of(", ".join(told) if isinstance(told, list) else told)
         self._watch.check()
-        return ""
+        return None
 
     def _api(self) -> HfApi:
         return HfApi(self._settings.endpoint, self._token, library_name=_NAME, library_version=_VERSION)
