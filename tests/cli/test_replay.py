@@ -149,7 +149,7 @@ async def test_load_times_are_those_that_a_server_has_seen(trace: str, tmp_path:
     data = tmp_path / "data"
     async with live_yard({"one": fake()}, server={"data_dir": str(data)}) as yard:
         await yard.load("one")
-        await until(yard.driver.footprints.all)
+        await until(lambda: yard.driver.footprints._entries)
     before = (data / "registry.db").read_bytes()
     path = tmp_path / "seen.yaml"
     models = {"one": fake(), "two": fake(parameters={"seed": 2})}

@@ -1,11 +1,8 @@
-"""What serving teaches is kept in the registry: while its database is away, by several servers, and what an
-earlier program kept in a file."""
+"""What serving teaches is kept in the registry: while its database is away, and by several servers."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,13 +12,9 @@ from gateway.live_yard import LiveYard, fake, live_yard, short_folder
 from modelyard.compose import keeping
 from modelyard.errors import RegistryUnavailable
 from modelyard.registry.usage import Wanted
-from modelyard.runtime.footprints import Footprint, Key
 from modelyard.telemetry.usage import Place, Sums
 from registry.postgres import Postgres
 from waiting import until
-
-OLD = Key("f", "llamacpp", "p", "cuda")
-FOOTPRINT = Footprint((5,), 2, (4.5,), (), 1_700_000_000.0)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +43,18 @@ async def requests(yard: LiveYard) -> int:
 
 def all_kept(yard: LiveYard) -> bool:
     return not yard.yard.keeping._rows and not yard.driver.footprints.changed()
+
+
+def count(monkeypatch: pytest.MonkeyPatch, of: object, name: str) -> list[object]:
+    """Grows with each call of this method."""
+    method, calls = getattr(of, name), list[object]()
+
+    def counted(*args: object, **named: object) -> object:
+        calls.append(args)
+        return method(*args, **named)
+
+    monkeypatch.setattr(of, name, counted)
+    return calls
 
 
 class TestUsage:
@@ -121,10 +126,10 @@ class TestFootprints:
         registry = {"database_url": f"sqlite:///{folder}/shared.db"}
         async with live_yard({"a": fake()}, registry=registry) as yard:
             await yard.load("a")
-            await until(yard.driver.footprints.all)
-        learned = yard.driver.footprints.all()
+            await until(lambda: yard.driver.footprints._entries)
+        learned = dict(yard.driver.footprints._entries)
         async with live_yard({"a": fake()}, registry=registry) as yard:
-            assert yard.driver.footprints.all() == learned
+            assert yard.driver.footprints._entries == learned
             (version,) = yard.state.versions.values()
             assert version.load_seconds is not None, "estimates rest on it before the first load"
 
@@ -134,10 +139,10 @@ class TestFootprints:
             live_yard({"a": fake()}, registry=registry) as one,
             live_yard({"a": fake()}, registry=registry) as other,
         ):
-            assert other.driver.footprints.all() == {}
+            assert other.driver.footprints._entries == {}
             await one.load("a")
-            await until(one.driver.footprints.all)
-            await until(lambda: other.driver.footprints.all() == one.driver.footprints.all())
+            await until(lambda: one.driver.footprints._entries)
+            await until(lambda: other.driver.footprints._entries == one.driver.footprints._entries)
             (version,) = other.state.versions.values()
             assert version.load_seconds is not None
 
@@ -147,45 +152,25 @@ class TestFootprints:
             postgres.stop()
             try:
                 await yard.load("a")
-                await until(yard.driver.footprints.all)
+                await until(lambda: yard.driver.footprints._entries)
             finally:
                 postgres.start()
             await until(lambda: all_kept(yard))
         async with live_yard({"a": fake()}, registry={"database_url": url}) as other:
-            assert other.driver.footprints.all().keys() == yard.driver.footprints.all().keys()
+            assert other.driver.footprints._entries.keys() == yard.driver.footprints._entries.keys()
 
-
-class TestTheFileOfAnEarlierProgram:
-    @pytest.fixture
-    def path(self, folder: Path) -> Path:
-        content = {
-            "version": 2,
-            "footprints": [{"key": asdict(OLD), "footprint": asdict(FOOTPRINT)}],
-            "demand": {"a": [3.0, 1.0]},
-        }
-        path = folder / "footprints.json"
-        path.write_text(json.dumps(content))
-        return path
-
-    async def test_is_taken_over_once(self, folder: Path, path: Path) -> None:
-        server = {"data_dir": str(folder)}
-        async with live_yard({"a": fake()}, server=server) as yard:
-            assert yard.driver.footprints.get(OLD) == FOOTPRINT
-            assert not path.exists()
-            assert (folder / "footprints.json.imported").exists()
-        async with live_yard({"a": fake()}, server=server) as yard:
-            assert yard.driver.footprints.get(OLD) == FOOTPRINT
-
-    async def test_stays_while_the_database_is_away(self, folder: Path, path: Path) -> None:
-        (folder / "registry.db").mkdir()
-        async with live_yard({"a": fake()}, server={"data_dir": str(folder)}) as yard:
-            assert yard.driver.footprints.get(OLD) == FOOTPRINT
-            assert path.exists()
-
-    async def test_that_is_broken_is_set_aside_as_it_is(self, folder: Path, path: Path) -> None:
-        path.write_text("{")
-        with capture_logs() as said:
-            async with live_yard({"a": fake()}, server={"data_dir": str(folder)}) as yard:
-                assert yard.driver.footprints.all() == {}
-        assert "footprints.broken" in [line["event"] for line in said]
-        assert (folder / "footprints.json.imported").read_text() == "{"
+    async def test_of_a_server_are_not_read_again_by_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            book, observer = yard.yard.keeping._registry.footprints, yard.driver.observer
+            looks, reads = count(monkeypatch, book, "stamp"), count(monkeypatch, book, "all")
+            await yard.load("a")
+            await until(lambda: yard.driver.footprints._entries and all_kept(yard))
+            looked = len(looks)
+            await until(lambda: len(looks) > looked + 2)
+            assert not reads
+            recalls = count(monkeypatch, observer, "recall")
+            yard.yard.keeping._stamp = None  # as if another server had kept what is known here
+            await until(lambda: reads)
+            looked = len(looks)
+            await until(lambda: len(looks) > looked)
+            assert not recalls, "nothing was later than what is known"

@@ -57,7 +57,7 @@ async def ask(yard: LiveYard, number: int) -> None:
 
 async def first_run(yard: LiveYard, model: str) -> Footprint:
     """Load a model for the first time, have it answer, unload it; what was stored of it."""
-    before = set(yard.driver.footprints.all())
+    before = set(yard.driver.footprints._entries)
     await yard.load(model)
     (version,) = (v for v in yard.state.versions.values() if v.spec.model == model)
     entry = yard.driver.entries[version.key]
@@ -66,10 +66,10 @@ async def first_run(yard: LiveYard, model: str) -> Footprint:
     assert (await yard.chat(model, "Say yes. " * 60, tokens=8)).status == 200
     await yard.unload(model)
     await until(lambda: not yard.state.instances)
-    (key,) = set(yard.driver.footprints.all()) - before
+    (key,) = set(yard.driver.footprints._entries) - before
     # It is measured when it is ready and before it ends; the second is kept beside the stop.
-    await until(lambda: yard.driver.footprints.all()[key].observations == 2)
-    footprint = yard.driver.footprints.all()[key]
+    await until(lambda: yard.driver.footprints._entries[key].observations == 2)
+    footprint = yard.driver.footprints._entries[key]
     (learned,) = footprint.bytes
     print(f"{model}: estimated {estimate:,}, seen {learned:,}: {estimate / learned - 1:+.1%}")
     assert 0.5 < estimate / learned < 2.0

@@ -20,9 +20,10 @@ async def kept(registry: Registry) -> dict[str, FootprintRecord]:
 async def test_what_one_server_keeps_another_finds(registry: Registry, other: Registry) -> None:
     assert await registry.footprints.all() == ((0, 0.0), [])
     made = record(seen=1_700_000_000.123456, bytes=[2**40, 0], loads=[1.5])
-    await registry.footprints.keep([made])
+    empty, full = await registry.footprints.keep([made])
     stamp, found = await other.footprints.all()
     assert (stamp, found) == (await registry.footprints.stamp(), [made])
+    assert (empty, full) == ((0, 0.0), stamp)
 
 
 async def test_the_later_observation_wins(registry: Registry, other: Registry) -> None:

@@ -56,7 +56,7 @@ class TestFootprints:
         async with live_yard({"a": fake()}) as yard:
             instance = await yard.load("a")
             resident = yard.driver.commands.residents[instance.id]
-            await until(yard.driver.footprints.all)  # what was learned when it became ready
+            await until(lambda: yard.driver.footprints._entries)  # what was learned when it became ready
             kept: list[Mapping[str, int]] = []
 
             async def slow(name: str) -> Mapping[str, int]:

@@ -1,18 +1,17 @@
-"""Footprints: what is observed, what others saw, and the file of an earlier program."""
+"""Footprints: what is observed, and what others saw."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from modelyard.core.types import Need, Share, Spec, WarmUp
 from modelyard.engines.base import ModelFile
-from modelyard.runtime.footprints import Footprint, Footprints, Key, key_of, read_file
+from modelyard.runtime.footprints import Footprint, Footprints, Key, footprint_of, key_of
 from modelyard.runtime.timing import SAMPLE, Timing
 
 KEY = Key("f", "llamacpp", "p", "cuda")
@@ -43,14 +42,14 @@ def make(clock: Clock) -> Make:
 def test_nothing_is_known_at_first(make: Make) -> None:
     footprints = make(10)
     assert footprints.get(KEY) is None
-    assert footprints.all() == {}
+    assert footprints._entries == {}
 
 
 def test_an_observation_corrects_the_estimate(make: Make) -> None:
     footprints = make(10)
     footprint = footprints.observe(KEY, [2000, 100], need=NEED, load_seconds=4.0)
     assert footprints.get(KEY) == footprint
-    assert footprints.all() == {KEY: footprint}
+    assert footprints._entries == {KEY: footprint}
     learned = footprint.learned(NEED)
     assert learned.known
     assert [share.bytes for share in learned.shares] == [2300, 115]
@@ -119,7 +118,7 @@ def test_the_number_of_entries_is_bounded(make: Make, clock: Clock) -> None:
     for key in keys:
         clock.now += 1
         footprints.observe(key, [1])
-    assert set(footprints.all()) == set(keys[2:])
+    assert set(footprints._entries) == set(keys[2:])
     assert set(footprints.changed()) == set(keys[2:])
 
 
@@ -130,10 +129,10 @@ def test_what_was_seen_later_wins(make: Make, clock: Clock) -> None:
     footprints = make(10)
     own = footprints.observe(KEY, [100])
     earlier, later = Footprint((1,), 1, seen=clock.now - 1), Footprint((2,), 1, seen=clock.now + 1)
-    assert not footprints.merge({KEY: earlier}, kept=True)
-    assert not footprints.merge({KEY: replace(earlier, seen=clock.now)}, kept=True)
+    assert not footprints.merge({KEY: earlier})
+    assert not footprints.merge({KEY: replace(earlier, seen=clock.now)})
     assert footprints.get(KEY) is own
-    assert set(footprints.merge({KEY: later}, kept=True)) == {KEY}
+    assert set(footprints.merge({KEY: later})) == {KEY}
     assert footprints.get(KEY) is later
 
 
@@ -147,53 +146,34 @@ def test_what_is_kept_is_not_kept_again(make: Make, clock: Clock) -> None:
     footprints.kept({KEY: second})
     assert footprints.changed() == {}
     footprints.observe(KEY, [300])
-    footprints.merge({KEY: Footprint((2,), 1, seen=clock.now + 1)}, kept=True)
+    footprints.merge({KEY: Footprint((2,), 1, seen=clock.now + 1)})
     assert footprints.changed() == {}, "what is kept is newer"
-    footprints.merge({KEY: Footprint((2,), 1, seen=clock.now + 2)}, kept=False)
-    assert set(footprints.changed()) == {KEY}
 
 
 def test_no_more_are_taken_from_others_than_there_may_be(make: Make) -> None:
     footprints = make(3)
     keys = [Key(str(n), "e", "p", "ram") for n in range(5)]
     many = {key: Footprint((1,), 1, seen=float(n)) for n, key in enumerate(keys)}
-    assert set(footprints.merge(many, kept=False)) == set(keys[2:])
-    assert set(footprints.all()) == set(footprints.changed()) == set(keys[2:])
+    assert set(footprints.merge(many)) == set(keys[2:])
+    assert set(footprints._entries) == set(keys[2:])
 
 
-# -- the file of an earlier program ---------------------------------------------------------------------
+ODD = [
+    {"bytes": ["x"]},
+    {"bytes": [-1]},
+    {"observations": "1"},
+    {"seen": nan},
+    {"loads": [inf]},
+    {"first_tokens": 1.0},
+]
 
 
-def test_a_file_of_an_older_program_is_read(tmp_path: Path) -> None:
-    footprint = {"bytes": [5], "observations": 2, "load_seconds": 4.5, "seen": 1.0}
-    content = {"version": 1, "footprints": [{"key": asdict(KEY), "footprint": footprint}], "demand": {}}
-    (tmp_path / "f.json").write_text(json.dumps(content))
-    assert read_file(tmp_path / "f.json") == {KEY: Footprint((5,), 2, (4.5,), (), 1.0)}
-    assert read_file(tmp_path / "none.json") == {}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "{",
-        "[]",
-        '{"version": 3}',
-        '{"version": 1, "footprints": [{"key": {}, "footprint": {}}]}',
-        '{"version": 1, "footprints": [{"footprint": {"bytes": ["x"]},'
-        ' "key": {"files": "", "engine": "", "parameters": "", "device": ""}}]}',
-        '{"version": 2, "footprints": [{"footprint": {"bytes": [1], "observations": 1, "seen": NaN},'
-        ' "key": {"files": "", "engine": "", "parameters": "", "device": ""}}]}',
-        '{"version": 2, "footprints": [{"footprint": {"bytes": [1], "observations": 1, "seen": 1,'
-        ' "loads": [Infinity]}, "key": {"files": "", "engine": "", "parameters": "", "device": ""}}]}',
-    ],
-)
-def test_a_broken_file_says_nothing_and_that_is_said(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "f.json"
-    path.write_text(content)
-    with capture_logs() as said:
-        assert read_file(path) == {}
-    assert [line["event"] for line in said] == ["footprints.broken"]
+@pytest.mark.parametrize("odd", ODD)
+def test_what_others_kept_is_read_as_it_should_be(odd: dict[str, object]) -> None:
+    fields = {"bytes": [5], "observations": 2, "loads": [4.5], "first_tokens": [0.5], "seen": 1.0}
+    assert footprint_of(fields) == Footprint((5,), 2, (4.5,), (0.5,), 1.0)
+    with pytest.raises(ValueError):
+        footprint_of({**fields, **odd})
 
 
 # -- keys -----------------------------------------------------------------------------------------------

@@ -10,61 +10,47 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from secrets import token_hex
 
 import structlog
 
 from modelyard.compose.upkeep import LOOK_EVERY
-from modelyard.errors import RegistryUnavailable
+from modelyard.errors import ConfigError, RegistryUnavailable
 from modelyard.registry import Registry
 from modelyard.registry.footprints import FootprintRecord, Stamp
 from modelyard.registry.usage import batch_name
 from modelyard.runtime.driver import Driver
-from modelyard.runtime.footprints import Footprint, Key, footprint_of, read_file
+from modelyard.runtime.footprints import Footprint, Key, footprint_of
 from modelyard.telemetry.usage import HOUR, Place, Sums, Usage
 
 log = structlog.get_logger(__name__)
 
 BATCH = 1_000  # rows of usage that are kept in one transaction
 LAST = 5.0  # seconds that the end waits for the database
-IMPORTED = ".imported"
 
 
 class Keeping:
-    """`open` before any version is added, `follow` until the end, `close` after everything else stopped.
-    `old_file` is where an earlier program kept footprints."""
+    """`open` before any version is added, `follow` until the end, `close` after everything else stopped."""
 
-    def __init__(self, registry: Registry, usage: Usage, driver: Driver, old_file: Path) -> None:
+    def __init__(self, registry: Registry, usage: Usage, driver: Driver) -> None:
         self._registry = registry
         self._usage = usage
         self._driver = driver
         self._footprints = driver.footprints
-        self._old_file = old_file
         self._server = token_hex(8)
         self._batch: tuple[str, Mapping[Place, Sums]] | None = None  # it may have been kept, or not
-        self._stamp: Stamp | None = None  # of the footprints that were read
+        self._stamp: Stamp | None = None  # of the footprints that are known
         self._forgot = 0  # the hour in which old rows were removed
         self._problem = ""
 
-    async def open(self, *, away: bool) -> None:
-        """Know the footprints that are kept; `away`: those of an earlier program alone."""
-        found = await asyncio.to_thread(read_file, self._old_file)
-        self._footprints.merge(found, kept=False)
-        if away or not await self._try() or not self._old_file.exists():
-            return
-        kept = self._old_file.with_name(self._old_file.name + IMPORTED)
-        try:
-            self._old_file.replace(kept)
-            log.info("footprints.imported", kept=str(kept), count=len(found))
-        except OSError as error:  # it is read again at the next start, and says nothing new
-            log.warning("footprints.not_renamed", path=str(self._old_file), error=str(error))
+    async def open(self) -> None:
+        """Know the footprints that are kept."""
+        await self._try()
 
     async def look(self) -> None:
         """Know the footprints that are kept, as far as that changes nothing: for who only looks."""
-        self._footprints.merge(await asyncio.to_thread(read_file, self._old_file), kept=True)
-        with suppress(RegistryUnavailable):
-            if await self._registry.is_current():
+        with suppress(RegistryUnavailable, ConfigError):
+            if await self._registry.is_made():
                 await self._read()
 
     async def follow(self) -> None:
@@ -93,8 +79,8 @@ class Keeping:
     def _rows(self) -> int:
         return len(self._usage) + (len(self._batch[1]) if self._batch else 0)
 
-    async def _try(self) -> bool:
-        """Whether all is kept, and known. Why not, is said once."""
+    async def _try(self) -> None:
+        """Keep all, and know what others keep. Why not, is said once."""
         problem = ""
         try:
             await self._write()
@@ -110,7 +96,6 @@ class Keeping:
         if bool(problem) != bool(self._problem):
             log.warning("usage.waits" if problem else "usage.kept_again", rows=self._rows, reason=problem)
         self._problem = problem
-        return not problem
 
     async def _write(self) -> None:
         while self._batch or len(self._usage):
@@ -118,15 +103,17 @@ class Keeping:
             await self._registry.usage.add(rows, server=self._server, batch=name)
             self._batch = None
         if changed := self._footprints.changed():
-            await self._registry.footprints.keep(_record(*one) for one in changed.items())
+            before, after = await self._registry.footprints.keep(_record(*one) for one in changed.items())
             self._footprints.kept(changed)
+            if before == self._stamp:  # else others have kept some as well
+                self._stamp = after
 
     async def _read(self) -> None:
         book = self._registry.footprints
         if await book.stamp() != self._stamp:
             self._stamp, records = await book.all()
-            later = self._footprints.merge(dict(filter(None, map(_known, records))), kept=True)
-            for entry in tuple(self._driver.entries.values()):
+            later = self._footprints.merge(dict(filter(None, map(_known, records))))
+            for entry in tuple(self._driver.entries.values()) if later else ():
                 self._driver.observer.recall(entry, among=later)
 
 

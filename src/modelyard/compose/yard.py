@@ -99,7 +99,7 @@ class Yard:
         check_placements(self.config, entries, devices, {entry.spec.model for entry in entries})
         if key := await self._upkeep.open():
             self.live.use_key(key)
-        await self.keeping.open(away=not key)
+            await self.keeping.open()
         for entry in entries:
             self.driver.add(entry)
         await self._upkeep.read()
@@ -242,7 +242,7 @@ async def build(
         metrics, usage = Metrics(), Usage()
         driver.notes.count = _counting(driver, metrics, usage)
         driver.timing = metrics.scheduler
-        keeping = Keeping(registry, usage, driver, data / "footprints.json")
+        keeping = Keeping(registry, usage, driver)
         ahead = Ahead(driver, names, keeping.demand)
         gateway = Gateway(driver, names, metrics, usage)
         live = Live(config, origin or Origin(), driver, names, store, ahead, gateway.take, reload)

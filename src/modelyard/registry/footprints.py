@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelyard.registry import changing
 from modelyard.registry.database import Sessions, upsert
 from modelyard.registry.records import Json
 from modelyard.registry.tables import FootprintRow
@@ -54,10 +55,13 @@ class FootprintBook:
                 for row in rows
             ]
 
-    async def keep(self, records: Iterable[FootprintRecord]) -> None:
-        """Keep each of these, unless what is kept of it was seen later or at the same time."""
+    async def keep(self, records: Iterable[FootprintRecord]) -> tuple[Stamp, Stamp]:
+        """Keep each of these, unless what is kept of it was seen later or at the same time. Returns the
+        stamps before and after, between which nobody else has kept any."""
         values = sorted((asdict(one) for one in records), key=lambda one: [one[name] for name in _KEY])
         async with self._writing() as session:
+            await changing.one_at_a_time(session)
+            before = await _stamp(session)
             statement, seen = upsert(session, FootprintRow), FootprintRow.seen
             new = statement.excluded
             statement = statement.on_conflict_do_update(
@@ -68,6 +72,7 @@ class FootprintBook:
             await (await session.connection()).execute(statement, values)
             too_many = select(seen).order_by(seen.desc()).offset(MOST).limit(1).scalar_subquery()
             await session.execute(delete(FootprintRow).where(seen <= too_many))
+            return before, await _stamp(session)
 
 
 async def _stamp(session: AsyncSession) -> Stamp:

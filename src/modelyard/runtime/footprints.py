@@ -12,22 +12,17 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf, isfinite
-from pathlib import Path
-
-import structlog
 
 from modelyard.core.types import Need, Spec, WarmUp
 from modelyard.engines.base import Files
 from modelyard.runtime.timing import SAMPLE, Timing, timing, with_one_more
 
-__all__ = ["Footprint", "Footprints", "Key", "footprint_of", "key_of", "read_file"]
+__all__ = ["Footprint", "Footprints", "Key", "footprint_of", "key_of"]
 
 FIRST_MARGIN = 0.15
 LAST_MARGIN = 0.03
 MAX_ENTRIES = 1_000
-FILE_VERSIONS = (1, 2)
 _FORGET = 0.25  # how much of the way down a smaller observation pulls
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +131,6 @@ class Footprints:
         """What is known of this key."""
         return self._entries.get(key)
 
-    def all(self) -> Mapping[Key, Footprint]:
-        """Everything that is known."""
-        return dict(self._entries)
-
     def observe(
         self,
         key: Key,
@@ -169,14 +160,12 @@ class Footprints:
         """These are kept where others find them."""
         self._changed -= {key for key, one in footprints.items() if self._entries.get(key) is one}
 
-    def merge(self, footprints: Mapping[Key, Footprint], *, kept: bool) -> Collection[Key]:
-        """Take those of these that were seen later than what is known; returns their keys. `kept`: they are
-        where others find them."""
+    def merge(self, footprints: Mapping[Key, Footprint]) -> Collection[Key]:
+        """Take those that others have kept and seen later than what is known; returns their keys."""
         later = {key: one for key, one in footprints.items() if one.seen > self._seen(key)}
         for key, footprint in later.items():
             self._set(key, footprint)
-        self._changed = self._changed - later.keys() if kept else self._changed | later.keys()
-        self._changed &= self._entries.keys()
+        self._changed -= later.keys()
         return later.keys() & self._entries.keys()
 
     def _seen(self, key: Key) -> float:
@@ -190,21 +179,6 @@ class Footprints:
             self._changed.discard(gone)
 
 
-def read_file(path: Path) -> Mapping[Key, Footprint]:
-    """The footprints in a file of an earlier program. One that cannot be understood says nothing, and that
-    is said."""
-    try:
-        content = json.loads(path.read_bytes())
-        if content["version"] not in FILE_VERSIONS:
-            raise ValueError(f"version {content['version']}")
-        return {Key(**entry["key"]): footprint_of(entry["footprint"]) for entry in content["footprints"]}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        _log.warning("footprints.broken", path=str(path), error=str(error))
-        return {}
-
-
 def footprint_of(fields: Mapping[str, object]) -> Footprint:
     """A footprint from JSON. Raises KeyError, ValueError."""
     sizes, observations, seen = fields["bytes"], fields["observations"], fields["seen"]
@@ -212,11 +186,8 @@ def footprint_of(fields: Mapping[str, object]) -> Footprint:
         raise ValueError("bytes is not a list of sizes")
     if not isinstance(observations, int) or not isinstance(seen, int | float) or not isfinite(seen):
         raise ValueError("observations or seen is no number")
-    average = fields.get("load_seconds")  # all that version 1 kept
-    loads = fields.get("loads", [] if average is None else [average])
-    return Footprint(
-        tuple(sizes), observations, _seconds(loads), _seconds(fields.get("first_tokens", [])), seen
-    )
+    loads, first_tokens = _seconds(fields["loads"]), _seconds(fields["first_tokens"])
+    return Footprint(tuple(sizes), observations, loads, first_tokens, seen)
 
 
 def _seconds(values: object) -> tuple[float, ...]:
