@@ -14,9 +14,8 @@ import pytest
 
 from modelyard.config import Config, ConfigErrors, DeviceSetting, Limits, Model, Scope, json_schema, load
 from modelyard.config.listen import check_protected
-from modelyard.core.types import Policy, Priority, WhenFull
+from modelyard.core.types import Policy, Price, Priority, WhenFull
 from modelyard.engines.base import Profile
-from modelyard.telemetry.usage import Price
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HOME = {"HOME": "/home/ada"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from modelyard.telemetry.usage import FREE, HOUR, MOST_TOKENS, Price, Sums, Usage
+from modelyard.core.types import FREE, Price
+from modelyard.telemetry.usage import HOUR, MOST_TOKENS, Sums, Usage
 
 
 class Clock:

@@ -31,10 +31,9 @@ from modelyard.config.store import store_setting
 from modelyard.config.text import Document
 from modelyard.config.values import Config, DeviceSetting, Key, Model, Scope, nearest
 from modelyard.config.versions import spec_digest
-from modelyard.core.types import Policy, Priority, Spec, WarmUp, WhenFull
+from modelyard.core.types import FREE, Policy, Price, Priority, Spec, WarmUp, WhenFull
 from modelyard.engines.base import Profile
 from modelyard.engines.registry import GROUP
-from modelyard.telemetry.usage import FREE, Price
 
 
 def load(

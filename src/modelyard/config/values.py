@@ -14,9 +14,8 @@ from typing import Literal, TypeVar
 from pydantic import SecretStr
 
 from modelyard.config.problems import ConfigErrors, Problem
-from modelyard.core.types import Policy, Priority, Spec
+from modelyard.core.types import FREE, Policy, Price, Priority, Spec
 from modelyard.engines.base import Profile
-from modelyard.telemetry.usage import FREE, Price
 
 T = TypeVar("T")
 

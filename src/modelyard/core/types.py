@@ -179,6 +179,18 @@ class Policy:
         return self.pin or self.home or self.min_replicas > 0
 
 
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs, in the operator's own currency: per million tokens in and out, and per load."""
+
+    input: float = 0.0
+    output: float = 0.0
+    load: float = 0.0
+
+
+FREE = Price()
+
+
 class Cause(StrEnum):
     """Why an instance failed to start or left by itself; engine adapters tell it from exit code and log."""
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from modelyard.core.events import Added
-from modelyard.core.types import Need, Policy, Spec
+from modelyard.core.types import FREE, Need, Policy, Price, Spec
 from modelyard.engines.base import Engine, Files, Profile
-from modelyard.telemetry.usage import FREE, Price
 
 
 @dataclass(slots=True)

@@ -13,6 +13,8 @@ from itertools import islice
 
 import structlog
 
+from modelyard.core.types import Price
+
 log = structlog.get_logger(__name__)
 
 HOUR = 3600
@@ -22,18 +24,6 @@ PER = 1_000_000  # tokens that a price is of
 
 Place = tuple[int, str, str, str]
 """The hour (since the epoch), the key's name (empty: without one), the model, the version's public name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What a model costs, in the operator's own currency: per million tokens in and out, and per load."""
-
-    input: float = 0.0
-    output: float = 0.0
-    load: float = 0.0
-
-
-FREE = Price()
 
 
 @dataclass(slots=True)
