@@ -250,7 +250,12 @@ async def test_a_redirect_stays_on_the_way(root: Path, front: Front, files: File
     ("address", "kind", "said"),
     [
         ("https://169.254.169.254/latest/meta-data/", SourceForbidden, "leads to 169.254.169.254"),
-        ("http://[::ffff:10.0.0.1]/", SourceForbidden, "is not encrypted"),
+        (
+            "http://[::ffff:10.0.0.1]/",
+            SourceForbidden,
+            "leads on to http://::ffff:10.0.0.1, which is not encrypted",
+        ),
+        ("http://169.254.169.254/latest/", SourceForbidden, "is not encrypted, and a link-local address"),
         ("https://[64:ff9b::10.0.0.1]/", SourceForbidden, "a private address"),
         ("file:///etc/passwd", SourceForbidden, "no https:// address"),
         ("gopher://127.0.0.1/", SourceForbidden, "no https:// address"),

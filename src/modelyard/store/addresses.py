@@ -51,6 +51,9 @@ class Guard:
         addresses = list(dict.fromkeys(ip_address(str(one[4][0]).partition("%")[0]) for one in found))
         allowed = [one for one in addresses if self._is_allowed(host, one)]
         if not encrypted and not allowed:
+            if host.lower() not in source.lower():  # a redirect
+                why = f", and {reason}" if (reason := why_not(addresses[0])) else ""
+                raise SourceForbidden(f"{source}: leads on to http://{host}, which is not encrypted{why}")
             raise SourceForbidden(
                 f"{source}: http:// is not encrypted; write https://, or name {host} in `store.allow_private`"
             )
