@@ -66,7 +66,8 @@ def admin_router(
     router = APIRouter(prefix="/admin", dependencies=[Depends(needs_json)])
     followers = follow.Followers(lambda: live.keys)
     _add_reading(router, driver, snapshot)
-    _add_instances(router, driver, snapshot, followers)
+    _add_instances(router, driver, snapshot)
+    _add_logs(router, driver, snapshot, followers)
     _add_events(router, driver, snapshot, followers)
     _add_journal(router, driver, names, followers)
     _add_load(router, driver, names, bring)
@@ -100,9 +101,7 @@ def _add_reading(router: APIRouter, driver: Driver, snapshot: Snapshot) -> None:
         return snapshot.models()
 
 
-def _add_instances(
-    router: APIRouter, driver: Driver, snapshot: Snapshot, followers: follow.Followers
-) -> None:
+def _add_instances(router: APIRouter, driver: Driver, snapshot: Snapshot) -> None:
     @router.get("/instances", tags=["instances"])
     async def instances() -> list[views.InstanceView]:
         """Every instance that holds memory."""
@@ -115,6 +114,20 @@ def _add_instances(
         pids = await asyncio.to_thread(driver.launcher.pids, instance)
         return snapshot.details(found, pids, str(driver.launcher.log(instance) or ""))
 
+    @router.post(
+        "/instances/{instance}/drain",
+        tags=["instances"],
+        status_code=202,
+        responses=refusals(InstanceNotFound),
+    )
+    async def drain(instance: str) -> views.InstanceView:
+        """Give it no more requests, let what runs finish, then stop it. Does not wait."""
+        found = snapshot.find(instance)
+        driver.unload(found.version.key, instance=instance)
+        return snapshot.instance(found)
+
+
+def _add_logs(router: APIRouter, driver: Driver, snapshot: Snapshot, followers: follow.Followers) -> None:
     @router.get(
         "/instances/{instance}/logs",
         tags=["instances"],
@@ -139,18 +152,6 @@ def _add_instances(
             return StreamingResponse(stream, media_type="text/plain", headers=_EVENT_STREAM)
         text = await asyncio.to_thread(driver.launcher.tail, instance, lines)
         return PlainTextResponse(f"{text}\n" if text else "")
-
-    @router.post(
-        "/instances/{instance}/drain",
-        tags=["instances"],
-        status_code=202,
-        responses=refusals(InstanceNotFound),
-    )
-    async def drain(instance: str) -> views.InstanceView:
-        """Give it no more requests, let what runs finish, then stop it. Does not wait."""
-        found = snapshot.find(instance)
-        driver.unload(found.version.key, instance=instance)
-        return snapshot.instance(found)
 
 
 def _add_events(router: APIRouter, driver: Driver, snapshot: Snapshot, followers: follow.Followers) -> None:

@@ -7,7 +7,7 @@ the shape of the API that was called, also those of the framework: unknown route
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from threading import Lock
 
@@ -85,7 +85,14 @@ def build_app(
     for router in routers:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
+    _add_document(app, routers, live)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Exception, _on_error)
+    return app
 
+
+def _add_document(app: FastAPI, routers: Sequence[APIRouter], live: LiveConfig) -> None:
     one_at_a_time = Lock()
 
     @cache
@@ -100,11 +107,6 @@ def build_app(
     @app.get("/openapi.json")
     async def openapi_document() -> Response:
         return Response(await asyncio.to_thread(described, bool(live.keys)), media_type="application/json")
-
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(Exception, _on_error)
-    return app
 
 
 def registry_router(

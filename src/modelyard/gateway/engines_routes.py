@@ -117,6 +117,11 @@ def add_engines(router: APIRouter, control: Control, engines: Engines) -> None:
         """One engine profile."""
         return _marked(response, engines.get(name))
 
+    _add_put(router, control, engines)
+    _add_remove(router, control, engines)
+
+
+def _add_put(router: APIRouter, control: Control, engines: Engines) -> None:
     @router.put(
         "/v1/engines/{name:path}",
         tags=["engines"],
@@ -146,6 +151,8 @@ def add_engines(router: APIRouter, control: Control, engines: Engines) -> None:
         response.status_code = 201 if known.record is not None and known.record.revision == 1 else 200
         return _marked(response, known)
 
+
+def _add_remove(router: APIRouter, control: Control, engines: Engines) -> None:
     @router.delete(
         "/v1/engines/{name:path}",
         tags=["engines"],
