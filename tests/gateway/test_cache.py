@@ -79,6 +79,13 @@ async def test_what_is_in_use_stays_and_what_is_removed_is_fetched_again(yard: L
     assert yard.notes("failed") == []
 
 
+async def test_a_model_names_its_files_though_nobody_ever_used_them(yard: LiveYard) -> None:
+    made = await yard.post("/v1/models", {"name": "model-c", **fake(source="bytes://c")})
+    assert made.status == 201
+    done = await yard.post("/admin/cache/prune", {"files": ["model-c"]})
+    assert (done.status, [file["digest"] for file in done.body["removed"]]) == (200, [DIGESTS["c"]])
+
+
 async def test_only_what_was_not_used_for_long_goes(yard: LiveYard) -> None:
     kept = await yard.post("/admin/cache/prune", {"older": 3600})
     assert (kept.status, kept.body["removed"]) == (200, [])

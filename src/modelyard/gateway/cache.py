@@ -6,7 +6,7 @@ Mounted by `gateway/app.py`; the work is the store's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Response
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from modelyard.errors import (
     InvalidRequest,
+    ModelNotFound,
     NotFound,
     ShuttingDown,
     TaskCancelled,
@@ -108,7 +109,9 @@ def cache_router(store: Store, control: Control) -> APIRouter:
     @router.post("/prune", responses=refusals(NotFound, InvalidRequest, UnsupportedMediaType))
     async def prune(order: Annotated[PruneOrder, Body()]) -> Pruned:
         """Remove files that nobody uses."""
-        wanted = report.Prune(tuple(order.files), order.older, order.all, order.dry_run)
+        sources = {name: _sources(control, name) for name in order.files}
+        files = tuple(order.files)
+        wanted = report.Prune(files, order.older, order.all, order.dry_run, sources)
         return Pruned.model_validate(await asyncio.to_thread(report.prune, store, wanted))
 
     @router.post(
@@ -131,6 +134,15 @@ def cache_router(store: Store, control: Control) -> APIRouter:
         return await started(control, "verify", "the cache", work, wait=wait)
 
     return router
+
+
+def _sources(control: Control, name: str) -> Collection[str]:
+    """Those of the model of this name; none where it is no model's."""
+    try:
+        entry = control.catalog.get(name).entry
+    except ModelNotFound:
+        return ()
+    return entry.engine.sources(entry.spec).values()
 
 
 async def _verified(store: Store, task: Task, rate: float) -> Mapping[str, object]:

@@ -5,8 +5,9 @@ Used by the control surface of a running server and by the command line on a fol
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from modelyard.errors import InvalidRequest, NotFound
@@ -21,12 +22,14 @@ Json = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Prune:
     """What is to go: named files (sources, paths, digests, models), or those that were not used (unfinished
-    ones: written) for `older` seconds, or all that are not in use (`everything`, with what was set aside)."""
+    ones: written) for `older` seconds, or all that are not in use (`everything`, with what was set aside).
+    `sources` are those of models among the names; else a model is known by what was started with it."""
 
     files: tuple[str, ...] = ()
     older: float | None = None
     everything: bool = False
     dry_run: bool = False
+    sources: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 def listing(store: Store) -> Json:
@@ -82,7 +85,9 @@ def _chosen(store: Store, order: Prune) -> list[Item]:
     if not order.files:
         return store.shelf.unused(older=order.older or 0.0)
     chosen: dict[str, Item] = {}
-    for name, items in store.shelf.matching(order.files).items():
+    found = store.shelf.matching([*order.files, *chain.from_iterable(order.sources.values())])
+    for name in order.files:
+        items = [*found[name], *chain.from_iterable(found[one] for one in order.sources.get(name, ()))]
         if not items:
             raise NotFound(f"The cache has no file {name[:200]!r}; `modelyard cache ls` lists what it has.")
         chosen |= {str(item.path): item for item in items}
