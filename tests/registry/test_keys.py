@@ -11,8 +11,7 @@ import pytest
 from modelyard.config import Key, Scope
 from modelyard.core.types import Priority
 from modelyard.errors import InvalidRequest, KeyNotFound, NameTaken, WouldLockOut
-from modelyard.registry import KeyRecord, Registry
-from modelyard.registry import keys as kept
+from modelyard.registry import KeyRecord, Registry, checks
 
 
 def key(name: str, *scopes: Scope, expires: float | None = None) -> KeyRecord:
@@ -59,7 +58,7 @@ async def test_what_cannot_be_kept_is_refused(registry: Registry, monkeypatch: p
         await registry.keys.add(key("a"), check=anything)
     with pytest.raises(InvalidRequest):
         await registry.keys.add(key("a b"), check=anything)
-    monkeypatch.setattr(kept, "MOST", 1)
+    monkeypatch.setattr(checks, "MOST_ADDITIONS", 1)
     with pytest.raises(InvalidRequest, match="remove some"):
         await registry.keys.add(key("b"), check=anything)
     assert list((await registry.all()).keys) == ["a"]

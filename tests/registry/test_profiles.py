@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from modelyard.errors import InvalidRequest, RevisionMismatch
-from modelyard.registry import ProfileRecord, Registry
-from modelyard.registry import profiles as kept
+from modelyard.registry import ProfileRecord, Registry, checks
 
 
 def profile(name: str = "gpu", revision: int = 1, **fields: Any) -> ProfileRecord:
@@ -68,7 +67,7 @@ async def test_what_cannot_be_kept_is_refused(registry: Registry, monkeypatch: p
     ):
         with pytest.raises(InvalidRequest):
             await registry.profiles.put(wrong)
-    monkeypatch.setattr(kept, "MOST", 1)
+    monkeypatch.setattr(checks, "MOST_ADDITIONS", 1)
     await registry.profiles.put(profile())
     with pytest.raises(InvalidRequest, match="remove some"):
         await registry.profiles.put(profile(name="other"))

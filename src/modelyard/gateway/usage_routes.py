@@ -14,7 +14,8 @@ from modelyard.gateway import views
 from modelyard.gateway.exchange import Headers
 from modelyard.gateway.reference import refusals
 from modelyard.gateway.registry_control import Control
-from modelyard.registry.usage import LARGEST_PAGE, By, UsageBook, UsageRecord, Wanted
+from modelyard.registry.records import LARGEST_PAGE
+from modelyard.registry.usage import By, UsageBook, UsageRecord, Wanted
 
 LATEST = 2.0**40  # seconds since 1970 that are still a time
 Moment = Annotated[float, Field(ge=0, le=LATEST, allow_inf_nan=False)]

@@ -25,6 +25,7 @@ LARGEST_JSON = 2**20  # bytes
 LONGEST_TEXT = 8192
 MOST_ALIASES = 100
 MOST_TAGS = 1000
+MOST_ADDITIONS = 1000  # keys, and as many engine profiles
 MOST_PAIRS = 20_000
 MOST_LANGUAGES = 1000
 # User and password of a URL, and what a link was signed with.

@@ -15,8 +15,6 @@ from modelyard.registry.database import Sessions
 from modelyard.registry.records import KeyRecord
 from modelyard.registry.tables import KeyRow
 
-MOST = 1000
-
 Check = Callable[[Collection[KeyRecord]], None]
 """Given all keys as they would be after a change, which it may refuse by raising."""
 
@@ -36,8 +34,8 @@ class Keys:
             known = await _alone(session)
             if key.name in known:
                 raise NameTaken(f"there is a key '{key.name}' already; remove it first", param="name")
-            if len(known) >= MOST:
-                raise InvalidRequest(f"there are {MOST} keys already; remove some first")
+            if len(known) >= checks.MOST_ADDITIONS:
+                raise InvalidRequest(f"there are {checks.MOST_ADDITIONS} keys already; remove some first")
             check([*known.values(), record])
             session.add(
                 KeyRow(

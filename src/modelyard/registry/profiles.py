@@ -12,8 +12,6 @@ from modelyard.registry.database import Sessions
 from modelyard.registry.records import Json, ProfileRecord
 from modelyard.registry.tables import ProfileRow
 
-MOST = 1000
-
 
 class Profiles:
     """Methods raise RevisionMismatch when another server has changed the profile meanwhile, and
@@ -31,8 +29,10 @@ class Profiles:
             before = None if row is None else _told(record.name, row.profile)
             if row is None:
                 count = select(func.count()).select_from(ProfileRow)
-                if (await session.scalars(count)).one() >= MOST:
-                    raise InvalidRequest(f"there are {MOST} engine profiles already; remove some first")
+                if (await session.scalars(count)).one() >= checks.MOST_ADDITIONS:
+                    raise InvalidRequest(
+                        f"there are {checks.MOST_ADDITIONS} engine profiles already; remove some first"
+                    )
                 row = ProfileRow(name=record.name, created=record.created)
                 session.add(row)
             row.revision, row.profile = record.revision, profile

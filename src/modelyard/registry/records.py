@@ -12,6 +12,8 @@ from enum import StrEnum
 
 from modelyard.config import Key
 
+LARGEST_PAGE = 1000  # of what is read in pages
+
 Json = Mapping[str, object]
 
 

@@ -25,6 +25,7 @@ from modelyard.registry.keys import load as load_keys
 from modelyard.registry.profiles import Profiles
 from modelyard.registry.profiles import load as load_profiles
 from modelyard.registry.records import (
+    LARGEST_PAGE,
     Added,
     Artifact,
     AuditRecord,
@@ -48,7 +49,6 @@ from modelyard.registry.tables import (
 )
 from modelyard.registry.usage import UsageBook
 
-LARGEST_PAGE = 1000
 LARGEST_ID = 2**63 - 1
 OPENING = 15.0  # seconds that a call waits for a migration
 

@@ -13,11 +13,11 @@ from sqlalchemy import delete, func, select
 
 from modelyard.registry import checks
 from modelyard.registry.database import Sessions, upsert
+from modelyard.registry.records import LARGEST_PAGE
 from modelyard.registry.tables import SettingRow, UsageRow
 from modelyard.telemetry.usage import HOUR, Place, Sums
 
 KEPT = 366 * 24  # hours
-LARGEST_PAGE = 1000
 DEMAND = 10 * 24  # hours that are looked at for demand: what is older weighs under 0.1 %
 HALF_LIFE = 24.0  # hours after which a request counts half
 BATCH_KEPT = 86_400.0  # seconds for which a batch may be tried again
