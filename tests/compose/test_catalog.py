@@ -372,6 +372,8 @@ async def test_policy_changes_at_once_and_in_the_registry_alone() -> None:
         assert [one.policy.get("keep_alive") for one in history] == ["1h", "5m"]
         with pytest.raises(RevisionMismatch):
             await catalog.set_policy("m", {"pin": True}, description=None, who=WHO, match=1)
+        with pytest.raises(SpecRefused, match="pni: is no field of a model; did you mean 'pin'"):
+            await catalog.set_policy("m", {"pni": True}, description=None, who=WHO, match=None)
         with pytest.raises(SpecRefused, match="slots: is part of a version"):
             await catalog.set_policy("m", {"slots": 2}, description=None, who=WHO, match=None)
         with pytest.raises(SpecRefused, match="keep_alive"):

@@ -12,8 +12,10 @@ from functools import partial
 from modelyard.compose.live import Live
 from modelyard.compose.lookup import Lookup, refused
 from modelyard.compose.promotion import Promotion
-from modelyard.compose.registered import Held, Holding, Parts
+from modelyard.compose.registered import OF_POLICY, Held, Holding, Parts
 from modelyard.config import ConfigErrors, Model
+from modelyard.config.problems import near_miss
+from modelyard.config.schema import ModelSection
 from modelyard.errors import (
     AliasInUse,
     CannotLoad,
@@ -112,6 +114,9 @@ class RegistryCatalog(Lookup):
         parts = Parts.of(changes)
         if parts.spec:
             which, where = next(iter(parts.spec)), location(self._holding(name).record.name, "/versions")
+            if which not in ModelSection.model_fields:
+                hint = near_miss(which, {*OF_POLICY, "aliases", "description"})
+                raise SpecRefused(f"{which}: is no field of a model{hint}", param=which)
             message = f"{which}: is part of a version, which never changes; add one: POST {where}"
             raise SpecRefused(message, param=which)
         async with self._held.changing:
