@@ -13,6 +13,7 @@ import pytest
 from gateway.live_yard import DEADLINE, LiveYard, fake, live_yard
 from gateway.test_admin import error
 from modelyard.gateway import follow
+from modelyard.gateway.exchange import ANYBODY
 from modelyard.gateway.follow import Followers
 from modelyard.gateway.snapshot import Snapshot
 from waiting import until
@@ -83,7 +84,7 @@ async def test_a_heartbeat_when_nothing_happens(yard: LiveYard, monkeypatch: pyt
     stream = follow.events(
         yard.driver,
         Snapshot(yard.driver, yard.yard.names, yard.yard.live, yard.yard.catalog),
-        Followers(),
+        Followers().place(ANYBODY),
         0,
         heartbeat=0.02,
     )
@@ -185,7 +186,7 @@ async def test_following_a_log_loses_nothing_that_is_written_meanwhile(
         return found
 
     monkeypatch.setattr(launcher, "tail", tail_then_a_line)
-    stream = follow.output(yard.driver, Followers(), instance.id, path, 1)
+    stream = follow.output(yard.driver, Followers().place(ANYBODY), instance.id, path, 1)
     async with asyncio.timeout(DEADLINE):
         await anext(stream)
         assert await anext(stream) == b"a line that was written meanwhile\n"

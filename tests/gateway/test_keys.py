@@ -12,8 +12,18 @@ from typing import Any
 import httpx
 import pytest
 
+from compose.live_files import file_yard
 from gateway.answers import Answer
-from gateway.live_yard import DEADLINE, LiveYard, child_yard, fake, live_yard, sections, short_folder
+from gateway.live_yard import (
+    DEADLINE,
+    LiveYard,
+    body_of,
+    child_yard,
+    fake,
+    live_yard,
+    sections,
+    short_folder,
+)
 from gateway.test_access import bearer
 from modelyard import compose, config
 from modelyard.compose import upkeep
@@ -220,11 +230,33 @@ async def test_a_key_ends_when_its_time_is_over() -> None:
 async def test_who_follows_with_a_key_that_is_removed_is_cut() -> None:
     async with live_yard({"a": fake()}, **FILE) as yard:
         guest = await make(yard, "guest", "admin", key=BOSS)
-        async with yard.http.stream("GET", "/admin/events", headers=bearer(guest)) as events:
+        async with (
+            yard.http.stream("GET", "/admin/events", headers=bearer(BOSS)) as others,
+            yard.http.stream("GET", "/admin/events", headers=bearer(guest)) as events,
+        ):
             assert (await ask(yard, "DELETE", "/v1/keys/guest", key=BOSS)).status == 204
             async with asyncio.timeout(DEADLINE):
                 async for _ in events.aiter_text():
                     pass
+                lines = others.aiter_lines()
+                assert await anext(lines) == ": events"
+                await yard.http.post("/admin/models/a/load", headers=bearer(BOSS))
+                assert "event: start" in [await anext(lines) for _ in range(2)]
+
+
+async def test_a_request_that_was_let_in_is_served_though_its_key_goes_meanwhile() -> None:
+    guest = {"name": "guest", "key": "g" * 20, "scopes": ["inference"], "max_priority": "high"}
+    slow = fake(parameters={"load_time": 1.0})
+    async with file_yard({"a": slow}, keys=[guest, BOSS_KEY]) as yard:
+        sent = {**bearer("g" * 20), "x-priority": "high"}
+        waiting = asyncio.create_task(yard.post(CHAT, body_of("a", "hi", 4, False, {}), **sent))
+        await until(lambda: yard.waiting() == 1)
+        yard.http.headers.update(bearer(BOSS))
+        changed = await yard.change({"a": fake(slots=2)}, keys=[BOSS_KEY])
+        assert changed.status == 200, changed.body
+        answer = await waiting
+        assert (answer.status, answer.code) == (200, "")
+        assert (await yard.post(CHAT, body_of("a", "hi", 4, False, {}), **sent)).status == 401
 
 
 async def test_who_follows_is_not_cut_when_the_registry_is_read_anew(

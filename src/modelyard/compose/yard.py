@@ -329,7 +329,7 @@ class Gateway:
     ) -> Server:
         """The server of all this, not listening yet."""
         snapshot = Snapshot(self._driver, self._names, live, catalog)
-        inference = Inference(self._service, self._names, self._gate, self._driver, snapshot, catalog.bring)
+        inference = Inference(self._service, self._names, self._driver, snapshot, catalog.bring)
         app = build_app(
             self._driver,
             self._names,
@@ -341,7 +341,6 @@ class Gateway:
             usage=registry.usage,
             keys=keys,
             engines=profiles,
-            caller=self._gate.caller,
         )
         self._server = Server(
             inference.handler_for,

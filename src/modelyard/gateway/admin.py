@@ -30,6 +30,7 @@ from modelyard.gateway.live import LiveConfig
 from modelyard.gateway.names import Bring, Names
 from modelyard.gateway.plan import STOP_ALLOWANCE, add_plans
 from modelyard.gateway.reference import STARTING, refusals
+from modelyard.gateway.registry_control import caller_of
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.journal import Journal
@@ -138,7 +139,10 @@ def _add_logs(router: APIRouter, driver: Driver, snapshot: Snapshot, followers: 
         },
     )
     async def logs(
-        instance: str, lines: Lines = 100, follow_: Annotated[bool, Query(alias="follow")] = False
+        request: Request,
+        instance: str,
+        lines: Lines = 100,
+        follow_: Annotated[bool, Query(alias="follow")] = False,
     ) -> Response:
         """The last lines of its output, also for a while after its end; `follow` goes on with what it
         writes."""
@@ -147,8 +151,7 @@ def _add_logs(router: APIRouter, driver: Driver, snapshot: Snapshot, followers: 
             snapshot.find(instance)
             raise InstanceNotFound(f"{instance} has no output here: it does not run on this machine.")
         if follow_:
-            followers.check()
-            stream = follow.output(driver, followers, instance, path, lines)
+            stream = follow.output(driver, followers.place(caller_of(request)), instance, path, lines)
             return StreamingResponse(stream, media_type="text/plain", headers=_EVENT_STREAM)
         text = await asyncio.to_thread(driver.launcher.tail, instance, lines)
         return PlainTextResponse(f"{text}\n" if text else "")
@@ -164,11 +167,10 @@ def _add_events(router: APIRouter, driver: Driver, snapshot: Snapshot, followers
             **refusals(TooManyConnections),
         },
     )
-    async def events(last: Annotated[int, Query(ge=0, le=512)] = 50) -> StreamingResponse:
+    async def events(request: Request, last: Annotated[int, Query(ge=0, le=512)] = 50) -> StreamingResponse:
         """The last events, then each new one, as server-sent events until the client leaves."""
-        followers.check()
         return StreamingResponse(
-            follow.events(driver, snapshot, followers, last),
+            follow.events(driver, snapshot, followers.place(caller_of(request)), last),
             media_type="text/event-stream",
             headers=_EVENT_STREAM,
         )
@@ -187,6 +189,7 @@ def _add_journal(router: APIRouter, driver: Driver, names: Names, followers: fol
         },
     )
     async def journal(
+        http: Request,
         since: Annotated[float | None, Query(description="Seconds since 1970.")] = None,
         model: Annotated[str | None, Query(max_length=300)] = None,
         request: Annotated[str | None, Query(max_length=300)] = None,
@@ -199,12 +202,12 @@ def _add_journal(router: APIRouter, driver: Driver, names: Names, followers: fol
     ) -> StreamingResponse:
         """What the scheduler was told and decided, as lines of JSON, the oldest first."""
         kept = _journal_of(driver)
-        followers.check()
+        place = followers.place(caller_of(http))
         if model is not None:
             with suppress(ModelNotFound):  # it may have been removed
                 model = names.resolve(model).spec.model
         chosen = explain.Selection(since, model, request, kind or (), limit)
-        stream = explain.export(kept, followers, chosen)
+        stream = explain.export(kept, place, chosen)
         return StreamingResponse(stream, media_type="application/x-ndjson", headers=_EVENT_STREAM)
 
     @router.get("/explain/{name:path}", tags=["journal"], responses=refusals(NotFound))

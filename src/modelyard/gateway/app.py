@@ -7,7 +7,7 @@ the shape of the API that was called, also those of the framework: unknown route
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from threading import Lock
 
@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from modelyard.config import Key
 from modelyard.errors import (
     InternalError,
     InvalidRequest,
@@ -28,7 +29,6 @@ from modelyard.errors import (
 from modelyard.gateway import reference
 from modelyard.gateway.admin import admin_router, needs_json
 from modelyard.gateway.api import api_of
-from modelyard.gateway.auth import Caller
 from modelyard.gateway.cache import cache_router
 from modelyard.gateway.catalog import Catalog
 from modelyard.gateway.engines_routes import Engines, add_engines
@@ -67,15 +67,14 @@ def build_app(
     usage: UsageBook,
     keys: Keys,
     engines: Engines,
-    caller: Callable[[Headers], Caller],
 ) -> FastAPI:
     """The control surface over one driver, whose gauges `metrics` shows from now on. Must be called on the
-    driver's event loop. `tasks` are closed by their owner; `caller` tells whose key a request carries."""
+    driver's event loop. `tasks` are closed by their owner."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.add_middleware(AsSent)
     snapshot = Snapshot(driver, names, live, catalog)
     metrics.snapshot = snapshot.gauges
-    control = Control(catalog, tasks, driver, names, snapshot, caller)
+    control = Control(catalog, tasks, driver, names, snapshot)
     routers = (
         listing_router(names, snapshot, metrics),
         registry_router(control, lambda: live.keys, usage, keys, engines),
@@ -110,7 +109,7 @@ def _add_document(app: FastAPI, routers: Sequence[APIRouter], live: LiveConfig) 
 
 
 def registry_router(
-    control: Control, in_force: Callable[[], object], usage: UsageBook, keys: Keys, engines: Engines
+    control: Control, in_force: Callable[[], Collection[Key]], usage: UsageBook, keys: Keys, engines: Engines
 ) -> APIRouter:
     """Models as data, their versions, long work, usage, keys, engine profiles. Of two routes that fit a path
     the first takes it: what goes on behind a name comes before the name alone."""

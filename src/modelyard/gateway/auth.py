@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from urllib.parse import urlsplit
 
 from modelyard.config import Key, Scope
 from modelyard.core.types import Priority
 from modelyard.errors import Forbidden, HostNotAllowed, InvalidRequest, OriginNotAllowed, Unauthorized
-from modelyard.gateway.exchange import Exchange, Headers
+from modelyard.gateway.exchange import ANYBODY, Caller, Exchange, Headers
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json", "/favicon.ico"})
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -34,18 +33,6 @@ PREFLIGHT = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Whose request it is, for logs and limits; `name` is that of the key."""
-
-    name: str
-    scopes: frozenset[Scope]
-    max_priority: Priority
-
-
-ANYBODY = Caller("", frozenset(Scope), Priority.HIGH)
-
-
 def scope_of(method: str, path: str) -> Scope | None:
     """The scope that a request needs, None when any key will do. (Those of OPEN_PATHS need no key.) Models
     may be read by whoever may ask for answers; `predict` is a way to ask."""
@@ -56,6 +43,23 @@ def scope_of(method: str, path: str) -> Scope | None:
         return Scope.ADMIN
     asks = method == "POST" and path.endswith(PREDICT)
     return Scope.ADMIN if path.startswith(MANAGED) and not (reads or asks) else Scope.INFERENCE
+
+
+def priority_of(exchange: Exchange) -> Priority | None:
+    """The class that X-Priority asks for, None when it does not. Raises InvalidRequest for an unknown one,
+    Forbidden for one above the key's."""
+    value = exchange.headers.get(b"x-priority")
+    if value is None:
+        return None
+    try:
+        priority = Priority[value.decode("latin-1").strip().upper()]
+    except KeyError:
+        raise InvalidRequest("X-Priority is low, normal or high.", param="X-Priority") from None
+    caller = exchange.caller
+    if priority > caller.max_priority:
+        most = caller.max_priority.name.lower()
+        raise Forbidden(f"The key {caller.name!r} may ask for the priority {most!r} at most.")
+    return priority
 
 
 class Gate:
@@ -85,7 +89,9 @@ class Gate:
     ) -> None:
         """Let these in from now on, and nobody else."""
         self._asks = bool(keys) or not is_open
-        self._callers = {key.digest: Caller(key.name, key.scopes, key.max_priority) for key in keys}
+        self._callers = {
+            key.digest: Caller(key.name, key.scopes, key.max_priority, key.digest) for key in keys
+        }
         self._expiry = {key.digest: key.expires for key in keys if key.expires is not None}
         self._hosts = {host.lower() for host in hosts} | (LOCAL_NAMES if local or hosts else set())
         self._origins = {origin.lower().rstrip("/") for origin in origins}
@@ -93,7 +99,8 @@ class Gate:
         self._known: dict[bytes, Caller] = {}  # header values that were right, so that hashing is done once
 
     def admit(self, exchange: Exchange) -> None:
-        """Raises HostNotAllowed, OriginNotAllowed, Unauthorized or Forbidden; answers a preflight."""
+        """Have the exchange tell its caller. Raises HostNotAllowed, OriginNotAllowed, Unauthorized or
+        Forbidden; answers a preflight."""
         host = exchange.headers.get(b"host")
         if host is not None and host not in self._good_hosts:
             self._check_host(host)
@@ -106,36 +113,21 @@ class Gate:
                 exchange.respond(204, [*PREFLIGHT, (b"access-control-allow-headers", asked)], b"")
                 return
         path = exchange.path
-        if self._asks and path not in OPEN_PATHS:
-            caller, scope = self.caller(exchange.headers), scope_of(exchange.method, path)
+        if not self._asks:
+            exchange.caller = ANYBODY
+        elif path not in OPEN_PATHS:
+            exchange.caller = caller = self._caller(exchange.headers)
+            scope = scope_of(exchange.method, path)
             if scope is not None and scope not in caller.scopes:
                 raise Forbidden(f"The key {caller.name!r} has no scope {scope.value!r}, which {path} needs.")
 
-    def caller(self, headers: Headers) -> Caller:
+    def _caller(self, headers: Headers) -> Caller:
         """Whose key the request carries. Raises Unauthorized."""
-        if not self._asks:
-            return ANYBODY
         sent = headers.get(b"authorization") or headers.get(b"x-api-key")
         if sent is None:
             raise Unauthorized("No API key: send it as `Authorization: Bearer KEY`.")
         caller = self._known.get(sent)
         return caller if caller is not None else self._look_up(sent)
-
-    def priority(self, headers: Headers) -> Priority | None:
-        """The class that X-Priority asks for, None when it does not. Raises InvalidRequest for an unknown
-        one, Forbidden for one above the key's."""
-        value = headers.get(b"x-priority")
-        if value is None:
-            return None
-        try:
-            priority = Priority[value.decode("latin-1").strip().upper()]
-        except KeyError:
-            raise InvalidRequest("X-Priority is low, normal or high.", param="X-Priority") from None
-        caller = self.caller(headers)
-        if priority > caller.max_priority:
-            most = caller.max_priority.name.lower()
-            raise Forbidden(f"The key {caller.name!r} may ask for the priority {most!r} at most.")
-        return priority
 
     def _look_up(self, sent: bytes) -> Caller:
         scheme, _, rest = sent.partition(b" ")

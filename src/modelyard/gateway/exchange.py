@@ -11,7 +11,11 @@ synchronous and never block; a handler that produces faster than its client read
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
+
+from modelyard.config import Scope
+from modelyard.core.types import Priority
 
 HeaderList = Sequence[tuple[bytes, bytes]]
 
@@ -25,6 +29,21 @@ class Disconnected(Exception):
 
 class Stalled(Disconnected):
     """The client did not read for longer than the limit allows, and was cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose request it is, for logs and limits; `name` is that of the key, `digest` its sha256. Both are
+    empty where no key is asked for."""
+
+    name: str
+    scopes: frozenset[Scope]
+    max_priority: Priority
+    digest: str = ""
+
+
+ANYBODY = Caller("", frozenset(Scope), Priority.HIGH)
+NOBODY = Caller("", frozenset(), Priority.LOW)
 
 
 class Headers:
@@ -59,7 +78,9 @@ class Exchange(Protocol):
 
     `path` is percent-decoded, `raw_path` is as sent, `query` is what follows the `?`. `peer` is the client's
     address (`host:port`), empty on a Unix socket; it is for logs and never for access decisions. `also` are
-    header lines (each with its line end) that whatever answer there will be carries as well.
+    header lines (each with its line end) that whatever answer there will be carries as well. `caller` is who
+    was admitted with it, which holds though the key may be gone by now; NOBODY before that, and on paths that
+    are open to all.
     """
 
     method: str
@@ -69,6 +90,7 @@ class Exchange(Protocol):
     headers: Headers
     peer: str
     also: bytes
+    caller: Caller
 
     @property
     def started(self) -> bool:

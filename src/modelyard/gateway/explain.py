@@ -19,7 +19,7 @@ import orjson
 
 from modelyard.errors import ModelNotFound, NotFound
 from modelyard.gateway import views
-from modelyard.gateway.follow import Followers
+from modelyard.gateway.follow import Place
 from modelyard.gateway.names import Names
 from modelyard.gateway.telling import sentence
 from modelyard.runtime.journal import Journal, in_thread
@@ -78,10 +78,13 @@ class Selection:
         )
 
 
-async def export(journal: Journal, followers: Followers, chosen: Selection) -> AsyncIterator[bytes]:
-    """The chosen records as lines of JSON, the oldest first."""
-    with followers.one():
+async def export(journal: Journal, place: Place, chosen: Selection) -> AsyncIterator[bytes]:
+    """The chosen records as lines of JSON, the oldest first; ends when the key that it came with is in force
+    no more."""
+    with place() as may_go_on:
         async for piece in in_thread(chosen.lines(await journal.read())):
+            if not may_go_on():
+                return
             yield piece
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
+from modelyard.config import Key
 from modelyard.errors import TooManyConnections
+from modelyard.gateway.exchange import Caller
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.gateway.views import EventView
 from modelyard.runtime.driver import Driver
@@ -24,42 +27,47 @@ _POLL = 0.2  # seconds between looks at a file that did not grow
 _PIECE = 256 * 1024
 
 
-class Followers:
-    """Counts the clients that follow something. `keys` are those that are in force: when they change, nobody
-    goes on with the right of before."""
+Place = Callable[[], AbstractContextManager[Callable[[], bool]]]
+"""One more follower, while the context lasts; it gives what tells whether it may go on."""
 
-    def __init__(self, keys: Callable[[], object] = tuple, bound: int = FOLLOWERS) -> None:
+
+class Followers:
+    """Counts the clients that follow something. `keys` are those that are in force: nobody goes on whose own
+    key is not among them as it was, or who came without one when there are some."""
+
+    def __init__(self, keys: Callable[[], Collection[Key]] = tuple, bound: int = FOLLOWERS) -> None:
         self._keys = keys
         self._bound = bound
         self.count = 0
 
-    def check(self) -> None:
-        """Raises TooManyConnections when nobody more may follow."""
+    def place(self, caller: Caller) -> Place:
+        """One for this caller. Raises TooManyConnections when nobody more may follow."""
         if self.count >= self._bound:
             raise TooManyConnections(
                 f"{self._bound} clients follow events or logs already; close one of them and try again.",
                 retry_after=5.0,
             )
+        return partial(self._one, caller)
 
     @contextmanager
-    def one(self) -> Iterator[Callable[[], bool]]:
-        """One more, while the context lasts; it gives what tells whether it may go on."""
-        keys = self._keys()
+    def _one(self, caller: Caller) -> Iterator[Callable[[], bool]]:
+        own = next((key for key in self._keys() if key.digest == caller.digest), None)
         self.count += 1
         try:
-            yield lambda: self._keys() == keys
+            yield lambda: own in self._keys() if own is not None else not self._keys()
         finally:
             self.count -= 1
 
 
 async def events(
-    driver: Driver, snapshot: Snapshot, followers: Followers, last: int, *, heartbeat: float = HEARTBEAT
+    driver: Driver, snapshot: Snapshot, place: Place, last: int, *, heartbeat: float = HEARTBEAT
 ) -> AsyncIterator[bytes]:
     """The last events and then each new one, as server-sent events; a comment when nothing happens.
 
-    Ends when the server is shutting down and its last instance is gone, and when the keys have changed.
+    Ends when the server is shutting down and its last instance is gone, and when the key that it came with
+    is in force no more.
     """
-    with followers.one() as may_go_on:
+    with place() as may_go_on:
         notes = driver.notes.follow()  # before the first yield: nothing falls between what was and what comes
         try:
             yield b": events\n\n" + b"".join(_sse(event) for event in snapshot.events(last))
@@ -89,12 +97,10 @@ def _sse(event: EventView) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (event.kind.encode(), event.model_dump_json().encode())
 
 
-async def output(
-    driver: Driver, followers: Followers, instance: str, path: Path, lines: int
-) -> AsyncIterator[bytes]:
-    """The last lines of an instance's output and then what it writes, until the instance is gone, or the keys
-    have changed."""
-    with followers.one() as may_go_on:
+async def output(driver: Driver, place: Place, instance: str, path: Path, lines: int) -> AsyncIterator[bytes]:
+    """The last lines of an instance's output and then what it writes, until the instance is gone, or the key
+    that it came with is in force no more."""
+    with place() as may_go_on:
         file = _Growing(path)
         await asyncio.to_thread(file.skip)  # first: what is written between comes twice rather than never
         tail = await asyncio.to_thread(driver.launcher.tail, instance, lines)

@@ -13,7 +13,7 @@ import orjson
 
 from modelyard.errors import InvalidRequest, MethodNotAllowed, NotSupported
 from modelyard.gateway import anthropic, ollama, ollama_listing, ollama_request, progress
-from modelyard.gateway.auth import Gate
+from modelyard.gateway.auth import priority_of
 from modelyard.gateway.demand import Demand
 from modelyard.gateway.exchange import Exchange, Handler
 from modelyard.gateway.generate import demand_of
@@ -74,14 +74,12 @@ class Inference:
         self,
         service: Service,
         names: Names,
-        gate: Gate,
         driver: Driver,
         snapshot: Snapshot,
         bring: Bring,
     ) -> None:
         self._service = service
         self._names = names
-        self._gate = gate
         self._driver = driver
         self._snapshot = snapshot
         self._bring = bring
@@ -152,21 +150,21 @@ class Inference:
         name = entry.engine.model_name(entry.spec)
         if name is not None and head.model is not None:
             body = replace_model(body, name)
-        return self._asked(exchange, Demand(entry, KINDS[path], path.encode(), body, head.stream))
+        return _asked(exchange, Demand(entry, KINDS[path], path.encode(), body, head.stream))
 
     def _generated(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
         """`/generate`: the short form, served by the engine's completions."""
         entry = self._entry_of(head)
         _require(entry, "/v1/completions")
-        return self._asked(exchange, demand_of(entry, head))
+        return _asked(exchange, demand_of(entry, head))
 
     def _message(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
         entry = self._entry_of(head)
         _require(entry, anthropic.CHAT)
-        return self._asked(exchange, anthropic.demand_of(entry, head))
+        return _asked(exchange, anthropic.demand_of(entry, head))
 
     def _count(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
-        return self._asked(exchange, anthropic.count_demand_of(self._entry_of(head), head))
+        return _asked(exchange, anthropic.count_demand_of(self._entry_of(head), head))
 
     async def _ollama(self, exchange: Exchange) -> None:
         """Ollama's chat, generations and embeddings; who asks for nothing has the model loaded."""
@@ -187,7 +185,7 @@ class Inference:
 
     def _of_ollama(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
         entry, _ = self._place_of_ollama(exchange, head)
-        return self._asked(exchange, ollama.demand_of(OLLAMA_KINDS[exchange.path], entry, head))
+        return _asked(exchange, ollama.demand_of(OLLAMA_KINDS[exchange.path], entry, head))
 
     def _place_of_ollama(self, exchange: Exchange, head: Head) -> tuple[Entry, str]:
         """The model, and the path of its engine."""
@@ -211,13 +209,6 @@ class Inference:
         name = head.model or head.value.get("name")
         return ollama.resolve(self._names, name) if isinstance(name, str) else self._entry_of(head)
 
-    def _asked(self, exchange: Exchange, demand: Demand) -> Demand:
-        """With what the headers say."""
-        demand.key = self._gate.caller(exchange.headers).name
-        demand.priority = self._gate.priority(exchange.headers)
-        demand.progress = progress.wanted(exchange.headers, demand.stream, demand.api)
-        return demand
-
     def _entry_of(self, head: Head) -> Entry:
         """The model that was named, or the only one there is."""
         if head.model is not None:
@@ -226,6 +217,14 @@ class Inference:
         if len(entries) == 1:
             return entries[0]
         raise InvalidRequest("Say which model: `model` is missing.", param="model")
+
+
+def _asked(exchange: Exchange, demand: Demand) -> Demand:
+    """With what the headers say."""
+    demand.key = exchange.caller.name
+    demand.priority = priority_of(exchange)
+    demand.progress = progress.wanted(exchange.headers, demand.stream, demand.api)
+    return demand
 
 
 def path_of(entry: Entry, head: Head) -> str:

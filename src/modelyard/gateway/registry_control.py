@@ -6,7 +6,7 @@ Made by `gateway/app.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
@@ -31,9 +31,9 @@ from modelyard.errors import (
     StoreError,
     UnsupportedMediaType,
 )
-from modelyard.gateway.auth import Caller
 from modelyard.gateway.catalog import Catalog, Known
-from modelyard.gateway.exchange import Headers
+from modelyard.gateway.exchange import Caller
+from modelyard.gateway.http.asgi import CALLER
 from modelyard.gateway.names import Names
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.runtime.driver import Driver
@@ -59,14 +59,11 @@ READING_FILES: tuple[type[ModelyardError], ...] = (NameTaken, SourceUnreachable,
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """`caller` tells whose key a request carries."""
-
     catalog: Catalog
     tasks: Tasks
     driver: Driver
     names: Names
     snapshot: Snapshot
-    caller: Callable[[Headers], Caller]
 
     def own(self, name: str, *, change: bool = True) -> Known:
         """A registered model, also by the name of one of its versions. Raises ModelNotFound, OwnedByFile; for
@@ -88,7 +85,13 @@ class Control:
 
     def who(self, request: Request) -> str:
         """Whose request it is, for the audit log."""
-        return self.caller(Headers(request.headers.raw)).name or ANYBODY
+        return caller_of(request).name or ANYBODY
+
+
+def caller_of(request: Request) -> Caller:
+    """Who was admitted with it."""
+    caller: Caller = request.scope[CALLER]
+    return caller
 
 
 def match_of(sent: str | None, known: Known) -> int | None:

@@ -6,19 +6,20 @@ Mounted by `gateway/app.py`; the tasks are those of `runtime.tasks`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
+from modelyard.config import Key
 from modelyard.errors import ModelyardError, TaskNotFound, TooManyConnections
 from modelyard.gateway import views
-from modelyard.gateway.follow import HEARTBEAT, Followers
+from modelyard.gateway.follow import HEARTBEAT, Followers, Place
 from modelyard.gateway.http.answers import error_object
 from modelyard.gateway.reference import refusals
-from modelyard.gateway.registry_control import Control
+from modelyard.gateway.registry_control import Control, caller_of
 from modelyard.runtime.tasks import Task, TaskState
 
 _STREAM = "text/event-stream"
@@ -67,8 +68,8 @@ def error_view(error: ModelyardError) -> views.ErrorDetail:
     return views.ErrorDetail.model_validate(error_object(error))
 
 
-def add_tasks(router: APIRouter, control: Control, keys: Callable[[], object]) -> None:
-    """`keys` are those in force: nobody follows a task with the right of before."""
+def add_tasks(router: APIRouter, control: Control, keys: Callable[[], Collection[Key]]) -> None:
+    """`keys` are those in force: nobody follows a task with one that is not."""
     followers = Followers(keys)
 
     @router.get("/v1/tasks", tags=["tasks"], response_model_exclude_none=True)
@@ -91,15 +92,17 @@ def add_tasks(router: APIRouter, control: Control, keys: Callable[[], object]) -
         },
     )
     async def one(
-        task: Id, accept: Annotated[str, Header(description="Which of both.", max_length=1000)] = ""
+        request: Request,
+        task: Id,
+        accept: Annotated[str, Header(description="Which of both.", max_length=1000)] = "",
     ) -> TaskView | Response:
         """One task; or its events, until it ends."""
         found = control.tasks.find(task)
         if _STREAM not in accept:
             return view_of(found)
-        followers.check()
+        place = followers.place(caller_of(request))
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(events(found, followers), media_type=_STREAM, headers=headers)
+        return StreamingResponse(events(found, place), media_type=_STREAM, headers=headers)
 
     @router.post(
         "/v1/tasks/{task}/cancel",
@@ -112,9 +115,9 @@ def add_tasks(router: APIRouter, control: Control, keys: Callable[[], object]) -
         return view_of(control.tasks.cancel(task))
 
 
-async def events(task: Task, followers: Followers, *, heartbeat: float = HEARTBEAT) -> AsyncIterator[bytes]:
+async def events(task: Task, place: Place, *, heartbeat: float = HEARTBEAT) -> AsyncIterator[bytes]:
     """The task as it is, and at each change, as server-sent events; a comment when nothing happens."""
-    with followers.one() as may_go_on:
+    with place() as may_go_on:
         told = -1
         while may_go_on():
             if told != task.changes:

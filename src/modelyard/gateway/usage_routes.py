@@ -11,9 +11,8 @@ from pydantic.config import JsonValue
 from modelyard.config import Scope
 from modelyard.errors import Forbidden, RegistryUnavailable
 from modelyard.gateway import views
-from modelyard.gateway.exchange import Headers
 from modelyard.gateway.reference import refusals
-from modelyard.gateway.registry_control import Control
+from modelyard.gateway.registry_control import Control, caller_of
 from modelyard.registry.records import LARGEST_PAGE
 from modelyard.registry.usage import By, UsageBook, UsageRecord, Wanted
 
@@ -77,7 +76,7 @@ def add_usage(router: APIRouter, control: Control, book: UsageBook) -> None:
         """What was asked of models, hour by hour, and what it cost. A key without the scope admin sees what
         came with it. What happened in the last seconds may not be in it yet; what is older than a year is
         not any more."""
-        caller = control.caller(Headers(request.headers.raw))
+        caller = caller_of(request)
         if Scope.ADMIN not in caller.scopes:
             if key not in (None, caller.name):
                 raise Forbidden(f"The key {caller.name!r} sees its own usage alone; {key!r} needs admin.")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modelyard.gateway.http.server import Server
 
 Message = MutableMapping[str, Any]
+CALLER = "modelyard.caller"  # of a scope: who was admitted with the request
 AsgiApp = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
     Awaitable[None],
@@ -50,6 +51,7 @@ def _scope(exchange: Exchange, server: Server) -> dict[str, Any]:
         "root_path": "",
         "headers": exchange.headers.raw,
         "client": (host, int(port)) if port else None,
+        CALLER: exchange.caller,
         "server": (address.path, None) if address.path else (address.host, address.port),
     }
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from modelyard.errors import BodyTooLarge, ModelyardError
-from modelyard.gateway.exchange import Disconnected, HeaderList, Stalled
+from modelyard.gateway.exchange import NOBODY, Disconnected, HeaderList, Stalled
 from modelyard.gateway.http.answers import CONTINUE, has_body, header_block, status_and_date
 from modelyard.gateway.http.head import Head
 
@@ -38,6 +38,7 @@ class ServedExchange:
         "_read_waiter",
         "_resume_callback",
         "also",
+        "caller",
         "closed",
         "complete",
         "expecting",
@@ -76,6 +77,7 @@ class ServedExchange:
         self._pause_callback: Callable[[], None] | None = None
         self._resume_callback: Callable[[], None] | None = None
         self.also = b""
+        self.caller = NOBODY
         self._pending_head = b""
         self._ending = _EMPTY
         self._left = 0  # bytes that a counted answer still owes
