@@ -72,7 +72,9 @@ class PlanRequest(views.Order):
 
 class PlanConfig(views.Order):
     path: Annotated[str, Field(max_length=4096)] | None = Field(
-        default=None, description="A file on the server's machine; none: the one that is served, read again."
+        default=None,
+        description="A file on the server's machine; none: the one that is served, read again.",
+        examples=["/etc/modelyard.yaml"],
     )
 
     @property
@@ -96,7 +98,7 @@ class PlanOrder(views.Order):
 
 
 class PlannedStep(views.View):
-    at: float = Field(description="Seconds from now, as expected from history.")
+    at: float = Field(description="Seconds from now, as expected from history.", examples=[0.0])
     does: Does
     model: str
     version: str
@@ -127,7 +129,7 @@ class PlannedMemory(views.View):
 class PlanView(views.View):
     """What an order would do."""
 
-    id: str
+    id: str = Field(examples=["plan-5c1e9a02b7d4f613"])
     order: str
     steps: list[PlannedStep] = Field(
         description="In order, as far as it looked ahead: `open` says where that ended."
@@ -139,7 +141,7 @@ class PlanView(views.View):
 
 
 class ApplyOrder(views.Order):
-    id: str = Field(description="Of a plan.")
+    id: str = Field(description="Of a plan.", examples=["plan-5c1e9a02b7d4f613"])
     wait: bool = Field(
         default=True,
         description="Answer when it is done, or with what stood in the way. A request is always waited for.",
@@ -147,7 +149,7 @@ class ApplyOrder(views.Order):
 
 
 class PlanApplied(views.View):
-    id: str
+    id: str = Field(examples=["plan-5c1e9a02b7d4f613"])
     order: str
     done: bool = Field(description="False when it goes on.")
     instance: str | None = Field(description="That is ready, or had a slot for the request.")

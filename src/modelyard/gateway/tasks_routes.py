@@ -31,8 +31,10 @@ Id = Annotated[str, Path(max_length=64, description="Of a task.")]
 class TaskView(views.View):
     """Long work. `total` is left out while it is not known; so is what it has not come to."""
 
-    id: str
-    kind: str = Field(description="promote, rollback, remove, quantize, prefetch, verify.")
+    id: str = Field(examples=["t5c1e9a02-3"])
+    kind: str = Field(
+        description="promote, rollback, remove, quantize, prefetch, verify.", examples=["promote"]
+    )
     subject: str = Field(description="What it is about.")
     state: TaskState
     done: int = Field(description="Bytes of a fetch, else pieces.")
@@ -41,7 +43,7 @@ class TaskView(views.View):
     created: float
     ended: float | None = None
     result: dict[str, Any] | None = None
-    error: views.ErrorDetail | None = None
+    error: views.ErrorDetail | None = Field(default=None, examples=[None])
 
 
 class TaskList(views.View):

@@ -133,7 +133,7 @@ class OllamaModels(View):
 
 
 class OllamaVersion(View):
-    version: str
+    version: str = Field(examples=["0.12.6"])
     modelyard: str = Field(description="The version of the server itself.")
 
 
@@ -200,7 +200,7 @@ class LeaseView(View):
 
 
 class InstanceView(View):
-    id: str
+    id: str = Field(examples=["chat-1"])
     model: str
     version: str
     state: InstanceState
@@ -235,7 +235,7 @@ class DeviceView(View):
     """The account of one device. `free` is what a new reservation may take; it is below zero when another
     program took what was promised."""
 
-    id: str
+    id: str = Field(examples=["gpu0"])
     kind: DeviceKind
     name: str
     total: int
@@ -271,7 +271,7 @@ class Explanation(View):
     """What the journal tells of one request, or of one model."""
 
     about: Literal["request", "model"]
-    id: str
+    id: str = Field(examples=["r5c1e9a02-17"])
     model: str
     ended: bool = Field(description="False for a request whose end is not in the journal (yet), and a model.")
     kept_since: float = Field(description="The oldest record that the journal still holds.")
