@@ -200,7 +200,7 @@ def test_what_the_registry_cannot_tell_keeps_all_that_has_a_source(
         file.write_bytes(b"no database" * 1000)
     if broken == "schema":
         assert run("migrate", "up", "-c", str(config)).returncode == 0
-        assert run("migrate", "down", "0001", "-c", str(config)).returncode == 0
+        assert run("migrate", "down", "0001", "--force", "-c", str(config)).returncode == 0
     if broken == "model":
         registered(config, Path("relative.gguf"), pin=True)
     before = file.read_bytes()
