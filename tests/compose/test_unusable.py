@@ -53,6 +53,7 @@ async def test_one_whose_engine_is_gone_is_told_and_removed() -> None:
             assert await listed(yard) == await listed(yard, "?limit=10") == ["a"]
             assert await listed(yard, "?state=failed") == ["m"]
             assert (await yard.chat("m")).status == 404
+            await ask(yard, "POST", "/admin/cache/prune", {"files": ["m"]}, 404)
             assert len((await ask(yard, "GET", "/v1/models/m/versions"))["data"]) == 2
             assert (await ask(yard, "GET", "/v1/models/m/versions/1"))["artifacts"] == []
             refused = await ask(yard, "GET", "/v1/models/m/compare?from=1&to=2", status=422)

@@ -6,7 +6,7 @@ the files of versions are asked for in the database.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import cast
@@ -194,13 +194,17 @@ class Lookup:
 
 
 class _Gone:
-    """In place of an engine that is not here any more: it answers nothing."""
+    """In place of an engine that is not here any more, as far as one is asked without being run: it answers
+    nothing, and its one file is the spec's."""
 
     def __init__(self, type: str) -> None:
         self.type = type
 
     def paths(self, spec: Spec) -> frozenset[str]:
         return frozenset()
+
+    def sources(self, spec: Spec) -> Mapping[str, str]:
+        return {"model": spec.source} if spec.source else {}
 
 
 def _matches(known: Known, where: Filter) -> bool:
