@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from modelyard.errors import InvalidRequest, RevisionMismatch
-from modelyard.registry import ProfileRecord, Registry, checks
+from modelyard.errors import EngineInUse, InvalidRequest, RevisionMismatch, SpecRefused
+from modelyard.registry import NewVersion, ProfileRecord, Registry, checks
 
 
 def profile(name: str = "gpu", revision: int = 1, **fields: Any) -> ProfileRecord:
@@ -57,6 +57,45 @@ async def test_what_another_server_has_changed_is_not_overwritten(
         with pytest.raises(RevisionMismatch):
             await registry.profiles.remove(stale, who="ada", at=1.0)
     assert list((await registry.all()).profiles) == ["gpu"]
+
+
+async def test_one_that_a_version_names_stays_whichever_server_it_came_from(
+    registry: Registry, other: Registry
+) -> None:
+    await registry.profiles.put(profile())
+    plain = NewVersion({"engine": "fake"}, "0" * 12)
+    named = NewVersion({"engine": "gpu"}, "1" * 12, profiled=True)
+    await other.register("m", plain, who="bob")
+    await other.add_version("m", named, who="bob")
+    with pytest.raises(EngineInUse, match="version 2 of m is run with gpu"):
+        await registry.profiles.remove(profile(), who="ada", at=1.0)
+    assert list((await registry.all()).profiles) == ["gpu"]
+    await other.delete("m", who="bob")
+    await registry.profiles.remove(profile(), who="ada", at=1.0)
+
+
+async def test_no_version_comes_whose_profile_was_removed_meanwhile(
+    registry: Registry, other: Registry
+) -> None:
+    await registry.profiles.put(profile())
+    await other.register("m", NewVersion({"engine": "fake"}, "0" * 12), who="bob")
+    named = NewVersion({"engine": "gpu"}, "1" * 12, profiled=True)
+    outcomes = await asyncio.gather(
+        registry.profiles.remove(profile(), who="ada", at=1.0),
+        other.register("n", named, who="bob"),
+        other.add_version("m", named, who="bob"),
+        return_exceptions=True,
+    )
+    found = await registry.all()
+    assert bool(found.profiles) == any(
+        version.spec == named.spec for versions in found.versions.values() for version in versions
+    )
+    assert any(isinstance(one, EngineInUse | SpecRefused) for one in outcomes)
+    if found.profiles:
+        return
+    for refused in (other.register("n", named, who="bob"), other.add_version("m", named, who="bob")):
+        with pytest.raises(SpecRefused, match="'gpu' was removed meanwhile"):
+            await refused
 
 
 async def test_what_cannot_be_kept_is_refused(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,7 +236,8 @@ class RegistryCatalog(Lookup):
         if suited and "parameters" not in spec:
             spec = {**spec, "parameters": suited}
             entry = await self._checked(name, {**spec, **policy})
-        return NewVersion(spec, entry.spec.digest, capabilities_of(entry, files))
+        profiled = spec.get("engine") in self._live.additions.profiles
+        return NewVersion(spec, entry.spec.digest, capabilities_of(entry, files), profiled)
 
     async def _checked(self, name: str, fields: Json) -> Entry:
         """The version with these fields as it would be run here. Raises SpecRefused."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from modelyard.errors.base import RequestError, ServiceError
 from modelyard.errors.requests import NotFound
 
@@ -20,10 +22,16 @@ class NameTaken(RequestError):
 
 
 class OwnedByFile(RequestError):
-    """A file of the configuration owns the model: it is changed there."""
+    """A file of the configuration owns the model, key or engine profile: it is changed there."""
 
     status = 409
     code = "owned_by_file"
+
+    @classmethod
+    def at(cls, name: str, place: str = "") -> Self:
+        """`place` is the file and line, where they are known."""
+        where = f" ({place})" if place else ""
+        return cls(f"{name} belongs to the configuration's file{where}: change it there", param="name")
 
 
 class AliasInUse(RequestError):
@@ -71,6 +79,11 @@ class EngineInUse(RequestError):
 
     status = 409
     code = "engine_in_use"
+
+    @classmethod
+    def by(cls, profile: str, model: str, version: int) -> Self:
+        message = f"version {version} of {model} is run with {profile}; remove that model first"
+        return cls(message, param="name")
 
 
 class RevisionMismatch(RequestError):

@@ -6,11 +6,11 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelyard.config.secrets import HIDDEN
-from modelyard.errors import InvalidRequest, RevisionMismatch
+from modelyard.errors import EngineInUse, InvalidRequest, RevisionMismatch, SpecRefused
 from modelyard.registry import changing, checks
 from modelyard.registry.database import Sessions
-from modelyard.registry.records import Json, ProfileRecord
-from modelyard.registry.tables import ProfileRow
+from modelyard.registry.records import Json, NewVersion, ProfileRecord
+from modelyard.registry.tables import ModelRow, ProfileRow, VersionRow
 
 
 class Profiles:
@@ -41,8 +41,10 @@ class Profiles:
             await changing.log(session, record.changed, who, "put_engine", before, after)
 
     async def remove(self, record: ProfileRecord, *, who: str, at: float) -> None:
+        """Raises EngineInUse."""
         async with self._writing() as session:
             await _row(session, record.name, record.revision)
+            await _refuse_used(session, record.name)
             await session.execute(delete(ProfileRow).where(ProfileRow.name == record.name))
             before = _told(record.name, record.profile)
             await changing.log(session, at, checks.who_of(who), "remove_engine", before, None)
@@ -65,6 +67,26 @@ async def _row(session: AsyncSession, name: str, revision: int) -> ProfileRow | 
     if (row.revision if row is not None else 0) != revision:
         raise RevisionMismatch(f"the engine profile '{name}' was changed meanwhile; read it again")
     return row
+
+
+async def check_kept(session: AsyncSession, new: NewVersion) -> None:
+    """The profile of a version that is about to be added stays until the transaction ends. Raises SpecRefused
+    where it is gone."""
+    if not new.profiled:
+        return
+    name = str(new.spec.get("engine"))
+    await changing.one_at_a_time(session)
+    if await session.get(ProfileRow, name) is None:
+        raise SpecRefused(f"engine: the engine profile '{name}' was removed meanwhile", param="engine")
+
+
+async def _refuse_used(session: AsyncSession, name: str) -> None:
+    """Raises EngineInUse for a profile that a version names, whichever server it came from."""
+    query = select(ModelRow.name, VersionRow.number).join(ModelRow, ModelRow.id == VersionRow.model_id)
+    query = query.where(VersionRow.spec["engine"].as_string() == name)
+    used = (await session.execute(query.order_by(ModelRow.name, VersionRow.number).limit(1))).first()
+    if used is not None:
+        raise EngineInUse.by(name, *used)
 
 
 def _told(name: str, profile: Json) -> dict[str, object]:

@@ -66,11 +66,13 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class NewVersion:
-    """A version that is to be kept. `digest` (hex) names its spec; who computes it decides what is in it."""
+    """A version that is to be kept. `digest` (hex) names its spec; who computes it decides what is in it.
+    `profiled`: its `engine` is a profile of the registry, which has to be there still."""
 
     spec: Json
     digest: str
     capabilities: Capabilities = field(default_factory=Capabilities)
+    profiled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

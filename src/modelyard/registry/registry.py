@@ -22,7 +22,7 @@ from modelyard.registry.database import Database
 from modelyard.registry.footprints import FootprintBook
 from modelyard.registry.keys import Keys
 from modelyard.registry.keys import load as load_keys
-from modelyard.registry.profiles import Profiles
+from modelyard.registry.profiles import Profiles, check_kept
 from modelyard.registry.profiles import load as load_profiles
 from modelyard.registry.records import (
     LARGEST_PAGE,
@@ -187,7 +187,7 @@ class Registry:
         aliases: Iterable[str] = (),
         description: str = "",
     ) -> ModelRecord:
-        """A model with its first version, which becomes the current one. Raises NameTaken."""
+        """A model with its first version, which becomes the current one. Raises NameTaken, SpecRefused."""
         name, who, now = checks.name_of(name), checks.who_of(who), self._clock()
         aliases = checks.aliases_of(aliases, name)
         description = checks.text_of(description, "description")
@@ -199,6 +199,7 @@ class Registry:
             change = Change(session, model, who, now)
             await change.add_names((name, *aliases), first=0)
             await change.add_version(1, columns)
+            await check_kept(session, version)
             change.add_policy(kept)
             given = {"policy": kept, "aliases": aliases, "description": description}
             await change.log("register", None, {"version": 1, **columns, **given})
@@ -208,13 +209,14 @@ class Registry:
         self, name: str, version: NewVersion, *, who: str, match: int | None = None
     ) -> Added:
         """A further version. The current one stays. Where the model has a version with this digest, that one
-        is returned, and nothing is changed."""
+        is returned, and nothing is changed. Raises SpecRefused."""
         columns = checks.version_of(version)
         async with self._changing(name, who) as change:
             if row := await change.version_with(version.digest):
                 record = await changing.record(change.session, change.model)
                 return Added(record, loading.version(record.name, row), False)
             change.refuse_other(match)
+            await check_kept(change.session, version)
             row = await change.add_version(await change.last_version() + 1, columns)
             record = await change.done("add_version", None, {"version": row.number, **columns})
             return Added(record, loading.version(record.name, row), True)
