@@ -119,7 +119,7 @@ async def test_the_policy_is_set(yard: ChildYard, order: Order) -> None:
         (("b", "slots=2"), "is part of a version"),
         (("b", "since=2025-01-01"), "since"),
         (("b", "--alias", "a"), "a is a model already"),
-        (("a", "pin=true"), "it stands in"),
+        (("a", "pin=true"), "belongs to the configuration's file ("),
         (("b@1", "pin=true"), "name the model"),
         (("nobody", "pin=true"), "There is no model 'nobody'"),
     ):
@@ -187,9 +187,9 @@ async def test_what_is_refused(yard: ChildYard, order: Order) -> None:
     for words, said in (
         (("register", "a", "-f", file_of(yard)), "modelyard: a is a model already"),
         (("register", "b", "--source", "/nowhere/x.gguf"), "modelyard: "),
-        (("rm", "a"), "it stands in"),
+        (("rm", "a"), "belongs to the configuration's file ("),
         (("rm", "nobody"), "There is no model 'nobody'"),
-        (("promote", "a", "1"), "is not registered"),
+        (("promote", "a", "1"), "belongs to the configuration's file ("),
         (("prefetch", "nobody"), "There is no model 'nobody'"),
     ):
         assert said in await order(*words, code=1), words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from compose.live_files import file_yard
+from compose.test_catalog import yard_in
 from gateway.answers import Answer
 from gateway.live_yard import SHARE, LiveYard, child_yard, fake, live_yard, short_folder
 from modelyard.compose import upkeep
+from modelyard.registry import NewVersion, Registry
 from registry.postgres import Postgres
 from waiting import until
 
@@ -70,6 +73,7 @@ async def test_a_registered_profile_runs_registered_models(yard: LiveYard) -> No
         "revision": 1,
         "changed": None,
         "changed_by": "anybody",
+        "error": "",
     }
     assert yard.yard.names.model("m").spec.parameters["seed"] == 7
     assert yard.yard.names.model("m").spec.devices == ("gpu0",)
@@ -174,6 +178,44 @@ async def test_one_that_is_used_stays(yard: LiveYard) -> None:
         assert (await ask(yard, "DELETE", f"/v1/engines/{name}")).code == code
 
 
+async def test_one_is_not_used_and_removed_at_the_same_time() -> None:
+    """By two servers of one database, before either has looked what the other did."""
+    named = NewVersion({"engine": "gpu", "parameters": MEMORY}, "0" * 12, profiled=True)
+    with short_folder() as folder:
+        async with yard_in(folder, {}) as yard:
+            other = Registry(folder / "data" / "registry.db")
+            await put(yard, defaults={"seed": 3})
+            await other.register("theirs", named, who="bob")
+            used = await ask(yard, "DELETE", "/v1/engines/gpu")
+            assert (used.status, used.code) == (409, "engine_in_use")
+            await other.delete("theirs", who="bob")
+            await register(yard, "old", "fake")
+            await other.profiles.remove((await other.all()).profiles["gpu"], who="bob", at=1.0)
+            order = {"engine": "gpu", "parameters": MEMORY}
+            for late in (await register(yard), await yard.post("/v1/models/old/versions", order)):
+                assert (late.status, late.code) == (422, "spec_refused")
+                assert "'gpu' was removed meanwhile" in late.message
+            await other.close()
+
+
+async def test_programs_are_looked_for_once_each_beside_the_loop(
+    yard: LiveYard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[tuple[str, bool]] = []
+
+    def which(program: str) -> str:
+        looked.append((program, threading.current_thread() is threading.main_thread()))
+        return f"/bin/{program}"
+
+    for name in ("one", "two"):
+        await put(yard, name, type="llamacpp")
+    monkeypatch.setattr("modelyard.compose.profiles.shutil.which", which)
+    listed = (await ask(yard, "GET", "/v1/engines")).body["data"]
+    assert {one["program"] for one in listed if one["type"] == "llamacpp"} == {"/bin/llama-server"}
+    assert len({program for program, _ in looked}) == len(looked)
+    assert not any(on_loop for _, on_loop in looked)
+
+
 # -- what is run on the machine -------------------------------------------------------------------------
 
 PROGRAMS = [{"program": "/bin/true"}, {"environment": {"TOKEN": "s3cret"}}]
@@ -222,7 +264,7 @@ async def test_what_was_allowed_once_is_not_run_where_it_is_not() -> None:
                 order = {"name": name, "engine": engine, "parameters": MEMORY}
                 assert (await yard.post("/v1/models", order)).status == 201
         async with child_yard(folder, {}) as yard:
-            assert (await yard.http.get("/v1/engines/gpu")).status_code == 404
+            assert "says what is run" in (await yard.http.get("/v1/engines/gpu")).json()["error"]
             assert (await yard.chat("m")).status in (404, 503)
             assert (await yard.chat("n")).status == 200
             assert "registry.unusable" in yard.output

@@ -128,6 +128,7 @@ async def test_who_made_it_and_when_is_said(yard: LiveYard) -> None:
         "max_priority": "normal",
         "owner": "registry",
         "created_by": "boss",
+        "error": "",
     }
     logged = (await ask(yard, "GET", "/v1/audit", key=boss)).body["data"]
     assert [(one["who"], one["action"]) for one in logged] == [("boss", "add_key"), ("anybody", "add_key")]

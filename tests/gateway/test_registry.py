@@ -120,7 +120,7 @@ async def test_names_in_paths(yard: LiveYard, name: str) -> None:
 async def test_a_literal_verb_is_not_the_end_of_a_name(yard: LiveYard) -> None:
     await register(yard, "a/versions")
     found = await refused(yard, "GET", "/v1/models/a/versions", None, 409, "owned_by_file")
-    assert "a is not registered" in found["message"]
+    assert "a belongs to the configuration's file" in found["message"]
     for method in ("DELETE", "PATCH"):
         response = await yard.http.request(method, "/v1/models/a/versions", json={})
         assert response.status_code == 405

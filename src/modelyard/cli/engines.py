@@ -31,6 +31,9 @@ def listed(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> 
         program = one["program"] or "not found"
         table.add_row(one["name"], one["type"], one["owner"], devices, str(one["models"]), program)
     tables.show(tables.console(), table)
+    for one in found:
+        if one["error"]:
+            typer.echo(f"{one['name']} is left out there: {one['error']}")
 
 
 @app.command()

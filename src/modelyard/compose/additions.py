@@ -31,6 +31,14 @@ class Additions:
 
     keys: Mapping[str, KeyRecord] = field(default_factory=dict)
     profiles: Mapping[str, ProfileRecord] = field(default_factory=dict)
+    _made: dict[str, tuple[ProfileRecord, Profile]] = field(default_factory=dict, repr=False, compare=False)
+
+    def made(self, name: str) -> Profile:
+        """The profile of this name, made once as long as its record is the same. Raises ConfigErrors."""
+        record, known = self.profiles[name], self._made.get(name)
+        if known is None or known[0] != record:
+            known = self._made[name] = record, made_of(name, record.profile)
+        return known[1]
 
     def to(self, base: Config) -> Config:
         """`base` with them. Raises ConfigErrors whose paths are those of `problems`."""
@@ -39,7 +47,7 @@ class Additions:
                 Problem(path, message, nearest(base.positions, path) or "")
                 for path, message in problems.items()
             )
-        made = {name: made_of(name, record.profile) for name, record in self.profiles.items()}
+        made = {name: self.made(name) for name in self.profiles}
         keys = [self.keys[name].key for name in sorted(self.keys)]  # who follows is cut when any differs
         keys = [] if base.keyless else [*base.keys, *keys]
         return replace(base, keys=tuple(keys), profiles={**base.profiles, **made})
@@ -47,9 +55,9 @@ class Additions:
     def problems(self, base: Config) -> dict[str, str]:
         """What cannot be added to `base`, by its path (`keys.NAME`, `engines.NAME`), and why."""
         found = self.clashes(base)
-        for name, record in self.profiles.items():
+        for name in self.profiles:
             try:
-                check_programs(base, made_of(name, record.profile))
+                check_programs(base, self.made(name))
             except ConfigErrors as error:
                 found.setdefault(f"engines.{name}", str(error))
         return found
@@ -68,10 +76,21 @@ class Additions:
 
     def without(self, paths: Container[str]) -> Additions:
         """Those that are not at these paths."""
-        return Additions(
+        return self.then(
             {name: one for name, one in self.keys.items() if f"keys.{name}" not in paths},
             {name: one for name, one in self.profiles.items() if f"engines.{name}" not in paths},
         )
+
+    def only(self, paths: Container[str]) -> Additions:
+        """Those that are at these paths."""
+        return self.then(
+            {name: one for name, one in self.keys.items() if f"keys.{name}" in paths},
+            {name: one for name, one in self.profiles.items() if f"engines.{name}" in paths},
+        )
+
+    def then(self, keys: Mapping[str, KeyRecord], profiles: Mapping[str, ProfileRecord]) -> Additions:
+        """Others in their place; of these, what was made of the same records is not made again."""
+        return Additions(keys, profiles, {name: self._made[name] for name in profiles.keys() & self._made})
 
 
 def remember_keys(data: Path, there: bool) -> None:

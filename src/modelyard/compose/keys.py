@@ -31,10 +31,14 @@ class RegistryKeys:
         self._held = held
         self._live = live
 
-    def all(self) -> Sequence[tuple[Key, KeyRecord | None]]:
+    def all(self) -> Sequence[tuple[Key, KeyRecord | None, str]]:
         """See Keys.all."""
-        registered = self._live.additions.keys.values()
-        return [*((key, None) for key in self._of_file()), *((one.key, one) for one in registered)]
+        held = self._held
+        return [
+            *((key, None, "") for key in self._of_file()),
+            *((one.key, one, "") for one in self._live.additions.keys.values()),
+            *((one.key, one, held.unusable[f"keys.{name}"]) for name, one in held.left_out.keys.items()),
+        ]
 
     async def add(
         self, name: str, scopes: Iterable[Scope], priority: Priority, lasts: float | None, *, who: str
@@ -60,18 +64,18 @@ class RegistryKeys:
     async def remove(self, name: str, *, who: str) -> None:
         """See Keys.remove."""
         async with self._held.changing:
-            if self._is_of_file(name):
-                raise OwnedByFile(
-                    f"{name} belongs to the configuration's file: change it there", param="name"
-                )
-            additions = self._live.additions
-            if name not in additions.keys:
-                raise KeyNotFound(f"There is no key {name!r}.", param="name")
+            additions, path = self._live.additions, f"keys.{name}"
+            if path not in self._held.unusable:
+                if self._is_of_file(name):
+                    raise OwnedByFile.at(name)
+                if name not in additions.keys:
+                    raise KeyNotFound(f"There is no key {name!r}.", param="name")
             await self._live.register(
                 None,
                 commit=lambda: self._registry.keys.remove(name, who=who, at=time.time(), check=self._check),
-                additions=additions.without({f"keys.{name}"}),
+                additions=additions.without({path}),
             )
+            self._held.mended(path)
 
     def _is_of_file(self, name: str) -> bool:
         return any(key.name == name for key in self._of_file())

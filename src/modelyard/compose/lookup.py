@@ -173,8 +173,7 @@ class Lookup:
             return holding
         known = self.get(name)
         if known.record is None:
-            place = f" ({known.place})" if known.place else ""
-            raise OwnedByFile(f"{known.name} belongs to the configuration's file{place}: change it there")
+            raise OwnedByFile.at(known.name, known.place)
         return self._held.holdings[known.name]
 
     def _find(self, model: str, reference: str, tag: bool) -> str | None:
@@ -217,8 +216,9 @@ def _matches(known: Known, where: Filter) -> bool:
     )
 
 
-def refused(error: ConfigErrors, name: str) -> ModelyardError:
-    """The problems of a model that was asked for, with paths below it."""
-    prefix = f"models.{name}."
+def refused(error: ConfigErrors, name: str, section: str = "models") -> ModelyardError:
+    """The problems of a model (or of what else stands in this section) that was asked for, with paths below
+    it."""
+    prefix = f"{section}.{name}."
     said = [f"{problem.path.removeprefix(prefix)}: {problem.message}" for problem in error.problems]
     return SpecRefused("; ".join(said), param=error.path.removeprefix(prefix) or None)

@@ -5,25 +5,22 @@ Built by `yard`. A change goes the way of all live changes: what is run with the
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from modelyard.compose.additions import check_programs, made_of
 from modelyard.compose.live import Live
+from modelyard.compose.lookup import refused
 from modelyard.compose.registered import Held, Holding
-from modelyard.config import ConfigErrors
+from modelyard.config import Config, ConfigErrors
 from modelyard.engines import registry as engines
 from modelyard.engines.base import Profile
-from modelyard.errors import (
-    EngineInUse,
-    EngineNotFound,
-    NameTaken,
-    OwnedByFile,
-    RevisionMismatch,
-    SpecRefused,
-)
+from modelyard.errors import EngineInUse, EngineNotFound, NameTaken, OwnedByFile
 from modelyard.gateway.engines_routes import KnownEngine
 from modelyard.registry import Json, ProfileRecord, Registry
 
@@ -36,23 +33,24 @@ class RegistryProfiles:
         self._held = held
         self._live = live
 
-    def all(self) -> Sequence[KnownEngine]:
+    async def all(self) -> Sequence[KnownEngine]:
         """See Engines.all."""
-        return [self._known(profile) for _, profile in sorted(self._live.config.profiles.items())]
+        return await self._known({*self._live.config.profiles, *self._held.left_out.profiles})
 
-    def get(self, name: str) -> KnownEngine:
+    async def get(self, name: str) -> KnownEngine:
         """See Engines.get."""
-        profile = self._live.config.profiles.get(name)
-        if profile is None:
+        if name not in self._live.config.profiles and name not in self._held.left_out.profiles:
             raise EngineNotFound(f"There is no engine profile {name!r}.", param="name")
-        return self._known(profile)
+        return (await self._known([name]))[0]
 
     async def put(self, name: str, fields: Json, *, who: str, match: int | None) -> KnownEngine:
         """See Engines.put."""
         async with self._held.changing:
-            known, now = self._own(name, match), time.time()
-            revision, created = (known.revision + 1, known.created) if known is not None else (1, now)
-            record = ProfileRecord(name, revision, fields, created, now, who)
+            self._check_own(name)
+            known, now = self._record(name), time.time()
+            revision, created = (known.revision, known.created) if known is not None else (0, now)
+            seen = revision if match is None else match
+            record = ProfileRecord(name, seen + 1, fields, created, now, who)
             additions = self._live.additions
             try:
                 check_programs(self._live.config, made_of(name, fields))
@@ -62,60 +60,85 @@ class RegistryProfiles:
                     additions=replace(additions, profiles={**additions.profiles, name: record}),
                 )
             except ConfigErrors as error:
-                prefix = f"engines.{name}."
-                said = "; ".join(
-                    f"{problem.path.removeprefix(prefix)}: {problem.message}" for problem in error.problems
-                )
-                raise SpecRefused(said, param=error.path.removeprefix(prefix) or None) from error
-            return self.get(name)
+                raise refused(error, name, "engines") from error
+            self._held.mended(f"engines.{name}")
+            return await self.get(name)
 
     async def remove(self, name: str, *, who: str, match: int | None) -> None:
         """See Engines.remove."""
         async with self._held.changing:
-            record = self._own(name, match)
+            record = self._record(name)
             if record is None:
+                self._check_own(name)
                 raise EngineNotFound(f"There is no engine profile {name!r}.", param="name")
             for model, holding in self._held.holdings.items():
                 if number := next(_users(holding, name), None):
-                    message = f"version {number} of {model} is run with {name}; remove that model first"
-                    raise EngineInUse(message, param="name")
+                    raise EngineInUse.by(name, model, number)
+            path, seen = f"engines.{name}", record if match is None else replace(record, revision=match)
             await self._live.register(
                 None,
-                commit=lambda: self._registry.profiles.remove(record, who=who, at=time.time()),
-                additions=self._live.additions.without({f"engines.{name}"}),
+                commit=lambda: self._registry.profiles.remove(seen, who=who, at=time.time()),
+                additions=self._live.additions.without({path}),
             )
+            self._held.mended(path)
 
-    def _own(self, name: str, match: int | None) -> ProfileRecord | None:
-        """The profile as the registry has it, None where it has none. Raises OwnedByFile, NameTaken for an
-        engine's own type, RevisionMismatch."""
-        if name in self._live.base.profiles:
-            raise OwnedByFile(f"{name} belongs to the configuration's file: change it there", param="name")
+    def _check_own(self, name: str) -> None:
+        """Raises OwnedByFile, and NameTaken for an engine's own type."""
+        base = self._live.base
+        if name in base.profiles:
+            raise OwnedByFile.at(name, str(base.positions.get(f"engines.{name}", "")))
         if name in engines.load():
             raise NameTaken(f"{name} is an engine itself, which models name without a profile", param="name")
-        record = self._live.additions.profiles.get(name)
-        revision = record.revision if record is not None else 0
-        if match not in (None, revision):
-            said = f"is at revision {revision}" if record is not None else "does not exist"
-            raise RevisionMismatch(
-                f"{name} {said}: it was changed meanwhile; read it again", param="If-Match"
-            )
-        return record
 
-    def _known(self, profile: Profile) -> KnownEngine:
-        config, name = self._live.config, profile.name
-        record = self._live.additions.profiles.get(name)
-        place = config.positions.get(f"engines.{name}", "")
-        programs = [profile.program] if profile.program else engines.load()[profile.type].programs
+    def _record(self, name: str) -> ProfileRecord | None:
+        """What the registry has, also where it is left out."""
+        return self._live.additions.profiles.get(name) or self._held.left_out.profiles.get(name)
+
+    async def _known(self, names: Collection[str]) -> Sequence[KnownEngine]:
+        """What is known of these, by name."""
+        config = self._live.config
+        models = Counter(model.spec.engine for model in config.models)
+        found = [self._one(config, name, models[name]) for name in sorted(names)]
+        programs = [_programs(known.profile) for known in found]
+        where = await asyncio.to_thread(_where, set(chain(*programs)))
+        return [
+            replace(known, program=next(filter(None, map(where.get, may_run)), None))
+            for known, may_run in zip(found, programs, strict=True)
+        ]
+
+    def _one(self, config: Config, name: str, models: int) -> KnownEngine:
+        """Without its program."""
+        place, record = str(config.positions.get(f"engines.{name}", "")), self._record(name)
         return KnownEngine(
-            profile,
-            owner="registry" if record is not None else "file" if place else "engine",
-            place=str(place),
-            program=next(filter(None, map(shutil.which, programs)), None),
-            models=sum(model.spec.engine == name for model in config.models),
+            config.profiles.get(name) or self._left_out(name),
+            owner="file" if place else "registry" if record is not None else "engine",
+            place=place,
+            program=None,
+            models=models,
             record=record,
+            error=self._held.unusable.get(f"engines.{name}", ""),
         )
+
+    def _left_out(self, name: str) -> Profile:
+        """One that is left out, as far as it can be made here."""
+        left_out = self._held.left_out
+        try:
+            return left_out.made(name)
+        except ConfigErrors:
+            return Profile(name, str(left_out.profiles[name].profile.get("type", "")))
 
 
 def _users(holding: Holding, name: str) -> Iterator[int]:
     """The versions that name this engine profile."""
     return (number for number, one in holding.versions.items() if one.spec.get("engine") == name)
+
+
+def _programs(profile: Profile) -> Sequence[str]:
+    """Those that it may be run with, the first that is found."""
+    engine = engines.load().get(profile.type)
+    return [profile.program] if profile.program else engine.programs if engine is not None else ()
+
+
+def _where(programs: Iterable[str]) -> dict[str, str | None]:
+    """The files of these programs. It looks through PATH."""
+    return {program: shutil.which(program) for program in programs}

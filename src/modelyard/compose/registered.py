@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from modelyard.compose.additions import check_parameters
+from modelyard.compose.additions import Additions, check_parameters
 from modelyard.config import Config, ConfigErrors, Model
 from modelyard.config.build import model_of
 from modelyard.config.schema import PolicySection
@@ -162,12 +162,16 @@ class Making:
 class Held:
     """All that is held of the registry. `changing` is taken by whoever changes it, for a moment, and
     `promoting` before that, for as long as a version of this model loads. `broken` are models that cannot be
-    served here, and why; `problem` is why the registry cannot be changed, empty when it can."""
+    served here, and why; `left_out` are keys and profiles that cannot be had here, and `unusable` says why,
+    by path (`keys.NAME`, `engines.NAME`); `problem` is why the registry cannot be changed, empty when it
+    can."""
 
     def __init__(self) -> None:
         self.holdings = Holdings()
         self.making = Making()
         self.broken: dict[str, str] = {}
+        self.left_out = Additions()
+        self.unusable: dict[str, str] = {}
         self.changing = asyncio.Lock()
         self._promoting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.stamp = -1  # of the registry, when all of it was read
@@ -213,6 +217,11 @@ class Held:
         self.holdings = self.holdings.without(name)
         self.making.forget(name)
         self.broken.pop(name, None)
+
+    def mended(self, path: str) -> None:
+        """What was left out at this path was replaced or removed."""
+        self.left_out = self.left_out.without({path})
+        self.unusable.pop(path, None)
 
 
 def warn_of_shadows(before: Config, after: Config, names: Names) -> None:

@@ -15,7 +15,7 @@ import structlog
 from modelyard.compose.additions import Additions
 from modelyard.compose.live import Live
 from modelyard.compose.registered import Held, Holding, Holdings
-from modelyard.config import ConfigErrors
+from modelyard.config import Config, ConfigErrors
 from modelyard.config.together import NameClash
 from modelyard.errors import ConfigError, RegistryUnavailable
 from modelyard.gateway.capabilities import capabilities_of
@@ -38,6 +38,7 @@ class Upkeep:
         self._held = held
         self._live = live
         self._names = names
+        self._read_with: tuple[Config, Additions] | None = None  # the file, and what came to it
 
     async def open(self) -> str:
         """Bring the database's schema up to date; returns the key of digests, empty while the database is
@@ -72,7 +73,8 @@ class Upkeep:
             try:
                 async with self._held.changing:
                     stamp = await self._registry.stamp()
-                    if not self._registry.made_all(self._held.stamp, stamp):
+                    made_all = self._registry.made_all(self._held.stamp, stamp)
+                    if self._may_be_mended() or not made_all:
                         await self._read()
                     else:
                         self._held.stamp = stamp
@@ -87,6 +89,14 @@ class Upkeep:
                 log.error("registry.refused", problem=str(error))
             except Exception:
                 log.exception("registry.failed")
+
+    def _may_be_mended(self) -> bool:
+        """Whether something that cannot be had here is worth another try: the file has changed since, or a
+        profile or key did."""
+        if not (self._held.broken or self._held.unusable) or self._read_with is None:
+            return False
+        base, additions = self._read_with
+        return base is not self._live.base or additions is not self._live.additions
 
     async def close(self) -> None:
         await self._registry.close()
@@ -107,11 +117,15 @@ class Upkeep:
             for record in found.models
         )
 
-        additions = self._usable(Additions(found.keys, found.profiles))
+        base, everything = self._live.base, self._live.additions.then(found.keys, found.profiles)
+        unusable = self._unusable(everything)
+        additions = everything.without(unusable)
         broken: dict[str, str] = {}
 
         async def keep() -> None:
             held.holdings, held.broken, held.stamp = holdings, broken, found.stamp
+            held.left_out, held.unusable = everything.only(unusable), unusable
+            self._read_with = base, additions
 
         while True:
             try:
@@ -130,16 +144,17 @@ class Upkeep:
                         log.error("model.unusable", model=name, reason=reason)
                 broken |= blamed
 
-    def _usable(self, additions: Additions) -> Additions:
-        """Without the keys and profiles that cannot be had here, which is said. At the first time a name that
-        the file has as well is none of these."""
+    def _unusable(self, additions: Additions) -> dict[str, str]:
+        """The keys and profiles that cannot be had here, and why, which is said once. At the first time a
+        name that the file has as well is none of these."""
         base = self._live.base
         without = additions.problems(base)
         if self._held.stamp < 0:
             without = {path: why for path, why in without.items() if path not in additions.clashes(base)}
         for path, reason in without.items():
-            log.error("registry.unusable", path=path, reason=reason)
-        return additions.without(without)
+            if self._held.unusable.get(path) != reason:
+                log.error("registry.unusable", path=path, reason=reason)
+        return without
 
     def _blamed(self, error: ConfigErrors, holdings: Holdings, broken: Collection[str]) -> dict[str, str]:
         """The registered models that an error is about, and that are not known to be broken."""

@@ -41,7 +41,8 @@ CHANGING = (OwnedByFile, RevisionMismatch, RegistryUnavailable, ShuttingDown, Un
 class KnownEngine:
     """An engine profile. `owner` is `engine` for the one of an engine's type that models name without a
     profile, `place` the file and line of a file's; `program` is what would be run, None where nothing was
-    found on PATH; `models` counts those that are served with it."""
+    found on PATH; `models` counts those that are served with it; `error` is why what the registry has of this
+    name is left out here, else empty."""
 
     profile: Profile
     owner: Literal["file", "registry", "engine"]
@@ -49,6 +50,7 @@ class KnownEngine:
     program: str | None
     models: int
     record: ProfileRecord | None
+    error: str
 
 
 class Engines(Protocol):
@@ -56,11 +58,11 @@ class Engines(Protocol):
     (0: there is none), None to do without. They raise RegistryUnavailable, RevisionMismatch, and OwnedByFile
     for a profile of the file; then nothing has changed."""
 
-    def all(self) -> Sequence[KnownEngine]:
+    async def all(self) -> Sequence[KnownEngine]:
         """By name."""
         ...
 
-    def get(self, name: str) -> KnownEngine:
+    async def get(self, name: str) -> KnownEngine:
         """Raises EngineNotFound."""
         ...
 
@@ -71,7 +73,7 @@ class Engines(Protocol):
         ...
 
     async def remove(self, name: str, *, who: str, match: int | None) -> None:
-        """Raises EngineNotFound, EngineInUse."""
+        """Raises EngineNotFound, EngineInUse. Of a name that the file has as well, the registry's goes."""
         ...
 
 
@@ -92,6 +94,7 @@ class EngineView(views.View):
     revision: int | None = Field(description="What `ETag` holds; null where the registry does not have it.")
     changed: float | None
     changed_by: str | None = Field(description="The name of a key.")
+    error: str = Field(description="Why what the registry has is left out on this server; else empty.")
 
 
 class EngineList(views.View):
@@ -108,14 +111,14 @@ def add_engines(router: APIRouter, control: Control, engines: Engines) -> None:
     @router.get("/v1/engines", tags=["engines"])
     async def listed() -> EngineList:
         """The engine profiles."""
-        return EngineList(data=[_view(one) for one in engines.all()])
+        return EngineList(data=[_view(one) for one in await engines.all()])
 
     @router.get(
         "/v1/engines/{name:path}", tags=["engines"], responses={200: ETAG, **refusals(EngineNotFound)}
     )
     async def one(response: Response, name: Name) -> EngineView:
         """One engine profile."""
-        return _marked(response, engines.get(name))
+        return _marked(response, await engines.get(name))
 
     _add_put(router, control, engines)
     _add_remove(router, control, engines)
@@ -145,7 +148,7 @@ def _add_put(router: APIRouter, control: Control, engines: Engines) -> None:
         control.check()
         if not is_name(name):
             raise InvalidRequest(f"name: {name[:200]!r} is not a name.", param="name")
-        match = 0 if if_none_match else _match(engines, name, if_match)
+        match = 0 if if_none_match else await _match(engines, name, if_match)
         fields = section.model_dump(exclude_unset=True, exclude_none=True)
         known = await engines.put(name, fields, who=control.who(request), match=match)
         response.status_code = 201 if known.record is not None and known.record.revision == 1 else 200
@@ -166,17 +169,17 @@ def _add_remove(router: APIRouter, control: Control, engines: Engines) -> None:
     async def remove(request: Request, name: Name, if_match: Match = None) -> Response:
         """Remove an engine profile that no registered model uses."""
         control.check()
-        match = _match(engines, name, if_match)
+        match = await _match(engines, name, if_match)
         await engines.remove(name, who=control.who(request), match=match)
         return Response(status_code=204)
 
 
-def _match(engines: Engines, name: str, sent: str | None) -> int | None:
-    """Raises RevisionMismatch, InvalidRequest."""
+async def _match(engines: Engines, name: str, sent: str | None) -> int | None:
+    """The revision that was seen, None for any. Raises RevisionMismatch, InvalidRequest."""
     if sent is None:
         return None
     try:
-        record = engines.get(name).record
+        record = (await engines.get(name)).record
     except EngineNotFound:
         record = None
     if record is None:
@@ -201,6 +204,7 @@ def _view(known: KnownEngine) -> EngineView:
         revision=None if record is None else record.revision,
         changed=None if record is None else record.changed,
         changed_by=None if record is None else record.changed_by,
+        error=known.error,
     )
 
 

@@ -37,8 +37,9 @@ class Keys(Protocol):
     """Changes take `who` makes them, for the audit log. They raise RegistryUnavailable, and WouldLockOut
     where no key with the scope admin would be left that lasts; then nothing has changed."""
 
-    def all(self) -> Sequence[tuple[Key, KeyRecord | None]]:
-        """Each key, and what the registry has of it; None for one of the file."""
+    def all(self) -> Sequence[tuple[Key, KeyRecord | None, str]]:
+        """Each key, what the registry has of it (None for one of the file), and why it is left out here,
+        empty for one that is not."""
         ...
 
     async def add(
@@ -49,7 +50,8 @@ class Keys(Protocol):
         ...
 
     async def remove(self, name: str, *, who: str) -> None:
-        """From now on it opens nothing. Raises KeyNotFound, OwnedByFile."""
+        """From now on it opens nothing. Also of one that is left out, under whose name the file's goes on to
+        open. Raises KeyNotFound, OwnedByFile."""
         ...
 
 
@@ -81,6 +83,7 @@ class KeyView(views.View):
     expires: float | None = Field(description="null: never.")
     created: float | None = Field(description="null for a key of a file.")
     created_by: str | None = Field(description="The name of a key; null for one of a file.")
+    error: str = Field(description="Why it opens nothing on this server; else empty.")
 
 
 class KeyList(views.View):
@@ -97,7 +100,7 @@ def add_keys(router: APIRouter, control: Control, keys: Keys) -> None:
     @router.get("/v1/keys", tags=["keys"])
     async def listed() -> KeyList:
         """The keys, without their secrets."""
-        return KeyList(data=[KeyView.model_validate(_shown(key, record)) for key, record in keys.all()])
+        return KeyList(data=[KeyView.model_validate(_shown(*one)) for one in keys.all()])
 
     @router.post(
         "/v1/keys",
@@ -137,7 +140,7 @@ def add_keys(router: APIRouter, control: Control, keys: Keys) -> None:
         return Response(status_code=204)
 
 
-def _shown(key: Key, record: KeyRecord | None) -> dict[str, object]:
+def _shown(key: Key, record: KeyRecord | None, error: str = "") -> dict[str, object]:
     return {
         "name": key.name,
         "scopes": sorted(key.scopes),
@@ -146,4 +149,5 @@ def _shown(key: Key, record: KeyRecord | None) -> dict[str, object]:
         "expires": key.expires,
         "created": None if record is None else record.created,
         "created_by": None if record is None else record.created_by,
+        "error": error,
     }

@@ -72,8 +72,7 @@ class Control:
             self.check()
         known = self.catalog.get(name)
         if known.record is None:
-            place = known.place or "the configuration's file"
-            raise OwnedByFile(f"{known.name} is not registered: it stands in {place}.", param="name")
+            raise OwnedByFile.at(known.name, known.place)
         if change and name != known.name and name not in known.aliases:
             raise InvalidRequest(f"{name} means a version of {known.name}; name the model.", param="name")
         return known
