@@ -116,3 +116,17 @@ async def test_the_file_s_model_is_listed_under_a_name_that_both_have(hidden: st
             assert await listed(yard, "?limit=5") == await listed(yard) == [hidden]
             assert (await ask(yard, "GET", f"/v1/models/{hidden}"))["modelyard"]["owner"] == "file"
             await other.close()
+
+
+async def test_the_registered_one_of_a_name_that_both_have_is_removed() -> None:
+    with short_folder() as folder:
+        async with yard_in(folder, {"m": fake()}) as yard:
+            other = Registry(folder / "data" / "registry.db")
+            await other.register("m", NewVersion(fake(), "0" * 12), who=WHO)
+            await yard.yard._upkeep.read()
+            assert (await yard.chat("m")).status == 200
+            await ask(yard, "DELETE", "/v1/models/m", status=204)
+            assert not (await other.all()).models
+            assert (await yard.chat("m")).status == 200
+            await ask(yard, "DELETE", "/v1/models/m", status=409)
+            await other.close()

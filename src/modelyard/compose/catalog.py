@@ -178,6 +178,7 @@ class RegistryCatalog(Lookup):
             if aliases and not force:
                 message = f"{own} is asked for as {', '.join(aliases)} too; take that away first, or force it"
                 raise AliasInUse(message, param="force")
+            was_served = own not in self._held.broken  # else the file may have another one of this name
             without = self._held.holdings.without(own)
 
             async def commit() -> None:
@@ -188,7 +189,7 @@ class RegistryCatalog(Lookup):
             return [
                 key
                 for key, version in self._driver.scheduler.state.versions.items()
-                if version.spec.model == own and version.instances
+                if was_served and version.spec.model == own and version.instances
             ]
 
     async def drained(self, versions: Sequence[str]) -> None:

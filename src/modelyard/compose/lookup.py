@@ -57,6 +57,10 @@ class Lookup:
         current = self._names.model(entry.spec.model)
         return self._known(current) if entry is current else self._of_version(entry.spec.version)
 
+    def unserved(self, name: str) -> Known | None:
+        """See Catalog.unserved."""
+        return self._not_served(self._held.holdings[name]) if name in self._held.broken else None
+
     def page(self, where: Filter, after: str | None, limit: int) -> tuple[Sequence[Known], str | None]:
         """See Catalog.page."""
         found: list[Known] = []

@@ -74,6 +74,11 @@ class Catalog(Protocol):
         cannot be served here: its `entry.problem` says why. Raises ModelNotFound."""
         ...
 
+    def unserved(self, name: str) -> Known | None:
+        """The registered model of this very name if it cannot be served here, also where the file has another
+        one of that name, which `get` tells."""
+        ...
+
     def page(self, where: Filter, after: str | None, limit: int) -> tuple[Sequence[Known], str | None]:
         """Models by name, behind `after`; and what to give as `after` for the next page, None at the end."""
         ...

@@ -237,7 +237,8 @@ def _add_remove(router: APIRouter, control: Control) -> None:
     ) -> Response:
         """Remove a model with its versions: who waits for it is refused, what runs on it finishes. Its files
         stay in the cache."""
-        known = control.own(name)
+        control.check()
+        known = control.catalog.unserved(name) or control.own(name)
         if name != known.name:
             raise InvalidRequest(f"{name} is another name of {known.name}; name the model.", param="name")
         match = match_of(if_match, known)
