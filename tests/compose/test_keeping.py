@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,16 @@ class TestUsage:
             assert told == ["usage.waits", "usage.kept_again"]
             await until(lambda: all_kept(yard))
             assert await requests(yard) == 5
+
+    async def test_that_cannot_be_kept_is_told_by_health(self) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            with closing(sqlite3.connect(yard.yard.config.server.data_dir / "registry.db")) as other:
+                other.execute("DROP TABLE usage")
+            assert (await yard.chat("a")).status == 200
+            await until(lambda: yard.yard.catalog.unkept)
+            health = (await yard.http.get("/health")).json()
+            assert (health["status"], "no such table" in health["registry"]) == ("degraded", True)
+            assert (await yard.chat("a")).status == 200
 
     async def test_counts_once_though_the_answer_to_its_commit_is_lost(
         self, monkeypatch: pytest.MonkeyPatch

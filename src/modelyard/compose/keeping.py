@@ -14,6 +14,7 @@ from secrets import token_hex
 
 import structlog
 
+from modelyard.compose.registered import Held
 from modelyard.compose.upkeep import LOOK_EVERY
 from modelyard.errors import ConfigError, RegistryUnavailable
 from modelyard.registry import Registry
@@ -32,8 +33,9 @@ LAST = 5.0  # seconds that the end waits for the database
 class Keeping:
     """`open` before any version is added, `follow` until the end, `close` after everything else stopped."""
 
-    def __init__(self, registry: Registry, usage: Usage, driver: Driver) -> None:
+    def __init__(self, registry: Registry, held: Held, usage: Usage, driver: Driver) -> None:
         self._registry = registry
+        self._held = held
         self._usage = usage
         self._driver = driver
         self._footprints = driver.footprints
@@ -41,7 +43,6 @@ class Keeping:
         self._batch: tuple[str, Mapping[Place, Sums]] | None = None  # it may have been kept, or not
         self._stamp: Stamp | None = None  # of the footprints that are known
         self._forgot = 0  # the hour in which old rows were removed
-        self._problem = ""
 
     async def open(self) -> None:
         """Know the footprints that are kept."""
@@ -93,9 +94,9 @@ class Keeping:
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
             log.exception("keeping.failed")
-        if bool(problem) != bool(self._problem):
+        if bool(problem) != bool(self._held.unkept):
             log.warning("usage.waits" if problem else "usage.kept_again", rows=self._rows, reason=problem)
-        self._problem = problem
+        self._held.unkept = problem
 
     async def _write(self) -> None:
         while self._batch or len(self._usage):

@@ -43,6 +43,11 @@ class Lookup:
         """See Catalog.problem."""
         return self._held.problem
 
+    @property
+    def unkept(self) -> str:
+        """See Catalog.unkept."""
+        return self._held.unkept
+
     def get(self, name: str) -> Known:
         """See Catalog.get."""
         try:

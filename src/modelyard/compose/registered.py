@@ -176,6 +176,7 @@ class Held:
         self._promoting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.stamp = -1  # of the registry, when all of it was read
         self.problem = ""
+        self.unkept = ""  # why what was used and learned is not kept, empty when it is
 
     def promoting(self, name: str) -> asyncio.Lock:
         return self._promoting.setdefault(name, asyncio.Lock())

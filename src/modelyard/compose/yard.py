@@ -242,11 +242,11 @@ async def build(
         metrics, usage = Metrics(), Usage()
         driver.notes.count = _counting(driver, metrics, usage)
         driver.timing = metrics.scheduler
-        keeping = Keeping(registry, usage, driver)
+        held, tasks = Held(), Tasks()
+        keeping = Keeping(registry, held, usage, driver)
         ahead = Ahead(driver, names, keeping.demand)
         gateway = Gateway(driver, names, metrics, usage)
         live = Live(config, origin or Origin(), driver, names, store, ahead, gateway.take, reload)
-        held, tasks = Held(), Tasks()
         catalog = RegistryCatalog(registry, held, live, driver, names)
         upkeep = Upkeep(registry, held, live, names)
         keys, profiles = RegistryKeys(registry, held, live), RegistryProfiles(registry, held, live)

@@ -69,6 +69,11 @@ class Catalog(Protocol):
         """Why changes are refused at the moment; empty when they are not."""
         ...
 
+    @property
+    def unkept(self) -> str:
+        """Why what was used and learned is not kept at the moment; empty when it is."""
+        ...
+
     def get(self, name: str) -> Known:
         """The model that a name (an alias, a version's or a tag's name) means, also a registered one that
         cannot be served here: its `entry.problem` says why. Raises ModelNotFound."""

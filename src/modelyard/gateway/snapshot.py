@@ -72,7 +72,7 @@ class Snapshot:
             config="refused" if self._live.standing.problem else None,
             journal=lost,
             state_file=self._driver.launcher.problem or None,
-            registry=self._catalog.problem or None,
+            registry=self._catalog.problem or self._catalog.unkept or None,
         )
         return found.model_copy(update={"status": "degraded"}) if found != views.Health() else found
 
