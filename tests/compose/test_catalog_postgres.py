@@ -101,8 +101,10 @@ async def test_a_server_that_starts_while_it_is_away_serves_the_file_and_then_th
         assert await register(yard, "m") == 201
     postgres.stop()
     try:
-        started = live_yard({"a": fake()}, **settings)
+        key = {"name": "boss", "key": "b" * 20, "scopes": ["inference", "admin"]}
+        started = live_yard({"a": fake()}, keys=[key], **settings)
         yard = await started.__aenter__()
+        yard.http.headers["x-api-key"] = "b" * 20
         assert await served(yard, "a")
         assert not await served(yard, "m")
     finally:

@@ -64,9 +64,9 @@ def refused(folder: Path, text: str, *said: str) -> None:
 
 def written(data: Path) -> Iterator[Path]:
     """Files below a data folder that say anything: no locks, no record that nothing runs, no journal, and no
-    registry in which there is nothing."""
+    registry in which there is nothing, nor the note that it had no keys."""
     for path in data.rglob("*"):
-        if path.parent.name == "journal" or (path.name.startswith("registry.db") and not registered(data)):
+        if path.parent.name == "journal" or (path.name.startswith("registry.") and not registered(data)):
             continue
         nothing_runs = path.name == "instances.json" and not json.loads(path.read_text())["instances"]
         if path.is_file() and path.suffix != ".lock" and path.name != "lock" and not nothing_runs:

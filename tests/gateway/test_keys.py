@@ -26,7 +26,7 @@ from gateway.live_yard import (
 )
 from gateway.test_access import bearer
 from modelyard import compose, config
-from modelyard.compose import upkeep
+from modelyard.compose import additions, live, upkeep
 from modelyard.config.problems import ConfigErrors
 from registry.postgres import Postgres
 from waiting import until
@@ -47,8 +47,8 @@ def postgres() -> Any:
 @pytest.fixture
 async def yard() -> AsyncIterator[LiveYard]:
     """Without a key; whatever is made is removed in the end."""
-    async with live_yard({"a": fake()}) as live:
-        yield live
+    async with live_yard({"a": fake()}) as yard:
+        yield yard
 
 
 async def ask(yard: LiveYard, method: str, path: str, body: object = None, *, key: str = "") -> Answer:
@@ -375,6 +375,60 @@ async def test_a_start_without_the_database_does_not_open_what_keys_closed(postg
                 assert (await yard.http.get("/v1/models")).status_code == 200
         finally:
             postgres.start()
+
+
+async def test_a_first_start_without_the_database_lets_nobody_in(postgres: Postgres) -> None:
+    settings: dict[str, Any] = {"registry": {"database_url": postgres.emptied()}}
+    postgres.stop()
+    try:
+        with short_folder() as folder, pytest.raises(AssertionError, match="its keys are not known then"):
+            async with child_yard(folder, {}, **settings):
+                pass
+    finally:
+        postgres.start()
+
+
+async def test_a_file_s_keys_do_not_go_while_those_of_the_database_are_not_known(postgres: Postgres) -> None:
+    registry = {"database_url": postgres.emptied()}
+    postgres.stop()
+    try:
+        async with file_yard({}, registry=registry, keys=[BOSS_KEY]) as yard:
+            yard.http.headers.update(bearer(BOSS))
+            refused = await yard.change({}, keys=[])
+            assert (refused.status, refused.code) == (400, "config_refused")
+            assert "its keys are not known then" in refused.message
+            yard.http.headers.clear()
+            assert not await may(yard, "")
+            assert await may(yard, BOSS)
+    finally:
+        postgres.start()
+
+
+async def test_a_kill_after_the_first_key_was_committed_leaves_no_door_open(
+    yard: LiveYard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = yard.yard.config.server.data_dir / additions.MARK
+    assert note.read_text() == f"sqlite:///{note.with_name('registry.db')}"
+    with monkeypatch.context() as killed:
+        killed.setattr(live, "remember_keys", lambda *_: None)
+        refused = await ask(yard, "POST", "/v1/keys", {"name": "app"})
+        assert refused.status == 409
+        assert note.exists()
+        boss = await make(yard, "boss")
+        assert not note.exists()
+    await ask(yard, "DELETE", "/v1/keys/boss", key=boss)
+    assert note.exists()
+
+
+async def test_no_key_is_made_where_a_start_could_not_know_of_it(yard: LiveYard) -> None:
+    note = yard.yard.config.server.data_dir / additions.MARK
+    note.unlink()
+    note.mkdir()  # which cannot be removed as a file
+    refused = await ask(yard, "POST", "/v1/keys", {"name": "boss", "scopes": ["admin"]})
+    assert (refused.status, refused.code) == (503, "registry_unavailable")
+    assert "registry.open cannot be removed" in refused.message
+    assert await names(yard, "") == {}
+    assert await may(yard, "")
 
 
 # -- beyond loopback ------------------------------------------------------------------------------------

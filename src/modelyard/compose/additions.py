@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from modelyard.config import Config, ConfigErrors, Problem
 from modelyard.config.build import profile_from
+from modelyard.config.database import without_password
+from modelyard.config.listen import check_protected
 from modelyard.config.together import profile_of
 from modelyard.config.values import nearest
 from modelyard.engines import registry as engines
 from modelyard.engines.base import Profile
+from modelyard.errors import RegistryUnavailable
 from modelyard.registry.records import Json, KeyRecord, ProfileRecord
 
-MARK = "registry.keys"  # in the data folder
+MARK = "registry.open"  # in the data folder: names the database that had no keys when it was read last
 FORBIDDEN = (
     "says what is run on the server's machine; only its configuration's files may, unless they say "
     "`registry: {allow_programs: true}`"
@@ -93,17 +95,51 @@ class Additions:
         return Additions(keys, profiles, {name: self._made[name] for name in profiles.keys() & self._made})
 
 
-def remember_keys(data: Path, there: bool) -> None:
-    """Have a start know whether the registry had keys, also while that is away."""
-    with suppress(OSError):  # of a full disk others speak
+def check_keys(config: Config, problem: str) -> None:
+    """Raises ConfigErrors where nobody would be asked for a key, and that may not be. `problem`: why the
+    registry is away, empty while it is there."""
+    check_protected(config)
+    if problem and not config.keys and not config.keyless and not _had_none(config):
+        message = (
+            f"{problem}; its keys are not known then, and the file has none, so everybody would be let in: "
+            "bring the database back, or add a key to the file"
+        )
+        raise config.failure([("registry.database_url", message)])
+
+
+def expect_keys(config: Config) -> None:
+    """Have a start know that the registry may have keys, also while that is away. Raises
+    RegistryUnavailable."""
+    mark = config.server.data_dir / MARK
+    try:
+        mark.unlink(missing_ok=True)
+    except OSError as error:
+        raise RegistryUnavailable(
+            f"the key is not made: {mark} cannot be removed ({error.strerror or error}), so a start without "
+            "the database would let everybody in"
+        ) from error
+
+
+def remember_keys(config: Config, there: bool) -> None:
+    """Have a start know whether the registry had keys when it was read last."""
+    mark = config.server.data_dir / MARK
+    with suppress(OSError):  # then they are expected, or it was said before
         if there:
-            (data / MARK).touch()
-        else:
-            (data / MARK).unlink(missing_ok=True)
+            mark.unlink(missing_ok=True)
+        elif not _had_none(config):
+            mark.write_text(_name(config))
 
 
-def had_keys(data: Path) -> bool:
-    return (data / MARK).exists()
+def _had_none(config: Config) -> bool:
+    try:
+        return (config.server.data_dir / MARK).read_text() == _name(config)
+    except (OSError, ValueError):
+        return False
+
+
+def _name(config: Config) -> str:
+    """Of the database."""
+    return without_password(config.registry_url)
 
 
 def made_of(name: str, fields: Json) -> Profile:

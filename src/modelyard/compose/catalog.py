@@ -42,6 +42,7 @@ class RegistryCatalog(Lookup):
         super().__init__(registry, held, live, names)
         self._driver = driver
         live.registered = held.models
+        live.away = lambda: held.problem
 
     async def register(self, name: str, fields: Json, *, description: str, who: str) -> Known:
         """See Catalog.register."""

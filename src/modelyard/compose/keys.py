@@ -11,6 +11,7 @@ from dataclasses import replace
 from hashlib import sha256
 from secrets import token_urlsafe
 
+from modelyard.compose.additions import expect_keys
 from modelyard.compose.live import Live
 from modelyard.compose.registered import Held
 from modelyard.config import Key, Scope
@@ -56,7 +57,7 @@ class RegistryKeys:
             additions = self._live.additions
             await self._live.register(
                 None,
-                commit=lambda: self._registry.keys.add(record, check=self._check),
+                commit=lambda: self._registry.keys.add(record, check=self._check_added),
                 additions=replace(additions, keys={**additions.keys, name: record}),
             )
         return record, secret
@@ -82,6 +83,11 @@ class RegistryKeys:
 
     def _of_file(self) -> tuple[Key, ...]:
         return self._live.base.keys
+
+    def _check_added(self, registered: Collection[KeyRecord]) -> None:
+        """Raises WouldLockOut, RegistryUnavailable. The last step before the commit."""
+        self._check(registered)
+        expect_keys(self._live.config)
 
     def _check(self, registered: Collection[KeyRecord]) -> None:
         """Raises WouldLockOut where nobody could change anything with these, and those of the file."""

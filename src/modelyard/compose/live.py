@@ -16,14 +16,13 @@ from pathlib import Path
 
 import structlog
 
-from modelyard.compose.additions import Additions, remember_keys
+from modelyard.compose.additions import Additions, check_keys, remember_keys
 from modelyard.compose.ahead import Ahead
 from modelyard.compose.entries import check_placements, entries_of
 from modelyard.compose.reading import NotRead, Origin, as_problem, read
 from modelyard.compose.registered import warn_of_shadows
 from modelyard.config import Config, ConfigErrors, Key, Model
 from modelyard.config.difference import Difference, Kind, compare
-from modelyard.config.listen import check_protected
 from modelyard.config.reading import FilesRead
 from modelyard.config.together import together
 from modelyard.config.versions import keyed
@@ -78,6 +77,7 @@ class Live:
         self.base = config  # the part of it that was not registered
         self.additions = Additions()  # of the registry
         self.registered: Registered = lambda base: ()  # set by whoever keeps them
+        self.away: Callable[[], str] = lambda: ""  # likewise: why the registry is, empty while it is not
         self._key = ""
         self.standing = Standing(origin.path, origin.watch and origin.path is not None, time.time())
         self._origin = origin
@@ -122,7 +122,7 @@ class Live:
             await commit()
             if additions is not None:
                 self.additions = additions
-                remember_keys(self.config.server.data_dir, bool(additions.keys))
+                remember_keys(self.config, bool(additions.keys))
             if not self._driver.scheduler.state.shutting_down:  # else it is kept, for the next start
                 self._make(prepared)
 
@@ -180,7 +180,7 @@ class Live:
                 foreign = source != self._origin.path  # the start did not name it
                 reading, config = await read(source, self._origin, foreign=foreign)
                 whole = self._whole(config)
-                check_protected(whole)
+                check_keys(whole, self.away())
                 prepared = await self._prepare(whole)
                 running = self._running_on(prepared.difference)
                 if before is not None:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from modelyard.compose.additions import had_keys
+from modelyard.compose.additions import check_keys
 from modelyard.compose.ahead import Ahead, spawn
 from modelyard.compose.catalog import RegistryCatalog
 from modelyard.compose.entries import check_placements, entries_of
@@ -103,7 +103,7 @@ class Yard:
         for entry in entries:
             self.driver.add(entry)
         await self._upkeep.read()
-        self._check_keys()
+        check_keys(self.config, self.catalog.problem)
         await self._listen()
         self.ahead.start(self.config)
         self._following = [
@@ -114,14 +114,6 @@ class Yard:
         if every := self.config.store.verify_every:
             self._following.append(spawn("verify", keep_verifying(self.store, every)))
         return self.server.address
-
-    def _check_keys(self) -> None:
-        """Raises ConfigErrors where nobody would be asked for a key, and that may not be."""
-        check_protected(self.config)
-        problem, data = self.catalog.problem, self.config.server.data_dir
-        if problem and not self.config.keys and not self.config.keyless and had_keys(data):
-            message = f"{problem}; its keys are not known then, and the file has none: nobody is let in"
-            raise self.config.failure([("registry.database_url", message)])
 
     async def _listen(self) -> None:
         setting = self.config.server
