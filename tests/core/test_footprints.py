@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.yard import Yard, gpu, need, ram, refused, started, stopped
+from core.yard import DIGEST, Yard, gpu, need, ram, refused, started, stopped
 from modelyard.core import events as ev
 from modelyard.core.types import Need, Share, WhenFull
 
@@ -163,3 +163,19 @@ def test_a_known_footprint_keeps_its_reservation_though_less_was_used() -> None:
     yard.ask("r", a)
     yard.ready(a, gpu0=45)
     assert yard.state.ledger.devices["gpu0"].reserved == 60
+
+
+def test_who_is_to_be_measured_waits_for_its_patience_and_no_longer() -> None:
+    """Else somebody would always be starting where others come and go."""
+    yard = Yard()
+    loading = yard.add("loading", 20)
+    yard.ask("r", loading)
+    unknown = yard.add("unknown", need(20, known=False), patience=5.0)
+    yard.ask("x", unknown)
+    assert started(yard.ask("y", yard.add("second", 20))) == ["second"]
+    yard.pass_time(6.0)
+    assert started(yard.ask("z", yard.add("third", 20))) == []
+    yard.ready(loading)
+    assert started(yard.ready(f"second@{DIGEST}")) == ["unknown"]
+    assert yard.states(f"third@{DIGEST}") == []
+    assert started(yard.ready(unknown, gpu0=20)) == ["third"]

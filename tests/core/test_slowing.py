@@ -107,6 +107,19 @@ def test_nobody_waits_for_a_load_whose_requests_have_gone() -> None:
     assert stopped(yard.do(ev.Cancelled("r0"))) == ["old2"]
 
 
+@pytest.mark.parametrize("patience", [0.0, 60.0], ids=["they drain", "they are open"])
+def test_nobody_waits_for_those_who_wait_for_long_answers(patience: float) -> None:
+    yard = Yard(gpu())
+    learned(yard, 4.0)
+    for number in range(2):
+        yard.ask(f"long{number}", yard.load(f"busy{number}", 40))
+    idle = yard.load("idle", 20)
+    for number in range(2):
+        yard.ask(f"r{number}", yard.add(f"large{number}", 40, patience=patience))
+    yard.ask("small", yard.add("small", 20))
+    assert yard.states(idle) == ["stopping"]
+
+
 def test_nobody_waits_for_a_load_that_came_later_or_is_of_nobody() -> None:
     yard = Yard(gpu(size=120))
     learned(yard, 4.0)

@@ -7,7 +7,7 @@ The rule, for each version in line, oldest first within its class:
 1. It fits in free memory: start it.
 2. Its files are not here, it is backing off, a device that it may use is learning a footprint (or, when its
    own is unknown, starts something), or its memory is in foreign or pinned hands: pass it over. It delays
-   nobody.
+   nobody, but one whose own footprint is unknown: after its patience nobody behind it starts there.
 3. Memory that is on its way back will do: it owns that memory, and waits.
 4. Else it owns the memory of the victims that cost least, idle ones first. An idle victim goes once it had
    its minimum residency. A busy one stays open to everyone until the head has waited its patience, and
@@ -137,6 +137,10 @@ def _consider(room: Room, wish: Wish, moves: list[Move]) -> bool:
         moves.append(Begin(version, placement, _why_start(version)))
         return True
     if any(not room.closed(need).isdisjoint(candidates(share, spec, devices)) for share in need.shares):
+        if not need.known and wish.now >= wish.key[1] + policy.patience:  # else others start for ever
+            room.learning.update(
+                device for share in need.shares for device in candidates(share, spec, devices)
+            )
         return False
     puts_nobody_out = version.asked_since is not None and not version.ask_evicts and not version.queue.count
     if puts_nobody_out and isinstance(place(need, spec, devices, room.later.__getitem__, room.gone), NoFit):
@@ -152,7 +156,9 @@ def _consider(room: Room, wish: Wish, moves: list[Move]) -> bool:
     if isinstance(later, NoFit):
         _make_room(room, wish, moves)
     elif not wish.growing:
-        room.own(version, later)
+        room.own(later)
+        if room.draining.isdisjoint(charge.device for charge in later):
+            room.loads(version, later)
         moves.append(Blocked(version, "memory that is on its way back"))
     return True
 
@@ -164,7 +170,7 @@ def _make_room(room: Room, wish: Wish, moves: list[Move]) -> None:
         return
     victims, placement, until = chosen
     first = room.first_to_load(wish, placement) if room.paced else []
-    room.own(wish.version, placement, victims)
+    room.own(placement, victims)
     names = ", ".join(victim.id for victim in victims)
     if len(first) >= AT_ONCE:
         loads = ", ".join(dict.fromkeys(version.spec.model for version in first))
@@ -174,6 +180,7 @@ def _make_room(room: Room, wish: Wish, moves: list[Move]) -> None:
     moves.append(Blocked(wish.version, f"the memory of {names}"))
     at = max(may_leave_at(victim, wish) for victim in victims)
     if at <= wish.now:
+        room.loads(wish.version, placement)
         costs = {instance.id: cost for cost, instance in room.ranked()}
         spared = _spared(room, victims)
         moves.extend(

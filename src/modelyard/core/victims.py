@@ -52,11 +52,14 @@ class Room:
         self.movable: list[Instance] = []
         self.starting: set[str] = set()  # devices on which something starts
         self.learning: set[str] = set()  # of these, where a footprint is learned
+        self.draining: set[str] = set()  # devices on which somebody who leaves still serves
         self.loading: list[tuple[Version, set[str]]] = []  # and those who load, or will before the next
         leaving: list[Instance] = []
         for instance in state.instances.values():
             if instance.state in LEAVING:
                 leaving.append(instance)
+                if instance.leases:
+                    self.draining.update(charge.device for charge in instance.placement)
                 continue
             if instance.state is not InstanceState.READY:
                 self._starts(instance.version, instance.placement)
@@ -86,9 +89,8 @@ class Room:
             room[device] += account.files_back(gone) - account.files_back(self.gone)
         return room
 
-    def own(self, version: Version, placement: Placement, victims: Collection[Instance] = ()) -> None:
-        """Give `placement` to `version`, which is considered now, out of what is there later."""
-        self.loading.append((version, {charge.device for charge in placement}))
+    def own(self, placement: Placement, victims: Collection[Instance] = ()) -> None:
+        """Give `placement` to whoever is considered now, out of what is there later."""
         self.later = self.without(victims)
         self.gone.update(victim.id for victim in victims)
         for charge in placement:
@@ -101,6 +103,10 @@ class Room:
             cost = self.devices[charge.device].cost(charge, self.gone)
             self.free[charge.device] -= cost
             self.later[charge.device] -= cost
+
+    def loads(self, version: Version, placement: Placement) -> None:
+        """`version` loads there, or will as soon as memory is back that nobody uses any more."""
+        self.loading.append((version, {charge.device for charge in placement}))
 
     def first_to_load(self, wish: Wish, placement: Placement) -> list[Version]:
         """Those who came before the wish and are loading on its devices, or will. To wait for them is a part
@@ -124,7 +130,7 @@ class Room:
 
     def _starts(self, version: Version, placement: Placement) -> None:
         devices = {charge.device for charge in placement}
-        self.loading.append((version, devices))
+        self.loads(version, placement)
         self.starting |= devices
         if version.need is not None and not version.need.known:
             self.learning |= devices
