@@ -9,13 +9,14 @@ import pytest
 
 from compose.live_files import file_yard
 from compose.test_catalog import yard_in
-from gateway.live_yard import LiveYard, short_folder
+from gateway.live_yard import LiveYard, sections, short_folder
 from gateway.test_engines import ask, put, register, version
 from gateway.test_keys import BOSS, FILE
 from modelyard.compose import additions, upkeep
-from modelyard.compose.additions import Additions
+from modelyard.compose.additions import MARK, Additions
 from modelyard.config import Config, Key, Scope, ServerSetting
 from modelyard.engines.base import Profile
+from modelyard.errors import ConfigRefused
 from modelyard.registry import Json, KeyRecord, ProfileRecord, Registry
 from waiting import until
 
@@ -106,6 +107,10 @@ async def test_names_that_the_file_has_as_well(capsys: pytest.CaptureFixture[str
                 ("file", False),
                 ("registry", True),
             ]
+            assert not (folder / "data" / MARK).exists(), "a start without the database expects its keys"
+            (folder / "modelyard.yaml").write_text(sections(folder, {}))
+            with pytest.raises(ConfigRefused, match="everybody would be let in"):
+                await yard.yard.live.apply(folder / "modelyard.yaml", dry_run=False)
             for path in ("/v1/engines/gpu", "/v1/keys/boss"):
                 assert (await ask(yard, "DELETE", path)).status == 204
                 assert (await ask(yard, "DELETE", path)).code == "owned_by_file"

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 
 from modelyard.config import Config, ConfigErrors, Problem
 from modelyard.config.build import profile_from
-from modelyard.config.database import without_password
 from modelyard.config.listen import check_protected
 from modelyard.config.together import profile_of
 from modelyard.config.values import nearest
@@ -138,8 +138,8 @@ def _had_none(config: Config) -> bool:
 
 
 def _name(config: Config) -> str:
-    """Of the database."""
-    return without_password(config.registry_url)
+    """Tells the database from every other."""
+    return sha256(config.registry_url.encode()).hexdigest()
 
 
 def made_of(name: str, fields: Json) -> Profile:

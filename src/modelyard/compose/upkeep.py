@@ -12,7 +12,7 @@ from functools import partial
 
 import structlog
 
-from modelyard.compose.additions import Additions
+from modelyard.compose.additions import Additions, expect_keys
 from modelyard.compose.live import Live
 from modelyard.compose.registered import Held, Holding, Holdings
 from modelyard.config import Config, ConfigErrors
@@ -38,6 +38,7 @@ class Upkeep:
         self._held = held
         self._live = live
         self._names = names
+        self._is_starting = True
         self._read_with: tuple[Config, Additions] | None = None  # the file, and what came to it
 
     async def open(self) -> str:
@@ -68,6 +69,7 @@ class Upkeep:
 
     async def follow(self) -> None:
         """Serve what other servers change, and keep what was found out, until cancelled."""
+        self._is_starting = False
         while True:
             await asyncio.sleep(LOOK_EVERY)
             try:
@@ -108,8 +110,8 @@ class Upkeep:
         self._held.problem = message
 
     async def _read(self) -> None:
-        """All of it. A model that cannot be served here is left out and said, the others are served. Raises
-        ConfigErrors for a name that a file has as well, when it is read for the first time."""
+        """All of it. A model that cannot be served here is left out and said, the others are served. At a
+        start, raises ConfigErrors for a name that a file has as well."""
         held, found = self._held, await self._registry.all()
         held.making.key = held.making.key or await self._registry.digest_key()
         holdings = Holdings(
@@ -131,9 +133,11 @@ class Upkeep:
             try:
                 models = partial(held.models, holdings=holdings, broken=broken)
                 await self._live.register(models, keep, additions)
+                if found.keys:  # though they may all be left out here
+                    expect_keys(self._live.config)
                 return
             except ConfigErrors as error:
-                if isinstance(error, NameClash) and held.stamp >= 0:  # another server registered it
+                if isinstance(error, NameClash) and not self._is_starting:  # another server registered it
                     blamed = {name: str(error) for name in error.models}
                 else:
                     blamed = self._blamed(error, holdings, broken)
@@ -145,11 +149,11 @@ class Upkeep:
                 broken |= blamed
 
     def _unusable(self, additions: Additions) -> dict[str, str]:
-        """The keys and profiles that cannot be had here, and why, which is said once. At the first time a
-        name that the file has as well is none of these."""
+        """The keys and profiles that cannot be had here, and why, which is said once. At a start a name
+        that the file has as well is none of these."""
         base = self._live.base
         without = additions.problems(base)
-        if self._held.stamp < 0:
+        if self._is_starting:
             without = {path: why for path, why in without.items() if path not in additions.clashes(base)}
         for path, reason in without.items():
             if self._held.unusable.get(path) != reason:
