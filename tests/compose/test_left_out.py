@@ -107,18 +107,22 @@ async def test_names_that_the_file_has_as_well(capsys: pytest.CaptureFixture[str
                 ("file", False),
                 ("registry", True),
             ]
-            assert not (folder / "data" / MARK).exists(), "a start without the database expects its keys"
+            mark = folder / "data" / MARK
+            assert not mark.exists(), "a start without the database expects its keys"
+            await put(yard, "another")
+            assert not mark.exists()
             (folder / "modelyard.yaml").write_text(sections(folder, {}))
             with pytest.raises(ConfigRefused, match="everybody would be let in"):
                 await yard.yard.live.apply(folder / "modelyard.yaml", dry_run=False)
             for path in ("/v1/engines/gpu", "/v1/keys/boss"):
                 assert (await ask(yard, "DELETE", path)).status == 204
                 assert (await ask(yard, "DELETE", path)).code == "owned_by_file"
+            assert mark.exists()
             assert (await told(yard))["error"] == ""
             assert len((await ask(yard, "GET", "/v1/keys")).body["data"]) == 1
             found = await other.all()
             assert not found.keys
-            assert not found.profiles
+            assert found.profiles.keys() == {"another"}
             await other.close()
 
 

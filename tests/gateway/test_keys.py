@@ -26,7 +26,7 @@ from gateway.live_yard import (
 )
 from gateway.test_access import bearer
 from modelyard import compose, config
-from modelyard.compose import additions, live, upkeep
+from modelyard.compose import additions, upkeep
 from modelyard.config.problems import ConfigErrors
 from registry.postgres import Postgres
 from waiting import until
@@ -410,7 +410,7 @@ async def test_a_kill_after_the_first_key_was_committed_leaves_no_door_open(
     note = yard.yard.config.server.data_dir / additions.MARK
     assert note.exists()
     with monkeypatch.context() as killed:
-        killed.setattr(live, "remember_keys", lambda *_: None)
+        killed.setattr(upkeep, "remember_keys", lambda *_: None)
         refused = await ask(yard, "POST", "/v1/keys", {"name": "app"})
         assert refused.status == 409
         assert note.exists()

@@ -5,7 +5,7 @@ Used by `live`, which serves them, by `keys` and `profiles`, which change them, 
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -78,16 +78,16 @@ class Additions:
 
     def without(self, paths: Container[str]) -> Additions:
         """Those that are not at these paths."""
-        return self.then(
-            {name: one for name, one in self.keys.items() if f"keys.{name}" not in paths},
-            {name: one for name, one in self.profiles.items() if f"engines.{name}" not in paths},
-        )
+        return self._those(lambda path: path not in paths)
 
     def only(self, paths: Container[str]) -> Additions:
         """Those that are at these paths."""
+        return self._those(lambda path: path in paths)
+
+    def _those(self, wanted: Callable[[str], bool]) -> Additions:
         return self.then(
-            {name: one for name, one in self.keys.items() if f"keys.{name}" in paths},
-            {name: one for name, one in self.profiles.items() if f"engines.{name}" in paths},
+            {name: one for name, one in self.keys.items() if wanted(f"keys.{name}")},
+            {name: one for name, one in self.profiles.items() if wanted(f"engines.{name}")},
         )
 
     def then(self, keys: Mapping[str, KeyRecord], profiles: Mapping[str, ProfileRecord]) -> Additions:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from hashlib import sha256
 from secrets import token_urlsafe
 
-from modelyard.compose.additions import expect_keys
+from modelyard.compose.additions import expect_keys, remember_keys
 from modelyard.compose.live import Live
 from modelyard.compose.registered import Held
 from modelyard.config import Key, Scope
@@ -77,6 +77,8 @@ class RegistryKeys:
                 additions=additions.without({path}),
             )
             self._held.mended(path)
+            known = self._live.additions.keys or self._held.left_out.keys
+            remember_keys(self._live.config, bool(known))
 
     def _is_of_file(self, name: str) -> bool:
         return any(key.name == name for key in self._of_file())

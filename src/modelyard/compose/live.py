@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from modelyard.compose.additions import Additions, check_keys, remember_keys
+from modelyard.compose.additions import Additions, check_keys
 from modelyard.compose.ahead import Ahead
 from modelyard.compose.entries import check_placements, entries_of
 from modelyard.compose.reading import NotRead, Origin, as_problem, read
@@ -122,7 +122,6 @@ class Live:
             await commit()
             if additions is not None:
                 self.additions = additions
-                remember_keys(self.config, bool(additions.keys))
             if not self._driver.scheduler.state.shutting_down:  # else it is kept, for the next start
                 self._make(prepared)
 

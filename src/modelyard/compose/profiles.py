@@ -43,11 +43,15 @@ class RegistryProfiles:
             raise EngineNotFound(f"There is no engine profile {name!r}.", param="name")
         return (await self._known([name]))[0]
 
+    def record(self, name: str) -> ProfileRecord | None:
+        """See Engines.record."""
+        return self._live.additions.profiles.get(name) or self._held.left_out.profiles.get(name)
+
     async def put(self, name: str, fields: Json, *, who: str, match: int | None) -> KnownEngine:
         """See Engines.put."""
         async with self._held.changing:
             self._check_own(name)
-            known, now = self._record(name), time.time()
+            known, now = self.record(name), time.time()
             revision, created = (known.revision, known.created) if known is not None else (0, now)
             seen = revision if match is None else match
             record = ProfileRecord(name, seen + 1, fields, created, now, who)
@@ -67,7 +71,7 @@ class RegistryProfiles:
     async def remove(self, name: str, *, who: str, match: int | None) -> None:
         """See Engines.remove."""
         async with self._held.changing:
-            record = self._record(name)
+            record = self.record(name)
             if record is None:
                 self._check_own(name)
                 raise EngineNotFound(f"There is no engine profile {name!r}.", param="name")
@@ -90,10 +94,6 @@ class RegistryProfiles:
         if name in engines.load():
             raise NameTaken(f"{name} is an engine itself, which models name without a profile", param="name")
 
-    def _record(self, name: str) -> ProfileRecord | None:
-        """What the registry has, also where it is left out."""
-        return self._live.additions.profiles.get(name) or self._held.left_out.profiles.get(name)
-
     async def _known(self, names: Collection[str]) -> Sequence[KnownEngine]:
         """What is known of these, by name."""
         config = self._live.config
@@ -108,7 +108,7 @@ class RegistryProfiles:
 
     def _one(self, config: Config, name: str, models: int) -> KnownEngine:
         """Without its program."""
-        place, record = str(config.positions.get(f"engines.{name}", "")), self._record(name)
+        place, record = str(config.positions.get(f"engines.{name}", "")), self.record(name)
         return KnownEngine(
             config.profiles.get(name) or self._left_out(name),
             owner="file" if place else "registry" if record is not None else "engine",

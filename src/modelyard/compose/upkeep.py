@@ -12,7 +12,7 @@ from functools import partial
 
 import structlog
 
-from modelyard.compose.additions import Additions, expect_keys
+from modelyard.compose.additions import Additions, remember_keys
 from modelyard.compose.live import Live
 from modelyard.compose.registered import Held, Holding, Holdings
 from modelyard.config import Config, ConfigErrors
@@ -133,8 +133,7 @@ class Upkeep:
             try:
                 models = partial(held.models, holdings=holdings, broken=broken)
                 await self._live.register(models, keep, additions)
-                if found.keys:  # though they may all be left out here
-                    expect_keys(self._live.config)
+                remember_keys(self._live.config, bool(found.keys))  # though they may all be left out here
                 return
             except ConfigErrors as error:
                 if isinstance(error, NameClash) and not self._is_starting:  # another server registered it

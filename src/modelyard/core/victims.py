@@ -53,7 +53,7 @@ class Room:
         self.starting: set[str] = set()  # devices on which something starts
         self.learning: set[str] = set()  # of these, where a footprint is learned
         self.draining: set[str] = set()  # devices on which somebody who leaves still serves
-        self.loading: list[tuple[Version, set[str]]] = []  # and those who load, or will before the next
+        self.loading: list[tuple[Version, Placement]] = []  # and those who load, or will before the next
         leaving: list[Instance] = []
         for instance in state.instances.values():
             if instance.state in LEAVING:
@@ -106,7 +106,7 @@ class Room:
 
     def loads(self, version: Version, placement: Placement) -> None:
         """`version` loads there, or will as soon as memory is back that nobody uses any more."""
-        self.loading.append((version, {charge.device for charge in placement}))
+        self.loading.append((version, placement))
 
     def first_to_load(self, wish: Wish, placement: Placement) -> list[Version]:
         """Those who came before the wish and are loading on its devices, or will. To wait for them is a part
@@ -114,8 +114,8 @@ class Room:
         devices = {charge.device for charge in placement}
         return [
             version
-            for version, used in self.loading
-            if not devices.isdisjoint(used) and came_before(version, wish)
+            for version, where in self.loading
+            if any(charge.device in devices for charge in where) and came_before(version, wish)
         ]
 
     def closed(self, need: Need) -> set[str]:

@@ -66,6 +66,10 @@ class Engines(Protocol):
         """Raises EngineNotFound."""
         ...
 
+    def record(self, name: str) -> ProfileRecord | None:
+        """What the registry has of this name, also where that is left out here."""
+        ...
+
     async def put(self, name: str, fields: Json, *, who: str, match: int | None) -> KnownEngine:
         """Have the profile say this, the fields of an entry under `engines:`; models that are run with it get
         new versions. Raises SpecRefused for fields that are wrong or that models cannot be run with,
@@ -148,7 +152,7 @@ def _add_put(router: APIRouter, control: Control, engines: Engines) -> None:
         control.check()
         if not is_name(name):
             raise InvalidRequest(f"name: {name[:200]!r} is not a name.", param="name")
-        match = 0 if if_none_match else await _match(engines, name, if_match)
+        match = 0 if if_none_match else _match(engines, name, if_match)
         fields = section.model_dump(exclude_unset=True, exclude_none=True)
         known = await engines.put(name, fields, who=control.who(request), match=match)
         response.status_code = 201 if known.record is not None and known.record.revision == 1 else 200
@@ -169,19 +173,16 @@ def _add_remove(router: APIRouter, control: Control, engines: Engines) -> None:
     async def remove(request: Request, name: Name, if_match: Match = None) -> Response:
         """Remove an engine profile that no registered model uses."""
         control.check()
-        match = await _match(engines, name, if_match)
+        match = _match(engines, name, if_match)
         await engines.remove(name, who=control.who(request), match=match)
         return Response(status_code=204)
 
 
-async def _match(engines: Engines, name: str, sent: str | None) -> int | None:
+def _match(engines: Engines, name: str, sent: str | None) -> int | None:
     """The revision that was seen, None for any. Raises RevisionMismatch, InvalidRequest."""
     if sent is None:
         return None
-    try:
-        record = (await engines.get(name)).record
-    except EngineNotFound:
-        record = None
+    record = engines.record(name)
     if record is None:
         raise RevisionMismatch(f"The registry has no engine profile {name!r}.", param="If-Match")
     return revision_of(sent, name, record.revision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -88,14 +89,4 @@ def add_usage(router: APIRouter, control: Control, book: UsageBook) -> None:
 
 def _view(record: UsageRecord) -> UsageView:
     of: dict[str, Any] = {by.value: value for by, value in record.of.items()}
-    sums = record.sums
-    return UsageView(
-        **of,
-        requests=sums.requests,
-        failed=sums.failed,
-        input_tokens=sums.input_tokens,
-        output_tokens=sums.output_tokens,
-        seconds=sums.seconds,
-        loads=sums.loads,
-        cost=sums.cost,
-    )
+    return UsageView(**of, **asdict(record.sums))

@@ -38,6 +38,7 @@ from modelyard.gateway.registry_control import (
 )
 from modelyard.gateway.registry_routes import sent
 from modelyard.gateway.tasks_routes import TaskView, view_of
+from modelyard.registry.records import VersionRecord
 from modelyard.runtime.tasks import Task, Work
 
 MOST_ROWS = 500
@@ -78,9 +79,7 @@ def _add_reading(router: APIRouter, control: Control) -> None:
     ) -> shapes.VersionDetails:
         """A version of a registered model, with its files."""
         known, catalog = control.own(name, change=False), control.catalog
-        found = next((each for each in catalog.versions(known.name) if each.number == number), None)
-        if found is None:
-            raise VersionNotFound(f"{known.name} has no version {number}.", param="number")
+        found = _found(control, known, number)
         return shapes.version_details(known, found, await catalog.artifacts(known.name, number))
 
     @router.get(
@@ -96,6 +95,14 @@ def _add_reading(router: APIRouter, control: Control) -> None:
         """What differs between two versions of a model."""
         known = control.own(name, change=False)
         return shapes.compared(known.name, one, other, control.catalog.compare(known.name, one, other))
+
+
+def _found(control: Control, known: Known, number: int) -> VersionRecord:
+    """Raises VersionNotFound."""
+    for record in control.catalog.versions(known.name):
+        if record.number == number:
+            return record
+    raise VersionNotFound(f"{known.name} has no version {number}.", param="version")
 
 
 def _add_new(router: APIRouter, control: Control) -> None:
@@ -143,8 +150,7 @@ def _add_promote(router: APIRouter, control: Control) -> None:
     ) -> Response:
         """What can be refused at once is; the rest is a task."""
         catalog, who, match = control.catalog, control.who(request), match_of(if_match, known)
-        if all(record.number != number for record in catalog.versions(known.name)):
-            raise VersionNotFound(f"{known.name} has no version {number}.", param="version")
+        _found(control, known, number)
 
         async def work(task: Task) -> Mapping[str, object]:
             with refusing():
