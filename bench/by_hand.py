@@ -16,7 +16,7 @@ import httpx
 from modelyard.config import Config, Model
 from modelyard.core.types import Address, Charge
 from modelyard.engines import gguf, registry
-from modelyard.engines.base import Files, ModelFile
+from modelyard.engines.base import Command, Files, ModelFile
 
 POLL = 0.005  # as often as Modelyard: the comparison is not one of patience
 START_DEADLINE = 60.0
@@ -70,6 +70,7 @@ class ByHand:
         need = engine.need(model.spec, files)
         placement = (Charge("ram", need.bytes),)
         command = engine.command(model.spec, profile, placement, address, files)
+        assert isinstance(command, Command)
         self._process = subprocess.Popen(
             command.argv,
             env={**os.environ, **command.environment},

@@ -13,7 +13,7 @@ from itertools import product
 import httpx
 
 from modelyard.core.types import Address, Cause, Charge, Need, Placement, Spec, WarmUp
-from modelyard.engines.base import Call, Engine, Exit, Files, Profile
+from modelyard.engines.base import Call, Command, Engine, Exit, Files, Profile
 from servers.live import Live
 from waiting import until
 
@@ -53,6 +53,7 @@ def check_command(case: Case) -> None:
     addresses = [address for address in ADDRESSES if case.engine.unix or not address.path]
     for address in addresses:
         command = case.engine.command(case.spec, case.profile, placement, address, case.files)
+        assert isinstance(command, Command)
         line = " ".join(command.argv)
         assert all(isinstance(word, str) and "\0" not in word for word in command.argv)
         assert (address.path or str(address.port)) in line
@@ -118,7 +119,9 @@ ON_PAPER = (check_command, check_need, check_problems, check_calls, check_causes
 def argv(case: Case, spec: Spec, socket: str) -> Sequence[str]:
     """The command line that serves `spec` at a Unix socket."""
     placement = placement_of(case.engine.need(spec, case.files))
-    return case.engine.command(spec, case.profile, placement, Address(path=socket), case.files).argv
+    command = case.engine.command(spec, case.profile, placement, Address(path=socket), case.files)
+    assert isinstance(command, Command)
+    return command.argv
 
 
 async def ask(live: Live, call: Call) -> httpx.Response:

@@ -13,7 +13,7 @@ from compose.test_refused_starts import GGUF
 from gateway.live_yard import LiveYard, fake, live_yard, running, sections, short_folder
 from modelyard import compose, config
 from modelyard.core.types import Address
-from modelyard.engines.llama_http import post
+from modelyard.engines.openai_http import post
 from modelyard.runtime import commands, probes
 from modelyard.wire.pool import Pool
 from waiting import until

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 
 from modelyard.config import Config, ConfigErrors, Model, Problem
 from modelyard.core.memory import DeviceLedger
@@ -36,6 +37,15 @@ def entries_of(config: Config, models: Iterable[Model], devices: Devices, store:
     return entries
 
 
+def found(engine: Engine) -> dict[str, str]:
+    """Where what the engine may need lies on this machine: programs on PATH, and Python modules."""
+    lying = {program: shutil.which(program) for program in engine.programs}
+    for module in engine.modules:
+        spec = find_spec(module)
+        lying[module] = spec.origin if spec is not None else None
+    return {name: where for name, where in lying.items() if where is not None}
+
+
 def check_placements(
     config: Config, entries: Collection[Entry], devices: Mapping[str, DeviceLedger], new: Collection[str]
 ) -> None:
@@ -60,10 +70,10 @@ def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entr
     """The model as it is run here. Raises ConfigErrors with the path of what cannot be."""
     profile = config.profiles[model.spec.engine]
     engine = registry.load()[profile.type]
-    on_path = {program: shutil.which(program) for program in engine.programs}
-    found = {program: path for program, path in on_path.items() if path is not None}
-    profile = replace(profile, found=found)
+    profile = replace(profile, found=found(engine))
     spec = _on_devices(model.spec, profile, devices)
+    if missing := engine.missing(profile):
+        raise config.failure([(f"{model.path}.engine", f"{engine.type} {missing}")])
     problems = [(f"{model.path}.{path}", message) for path, message in engine.problems(spec, profile)]
     problems += _misplaced(model, spec, devices)
     problems += _bad_sources(model, spec, engine, store)

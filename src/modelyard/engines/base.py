@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
 
@@ -20,8 +20,9 @@ class Profile:
     """A named engine setting (`engines:` in YAML). `program` overrides what the adapter would look for.
 
     `environment` is added to the scrubbed environment of the engine. `found` maps program names that the
-    adapter asks for in `programs` to their absolute path, filled in by whoever does the IO. `defaults` are in
-    the parameters of each model's spec already: an adapter reads those.
+    adapter asks for in `programs` to their absolute path, and those of its `modules` to where they lie,
+    filled in by whoever does the IO. `defaults` are in the parameters of each model's spec already: an
+    adapter reads those.
     """
 
     name: str
@@ -79,6 +80,18 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Attach:
+    """No process is started: what answers runs already, at `url` (http or https, its path comes before those
+    of requests). `headers` go with every request. `load` and `unload` are requests that have the model in its
+    memory, and out of it; none where that is its own affair."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may hold a key
+    load: tuple[Call, ...] = ()
+    unload: tuple[Call, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     """How a process ended: its exit code, or the signal that killed it (then `code` is None)."""
 
@@ -93,15 +106,23 @@ class Engine(Protocol):
     `type` is the name in YAML; `programs` are looked up on PATH for it; `unix` says whether it can listen on
     a Unix socket; `health` is the path that answers 200 when it can serve (503 while loading is progress).
     `chat_fields` are the fields of its chat completions beyond OpenAI's that it honours; `trusted` are the
-    parameters that decide what is run on the machine, which only files on its disk may set.
+    parameters that decide what is run on the machine, which only files on its disk may set. `modules` are
+    Python's that it may need; `verified` is `real` when its contract was held against the real thing,
+    `golden` when against written-down commands alone.
     """
 
     type: ClassVar[str]
     programs: ClassVar[tuple[str, ...]]
+    modules: ClassVar[tuple[str, ...]]
+    verified: ClassVar[Literal["real", "golden"]]
     unix: ClassVar[bool]
     health: ClassVar[str]
     chat_fields: ClassVar[frozenset[str]]
     trusted: ClassVar[frozenset[str]]
+
+    def missing(self, profile: Profile) -> str:
+        """Which program or package it lacks on this machine, and how to get it; empty when it can be run."""
+        ...
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         """What is wrong with a spec: (path below the model, message) each. Empty when it can be run."""
@@ -117,8 +138,9 @@ class Engine(Protocol):
 
     def command(
         self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
-    ) -> Command:
-        """What to run so that it serves this spec at `address` on the devices of `placement`."""
+    ) -> Command | Attach:
+        """What to run so that it serves this spec at `address` on the devices of `placement`, or what runs
+        already."""
         ...
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
@@ -156,3 +178,37 @@ class Engine(Protocol):
     def cause(self, exit: Exit, log_tail: str) -> Cause:
         """Why the process ended, from its exit and the last lines of its log."""
         ...
+
+
+class Adapter:
+    """What most adapters say; a class that inherits from it says the rest of `Engine`."""
+
+    programs: ClassVar[tuple[str, ...]] = ()
+    modules: ClassVar[tuple[str, ...]] = ()
+    verified: ClassVar[Literal["real", "golden"]] = "golden"
+    unix: ClassVar[bool] = False
+    health: ClassVar[str] = "/health"
+    chat_fields: ClassVar[frozenset[str]] = frozenset()
+    trusted: ClassVar[frozenset[str]] = frozenset()
+
+    def missing(self, profile: Profile) -> str:
+        return ""
+
+    def sources(self, spec: Spec) -> Mapping[str, str]:
+        return {"model": spec.source} if spec.source else {}
+
+    def context(self, spec: Spec, files: Files) -> int | None:
+        context = spec.parameters.get("context")
+        return context if isinstance(context, int) and context > 0 else None
+
+    def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
+        return {}
+
+    def model_name(self, spec: Spec) -> str | None:
+        return None  # it is started with the public name
+
+    def busy(self) -> Call | None:
+        return None
+
+    def count_busy(self, body: bytes) -> int:
+        raise ValueError("it cannot tell")

@@ -14,11 +14,12 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.engines.base import Call, Command, Exit, Files, Profile
-from modelyard.engines.llama_http import LlamaHttp, post, warm_up, warm_up_problems
+from modelyard.engines.llama_http import LlamaHttp, warm_up, warm_up_problems
+from modelyard.engines.openai_http import post
 from modelyard.servers import fake_script
 
 _ACCELERATOR = re.compile(r"accelerator\d*")
@@ -52,8 +53,7 @@ class FakeEngine(LlamaHttp):
     """See the module's text and `engines.base.Engine`."""
 
     type: ClassVar[str] = "fake"
-    trusted: ClassVar[frozenset[str]] = frozenset()
-    programs: ClassVar[tuple[str, ...]] = ()
+    verified: ClassVar[Literal["real", "golden"]] = "real"
     chat_fields: ClassVar[frozenset[str]] = LlamaHttp.chat_fields | {"fake"}
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:

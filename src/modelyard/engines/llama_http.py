@@ -1,4 +1,4 @@
-"""llama.cpp's HTTP server, seen by adapters: how it is asked, and what its slots mean.
+"""llama.cpp's HTTP server, seen by adapters: what it is asked beyond OpenAI's API, and what its slots mean.
 
 The adapters of engines that speak it are subclasses of `LlamaHttp`. Pure; it never asks anything itself.
 """
@@ -6,18 +6,18 @@ The adapters of engines that speak it are subclasses of `LlamaHttp`. Pure; it ne
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import ClassVar
 
 from modelyard.core.types import Spec
-from modelyard.engines.base import Call, Files
+from modelyard.engines.base import Adapter, Call
+from modelyard.engines.openai_http import CHAT, post, prompts
 
 
-class LlamaHttp:
+class LlamaHttp(Adapter):
     """The part of `engines.base.Engine` that is the same for every server of this API."""
 
     unix: ClassVar[bool] = True
-    health: ClassVar[str] = "/health"
     chat_fields: ClassVar[frozenset[str]] = frozenset(
         {
             *("top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n", "n_keep"),
@@ -30,16 +30,6 @@ class LlamaHttp:
         }
     )
 
-    def model_name(self, spec: Spec) -> str | None:
-        return None  # it is started with the public name
-
-    def context(self, spec: Spec, files: Files) -> int | None:
-        context = spec.parameters.get("context")
-        return context if isinstance(context, int) and context > 0 else None
-
-    def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
-        return {}
-
     def busy(self) -> Call | None:
         return Call("GET", "/slots")
 
@@ -50,24 +40,13 @@ class LlamaHttp:
         return sum(slot.get("is_processing") is True for slot in slots)
 
 
-def post(path: str, body: Mapping[str, object], name: str = "") -> Call:
-    """A request with a JSON body."""
-    return Call("POST", path, json.dumps(body).encode(), name)
-
-
-CHAT = "/v1/chat/completions"
-
-
 def warm_up(spec: Spec, paths: Collection[str], first: Call) -> tuple[Call, ...]:
     """The calls of `Engine.warm_up` on a server that answers `paths`; `first` is for a spec without prompts.
 
     A slot keeps the last prompt that it computed, so the prefixes come last, one in each slot, in turn. They
     are sent as system messages before an empty question: what a chat's template puts there is computed, too.
     """
-    calls = [
-        post(*_generation(spec, paths, prompt), name=f"warm_up.prompts[{number}]")
-        for number, prompt in enumerate(spec.warm_up.prompts)
-    ] or [first]
+    calls = [*prompts(spec, paths)] or [first]
     prefixes = spec.warm_up.prefixes
     for slot in range(spec.slots if prefixes else 0):
         number = slot % len(prefixes)
@@ -86,16 +65,3 @@ def warm_up_problems(spec: Spec, paths: Collection[str]) -> list[tuple[str, str]
         message = f"are {count}, and each of its {spec.slots} slots keeps one: take fewer, or raise `slots`"
         return [("warm_up.prefixes", message)]
     return []
-
-
-def _generation(spec: Spec, paths: Collection[str], prompt: str) -> tuple[str, dict[str, object]]:
-    """A request that takes this prompt, to the first of the APIs that has one."""
-    bodies: dict[str, dict[str, object]] = {
-        CHAT: {"messages": [{"role": "user", "content": prompt}], "max_tokens": 1},
-        "/v1/completions": {"prompt": prompt, "max_tokens": 1},
-        "/v1/embeddings": {"input": prompt},
-        "/v1/rerank": {"query": prompt, "documents": [prompt]},
-        "/tokenize": {"content": prompt},
-    }
-    path = next(path for path in bodies if path in paths)
-    return path, {"model": spec.model, **bodies[path]}

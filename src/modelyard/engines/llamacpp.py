@@ -15,16 +15,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import llamacpp_memory, llamacpp_options
 from modelyard.engines.base import Call, Command, Exit, Files, Profile
-from modelyard.engines.llama_http import LlamaHttp, post, warm_up, warm_up_problems
+from modelyard.engines.llama_http import LlamaHttp, warm_up, warm_up_problems
 from modelyard.engines.llamacpp_memory import DEFAULT_CONTEXT, MIB, Model, Plan
+from modelyard.engines.openai_http import post
 from modelyard.errors import BadGguf
 
 PROGRAM = "llama-server"
+MODULE = "xllamacpp"
 _ALL_LAYERS = 999
 _UBATCH = 512
 _RANK = 4  # a GGUF's pooling_type of models that rerank
@@ -64,6 +66,16 @@ class LlamaCppEngine(LlamaHttp):
     type: ClassVar[str] = "llamacpp"
     trusted: ClassVar[frozenset[str]] = frozenset({"extra_args"})
     programs: ClassVar[tuple[str, ...]] = (PROGRAM,)
+    modules: ClassVar[tuple[str, ...]] = (MODULE,)
+    verified: ClassVar[Literal["real", "golden"]] = "real"
+
+    def missing(self, profile: Profile) -> str:
+        if _program(profile) or MODULE in profile.found:
+            return ""
+        return (
+            f"is not installed: there is no {PROGRAM} on PATH, and no Python package {MODULE}; install "
+            "llama.cpp, or run `pip install 'modelyard[llamacpp]'`"
+        )
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         found = llamacpp_options.problems(spec.parameters)

@@ -7,31 +7,24 @@ wheel's parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
+from modelyard.engines import options
+from modelyard.engines.options import fraction, one_of, text, texts, truth, whole
+
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 NGRAMS = ("simple", "map-k", "map-k4v", "mod", "cache")
-Check = Callable[[object], str]  # what the value must be, or empty
 
 
 @dataclass(frozen=True)
-class Option:
-    """One parameter. `enum` is the prefix of the wheel's enum members; `flag` or `attribute` empty: the
-    adapter sets it by hand."""
+class Option(options.Option):
+    """One parameter. `enum` is the prefix of the wheel's enum members; `attribute` empty: the adapter sets it
+    by hand."""
 
-    name: str
-    check: Check
-    flag: str = ""
     attribute: str = ""
     enum: str = ""
-
-    def argv(self, value: object) -> list[str]:
-        """How llama-server is told."""
-        if not self.flag:
-            return []
-        return [self.flag, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
 
     def wheel(self, value: object) -> dict[str, object]:
         """How the wheel is told: attribute path to value."""
@@ -45,44 +38,6 @@ class Option:
 
 
 _MEMBERS = {"on": "enabled", "off": "disabled"}
-
-
-def whole(least: int) -> Check:
-    """A whole number, at least this."""
-
-    def check(value: object) -> str:
-        fine = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        return "" if fine else f"must be a whole number, {least} or more"
-
-    return check
-
-
-def one_of(*names: str) -> Check:
-    """One of these words. (YAML reads a bare `on` as true, so a truth value stands for on and off.)"""
-
-    def check(value: object) -> str:
-        fine = value in names or (isinstance(value, bool) and "on" in names)
-        return "" if fine else f"must be one of {', '.join(names)}"
-
-    return check
-
-
-def truth(value: object) -> str:
-    return "" if isinstance(value, bool) else "must be true or false"
-
-
-def text(value: object) -> str:
-    return "" if isinstance(value, str) and value else "must be a text"
-
-
-def fraction(value: object) -> str:
-    fine = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-    return "" if fine else "must be a number from 0 to 1"
-
-
-def texts(value: object) -> str:
-    fine = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
-    return "" if fine else "must be a list of texts"
 
 
 def parts(value: object) -> str:
@@ -163,38 +118,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("mmproj", text),
     Option("extra_args", texts),
 )
-_BY_NAME = {option.name: option for option in OPTIONS}
-_GROUPS = {option.name.partition(".")[0] for option in OPTIONS if "." in option.name}
+_TABLE = options.Table("llamacpp", OPTIONS)
+problems = _TABLE.problems
 
 
 def flatten(parameters: Mapping[str, object]) -> dict[str, object]:
     """The parameters by dotted name; YAML's truth values for `on` and `off` are words again."""
-    return {name: _word(name, value) for name, value in _walk(parameters)}
-
-
-def problems(parameters: Mapping[str, object]) -> list[tuple[str, str]]:
-    """What is wrong with the parameters, each with its path below the model."""
-    found: list[tuple[str, str]] = []
-    for name, value in _walk(parameters):
-        option = _BY_NAME.get(name)
-        if option is not None:
-            message = option.check(value)
-        elif name in _GROUPS:
-            inner = ", ".join(known.partition(".")[2] for known in _BY_NAME if known.startswith(name + "."))
-            message = f"must be a mapping with some of {inner}"
-        else:
-            message = f"is not a parameter of llamacpp; there are {', '.join(sorted(_BY_NAME))}"
-        if message:
-            found.append((f"parameters.{name}", message))
-    return found
-
-
-def _walk(parameters: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    for name, value in parameters.items():
-        if name in _GROUPS and isinstance(value, Mapping):
-            yield from ((f"{name}.{inner}", item) for inner, item in value.items())
-        else:
-            yield name, value
+    return {name: _word(name, value) for name, value in _TABLE.walk(parameters)}
 
 
 def _word(name: str, value: object) -> object:

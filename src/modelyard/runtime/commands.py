@@ -205,7 +205,9 @@ class Commands:
         files = entry.files or {}
 
         def command(address: Address) -> Command:
-            return entry.engine.command(entry.spec, entry.profile, action.placement, address, files)
+            made = entry.engine.command(entry.spec, entry.profile, action.placement, address, files)
+            assert isinstance(made, Command)
+            return made
 
         environment = {**entry.profile.environment, **self._devices.environment(action.placement)}
         return Launch(action.instance, command, entry.engine.unix, environment)
