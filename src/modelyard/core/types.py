@@ -229,13 +229,30 @@ _FAILURES = frozenset({OutcomeKind.UNREACHABLE, OutcomeKind.DIED, OutcomeKind.HU
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an engine listens: a Unix socket's `path`, or `host` and `port`."""
+    """Where an engine listens: a Unix socket's `path`, or `host` and `port`.
+
+    `scheme` (`http` or `https`) is that of a server that we did not start; it is asked by its own name, with
+    `base` before the path of every request and `headers` beside those of the request. `ca` is the file of the
+    certificates that its own is checked against, empty for those that the machine trusts.
+    """
 
     path: str = ""
     host: str = "127.0.0.1"
     port: int = 0
+    scheme: str = ""
+    base: str = ""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may hold a key
+    ca: str = ""
 
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        if self.scheme:
+            return f"{self.scheme}://{self.authority}{self.base}"
+        return self.authority
+
+    @property
+    def authority(self) -> str:
+        """Host and port as an address has them: without the port where it is the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == {"http": 80, "https": 443}.get(self.scheme) else f"{host}:{self.port}"

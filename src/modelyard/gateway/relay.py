@@ -166,7 +166,8 @@ class Attempt:
         loop = asyncio.get_running_loop()
         self._clock = loop.time
         self._started_at = self._progress_at = loop.time()
-        self._call = Call(method, target, REQUEST_HEADERS, body, self)
+        pool = self._lease.endpoint.pool
+        self._call = Call(method, target, REQUEST_HEADERS, body, self, pool.target)
         if self._paused:
             self._call.pause()
         self._watch.add(self)
@@ -176,7 +177,7 @@ class Attempt:
         self._lease.on_cut(self._interrupt.cut)
         try:
             with self._interrupt:
-                await self._lease.endpoint.pool.run(self._call)
+                await pool.run(self._call)
             whole = self._whole()
         except WireError as error:
             return self._result(*_explain(error, self._lease.instance))

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
 
-__all__ = ["HOP_BY_HOP", "PLAIN_CONNECTION", "Call", "Headers", "Sink", "tokens"]
+from modelyard.core.types import Address
+
+__all__ = ["HOP_BY_HOP", "LOCAL", "PLAIN_CONNECTION", "Call", "Headers", "Sink", "Target", "tokens"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -48,8 +50,30 @@ class Sink(Protocol):
         ...
 
 
+class Target:
+    """What the address of a server adds to the head of each request to it: the beginning of its path, and
+    header lines of which Host is the first. Raises ValueError for an address that would break framing."""
+
+    __slots__ = ("base", "lines")
+
+    def __init__(self, address: Address) -> None:
+        host = address.authority if address.scheme else "localhost"
+        pairs = [("host", host), *address.headers]
+        self.base = address.base.encode("ascii")
+        self.lines = "".join(f"\r\n{name}: {value}" for name, value in pairs).encode("latin-1")
+        if (
+            self.lines.count(b"\n") != len(pairs)
+            or self.lines.count(b"\r") != len(pairs)
+            or b" " in self.base
+        ):
+            raise ValueError(f"{address} or a header for it holds a space or the end of a line")
+
+
+LOCAL = Target(Address())
+
+
 class Call:
-    """One request and where its answer goes; good for one `Pool.run`.
+    """One request and where its answer goes; good for one `Pool.run`, of the pool whose `target` it has.
 
     `host` and `content-length` are set here, so the caller's are dropped, as is every hop-by-hop header.
     `written` turns True when request bytes may have left, `head_received` just before `Sink.on_head`.
@@ -65,8 +89,9 @@ class Call:
         headers: Sequence[tuple[bytes, bytes]],
         body: bytes,
         sink: Sink,
+        to: Target = LOCAL,
     ) -> None:
-        head = _encode_start(method, target, tuple(headers))
+        head = _encode_start(method, target, tuple(headers), to)
         if body or method not in _BODILESS:
             head = b"%bcontent-length: %d\r\n\r\n" % (head, len(body))
         else:
@@ -95,14 +120,16 @@ class Call:
 
 
 @lru_cache(maxsize=256)  # attempts differ in their body alone
-def _encode_start(method: bytes, target: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+def _encode_start(
+    method: bytes, target: bytes, headers: tuple[tuple[bytes, bytes], ...], to: Target
+) -> bytes:
     """The request line and the header lines, up to where the content-length goes."""
     if not method or not target or b" " in target or b" " in method:
         raise ValueError(
             f"{method!r} {target!r} is no request line: method and target need to be one word each"
         )
-    parts = [method, b" ", target, b" HTTP/1.1\r\nhost: localhost"]
-    lines = 2
+    parts = [method, b" ", to.base, target, b" HTTP/1.1", to.lines]
+    lines = 1 + to.lines.count(b"\n")
     named: set[bytes] = set()
     for name, value in headers:
         lowered = name.lower()
@@ -114,7 +141,8 @@ def _encode_start(method: bytes, target: bytes, headers: tuple[tuple[bytes, byte
     if named:
         # RFC 9110, 7.6.1: the Connection header names further headers that end at the next hop.
         named.add(b"connection")
-        return _encode_start(method, target, tuple(pair for pair in headers if pair[0].lower() not in named))
+        kept = tuple(pair for pair in headers if pair[0].lower() not in named)
+        return _encode_start(method, target, kept, to)
     parts.append(b"\r\n")
     head = b"".join(parts)
     # One count over the whole head is cheaper than a look at each value.

@@ -14,6 +14,10 @@ class ConnectFailed(WireError):
     """No connection could be made; nothing of the request was sent."""
 
 
+class NotTrusted(ConnectFailed):
+    """The server's certificate is not that of its name, or none that we trust: trying again will not help."""
+
+
 class Broken(WireError):
     """The connection died before the answer was whole.
 

@@ -9,10 +9,16 @@ an answer, which is how an engine that closes idle connections looks from here.
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
+from pathlib import Path
+
+import certifi
 
 from modelyard.core.types import Address
+from modelyard.wire.call import Target
 from modelyard.wire.connection import Call, Connection, Headers
-from modelyard.wire.errors import Broken, ConnectFailed, ProtocolError
+from modelyard.wire.errors import Broken, ConnectFailed, NotTrusted, ProtocolError
 
 __all__ = ["Pool"]
 
@@ -21,7 +27,7 @@ MAX_HEAD = 64 * 1024  # bytes of the head of an answer
 
 
 class Pool:
-    """Keep-alive connections to one engine, the last used first.
+    """Keep-alive connections to one engine, the last used first; every call has this pool's `target`.
 
     `idle_limit` is in seconds; its default stays below what llama.cpp and uvicorn allow (5 s), so that we
     close first. All of it runs on one event loop.
@@ -35,6 +41,8 @@ class Pool:
         max_idle: int = 256,
     ) -> None:
         self.address = address
+        self.target = Target(address)
+        self._tls: ssl.SSLContext | None = None
         self._peer = str(address)
         self._idle_limit = idle_limit
         self._max_idle = max_idle
@@ -95,7 +103,7 @@ class Pool:
         """
         answer = _Answer(self._peer, limit)
         headers = [(b"content-type", b"application/json")] if body else []
-        call = Call(method.encode("ascii"), path.encode("ascii"), headers, body, answer)
+        call = Call(method.encode("ascii"), path.encode("ascii"), headers, body, answer, self.target)
         async with asyncio.timeout(timeout):
             await self.run(call)
         return answer.status, b"".join(answer.parts)
@@ -128,23 +136,23 @@ class Pool:
     async def _connect(self) -> Connection:
         if self._closed:
             raise ConnectFailed(f"the pool of {self._peer} is closed: its engine is gone")
-        self._loop = loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         deadline = asyncio.timeout(CONNECT_TIMEOUT)
         try:
             async with deadline:
                 self._connects.add(deadline)
-                address = self.address
-                if address.path:
-                    _, connection = await loop.create_unix_connection(self._make, address.path)
-                else:
-                    _, connection = await loop.create_connection(self._make, address.host, address.port)
+                connection = await self._open(deadline)
         except TimeoutError as error:
             if self._closed:
                 raise Broken(
                     f"the pool of {self._peer} was closed while connecting", answered=False
                 ) from None
             raise ConnectFailed(f"{self._peer} took no connection in {CONNECT_TIMEOUT:g} s") from error
-        except OSError as error:
+        except ssl.SSLCertVerificationError as error:
+            raise NotTrusted(
+                f"the certificate of {self._peer} is not trusted: {error.verify_message}"
+            ) from error
+        except (OSError, UnicodeError) as error:  # the latter for a name that none can be
             raise ConnectFailed(f"cannot connect to {self._peer}: {error}") from error
         finally:
             self._connects.discard(deadline)
@@ -155,6 +163,32 @@ class Pool:
         if not connection.gone:
             self._all.add(connection)
         return connection
+
+    async def _open(self, deadline: asyncio.Timeout) -> Connection:
+        """A connection to the address, or to the first of those that its name has which takes one; they
+        share the time until the deadline. Raises OSError, TimeoutError, UnicodeError."""
+        loop, address = self._loop, self.address
+        if address.path:
+            _, connection = await loop.create_unix_connection(self._make, address.path)
+            return connection
+        if not address.scheme:
+            _, connection = await loop.create_connection(self._make, address.host, address.port)
+            return connection
+        if address.scheme == "https" and self._tls is None:
+            self._tls = await asyncio.to_thread(_trusting, address.ca)
+        name = address.host if self._tls is not None else None
+        found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        for left, (*_, place) in zip(range(len(found), 0, -1), found, strict=True):
+            at, port = str(place[0]), int(place[1])
+            try:
+                async with asyncio.timeout(((deadline.when() or 0.0) - loop.time()) / left):
+                    _, connection = await loop.create_connection(
+                        self._make, at, port, ssl=self._tls, server_hostname=name
+                    )
+                    return connection
+            except (OSError, TimeoutError) as error:
+                failure = error
+        raise failure
 
     def _make(self) -> Connection:
         return Connection(self._peer, MAX_HEAD, self._on_idle, self._on_gone)
@@ -181,6 +215,19 @@ class Pool:
             self._idle[0].close()
         if self._idle:
             self._sweeper = self._loop.call_at(self._idle[0].released + self._idle_limit, self._sweep)
+
+
+def _trusting(ca: str) -> ssl.SSLContext:
+    """Certificates are checked against those of this file, empty: against those that the machine trusts.
+    Raises NotTrusted for a file that has none. Reads from the disk."""
+    try:
+        if ca:
+            return ssl.create_default_context(cadata=Path(ca).read_text("ascii"))
+        context = ssl.create_default_context()
+        context.load_verify_locations(certifi.where())  # a machine may have none of its own
+    except (OSError, ValueError) as error:
+        raise NotTrusted(f"{ca} cannot be read as PEM certificates: {error}") from error
+    return context
 
 
 class _Answer:
