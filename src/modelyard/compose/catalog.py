@@ -42,14 +42,7 @@ class RegistryCatalog(Lookup):
         super().__init__(registry, held, live, names)
         self._driver = driver
         live.registered = held.models
-        live.away = lambda: (
-            held.problem
-            or (
-                "keys of the registry have names that the file has, and are left out"
-                if held.left_out.keys
-                else ""
-            )
-        )
+        live.unknown_keys = held.unknown_keys
 
     async def register(self, name: str, fields: Json, *, description: str, who: str) -> Known:
         """See Catalog.register."""

@@ -77,7 +77,7 @@ class Live:
         self.base = config  # the part of it that was not registered
         self.additions = Additions()  # of the registry
         self.registered: Registered = lambda base: ()  # set by whoever keeps them
-        self.away: Callable[[], str] = lambda: ""  # likewise: why the registry is, empty while it is not
+        self.unknown_keys: Callable[[], str] = lambda: ""  # likewise: why not all of its keys are in force
         self._key = ""
         self.standing = Standing(origin.path, origin.watch and origin.path is not None, time.time())
         self._origin = origin
@@ -179,7 +179,7 @@ class Live:
                 foreign = source != self._origin.path  # the start did not name it
                 reading, config = await read(source, self._origin, foreign=foreign)
                 whole = self._whole(config)
-                check_keys(whole, self.away())
+                check_keys(whole, self.unknown_keys())
                 prepared = await self._prepare(whole)
                 running = self._running_on(prepared.difference)
                 if before is not None:

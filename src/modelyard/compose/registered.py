@@ -181,6 +181,12 @@ class Held:
     def promoting(self, name: str) -> asyncio.Lock:
         return self._promoting.setdefault(name, asyncio.Lock())
 
+    def unknown_keys(self) -> str:
+        """Why not all keys of the registry are in force; empty when they are."""
+        if self.left_out.keys and not self.problem:
+            return "keys of the registry have names that the file has, and are left out"
+        return self.problem
+
     @property
     def served(self) -> Iterator[str]:
         """Names, in order."""
