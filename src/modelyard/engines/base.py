@@ -61,11 +61,13 @@ Files = Mapping[str, ModelFile]  # by role: "model", "draft", "lora0", "mmproj",
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to execute. `environment` is added to the launcher's scrubbed base environment."""
+    """What to execute. `environment` is added to the launcher's scrubbed base environment. `own_folder`: it
+    runs in an empty folder, which nobody else may enter and which is removed when it is gone."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
+    own_folder: bool = False
 
 
 @dataclass(frozen=True, slots=True)

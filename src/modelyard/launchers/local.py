@@ -14,6 +14,7 @@ import itertools
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
 import sys
@@ -68,6 +69,7 @@ class LocalLauncher:
         self._ports: set[int] = set()
         self._sockets = folder / "run"
         self._logs = folder / "logs"
+        self._own = folder.absolute() / "own"
         self._open = False
 
     @property
@@ -93,7 +95,7 @@ class LocalLauncher:
         try:
             child = self._spawn(launch, address, mark)
         except BaseException:
-            self._free(address)
+            self._free(launch.instance, address)
             raise
         try:
             async with asyncio.timeout(START_DEADLINE):
@@ -164,8 +166,8 @@ class LocalLauncher:
             self._forget(instance, address)
 
         self._prune_logs()
-        cwd = command.cwd or ""
         try:
+            cwd = self._new_folder(instance) if command.own_folder else command.cwd or ""
             environment = self._environment(launch, command, mark)
             what = order(command.argv, environment, cwd, *self._output(instance))
             child = Child(
@@ -222,7 +224,7 @@ class LocalLauncher:
 
     def _forget(self, instance: str, address: Address) -> None:
         del self._children[instance]
-        self._free(address)
+        self._free(instance, address)
         self._state.drop(instance)
 
     def _environment(self, launch: Launch, command: Command, mark: str) -> dict[str, str]:
@@ -256,10 +258,11 @@ class LocalLauncher:
                 return Address(port=port)
         raise LaunchFailed(f"{launch.instance} cannot be started: no free port on 127.0.0.1")
 
-    def _free(self, address: Address) -> None:
+    def _free(self, instance: str, address: Address) -> None:
         self._ports.discard(address.port)
         if address.path:
             Path(address.path).unlink(missing_ok=True)
+        shutil.rmtree(self._own / _short(instance), ignore_errors=True)
 
     # -- the folder ---------------------------------------------------------------------------------------
 
@@ -267,6 +270,7 @@ class LocalLauncher:
         try:
             reaped = self._reap_leftovers(self._state.open())
             self._logs.mkdir(exist_ok=True, mode=0o700)
+            shutil.rmtree(self._own, ignore_errors=True)
             self._sockets = self._socket_folder()
             for stale in itertools.chain(self._sockets.glob("*.sock"), self._logs.glob("*.new")):
                 stale.unlink(missing_ok=True)
@@ -315,6 +319,11 @@ class LocalLauncher:
             raise ConfigError("server.data_dir", f"{folder} is not a folder of this user; remove it")
         folder.chmod(0o700)
         return folder
+
+    def _new_folder(self, instance: str) -> str:
+        folder = self._own / _short(instance)
+        folder.mkdir(parents=True, mode=0o700)
+        return str(folder)
 
     def _log_path(self, instance: str) -> Path:
         plain = re.sub(r"[^A-Za-z0-9._@-]", "_", instance)[:100]

@@ -6,12 +6,13 @@ headers and beginnings alone: memory and time are bounded, however large or host
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
-from modelyard.engines.gguf import MAGIC, GgufHeader, whole_header
+from modelyard.engines.gguf import MAGIC, GgufHeader, facts, whole_header
 from modelyard.errors import BadFile
 from modelyard.store.safetensors import check_safetensors, header_length
 
@@ -20,6 +21,7 @@ _BUFFER = 1 << 20
 _ZIP = b"PK\x03\x04"
 _PICKLED = b".pkl"  # PyTorch's member `archive/data.pkl` comes first
 _LFS = b"version https://git-lfs"
+LISTED = b'{"kind":"files of a folder","files":'  # how a list of the store's own begins (`folders`)
 _OTHERS = (
     (b"\x1f\x8b", "a gzip archive"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive"),
@@ -41,6 +43,7 @@ class Kind(StrEnum):
     GGUF = "gguf"
     SAFETENSORS = "safetensors"
     PICKLE = "pickle"
+    FOLDER = "folder"
     OTHER = "other"
 
 
@@ -50,11 +53,17 @@ SAFE = frozenset({Kind.GGUF, Kind.SAFETENSORS})
 @dataclass(frozen=True, slots=True)
 class Found:
     """`kind`, and what a message calls it: not how it begins, which may be nobody's business. `header` is
-    that of a GGUF file."""
+    that of a GGUF file, and of a safetensors file what is told of it."""
 
     kind: Kind
     said: str
-    header: GgufHeader | None = field(default=None, repr=False)
+    header: GgufHeader | Mapping[str, object] = field(default_factory=dict, repr=False)
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What an estimate needs of the header (`engines.gguf.facts`, `safetensors.check_safetensors`). Raises
+        BadGguf."""
+        return facts(self.header) if isinstance(self.header, GgufHeader) else self.header
 
 
 def look(path: Path) -> Found:
@@ -70,8 +79,9 @@ def look_at(file: BinaryIO) -> Found:
     if start.startswith(MAGIC):
         return Found(Kind.GGUF, "a GGUF file", whole_header(file))
     if header_length(start) is not None:
-        check_safetensors(file)
-        return Found(Kind.SAFETENSORS, "a safetensors file")
+        return Found(Kind.SAFETENSORS, "a safetensors file", check_safetensors(file))
+    if start.startswith(LISTED):
+        return Found(Kind.FOLDER, "a list of files")
     return _other(start)
 
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
-from modelyard.engines.gguf import facts
 from modelyard.errors import ChecksumMismatch, DownloadFailed
 from modelyard.store.formats import Terms, check, look_at
 from modelyard.store.source import Exact, Watch, licence_of
@@ -52,7 +51,7 @@ def head_of(file: BinaryIO | None, exact: Exact, terms: Terms) -> Head:
     with suppress(_Beyond):  # it is judged when all of it is here
         found = look_at(file)
         check(found, terms)
-        header = facts(found.header) if found.header is not None else {}
+        header = found.facts
     size = file.seek(0, 2)
     licence = exact.licence or licence_of(header.get("general.license"))
     return Head(size if size < _NO_END else 0, digest, header, licence)

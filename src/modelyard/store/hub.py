@@ -1,4 +1,4 @@
-"""Files of model repositories on the Hugging Face Hub: `hf://ORG/REPO[@REVISION]/path/in/repo`.
+"""Files and folders of model repositories on the Hugging Face Hub: `hf://ORG/REPO[@REVISION][/path/in/repo]`.
 
 Used by `cache`. This module reads the text of a source and what the environment says of the hub; whatever
 needs the package huggingface_hub is in `hub_client`, which is imported when a file is wanted and not before.
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 # A revision with a slash is written with %2F, but for the refs of the hub itself (as huggingface_hub has it).
-_SOURCE = re.compile(rf"hf://({_NAME}/{_NAME})(?:@(refs/(?:pr/\d+|convert/[\w.-]+)|[^/@]+))?/(.+)")
+_SOURCE = re.compile(rf"hf://({_NAME}/{_NAME})(?:@(refs/(?:pr/\d+|convert/[\w.-]+)|[^/@]+))?(?:/(.*))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Not models; they would read as organisations.
 _OTHER_KINDS = frozenset({"models", "datasets", "spaces", "kernels", "buckets"})
-_SHAPE = "is not hf://ORG/REPO[@REVISION]/path/in/repo"
+_SHAPE = "is not hf://ORG/REPO[@REVISION][/path/in/repo]"
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """One file of a repository at a revision: a branch, a tag or a commit."""
+    """One file of a repository at a revision: a branch, a tag or a commit. The path of a folder ends with `/`, and
+    is empty for the whole repository."""
 
     repo: str
     revision: str
@@ -45,14 +46,18 @@ class HubFile:
         match = _SOURCE.fullmatch(source)
         if match is None:
             raise ValueError(_SHAPE)
-        repo, revision, path = match[1], unquote(match[2] or "main"), match[3]
+        repo, revision, path = match[1], unquote(match[2] or "main"), match[3] or ""
         if repo.split("/")[0] in _OTHER_KINDS:
             raise ValueError(f"{_SHAPE}; only model repositories are known, without a prefix")
         if "--" in repo or ".." in repo or repo.endswith(".git"):
             raise ValueError(f"has a repository {repo!r} that cannot exist: no --, .. or .git")
-        if any(part in {"", ".", ".."} for part in f"{revision}/{path}".split("/")):
+        if any(part in {"", ".", ".."} for part in f"{revision}/{path}".removesuffix("/").split("/")):
             raise ValueError("has a revision or a path that is not one inside a repository")
         return cls(repo, revision, path)
+
+    @property
+    def is_folder(self) -> bool:
+        return self.path[-1:] in {"", "/"}
 
     @property
     def is_settled(self) -> bool:
@@ -119,6 +124,9 @@ class HubFiles(Source):
         if not endpoint_of(self._environ).startswith(("http://", "https://")):
             return "cannot be fetched: HF_ENDPOINT is no http:// or https:// address; mend it or unset it"
         return None
+
+    def is_folder(self, source: str) -> bool:
+        return HubFile.parse(source).is_folder
 
     def resolve(self, source: str, watch: Watch) -> Exact:
         return self._client(watch).resolve(HubFile.parse(source))

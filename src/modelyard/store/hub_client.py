@@ -15,11 +15,12 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, ModelInfo, constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -38,6 +39,7 @@ from modelyard.errors import (
     SourceOffline,
     StoreError,
 )
+from modelyard.store.folders import Member, listed, sizes, to_list
 from modelyard.store.head import beginning_of
 from modelyard.store.http_client import answer_of
 from modelyard.store.hub import HubFile, HubSettings
@@ -70,6 +72,8 @@ class HubClient:
 
     def resolve(self, file: HubFile) -> Exact:
         """The file at its commit, with the digest that the hub tells of a large file."""
+        if file.is_folder:
+            return Exact(str(file if file.is_settled else file.at(self._commit(file))))
         known = self._cached(file)
         if known is not None and (file.is_settled or self._settings.offline):
             return _as_cached(file, known)
@@ -87,12 +91,18 @@ class HubClient:
 
     def head(self, file: HubFile) -> AbstractContextManager[BinaryIO]:
         """The file of a resolved source, to be read from its beginning."""
+        if file.is_folder:
+            return BytesIO(self._list(file))
         if path := self._cached(file):
             return path.open("rb")
         return beginning_of(_Remote(self, file), self._watch)
 
     def fetch(self, file: HubFile, folder: Path) -> Path:
         """The file of a resolved source: where it lies in the user's cache, else fetched into `folder`."""
+        if file.is_folder:
+            path = folder / "list"
+            path.write_bytes(self._list(file))
+            return path
         if path := self._cached(file):
             return path
         return download(
@@ -177,6 +187,55 @@ class HubClient:
     def _token(self) -> str | bool:
         # False: none, and none is looked for.
         return self._settings.token or False
+
+    # -- folders ----------------------------------------------------------------------------------------
+
+    def _commit(self, file: HubFile) -> str:
+        """The commit of a revision: by the hub, or where that cannot be asked by the user's cache."""
+        known = self._snapshot(file)
+        if known is None or not self._settings.offline:
+            patience = Patience(self._watch, () if known else self._pace.pauses)
+            try:
+                return patience.insist(lambda: self._info(file)).sha or ""
+            except DownloadFailed:
+                if known is None:
+                    raise
+        return known.name
+
+    def _list(self, file: HubFile) -> bytes:
+        """The list (see `folders`) of a folder at its commit; where the hub cannot be asked, of what the user's
+        cache has of it."""
+        known = self._snapshot(file)
+        try:
+            info = Patience(self._watch, () if known else self._pace.pauses).insist(lambda: self._info(file))
+            found = [(one.rfilename, one.size or 0) for one in info.siblings or ()]
+        except (DownloadFailed, SourceOffline):
+            if known is None:
+                raise
+            found = sizes(known)
+        inside = [(name, size) for name, size in found if name.startswith(file.path)]
+        if not inside:
+            raise SourceNotFound(f"{file}: {file.repo} has no folder {file.path}; check it")
+        members = [Member(name.removeprefix(file.path), size, str(replace(file, path=name))) for name, size in inside]
+        return to_list(listed(members, self._watch.source))
+
+    def _info(self, file: HubFile) -> ModelInfo:
+        with self._asking(file):
+            limit = constants.HF_HUB_ETAG_TIMEOUT
+            return self._api().model_info(
+                file.repo, revision=file.revision, files_metadata=True, timeout=limit
+            )
+
+    def _snapshot(self, file: HubFile) -> Path | None:
+        """Where the user's cache has files of this revision."""
+        repo, commit = self._settings.cache / f"models--{file.repo.replace('/', '--')}", file.revision
+        if not file.is_settled:
+            try:
+                commit = (repo / "refs" / file.revision).read_text().strip()
+            except (OSError, ValueError):
+                return None
+        found = repo / "snapshots" / commit
+        return found if file.at(commit).is_settled and found.is_dir() else None
 
     # -- the user's own cache ---------------------------------------------------------------------------
 

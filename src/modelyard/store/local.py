@@ -22,6 +22,9 @@ class LocalFiles(Source):
             return "is a relative path; only configuration knows from where, write it in full here"
         return None
 
+    def is_folder(self, source: str) -> bool:
+        return local_path(source).is_dir()
+
     def head(self, source: str, watch: Watch) -> BinaryIO:
         return self.fetch(source, Path(), watch).open("rb")
 

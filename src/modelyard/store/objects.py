@@ -1,4 +1,5 @@
-"""Objects in buckets: `s3://BUCKET/key`, `gs://BUCKET/key`, also with `#sha256=HEX` or `#version=ID`.
+"""Objects in buckets: `s3://BUCKET/key`, `gs://BUCKET/key`, also with `#sha256=HEX` or `#version=ID`; and folders of
+them, whose key ends with `/`.
 
 Used by `cache`. What needs the package obstore is in `objects_client`, which is imported for a fetch alone.
 """
@@ -9,12 +10,16 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from modelyard.config.values import S3Setting
+from modelyard.errors import SourceNotFound
+from modelyard.store.folders import Member, listed, to_list
 from modelyard.store.head import beginning_of
 from modelyard.store.pace import Pace
 from modelyard.store.pins import Pins
@@ -23,7 +28,7 @@ from modelyard.store.source import Exact, Source, Watch
 if TYPE_CHECKING:
     from modelyard.store.objects_client import ObjectsClient
 
-_SOURCE = re.compile(r"(s3|gs)://([A-Za-z0-9][A-Za-z0-9._-]{1,220}[A-Za-z0-9])/([^?]+)")
+_SOURCE = re.compile(r"(s3|gs)://([A-Za-z0-9][A-Za-z0-9._-]{1,220}[A-Za-z0-9])/([^?]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +51,20 @@ class ObjectName:
                 "is not s3://BUCKET/KEY (or gs://); ?, # and % in a key are written %3F, %23, %25"
             )
         key = unquote(match[3])
-        if key.endswith("/"):
-            raise ValueError("names a folder; name one object in it")
-        if any(part in {"", ".", ".."} for part in key.split("/")) or not key.isprintable():
+        parts = key.removesuffix("/").split("/") if key else []
+        if any(part in {"", ".", ".."} for part in parts) or not key.isprintable():
             raise ValueError("has a key with empty parts, dots alone, or characters that cannot be printed")
         return cls(match[1], match[2], key, base, pins)
+
+    @property
+    def is_folder(self) -> bool:
+        return self.key[-1:] in {"", "/"}
+
+    def within(self, key: str, pins: Pins) -> str:
+        """The source of another object in this bucket."""
+        for letter in "%?#":
+            key = key.replace(letter, quote(letter))
+        return pins.onto(f"{self.scheme}://{self.bucket}/{key}")
 
 
 class ObjectFiles(Source):
@@ -72,19 +86,51 @@ class ObjectFiles(Source):
 
     def problem(self, source: str) -> str | None:
         try:
-            ObjectName.parse(source)
+            name = ObjectName.parse(source)
         except ValueError as error:
             return str(error)
+        if name.is_folder and name.pins != Pins():
+            return "says what follows # of a folder; name one object, or write `sha256` at the model"
         return None
 
+    def is_folder(self, source: str) -> bool:
+        return ObjectName.parse(source).is_folder
+
     def resolve(self, source: str, watch: Watch) -> Exact:
-        return self._client(ObjectName.parse(source), watch).resolve()
+        name = ObjectName.parse(source)
+        if name.is_folder:
+            digest = sha256(self._list(name, watch)).hexdigest()
+            return Exact(replace(name.pins, sha256=digest).onto(name.text), digest)
+        return self._client(name, watch).resolve()
 
     def head(self, source: str, watch: Watch) -> AbstractContextManager[BinaryIO]:
-        return beginning_of(self._client(ObjectName.parse(source), watch), watch)
+        name = ObjectName.parse(source)
+        if name.is_folder:
+            return BytesIO(self._list(name, watch))
+        return beginning_of(self._client(name, watch), watch)
 
     def fetch(self, source: str, folder: Path, watch: Watch) -> Path:
-        return self._client(ObjectName.parse(source), watch).fetch(source, folder)
+        name = ObjectName.parse(source)
+        if name.is_folder:
+            path = folder / "list"
+            path.write_bytes(self._list(name, watch))
+            return path
+        return self._client(name, watch).fetch(source, folder)
+
+    def _list(self, name: ObjectName, watch: Watch) -> bytes:
+        """The list (see `folders`) of a folder, which is the one that it was resolved to."""
+        found = self._client(name, watch).inside()
+        members = [
+            Member(key.removeprefix(name.key), size, name.within(key, Pins(etag=etag, size=str(size))))
+            for key, size, etag in found
+        ]
+        content = to_list(listed(members, watch.source))
+        if name.pins.sha256 not in {"", sha256(content).hexdigest()}:
+            raise SourceNotFound(
+                f"{watch.source}: the folder holds other files than when it was first fetched; to take it as it "
+                f"is now, forget it: modelyard cache prune {name.text}"
+            )
+        return content
 
     def _client(self, name: ObjectName, watch: Watch) -> ObjectsClient:
         from modelyard.store.objects_client import ObjectsClient  # noqa: PLC0415

@@ -24,6 +24,7 @@ from modelyard.config.values import S3Setting
 from modelyard.errors import DownloadFailed, SourceForbidden, SourceNotFound, StoreError
 from modelyard.store.addresses import Guard
 from modelyard.store.buckets import gs_store, s3_bucket
+from modelyard.store.folders import MOST_SEEN
 from modelyard.store.http_client import HttpClient
 from modelyard.store.objects import ObjectName
 from modelyard.store.pace import Pace, Patience, Throttled
@@ -38,6 +39,7 @@ T = TypeVar("T")
 
 _CHUNK = 64 * 1024
 _LISTED = 1000
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
@@ -69,6 +71,23 @@ class ObjectsClient:
         return download(
             self, folder, self._watch, self._pace, identity=source, size=pins.bytes, pinned=bool(pins.sha256)
         )
+
+    def inside(self) -> list[tuple[str, int, str]]:
+        """The objects of a folder: their keys, sizes and ETags; no more than a folder of a model has."""
+        with self._watch.on_stop(self.abort):
+            return Patience(self._watch, self._pace.pauses).insist(self._inside)
+
+    def _inside(self) -> list[tuple[str, int, str]]:
+        name, found = self._name, list[tuple[str, int, str]]()
+        with self._translated(), asyncio.Runner() as runner:
+            listed = aiter(obstore.list(self._store, prefix=name.key or None, chunk_size=_LISTED))
+            with suppress(StopAsyncIteration):
+                while len(found) < MOST_SEEN:
+                    batch = self._wait(runner, listed.__anext__)
+                    found += [(one["path"], one["size"], one["e_tag"] or "") for one in batch]
+        if not found:
+            raise SourceNotFound(f"{self._watch.source}: {name.bucket} has no folder {name.key}; check both")
+        return found
 
     def _resolve(self) -> Exact:
         with self._translated(), asyncio.Runner() as runner:

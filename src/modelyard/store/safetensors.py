@@ -1,4 +1,5 @@
-"""The header of a safetensors file: whether its tensors lie in the file, and apart from each other.
+"""The header of a safetensors file: whether its tensors lie in the file, and apart from each other; how many
+elements of which type they have.
 
 Used by `formats`. The header alone is read, and never more than `MOST` bytes of it; no count is trusted.
 
@@ -35,8 +36,9 @@ def header_length(start: bytes) -> int | None:
     return length if length < 1 << 40 else None
 
 
-def check_safetensors(file: BinaryIO) -> None:
-    """Raises BadFile for a file that is damaged or not whole."""
+def check_safetensors(file: BinaryIO) -> dict[str, object]:
+    """What its header tells: `parameters`, the elements of its tensors; `bytes` of them; `dtypes`, elements
+    by type. Raises BadFile for a file that is damaged or not whole."""
     size = file.seek(0, 2)
     file.seek(0)
     length = header_length(file.read(_SIZE_END + 1))
@@ -52,7 +54,9 @@ def check_safetensors(file: BinaryIO) -> None:
             f"the file ends within its safetensors header, {missing} bytes are missing; fetch it again"
         )
     file.seek(_SIZE_END)
-    _check_places(_tensors(file.read(length)), size - _SIZE_END - length)
+    tensors = _tensors(file.read(length))
+    taken = _check_places(tensors, size - _SIZE_END - length)
+    return {"kind": "safetensors", "bytes": taken, **_counted(tensors)}
 
 
 def _tensors(text: bytes) -> dict[str, object]:
@@ -66,8 +70,8 @@ def _tensors(text: bytes) -> dict[str, object]:
     return header
 
 
-def _check_places(tensors: dict[str, object], data: int) -> None:
-    """Each tensor where there is data, and none in another one."""
+def _check_places(tensors: dict[str, object], data: int) -> int:
+    """Each tensor where there is data, and none in another one. Returns where the last one ends."""
     places = sorted((*_place(name, entry), name) for name, entry in tensors.items())
     taken, last = 0, ""
     for begin, end, name in places:
@@ -79,6 +83,17 @@ def _check_places(tensors: dict[str, object], data: int) -> None:
             f"the file holds {data} of {taken} bytes of its tensors, {taken - data} are missing; "
             "fetch it again"
         )
+    return taken
+
+
+def _counted(tensors: dict[str, object]) -> dict[str, object]:
+    """Elements of tensors whose places are right, of the types that are known."""
+    dtypes: dict[str, int] = {}
+    for entry in tensors.values():
+        dtype = entry.get("dtype") if isinstance(entry, dict) else None
+        if isinstance(entry, dict) and isinstance(dtype, str) and dtype in _BITS:
+            dtypes[dtype] = dtypes.get(dtype, 0) + prod(entry["shape"])
+    return {"parameters": sum(dtypes.values()), "dtypes": dtypes}
 
 
 def _place(name: str, entry: object) -> tuple[int, int]:

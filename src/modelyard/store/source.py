@@ -45,13 +45,15 @@ class Progress:
 class StoredFile:
     """A file that is ready to be used: its path, its size in bytes, its sha256 in hex, and the licence that
     its source names, "" where it names none. Where it comes in several `parts`, that is the path of the
-    first, the size of all, and a digest of their digests."""
+    first, the size of all, and a digest of their digests. Where `names` are there, `path` is a folder, in which
+    each part lies under its name ("": a part that does not), and the digest is over the names, too."""
 
     path: Path
     size: int
     digest: str
     licence: str = ""
     parts: tuple[StoredFile, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -157,6 +159,11 @@ class Source(Protocol):
     def problem(self, source: str) -> str | None:
         """What is wrong with the text of a source; None when it can be tried. No IO."""
         ...
+
+    def is_folder(self, source: str) -> bool:
+        """Whether a source without a problem names a folder: then its file is a list (see `folders`). No IO,
+        but for what lies on this machine."""
+        return False
 
     def resolve(self, source: str, watch: Watch) -> Exact:
         """What the source stands for now; the store keeps it, so that it stands for the same ever after.
