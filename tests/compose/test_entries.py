@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from modelyard.compose.entries import entries_of
 from modelyard.config import ConfigErrors, load
+from modelyard.engines.fake import FakeEngine
 from modelyard.engines.llamacpp import LlamaCppEngine
 from modelyard.runtime.devices import Devices
 from modelyard.store import Store
@@ -43,6 +45,38 @@ def test_an_engine_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mon
     devices, store = Devices.discover({}, {}), Store(tmp_path / "store")
     try:
         with pytest.raises(ConfigErrors, match=r"models\.m\.engine: llamacpp is not installed.*pip install"):
+            entries_of(config, config.models, devices, store)
+    finally:
+        store.close()
+        devices.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("engine: fake, parallel: {tensor: 3}", ""),
+        (
+            "engine: fake, parallel: {tensor: 2, pipeline: 2}, devices: [gpu0, gpu1, gpu2]",
+            "parallel: takes 4 dev",
+        ),
+        ("engine: fake, parallel: {pipeline: 2}, devices: [ram]", "it may use none"),
+        ("engine: single, parallel: {tensor: 2}", r"m\.parallel\.tensor: the engine single cannot"),
+    ],
+)
+def test_parallelism_needs_an_engine_that_can_and_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str
+) -> None:
+    class Single(FakeEngine):
+        type = "single"
+        parallel = frozenset({"pipeline"})
+
+    monkeypatch.setattr("modelyard.engines.registry.load", lambda: {"fake": FakeEngine(), "single": Single()})
+    gpus = ", ".join(f"gpu{n}: {{kind: declared, memory: 1MB}}" for n in range(3))
+    text = f"devices: {{{gpus}}}\nmodels: {{m: {{{model}}}}}"
+    config = load(None, text, engine_types=["fake", "single"])
+    devices, store = Devices.discover(config.devices, {}), Store(tmp_path / "store")
+    try:
+        with pytest.raises(ConfigErrors, match=message) if message else nullcontext():
             entries_of(config, config.models, devices, store)
     finally:
         store.close()

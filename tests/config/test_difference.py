@@ -71,6 +71,7 @@ def test_policy_and_names_keep_the_version(fields: dict[str, Any], changed: Valu
     [
         ({"slots": 3}, Value("slots", 2, 3)),
         ({"allow_pickle": True}, Value("allow_pickle", False, True)),
+        ({"parallel": {"tensor": 2}}, Value("parallel.tensor", 1, 2)),
         ({"parameters": {"memory": {"ram": 6}}}, Value("parameters.memory.ram", 5, 6)),
         ({"parameters": {}}, Value("parameters.memory.ram", 5, None)),
         ({"source": "/m/a.gguf"}, Value("source", "", "/m/a.gguf")),

@@ -14,7 +14,7 @@ import pytest
 
 from modelyard.config import Config, ConfigErrors, DeviceSetting, Limits, Model, Scope, json_schema, load
 from modelyard.config.listen import check_protected
-from modelyard.core.types import Policy, Price, Priority, WhenFull
+from modelyard.core.types import Parallel, Policy, Price, Priority, WhenFull
 from modelyard.engines.base import Profile
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -405,6 +405,16 @@ def test_values_are_frozen() -> None:
 )
 def test_the_journal_s_size(section: str, size: int) -> None:
     assert text(f"models: {{a: {{engine: fake}}}}\n{section}").journal == size
+
+
+def test_parallelism_is_a_part_of_a_version() -> None:
+    fields = ("", "parallel: {}", "parallel: {tensor: 2}", "parallel: {tensor: 2, pipeline: 3}")
+    specs = [model(text(f"models: {{a: {{engine: fake, {field}}}}}"), "a").spec for field in fields]
+    assert [spec.parallel for spec in specs] == [Parallel(), Parallel(), Parallel(2), Parallel(2, 3)]
+    assert [spec.parallel.devices for spec in specs] == [1, 1, 2, 6]
+    assert len({spec.digest for spec in specs}) == 3
+    with pytest.raises(ConfigErrors, match=r"models\.a\.parallel\.tensor"):
+        text("models: {a: {engine: fake, parallel: {tensor: 0}}}")
 
 
 def test_what_a_version_demands_of_its_file_is_a_part_of_it() -> None:

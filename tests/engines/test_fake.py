@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
-from modelyard.core.types import Address, Cause, Charge, Need, Share, Spec
+from modelyard.core.types import Address, Cause, Charge, Need, Parallel, Share, Spec
 from modelyard.engines.base import Exit, Profile
 from modelyard.engines.fake import FakeEngine
 from modelyard.servers.fake_script import parse
@@ -46,6 +47,17 @@ def test_the_command_takes_what_memory_says_where_the_placement_is() -> None:
     assert (address, name) == ("unix:/s.sock", "m")
     assert script.memory == {"ram": 5, "gpu1": 6, "gpu0": 7}
     assert (script.slots, script.load_time, script.apis) == (3, 0.5, ("chat",))
+
+
+def test_parallelism_parts_what_goes_to_accelerators() -> None:
+    model = replace(spec({"memory": {"accelerator": 9, "ram": 1}}), parallel=Parallel(2, 2))
+    accelerators = (Share("accelerator", 3),) * 4
+    assert ENGINE.need(model, {}) == Need((*accelerators, Share("ram", 1)))
+    placement = (*(Charge(f"gpu{n}", 3) for n in (3, 1, 0, 2)), Charge("ram", 1))
+    _, _, script = parse(ENGINE.command(model, PROFILE, placement, Address(path="/s.sock"), {}).argv[3:])
+    assert script.memory == {"gpu3": 3, "gpu1": 3, "gpu0": 3, "gpu2": 3, "ram": 1}
+    named = replace(model, parameters={"memory": {"accelerator": 9, "gpu0": 1}})
+    assert [path for path, _ in ENGINE.problems(named, PROFILE)] == ["parameters.memory"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.core.types import Address, Cause, Spec, WarmUp
+from modelyard.core.types import Address, Cause, Parallel, Spec, WarmUp
 from modelyard.engines.base import Exit, Files, ModelFile, Profile
 from modelyard.engines.gguf import facts, read_header
 from modelyard.engines.llamacpp import LlamaCppEngine
@@ -330,6 +330,33 @@ def test_a_split_that_cannot_be_is_told(
     parameters: Mapping[str, object], devices: tuple[str, ...], path: str
 ) -> None:
     assert [where for where, _ in ENGINE.problems(spec(parameters, devices=devices), WHEEL)] == [path]
+
+
+@pytest.mark.parametrize(("parallel", "mode"), [(Parallel(tensor=2), "row"), (Parallel(pipeline=2), "layer")])
+def test_parallelism_is_an_equal_split(parallel: Parallel, mode: str) -> None:
+    model = replace(spec(devices=(*PAIR, "GPU-3")), parallel=parallel)
+    assert ENGINE.problems(model, WHEEL) == []
+    _, one, other = ENGINE.need(model, files()).shares
+    assert one == other
+    flags = ENGINE.command(model, NATIVE, (), SOCKET, files()).argv
+    assert flags[flags.index("--tensor-split") + 1] == "1,1"
+    assert flags[flags.index("--split-mode") + 1] == mode
+
+
+@pytest.mark.parametrize(
+    ("parameters", "parallel", "path"),
+    [
+        ({"tensor_split": [1, 1]}, Parallel(tensor=2), "parameters.tensor_split"),
+        ({"split_mode": "row"}, Parallel(pipeline=2), "parameters.split_mode"),
+        ({"gpu_layers": 0}, Parallel(pipeline=2), "parameters.gpu_layers"),
+        ({}, Parallel(2, 2), "parallel"),
+    ],
+)
+def test_parallelism_that_llamacpp_cannot_is_told(
+    parameters: Mapping[str, object], parallel: Parallel, path: str
+) -> None:
+    model = replace(spec(parameters), parallel=parallel)
+    assert [where for where, _ in ENGINE.problems(model, WHEEL)] == [path]
 
 
 def test_without_facts_the_file_is_the_weight() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 
 from modelyard.config import Config, ConfigErrors, Model, Problem
@@ -76,6 +76,7 @@ def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entr
         raise config.failure([(f"{model.path}.engine", f"{engine.type} {missing}")])
     problems = [(f"{model.path}.{path}", message) for path, message in engine.problems(spec, profile)]
     problems += _misplaced(model, spec, devices)
+    problems += _unparallel(model, spec, engine)
     problems += _bad_sources(model, spec, engine, store)
     if spec.quantize and (unmade := _unmade(spec, engine)):
         problems.append((f"{model.path}.quantize", unmade))
@@ -130,6 +131,21 @@ def _misplaced(model: Model, spec: Spec, devices: Devices) -> list[tuple[str, st
         for name in spec.devices
         if name not in known
     ]
+
+
+def _unparallel(model: Model, spec: Spec, engine: Engine) -> list[tuple[str, str]]:
+    """Kinds of parallelism that the engine has not, or its devices are too few for."""
+    asked = {name: count for name, count in asdict(spec.parallel).items() if count > 1}
+    problems = [
+        (f"{model.path}.parallel.{name}", f"the engine {engine.type} cannot: leave it out, or name another")
+        for name in asked
+        if name not in engine.parallel
+    ]
+    named = [device for device in spec.devices if device != "ram"]
+    if spec.devices and len(named) < spec.parallel.devices > 1:
+        message = f"takes {spec.parallel.devices} devices, and it may use {', '.join(named) or 'none'}"
+        problems.append((f"{model.path}.parallel", message))
+    return problems
 
 
 def _unmade(spec: Spec, engine: Engine) -> str | None:

@@ -31,7 +31,7 @@ from modelyard.config.store import store_setting
 from modelyard.config.text import Document
 from modelyard.config.values import Config, DeviceSetting, Key, Model, Scope, nearest
 from modelyard.config.versions import spec_digest
-from modelyard.core.types import FREE, Policy, Price, Priority, Spec, WarmUp, WhenFull
+from modelyard.core.types import FREE, Parallel, Policy, Price, Priority, Spec, WarmUp, WhenFull
 from modelyard.engines.base import Profile
 from modelyard.engines.registry import GROUP
 
@@ -234,6 +234,7 @@ class _Build:
             quantize=section.quantize or "",
             sha256=section.sha256 or "",
             allow_pickle=section.allow_pickle,
+            parallel=Parallel(section.parallel.tensor, section.parallel.pipeline),
         )
         if section.sha256 and not source:
             self._refuse(f"{path}.sha256", "is of no file: there is no `source`")

@@ -137,6 +137,7 @@ def _version(old: Model, before: Config, new: Model, after: Config) -> Iterator[
     profiles = before.profiles[old.spec.engine], after.profiles[new.spec.engine]
     yield from _engine(*profiles, *shown)
     yield from _leaves("parameters", old.spec.parameters, new.spec.parameters, *shown)
+    yield from _leaves("parallel", asdict(old.spec.parallel), asdict(new.spec.parallel), *shown)
     yield from _leaves("warm_up", asdict(old.spec.warm_up), asdict(new.spec.warm_up), *shown)
 
 

@@ -208,6 +208,13 @@ class WarmUpSection(Section):
     )
 
 
+class ParallelSection(Section):
+    """One instance on several devices, in equal parts: tensor x pipeline of them."""
+
+    tensor: Few = Field(default=1, description="Parts of each layer, each on a device of its own.")
+    pipeline: Few = Field(default=1, description="Stages of layers, each on devices of its own.")
+
+
 class ModelSection(PolicySection):
     source: Text | None = Field(
         default=None,
@@ -228,6 +235,7 @@ class ModelSection(PolicySection):
     engine: Name = Field(description="An engine profile, or an engine's type.")
     slots: PositiveCount = Field(default=1, description="Requests that one instance runs at once.")
     devices: Names = Field(default_factory=list, description="Devices it may use; default: any.")
+    parallel: ParallelSection = Field(default_factory=ParallelSection)
     capabilities: Words = Field(default_factory=list, description="Told to clients besides what it serves.")
     aliases: Names = Field(default_factory=list, description="Other names of this model.")
     parameters: FreeForm = Field(default_factory=dict, description="Settings of the engine.")

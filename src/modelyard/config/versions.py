@@ -18,7 +18,7 @@ from secrets import token_hex
 from modelyard.config.problems import is_below
 from modelyard.config.secrets import HIDDEN, plain, shown
 from modelyard.config.values import Config, Model
-from modelyard.core.types import Spec, WarmUp
+from modelyard.core.types import Parallel, Spec, WarmUp
 from modelyard.engines.base import Profile
 
 _OWN_KEY = token_hex(32)
@@ -55,6 +55,7 @@ def spec_digest(spec: Spec, profile: Profile, *, filled: bool, key: str = _OWN_K
     content |= {"quantize": spec.quantize} if spec.quantize else {}
     content |= {"sha256": spec.sha256} if spec.sha256 else {}
     content |= {"allow_pickle": True} if spec.allow_pickle else {}
+    content |= {"parallel": asdict(spec.parallel)} if spec.parallel != Parallel() else {}
     secret = shown(spec.source) != spec.source
     if (
         secret

@@ -118,6 +118,19 @@ class WarmUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Parallel:
+    """How one instance lies on several devices: each layer in `tensor` parts, the layers in `pipeline`
+    stages. It takes tensor x pipeline devices, in equal parts, the parts of a stage beside each other."""
+
+    tensor: int = 1
+    pipeline: int = 1
+
+    @property
+    def devices(self) -> int:
+        return self.tensor * self.pipeline
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """One immutable version of a model. `digest` (hex) names it; `devices` empty means any accelerator.
 
@@ -138,6 +151,7 @@ class Spec:
     quantize: str = ""
     sha256: str = ""
     allow_pickle: bool = False
+    parallel: Parallel = Parallel()
 
     @property
     def version(self) -> str:

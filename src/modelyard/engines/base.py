@@ -110,7 +110,8 @@ class Engine(Protocol):
     `chat_fields` are the fields of its chat completions beyond OpenAI's that it honours; `trusted` are the
     parameters that decide what is run on the machine, which only files on its disk may set. `modules` are
     Python's that it may need; `verified` is `real` when its contract was held against the real thing,
-    `golden` when against written-down commands alone.
+    `golden` when against written-down commands alone. `parallel` are the fields of `Spec.parallel` that it
+    can make more than 1 of; `need` then has as many equal shares on accelerators.
     """
 
     type: ClassVar[str]
@@ -121,6 +122,7 @@ class Engine(Protocol):
     health: ClassVar[str]
     chat_fields: ClassVar[frozenset[str]]
     trusted: ClassVar[frozenset[str]]
+    parallel: ClassVar[frozenset[str]]
 
     def missing(self, profile: Profile) -> str:
         """Which program or package it lacks on this machine, and how to get it; empty when it can be run."""
@@ -192,6 +194,7 @@ class Adapter:
     health: ClassVar[str] = "/health"
     chat_fields: ClassVar[frozenset[str]] = frozenset()
     trusted: ClassVar[frozenset[str]] = frozenset()
+    parallel: ClassVar[frozenset[str]] = frozenset()
 
     def missing(self, profile: Profile) -> str:
         return ""

@@ -3,7 +3,7 @@
 A spec's parameters are the options of `servers.fake_script.Script`, except that `slots` is the spec's, and
 
 - `memory` also takes `accelerator` (and `accelerator1`, `accelerator2` … for further ones): bytes on
-  whatever device the placement gives;
+  whatever device the placement gives; with `parallel`, `accelerator` is the sum of its equal parts;
 - `declared` is what the estimate says when it shall differ from `memory`, what is really taken;
 - `known: false` marks the estimate as unmeasured.
 """
@@ -54,6 +54,7 @@ class FakeEngine(LlamaHttp):
 
     type: ClassVar[str] = "fake"
     verified: ClassVar[Literal["real", "golden"]] = "real"
+    parallel: ClassVar[frozenset[str]] = frozenset({"tensor", "pipeline"})
     chat_fields: ClassVar[frozenset[str]] = LlamaHttp.chat_fields | {"fake"}
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
@@ -67,6 +68,8 @@ class FakeEngine(LlamaHttp):
         for name in ("memory", "declared"):
             if name in options:
                 found += fake_script.memory_problems(f"parameters.{name}", options[name])
+            if spec.parallel.devices > 1 and {*_given(spec, name)} - {"accelerator", "ram"}:
+                found.append((f"parameters.{name}", "takes accelerator and ram alone beside `parallel`"))
         if not isinstance(options.get("known", True), bool):
             found.append(("parameters.known", "must be true or false"))
         if "slots" in options:
@@ -79,7 +82,7 @@ class FakeEngine(LlamaHttp):
         return {}
 
     def need(self, spec: Spec, files: Files) -> Need:
-        memory = _memory(spec.parameters, "declared" if "declared" in spec.parameters else "memory")
+        memory = _memory(spec, "declared" if "declared" in spec.parameters else "memory")
         shares = tuple(
             Share("accelerator" if _ACCELERATOR.fullmatch(device) else device, size)
             for device, size in memory.items()
@@ -101,7 +104,7 @@ class FakeEngine(LlamaHttp):
             "--script",
             json.dumps(script, default=list),
         ]
-        for device, size in _placed(_memory(options, "memory"), placement).items():
+        for device, size in _placed(_memory(spec, "memory"), placement).items():
             argv += ["--memory", f"{device}={size}"]
         return Command(tuple(argv))
 
@@ -126,9 +129,18 @@ def _apis(spec: Spec) -> tuple[str, ...]:
     return tuple(given) if isinstance(given, list | tuple) and given else fake_script.APIS
 
 
-def _memory(options: Mapping[str, object], name: str) -> dict[str, int]:
-    given = options.get(name, {})
+def _given(spec: Spec, name: str) -> dict[str, int]:
+    given = spec.parameters.get(name, {})
     return dict(given) if isinstance(given, Mapping) else {}
+
+
+def _memory(spec: Spec, name: str) -> dict[str, int]:
+    """Bytes by device, `accelerator` in as many parts as there are devices."""
+    memory, parts = _given(spec, name), spec.parallel.devices
+    if parts == 1 or "accelerator" not in memory:
+        return memory
+    each = -(-memory.pop("accelerator") // parts)
+    return {**{f"accelerator{number or ''}": each for number in range(parts)}, **memory}
 
 
 def _placed(memory: Mapping[str, int], placement: Placement) -> dict[str, int]:

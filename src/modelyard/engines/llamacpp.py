@@ -3,7 +3,7 @@
 A spec's parameters are the rows of `llamacpp_options.OPTIONS`. `context` is what each slot gets (0: what the
 model was trained for); the cache is split, not shared, so that no request can take another's promise. Layers
 go to accelerators when `gpu_layers` says so, or the spec may use devices other than `ram`: to one of them, or
-in parts to as many as `tensor_split` has numbers or the spec names.
+in parts to as many as `parallel` or `tensor_split` says or the spec names.
 
 What a llama-server learned or renamed lately is set through its environment: one that does not know a
 variable ignores it, one that does not know a flag would not start. Speculation is left to flags: a program
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
-from modelyard.core.types import Address, Cause, Need, Placement, Spec
+from modelyard.core.types import Address, Cause, Need, Parallel, Placement, Spec
 from modelyard.engines import llamacpp_memory, llamacpp_options
 from modelyard.engines.base import Call, Command, Exit, Files, Profile
 from modelyard.engines.llama_http import LlamaHttp, warm_up, warm_up_problems
@@ -67,6 +67,7 @@ class LlamaCppEngine(LlamaHttp):
     trusted: ClassVar[frozenset[str]] = frozenset({"extra_args"})
     programs: ClassVar[tuple[str, ...]] = (PROGRAM,)
     modules: ClassVar[tuple[str, ...]] = (MODULE,)
+    parallel: ClassVar[frozenset[str]] = frozenset({"tensor", "pipeline"})
     verified: ClassVar[Literal["real", "golden"]] = "real"
 
     def missing(self, profile: Profile) -> str:
@@ -79,7 +80,7 @@ class LlamaCppEngine(LlamaHttp):
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         found = llamacpp_options.problems(spec.parameters)
-        options = llamacpp_options.flatten(spec.parameters)
+        options = _options(spec)
         if not spec.source:
             found.append(("source", "is missing: name a GGUF file"))
         if options.get("extra_args") and not _program(profile):
@@ -93,10 +94,10 @@ class LlamaCppEngine(LlamaHttp):
             found.append(("parameters.draft.source", "is missing: name the draft model's GGUF file"))
         if options.get("ngram") and "draft.source" in options:
             found.append(("parameters.ngram", "excludes draft: speculation has one source"))
-        return found + _split_problems(spec, options) + warm_up_problems(spec, self.paths(spec))
+        return found + _split_problems(spec) + warm_up_problems(spec, self.paths(spec))
 
     def sources(self, spec: Spec) -> Mapping[str, str]:
-        options = llamacpp_options.flatten(spec.parameters)
+        options = _options(spec)
         roles = {"model": spec.source, "draft": options.get("draft.source"), "mmproj": options.get("mmproj")}
         found = {role: str(source) for role, source in roles.items() if source}
         for number, adapter in enumerate(_lora(options)):
@@ -109,12 +110,12 @@ class LlamaCppEngine(LlamaHttp):
                 raise BadGguf(
                     f"{file.path} is not a GGUF file; name one that is, or convert the model to GGUF"
                 )
-        return llamacpp_memory.need(_plan(spec, llamacpp_options.flatten(spec.parameters), files), files)
+        return llamacpp_memory.need(_plan(spec, _options(spec), files), files)
 
     def command(
         self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
     ) -> Command:
-        options = llamacpp_options.flatten(spec.parameters)
+        options = _options(spec)
         plan = _plan(spec, options, files)
         if "main_gpu" in options and options.get("split_mode") == "none":
             options["main_gpu"] = 0  # the mask leaves this one alone
@@ -126,7 +127,7 @@ class LlamaCppEngine(LlamaHttp):
         return Command((sys.executable, "-m", "modelyard.servers.llamacpp", parameters))
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
-        options = llamacpp_options.flatten(spec.parameters)
+        options = _options(spec)
         body: dict[str, object] = {"model": spec.model}
         if options.get("rerank"):
             first = post("/v1/rerank", body | {"query": "Hello", "documents": ["Hello"]})
@@ -137,7 +138,7 @@ class LlamaCppEngine(LlamaHttp):
         return warm_up(spec, self.paths(spec), first)
 
     def paths(self, spec: Spec) -> frozenset[str]:
-        options = llamacpp_options.flatten(spec.parameters)
+        options = _options(spec)
         if options.get("rerank"):
             return frozenset((*_COMMON_PATHS, "/v1/rerank"))
         if options.get("embedding"):
@@ -147,10 +148,10 @@ class LlamaCppEngine(LlamaHttp):
     def context(self, spec: Spec, files: Files) -> int | None:
         if "model" not in files or not files["model"].header:
             return super().context(spec, files)
-        return _context(llamacpp_options.flatten(spec.parameters), files)
+        return _context(_options(spec), files)
 
     def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
-        options = llamacpp_options.flatten(spec.parameters)
+        options = _options(spec)
         if "model" not in files or {"embedding", "rerank"} & options.keys():
             return {}
         pooling = Model(files["model"]).pooling
@@ -169,6 +170,15 @@ class LlamaCppEngine(LlamaHttp):
 
 def _program(profile: Profile) -> str:
     return profile.program or profile.found.get(PROGRAM, "")
+
+
+def _options(spec: Spec) -> dict[str, object]:
+    """The parameters by dotted name, and those that `parallel` stands for."""
+    options = llamacpp_options.flatten(spec.parameters)
+    if spec.parallel.devices > 1:
+        options["tensor_split"] = [1] * spec.parallel.devices
+        options["split_mode"] = "row" if spec.parallel.tensor > 1 else "layer"
+    return options
 
 
 def _lora(options: Mapping[str, object]) -> list[Mapping[str, object]]:
@@ -198,8 +208,11 @@ def _parts(spec: Spec, options: Mapping[str, object]) -> tuple[tuple[float, ...]
     return (1.0,) * max(len(named), 1), "accelerator"
 
 
-def _split_problems(spec: Spec, options: Mapping[str, object]) -> list[tuple[str, str]]:
+def _split_problems(spec: Spec) -> list[tuple[str, str]]:
     """What is wrong with how the model lies on accelerators."""
+    options = llamacpp_options.flatten(spec.parameters)
+    if spec.parallel.devices > 1:
+        return _parallel_problems(spec.parallel, options)
     named, split, main = _accelerators(spec), options.get("tensor_split"), _whole(options, "main_gpu", 0)
     parts = len(split) if isinstance(split, list | tuple) else 0
     found = []
@@ -212,6 +225,19 @@ def _split_problems(spec: Spec, options: Mapping[str, object]) -> list[tuple[str
     count = len(named) or parts
     if main and main >= count:
         found.append(("parameters.main_gpu", f"counts the model's `devices` from 0, and it names {count}"))
+    return found
+
+
+def _parallel_problems(parallel: Parallel, options: Mapping[str, object]) -> list[tuple[str, str]]:
+    found = [
+        (f"parameters.{name}", "says again what `parallel` says: leave one of them out")
+        for name in ("tensor_split", "split_mode", "main_gpu")
+        if name in options
+    ]
+    if parallel.tensor > 1 and parallel.pipeline > 1:
+        found.append(("parallel", "llama.cpp splits rows (tensor) or layers (pipeline), not both at once"))
+    if options.get("gpu_layers") == 0:
+        found.append(("parameters.gpu_layers", "leaves nothing to be split over devices"))
     return found
 
 
