@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,7 +54,26 @@ def llamacpp_case(request: pytest.FixtureRequest) -> Case:
     )
 
 
-CASES = {"fake": fake_case, "llamacpp": llamacpp_case}
+def command_case(_: pytest.FixtureRequest) -> Case:
+    """It runs the fake engine."""
+    arguments = ["-m", "modelyard.servers.fake", "--address", "{address}", "--model", "{model}"]
+    script = ["--apis", "chat,completions", "--tokens-per-second", "100"]
+    parameters: dict[str, object] = {"arguments": [*arguments, *script], "memory": {"ram": "1MB"}}
+    spec = Spec("public/name", "a" * 64, "command", parameters=parameters)
+    return Case(
+        engine=ENGINES["command"],
+        spec=spec,
+        long=spec,
+        bad={
+            "parameters.arguments": {"arguments": ["{adress}"]},
+            "parameters.prset": {**parameters, "prset": "tgi"},
+            "parameters.socket": {**parameters, "socket": "yes"},
+        },
+        program=sys.executable,
+    )
+
+
+CASES = {"command": command_case, "fake": fake_case, "llamacpp": llamacpp_case}
 
 
 @pytest.fixture(params=sorted(ENGINES))

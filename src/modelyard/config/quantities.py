@@ -12,29 +12,12 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]i?B|B)?")
-_SIZES = {
-    "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "kiB": 2**10, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
-}  # fmt: skip
+from modelyard.core.units import parse_size
+
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST = 365 * 86400.0
-LARGEST = 2**60
 HIGHEST = 10**9
-
-
-def parse_size(value: object) -> int:
-    """Bytes from `24GB` (24·10⁹), `24GiB` (24·2³⁰), `512MB`, or an integer. Raises ValueError."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        size = value
-    elif isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
-        size = round(float(match[1]) * _SIZES[match[2] or "B"])
-    else:
-        raise ValueError("is not a size; write 24GB, 24GiB or a whole number of bytes, not below 0")
-    if not 0 <= size <= LARGEST:
-        raise ValueError("is not a size that can be: it is below 0 or above 1 EiB")
-    return size
 
 
 def parse_duration(value: object) -> float:

@@ -100,6 +100,16 @@ class Exit:
     code: int | None
     signal: int | None = None
 
+    ca: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """How a server is reached: whether at a Unix socket, and the path that answers 200 when it can serve (503
+    while loading is progress)."""
+
+    unix: bool
+    health: str
 
 @runtime_checkable
 class Engine(Protocol):
@@ -108,10 +118,12 @@ class Engine(Protocol):
     `type` is the name in YAML; `programs` are looked up on PATH for it; `unix` says whether it can listen on
     a Unix socket; `health` is the path that answers 200 when it can serve (503 while loading is progress).
     `chat_fields` are the fields of its chat completions beyond OpenAI's that it honours; `trusted` are the
-    parameters that decide what is run on the machine, which only files on its disk may set. `modules` are
-    Python's that it may need; `verified` is `real` when its contract was held against the real thing,
-    `golden` when against written-down commands alone. `parallel` are the fields of `Spec.parallel` that it
-    can make more than 1 of; `need` then has as many equal shares on accelerators.
+    parameters that decide what is run on the machine, which only files on its disk may set. `folders`: what
+    it loads may be a folder of files. `modules` are Python's that it may need; `verified` is `real` when its
+    contract was held against the real thing, `golden` when against written-down commands alone. `parallel`
+    are the fields of `Spec.parallel` that it can make more than 1 of; `need` then has as many equal shares
+    on accelerators. `presets` are the settings of it that have a name, its parameter `preset`; they are
+    `golden`.
     """
 
     type: ClassVar[str]
@@ -128,6 +140,7 @@ class Engine(Protocol):
         """Which program or package it lacks on this machine, and how to get it; empty when it can be run."""
         ...
 
+    presets: ClassVar[frozenset[str]]
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         """What is wrong with a spec: (path below the model, message) each. Empty when it can be run."""
         ...
@@ -177,6 +190,10 @@ class Engine(Protocol):
 
     def count_busy(self, body: bytes) -> int:
         """The number of requests being processed, from the answer to `busy`. Raises ValueError."""
+    def listening(self, spec: Spec) -> Listening:
+        """How an instance of this spec is reached: as `unix` and `health` say, where it is one way for all."""
+        ...
+
         ...
 
     def cause(self, exit: Exit, log_tail: str) -> Cause:
@@ -206,6 +223,7 @@ class Adapter:
         context = spec.parameters.get("context")
         return context if isinstance(context, int) and context > 0 else None
 
+    presets: ClassVar[frozenset[str]] = frozenset()
     def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
         return {}
 
@@ -217,3 +235,6 @@ class Adapter:
 
     def count_busy(self, body: bytes) -> int:
         raise ValueError("it cannot tell")
+    def listening(self, spec: Spec) -> Listening:
+        return Listening(self.unix, self.health)
+
