@@ -27,6 +27,7 @@ from launchers.process_table import with_mark_of, zombies
 from modelyard import compose, config
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.state import Instance, State
+from modelyard.launchers.attached import WithAttached
 from modelyard.launchers.local import LocalLauncher
 from modelyard.launchers.processes import marked
 from modelyard.registry.database import Database
@@ -231,8 +232,9 @@ async def running(live: LiveYard, folder: Path) -> AsyncIterator[None]:
     try:
         await yard.start()
         launcher = yard.driver.launcher
-        assert isinstance(launcher, LocalLauncher)
-        owner = launcher._state.owner
+        assert isinstance(launcher, WithAttached)
+        assert isinstance(launcher.inner, LocalLauncher)
+        owner = launcher.inner._state.owner
         yield
         await live.settled()
         await live.emptied()

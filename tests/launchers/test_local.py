@@ -380,7 +380,7 @@ async def test_a_failed_start_says_what_and_why(launcher: LocalLauncher, tmp_pat
         (Command(argv=("/bin/true",), cwd=str(plain)), f"/bin/true cannot be started in {plain}: Not a dir"),
         (Command(argv=("/bin/true", "a\0b")), "/bin/true cannot be started: embedded null byte"),
         (Command(argv=("/bin/true",), environment={"A=B": "c"}), "/bin/true cannot be started: illegal env"),
-        (Command(argv=()), "one has an empty command line"),
+        (Command(argv=()), "one has no command line"),
     ):
         with pytest.raises(LaunchFailed) as caught:
             await start_command(launcher, command)

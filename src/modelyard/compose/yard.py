@@ -36,6 +36,7 @@ from modelyard.gateway.inference import Inference
 from modelyard.gateway.names import Names
 from modelyard.gateway.serve import Service
 from modelyard.gateway.snapshot import Snapshot
+from modelyard.launchers.attached import WithAttached
 from modelyard.launchers.local import LocalLauncher
 from modelyard.registry import Registry
 from modelyard.runtime.devices import Devices
@@ -222,7 +223,7 @@ async def build(
             names.add(entries[model.spec.model], model.aliases)
         driver = Driver(
             Scheduler(queue_bound=config.server.queue_bound),
-            LocalLauncher(data),
+            WithAttached(LocalLauncher(data)),
             devices,
             StoreFiles(store),
             Footprints(),

@@ -12,30 +12,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from modelyard.core.types import Address
-from modelyard.engines.base import Command, Exit
+from modelyard.core.types import Address, Cause
+from modelyard.engines.base import Attach, Command, Exit
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to start: `command` is called with the address that the launcher allocated.
+    """What to start: `command` is called with the address that the launcher allocated, and may be called with
+    an empty one before.
 
-    `environment` holds the device masks and what the profile adds; `unix` asks for a Unix socket.
+    `environment` holds the device masks and what the profile adds; `unix` asks for a Unix socket. `health` is
+    a path that tells whether what runs already is there.
     """
 
     instance: str
-    command: Callable[[Address], Command]
+    command: Callable[[Address], Command | Attach]
     unix: bool
     environment: Mapping[str, str] = field(default_factory=dict)
+    health: str = "/health"
 
 
 class LaunchFailed(Exception):
-    """The program could not be executed; the message says which and why. `missing`: it is not there, or is
-    no program that this user may execute, and trying again will not help."""
+    """The program could not be executed, or what runs already not be attached to; the message says which and
+    why. `status` is what a server answered that did not load its model."""
 
-    def __init__(self, message: str, *, missing: bool = False) -> None:
+    def __init__(self, message: str, *, cause: Cause = Cause.LAUNCH, status: int = 0) -> None:
         super().__init__(message)
-        self.missing = missing
+        self.cause = cause
+        self.status = status
 
 
 class Launcher(Protocol):

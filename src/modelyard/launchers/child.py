@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import structlog
 
+from modelyard.core.types import Cause
 from modelyard.engines.base import Exit
 from modelyard.launchers import shim
 from modelyard.launchers.base import LaunchFailed
@@ -132,16 +133,16 @@ class Child:
                 self.started.set_result(int(pid))
             case ["failed", stage, number]:
                 message = _reason(stage, int(number), self._program, self._cwd)
-                self._fail_start(message, missing=int(number) in _MISSING)
+                self._fail_start(message, Cause.NOT_INSTALLED if int(number) in _MISSING else Cause.LAUNCH)
             case ["exit", "code", code]:
                 self._report(Exit(code=int(code)))
             case ["exit", "signal", number]:
                 self._report(Exit(code=None, signal=int(number)))
 
-    def _fail_start(self, message: str, *, missing: bool = False) -> None:
+    def _fail_start(self, message: str, cause: Cause = Cause.LAUNCH) -> None:
         self.abandon()
         if not self.started.done():
-            self.started.set_exception(LaunchFailed(message, missing=missing))
+            self.started.set_exception(LaunchFailed(message, cause=cause))
             self.started.exception()  # the caller may have been cancelled: retrieved here
 
     def _report(self, exit: Exit) -> None:

@@ -159,8 +159,8 @@ class LocalLauncher:
     def _spawn(self, launch: Launch, address: Address, mark: str) -> Child:
         command = launch.command(address)
         instance = launch.instance
-        if not command.argv:
-            raise LaunchFailed(f"{instance} has an empty command line")
+        if not isinstance(command, Command) or not command.argv:
+            raise LaunchFailed(f"{instance} has no command line")
 
         def on_gone() -> None:
             self._forget(instance, address)

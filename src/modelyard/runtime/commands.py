@@ -23,7 +23,7 @@ from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.state import Instance
 from modelyard.core.types import Address, Cause
-from modelyard.engines.base import Command, Exit, Files
+from modelyard.engines.base import Attach, Command, Exit, Files
 from modelyard.errors import StoreError
 from modelyard.launchers.base import Launch, Launcher, LaunchFailed
 from modelyard.runtime import probes
@@ -157,8 +157,9 @@ class Commands:
         try:
             address = await self._launcher.start(self._launch(action, entry))
         except LaunchFailed as error:
-            cause = Cause.NOT_INSTALLED if error.missing else Cause.LAUNCH
-            raise _StartFailed(cause, str(error)) from error
+            told = entry.engine.refused(entry.spec, error.status) if error.status else None
+            cause, advice = told or (error.cause, "")
+            raise _StartFailed(cause, f"{error}\n{advice}".strip()) from error
         pool = Pool(address)
         resident.endpoint = Endpoint(instance, entry.spec, entry.engine, address, pool)
         resident.endpoint.on_first_token = partial(self._observer.keep_first_token, entry)
@@ -176,8 +177,9 @@ class Commands:
             await asyncio.wait({resident.exit}, timeout=EXIT_NOTICE)
             if resident.exit.done():
                 raise self._died(entry, instance, resident.exit.result()) from error
-            detail = f"{error}\n{self._tail(instance)}".strip()
-            raise _StartFailed(_warm_up_cause(error), detail) from error
+            cause, advice = _warm_up_cause(error, entry)
+            detail = "\n".join(filter(None, (str(error), advice, self._tail(instance))))
+            raise _StartFailed(cause, detail) from error
         finally:
             stop.set()
             loading.cancel()
@@ -204,13 +206,11 @@ class Commands:
     def _launch(self, action: ac.Start, entry: Entry) -> Launch:
         files = entry.files or {}
 
-        def command(address: Address) -> Command:
-            made = entry.engine.command(entry.spec, entry.profile, action.placement, address, files)
-            assert isinstance(made, Command)
-            return made
+        def command(address: Address) -> Command | Attach:
+            return entry.engine.command(entry.spec, entry.profile, action.placement, address, files)
 
         environment = {**entry.profile.environment, **self._devices.environment(action.placement)}
-        return Launch(action.instance, command, entry.engine.unix, environment)
+        return Launch(action.instance, command, entry.engine.unix, environment, entry.engine.health)
 
     async def _warm(self, action: ac.Start, resident: Resident, pool: Pool) -> None:
         entry = resident.entry
@@ -330,14 +330,17 @@ class _StartFailed(Exception):
         self.detail = detail
 
 
-def _warm_up_cause(error: Exception) -> Cause:
-    """Why an engine that lives on did not generate its first token."""
+def _warm_up_cause(error: Exception, entry: Entry) -> tuple[Cause, str]:
+    """Why an engine that lives on did not generate its first token, and what to do about it."""
     if isinstance(error, TimeoutError):
-        return Cause.START_DEADLINE
+        return Cause.START_DEADLINE, ""
     if isinstance(error, probes.WarmUpFailed):
-        return Cause.BAD_ARGUMENTS if error.configured else Cause.BAD_MODEL
-    return Cause.CRASHED
+        usual = Cause.BAD_ARGUMENTS if error.configured else Cause.BAD_MODEL
+        return entry.engine.refused(entry.spec, error.status) or (usual, "")
+    return Cause.CRASHED, ""
 
 
 def _describe(exit: Exit) -> str:
+    if exit.code is exit.signal is None:
+        return "it cannot be reached any more"
     return f"killed by signal {exit.signal}" if exit.signal is not None else f"exit code {exit.code}"

@@ -16,6 +16,7 @@ from modelyard.wire.errors import Broken, ConnectFailed, WireError
 from modelyard.wire.pool import Pool
 
 PAUSES = ((3.0, 0.005), (20.0, 0.1), (inf, 1.0))  # until so many seconds have passed: the pause between two
+ANSWERS = (200, 401, 403, 404)
 PROBE_TIMEOUT = 1.0
 PROBE_TRIES = 3
 
@@ -24,13 +25,15 @@ class WarmUpFailed(Exception):
     """The engine answers its health check and refuses to generate; the message is its answer. `configured`:
     what it refused stands in the model's `warm_up`."""
 
-    def __init__(self, message: str, *, configured: bool = False) -> None:
+    def __init__(self, message: str, status: int, *, configured: bool = False) -> None:
         super().__init__(message)
+        self.status = status
         self.configured = configured
 
 
 async def wait_healthy(pool: Pool, path: str) -> None:
-    """Poll until the health check answers 200. No connection, and 503 while it loads, are progress.
+    """Poll until the health check answers 200. No connection, and 503 while it loads, are progress. One that
+    wants a key, or has no such path, never will: its first generation tells more.
 
     The caller bounds the time and races it with the exit of the process.
     """
@@ -39,7 +42,7 @@ async def wait_healthy(pool: Pool, path: str) -> None:
     while True:
         with suppress(WireError, TimeoutError):
             status, _ = await pool.fetch("GET", path, timeout=PROBE_TIMEOUT)
-            if status == 200:
+            if status in ANSWERS:
                 return
         passed = loop.time() - started
         await asyncio.sleep(next(pause for until, pause in PAUSES if passed < until))
@@ -59,7 +62,8 @@ async def warm_up(pool: Pool, calls: Sequence[Call], deadline: float) -> None:
             raise TimeoutError(f"{what} took too long") from None
         if not 200 <= status < 300:
             answer = body[:300].decode(errors="replace")
-            raise WarmUpFailed(f"{what} was answered with {status}: {answer}", configured=bool(call.name))
+            message = f"{what} was answered with {status}: {answer}"
+            raise WarmUpFailed(message, status, configured=bool(call.name))
 
 
 class Health(Enum):
