@@ -41,7 +41,15 @@ class ModelFile:
     what its publisher or itself says, empty where neither does.
 
     A model in several files has the path of the first, beside which an engine finds the others by their
-    names; size, digest and header are those of all. `parts` is where their bytes lie."""
+    names; size, digest and header are those of all. `parts` is where their bytes lie. A model that is a
+    folder has its path; `digest` is over names and digests, and `header` is
+
+    - `kind`: `safetensors`, or `pickle`; also of a safetensors file that stands alone;
+    - `bytes` of its weights;
+    - `parameters` and `dtypes` (`{"BF16": 134515008}`): how many elements, in all and by type, as its
+      safetensors headers have it; absent where these could not be read yet, and for pickles;
+    - `config`: what its config.json says, empty without one. In place of what is long (texts above 200
+      characters, lists above 512, mappings above 200 entries, what lies deeper than four) there is None."""
 
     path: Path
     size: int
@@ -85,21 +93,13 @@ class Call:
 class Attach:
     """No process is started: what answers runs already, at `url` (http or https, its path comes before those
     of requests). `headers` go with every request. `load` and `unload` are requests that have the model in its
-    memory, and out of it; none where that is its own affair."""
+    memory, and out of it; none where that is its own affair. `ca` is the file of the certificates that its
+    own is checked against, empty for those that the machine trusts."""
 
     url: str
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may hold a key
     load: tuple[Call, ...] = ()
     unload: tuple[Call, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a process ended: its exit code, or the signal that killed it (then `code` is None)."""
-
-    code: int | None
-    signal: int | None = None
-
     ca: str = ""
 
 
@@ -110,6 +110,16 @@ class Listening:
 
     unix: bool
     health: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: its exit code, or the signal that killed it (then `code` is None). Neither: what
+    was attached to cannot be reached any more."""
+
+    code: int | None
+    signal: int | None = None
+
 
 @runtime_checkable
 class Engine(Protocol):
@@ -130,17 +140,18 @@ class Engine(Protocol):
     programs: ClassVar[tuple[str, ...]]
     modules: ClassVar[tuple[str, ...]]
     verified: ClassVar[Literal["real", "golden"]]
+    presets: ClassVar[frozenset[str]]
     unix: ClassVar[bool]
     health: ClassVar[str]
     chat_fields: ClassVar[frozenset[str]]
     trusted: ClassVar[frozenset[str]]
+    folders: ClassVar[bool]
     parallel: ClassVar[frozenset[str]]
 
     def missing(self, profile: Profile) -> str:
         """Which program or package it lacks on this machine, and how to get it; empty when it can be run."""
         ...
 
-    presets: ClassVar[frozenset[str]]
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         """What is wrong with a spec: (path below the model, message) each. Empty when it can be run."""
         ...
@@ -179,6 +190,10 @@ class Engine(Protocol):
         """Parameters that a model's file asks for by what it was made for, and that the spec lacks."""
         ...
 
+    def listening(self, spec: Spec) -> Listening:
+        """How an instance of this spec is reached: as `unix` and `health` say where that is always so."""
+        ...
+
     def model_name(self, spec: Spec) -> str | None:
         """The name the engine wants in a body's `model`; None when the public name will do."""
         ...
@@ -190,14 +205,15 @@ class Engine(Protocol):
 
     def count_busy(self, body: bytes) -> int:
         """The number of requests being processed, from the answer to `busy`. Raises ValueError."""
-    def listening(self, spec: Spec) -> Listening:
-        """How an instance of this spec is reached: as `unix` and `health` say, where it is one way for all."""
-        ...
-
         ...
 
     def cause(self, exit: Exit, log_tail: str) -> Cause:
         """Why the process ended, from its exit and the last lines of its log."""
+        ...
+
+    def refused(self, spec: Spec, status: int) -> tuple[Cause, str] | None:
+        """What it means that a request that loads the model, or its first generation, was answered with this
+        status, and what to do about it (may be empty); None when that says no more than any refusal."""
         ...
 
 
@@ -207,10 +223,12 @@ class Adapter:
     programs: ClassVar[tuple[str, ...]] = ()
     modules: ClassVar[tuple[str, ...]] = ()
     verified: ClassVar[Literal["real", "golden"]] = "golden"
+    presets: ClassVar[frozenset[str]] = frozenset()
     unix: ClassVar[bool] = False
     health: ClassVar[str] = "/health"
     chat_fields: ClassVar[frozenset[str]] = frozenset()
     trusted: ClassVar[frozenset[str]] = frozenset()
+    folders: ClassVar[bool] = True
     parallel: ClassVar[frozenset[str]] = frozenset()
 
     def missing(self, profile: Profile) -> str:
@@ -223,9 +241,11 @@ class Adapter:
         context = spec.parameters.get("context")
         return context if isinstance(context, int) and context > 0 else None
 
-    presets: ClassVar[frozenset[str]] = frozenset()
     def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
         return {}
+
+    def listening(self, spec: Spec) -> Listening:
+        return Listening(self.unix, self.health)
 
     def model_name(self, spec: Spec) -> str | None:
         return None  # it is started with the public name
@@ -235,6 +255,6 @@ class Adapter:
 
     def count_busy(self, body: bytes) -> int:
         raise ValueError("it cannot tell")
-    def listening(self, spec: Spec) -> Listening:
-        return Listening(self.unix, self.health)
 
+    def refused(self, spec: Spec, status: int) -> tuple[Cause, str] | None:
+        return None

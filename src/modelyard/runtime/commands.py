@@ -210,11 +210,12 @@ class Commands:
             return entry.engine.command(entry.spec, entry.profile, action.placement, address, files)
 
         environment = {**entry.profile.environment, **self._devices.environment(action.placement)}
-        return Launch(action.instance, command, entry.engine.unix, environment, entry.engine.health)
+        listening = entry.engine.listening(entry.spec)
+        return Launch(action.instance, command, listening.unix, environment, listening.health)
 
     async def _warm(self, action: ac.Start, resident: Resident, pool: Pool) -> None:
         entry = resident.entry
-        await probes.wait_healthy(pool, entry.engine.health)
+        await probes.wait_healthy(pool, entry.engine.listening(entry.spec).health)
         self._post(ev.Warming(action.instance, action.generation))
         await probes.warm_up(pool, entry.engine.warm_up(entry.spec), action.deadline)
 
@@ -304,7 +305,7 @@ class Commands:
         resident = self.residents.get(action.instance)
         found = probes.Health.UNREACHABLE
         if resident is not None and (endpoint := resident.endpoint) is not None:
-            found = await probes.look(endpoint.pool, endpoint.engine.health)
+            found = await probes.look(endpoint.pool, endpoint.engine.listening(endpoint.spec).health)
             if found is probes.Health.UNREACHABLE:  # how its process ended says more
                 await asyncio.wait({resident.exit}, timeout=EXIT_NOTICE)
         alive = found is probes.Health.ANSWERS
