@@ -37,6 +37,12 @@ def test_three_shares_on_one_device_are_added_up() -> None:
     assert put(three, 150) == (Charge("ram", 150),)
 
 
+def test_a_charge_says_what_its_device_has_in_all() -> None:
+    placed = put(need(40, 30), 100, 100, 200)
+    assert isinstance(placed, tuple)
+    assert {charge.device: charge.total for charge in placed} == {"gpu0": 100, "gpu1": 200}
+
+
 def test_accelerator_shares_go_to_different_devices_though_one_could_hold_them() -> None:
     two = need(40, 30)
     assert isinstance(put(two, 100, 100), NoFit)

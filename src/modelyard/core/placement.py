@@ -51,7 +51,7 @@ def place(
     charges = [chosen[number] for number in range(len(need.shares))]
     if not need.known:
         charges += [Charge(device, room(device) - used) for device, used in taken.items()]
-    return _merge(charges)
+    return _merge(charges, devices)
 
 
 def never_fits(need: Need, spec: Spec, devices: Mapping[str, DeviceLedger]) -> NoFit | None:
@@ -138,11 +138,12 @@ def _fixed_first(entry: tuple[int, Share]) -> tuple[bool, int]:
     return (share.on == "accelerator", -share.bytes)
 
 
-def _merge(charges: list[Charge]) -> Placement:
+def _merge(charges: list[Charge], devices: Mapping[str, DeviceLedger]) -> Placement:
     """One charge per device, in order of first use."""
     merged: dict[str, Charge] = {}
     for charge in charges:
         before = merged.get(charge.device, Charge(charge.device, 0))
         mapped = {**before.mapped, **charge.mapped}
-        merged[charge.device] = Charge(charge.device, before.bytes + charge.bytes, mapped)
+        total = devices[charge.device].device.total
+        merged[charge.device] = Charge(charge.device, before.bytes + charge.bytes, mapped, total)
     return tuple(merged.values())

@@ -83,11 +83,13 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one instance holds on one device: `bytes` of its own, and the mapped files it uses there."""
+    """What one instance holds on one device: `bytes` of its own, and the mapped files it uses there. `total`
+    is what the device has in all, 0 where that does not matter."""
 
     device: str
     bytes: int
     mapped: Mapping[str, int] = field(default_factory=dict)
+    total: int = field(default=0, compare=False)
 
     @property
     def whole(self) -> int:
