@@ -540,3 +540,30 @@ def test_the_same_on_uvloop(tmp_path: Path) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         loop.run(cycle(tmp_path, 20))
     assert with_mark_of(tmp_path) == []
+
+
+async def test_a_folder_of_its_own_goes_with_the_engine(launcher: LocalLauncher, tmp_path: Path) -> None:
+    """Also one that a former life left, and that of an engine which cannot be started."""
+    argv = script(tmp_path, "import os, time; print(os.getcwd(), os.listdir(), flush=True); time.sleep(600)")
+
+    async def begin(argv: tuple[str, ...]) -> Path:
+        command = Command(argv, own_folder=True)
+        await launcher.start(Launch(instance="one", command=lambda address: command, unix=False))
+        await until(lambda: launcher.tail("one"))
+        folder, _, listed = launcher.tail("one").partition(" ")
+        assert listed == "[]"
+        return Path(folder)
+
+    folder = await begin(argv)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    (folder / "file").touch()
+    await launcher.stop("one", grace=0)
+    assert not folder.exists()
+    with pytest.raises(LaunchFailed):
+        await begin(("/no/such/program",))
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "file").touch()
+    await launcher.close()
+    await launcher.open()
+    assert await begin(argv) == folder

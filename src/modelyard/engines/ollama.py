@@ -1,0 +1,257 @@
+"""The adapter of Ollama: a server of our own for each instance, or a model inside one that runs already.
+
+One of our own (`servers.ollama`) has the version's files and nothing else, and keeps its model in memory
+until it is stopped: nobody but us decides when. Its chat template is the one that Ollama takes from the file,
+or `template`.
+
+It takes models in a single file of the GGUF format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from modelyard.core.types import Address, Cause, Need, Placement, Spec
+from modelyard.engines import llamacpp_memory, openai_http
+from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile
+from modelyard.engines.llamacpp_memory import DEFAULT_CONTEXT, Model, Plan
+from modelyard.engines.openai_http import CHAT, post
+from modelyard.engines.options import Option, Table, one_of, text, truth, whole
+from modelyard.errors import BadGguf
+
+PROGRAM = "ollama"
+SERVER = 25_000_000
+"""What `ollama serve` takes beside the process that runs the model."""
+_ALL_LAYERS = 999
+_BATCH = 512
+_KV_TYPES = ("f16", "q8_0", "q4_0")
+_EMBEDDINGS = "/v1/embeddings"
+_TEXT_PATHS = (CHAT, "/v1/completions", "/v1/responses", "/v1/messages", _EMBEDDINGS)
+_NAME = re.compile(r"(?:\w[\w-]{0,79}/)?\w[\w.-]{0,79}(?::\w[\w.-]{0,79})?", re.ASCII)
+_OTHER_NAME = "model"
+_LOADED_WITH = {"threads": "num_thread", "batch": "num_batch", "mmap": "use_mmap"}
+_OURS = frozenset({"num_ctx", "num_gpu", *_LOADED_WITH.values()})
+
+# What it says before the end, the most telling first.
+_CAUSES = (
+    ("requires more system memory", Cause.OUT_OF_MEMORY),
+    ("unable to load full model on GPU", Cause.OUT_OF_MEMORY),
+    ("failed to allocate", Cause.OUT_OF_MEMORY),
+    ("unable to allocate", Cause.OUT_OF_MEMORY),
+    ("out of memory", Cause.OUT_OF_MEMORY),
+    ("cudaMalloc failed", Cause.OUT_OF_MEMORY),
+    ("signal: killed", Cause.OUT_OF_MEMORY),
+    ("address already in use", Cause.PORT_IN_USE),
+    ("cannot be executed", Cause.NOT_INSTALLED),
+    ("unable to load model", Cause.BAD_MODEL),
+    ("this model is not supported", Cause.BAD_MODEL),
+)
+
+
+def _settings(value: object) -> str:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        return "must be a mapping of a Modelfile's parameters, e.g. {temperature: 0.2}"
+    if ours := sorted(_OURS & value.keys()):
+        return f"has {', '.join(ours)}: see context, threads, batch, gpu_layers and mmap beside it"
+    return ""
+
+
+def _sources(value: object) -> str:
+    fine = isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value)
+    return "" if fine else "must be a list of sources"
+
+
+_OWN = Table(
+    "ollama",
+    (
+        Option("context", whole(0)),
+        Option("kv", one_of(*_KV_TYPES)),
+        Option("flash_attention", one_of("auto", "on", "off")),
+        Option("threads", whole(1)),
+        Option("batch", whole(1)),
+        Option("gpu_layers", whole(0)),
+        Option("mmap", truth),
+        Option("lora", _sources),
+        Option("mmproj", text),
+        Option("embedding", truth),
+        Option("template", text),
+        Option("system", text),
+        Option("settings", _settings),
+    ),
+)
+
+
+class OllamaEngine(Adapter):
+    """See the module's text and `engines.base.Engine`."""
+
+    type: ClassVar[str] = "ollama"
+    programs: ClassVar[tuple[str, ...]] = (PROGRAM,)
+    verified: ClassVar[Literal["real", "golden"]] = "real"
+    health: ClassVar[str] = "/api/version"
+    folders: ClassVar[bool] = False
+    parallel: ClassVar[frozenset[str]] = frozenset({"pipeline"})
+
+    def missing(self, profile: Profile) -> str:
+        if _program(profile):
+            return ""
+        return (
+            f"is not installed: there is no program {PROGRAM} on PATH; install it from "
+            "https://ollama.com/download, or name one that lies elsewhere as `program` of an engine profile"
+        )
+
+    def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
+        found = _OWN.problems(spec.parameters)
+        if not spec.source:
+            found.append(("source", "is missing: name a GGUF file"))
+        if spec.parameters.get("kv", "f16") != "f16" and _flash(spec.parameters) == "off":
+            found.append(("parameters.kv", "needs flash attention: leave out `flash_attention: off`"))
+        if spec.warm_up.prefixes and CHAT not in self.paths(spec):
+            found.append(
+                ("warm_up.prefixes", "are system messages, and this model does not chat; leave them out")
+            )
+        return found
+
+    def sources(self, spec: Spec) -> Mapping[str, str]:
+        found = {"model": spec.source} if spec.source else {}
+        if spec.parameters.get("mmproj"):
+            found["mmproj"] = str(spec.parameters["mmproj"])
+        lora = spec.parameters.get("lora")
+        adapters = lora if isinstance(lora, list | tuple) else ()
+        return found | {f"lora{number}": str(source) for number, source in enumerate(adapters)}
+
+    def need(self, spec: Spec, files: Files) -> Need:
+        for file in files.values():
+            if not file.header:
+                raise BadGguf(
+                    f"{file.path} is not a GGUF file; name one that is, or convert the model to GGUF"
+                )
+            if len(file.paths) > 1:
+                raise BadGguf(f"{file.path} is one of several parts, and Ollama takes one file; merge them")
+        need = llamacpp_memory.need(_plan(spec, files), files)
+        first, *others = need.shares
+        return Need((replace(first, bytes=first.bytes + SERVER), *others))
+
+    def command(
+        self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
+    ) -> Command:
+        blobs = {_digest(role): str(file.path) for role, file in files.items()}
+        given = json.dumps({"program": _program(profile), "blobs": blobs})
+        environment = {
+            "OLLAMA_HOST": str(address),
+            "OLLAMA_CONTEXT_LENGTH": str(_context(spec, files)),
+            "OLLAMA_NUM_PARALLEL": str(spec.slots),
+            "OLLAMA_MAX_LOADED_MODELS": "1",
+            "OLLAMA_KEEP_ALIVE": "-1",
+            "OLLAMA_LOAD_TIMEOUT": "-1",
+            "OLLAMA_NOPRUNE": "1",
+            "OLLAMA_NO_CLOUD": "1",
+        }
+        if (flash := _flash(spec.parameters)) != "auto":
+            environment["OLLAMA_FLASH_ATTENTION"] = "1" if flash == "on" else "0"
+        if "kv" in spec.parameters:
+            environment["OLLAMA_KV_CACHE_TYPE"] = str(spec.parameters["kv"])
+        if spec.parallel.pipeline > 1:
+            environment["OLLAMA_SCHED_SPREAD"] = "1"
+        argv = (sys.executable, "-m", "modelyard.servers.ollama", given)
+        return Command(argv, environment, own_folder=True)
+
+    def warm_up(self, spec: Spec) -> Sequence[Call]:
+        paths = self.paths(spec)
+        named = replace(spec, model=_name(spec.model))
+        return (_create(spec, self.sources(spec)), *openai_http.warm_up(named, paths))
+
+    def paths(self, spec: Spec) -> frozenset[str]:
+        return frozenset({_EMBEDDINGS} if spec.parameters.get("embedding") else _TEXT_PATHS)
+
+    def context(self, spec: Spec, files: Files) -> int | None:
+        return _context(spec, files) if "model" in files else super().context(spec, files)
+
+    def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
+        if "model" not in files or "embedding" in spec.parameters:
+            return {}
+        return {"embedding": True} if Model(files["model"]).pooling else {}
+
+    def model_name(self, spec: Spec) -> str | None:
+        name = _name(spec.model)
+        return None if name == spec.model else name
+
+    def cause(self, exit: Exit, log_tail: str) -> Cause:
+        said = next((cause for text, cause in _CAUSES if text in log_tail), None)
+        if exit.signal is not None:
+            return Cause.KILLED if exit.signal in (9, 15) else Cause.CRASHED
+        if exit.code == 0:
+            return Cause.EXITED
+        return said or Cause.CRASHED
+
+
+def _program(profile: Profile) -> str:
+    return profile.program or profile.found.get(PROGRAM, "")
+
+
+def _name(model: str) -> str:
+    """The public name, where Ollama takes it."""
+    return model if _NAME.fullmatch(model) else _OTHER_NAME
+
+
+def _digest(role: str) -> str:
+    """By what name Ollama knows a file. It asks for a digest and never checks it; one of the role is known
+    before the file is."""
+    return f"sha256:{hashlib.sha256(role.encode()).hexdigest()}"
+
+
+def _create(spec: Spec, roles: Collection[str]) -> Call:
+    """Have it make a model of the files that it finds in its store."""
+    files = {f"{role}.gguf": _digest(role) for role in roles if not role.startswith("lora")}
+    adapters = {f"{role}.gguf": _digest(role) for role in roles if role.startswith("lora")}
+    options = spec.parameters
+    settings = options.get("settings")
+    parameters = dict(settings) if isinstance(settings, Mapping) else {}
+    parameters |= {theirs: options[ours] for ours, theirs in _LOADED_WITH.items() if ours in options}
+    parameters["num_gpu"] = _gpu_layers(spec)
+    body: dict[str, object] = {"model": _name(spec.model), "files": files, "parameters": parameters}
+    body |= {"adapters": adapters} if adapters else {}
+    body |= {name: options[name] for name in ("template", "system") if name in options}
+    told = [name for name in ("template", "system", "settings", "lora", "mmproj") if name in options]
+    name = f"parameters.{told[0]}" if told else ""
+    return post("/api/create", body | {"stream": False}, name=name)
+
+
+def _flash(options: Mapping[str, object]) -> str:
+    """`auto`, `on` or `off`; a cache of another type than f16 needs it."""
+    given = options.get("flash_attention", "on" if options.get("kv", "f16") != "f16" else "auto")
+    return {True: "on", False: "off"}.get(given, str(given)) if isinstance(given, bool) else str(given)
+
+
+def _gpu_layers(spec: Spec) -> int:
+    layers = spec.parameters.get("gpu_layers", 0 if set(spec.devices) == {"ram"} else _ALL_LAYERS)
+    return layers if isinstance(layers, int) else _ALL_LAYERS
+
+
+def _context(spec: Spec, files: Files) -> int:
+    given = spec.parameters.get("context")
+    trained = Model(files["model"]).trained_context
+    return given if isinstance(given, int) and given else min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+
+
+def _plan(spec: Spec, files: Files) -> Plan:
+    options, layers = spec.parameters, _gpu_layers(spec)
+    kv, batch = str(options.get("kv", "f16")), options.get("batch")
+    return Plan(
+        context=_context(spec, files),
+        slots=spec.slots,
+        kv_k=kv,
+        kv_v=kv,
+        ubatch=batch if isinstance(batch, int) else _BATCH,
+        gpu_layers=layers,
+        devices=(1.0,) * spec.parallel.pipeline if layers else (),
+        mmap=bool(options.get("mmap", layers > 0)),
+        cache_ram=0,
+        checkpoints=0,
+        draft_gpu_layers=0,
+    )

@@ -1,0 +1,215 @@
+"""The Ollama adapter: its command, what it asks Ollama for, the estimate, causes from real logs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelyard.core.types import Address, Cause, Parallel, Spec, WarmUp
+from modelyard.engines.base import Command, Exit, Files, ModelFile, Profile
+from modelyard.engines.llamacpp_memory import CUDA_CONTEXT
+from modelyard.engines.ollama import SERVER, OllamaEngine
+from modelyard.errors import BadGguf
+
+ENGINE = OllamaEngine()
+HERE = Profile("ollama", "ollama", found={"ollama": "/usr/bin/ollama"})
+ADDRESS = Address(port=4711)
+MODEL = "sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4"  # of the word
+
+HEADER: Mapping[str, object] = {
+    "general.architecture": "llama",
+    "llama.block_count": 4,
+    "llama.context_length": 32768,
+    "llama.embedding_length": 512,
+    "llama.feed_forward_length": 1024,
+    "llama.attention.head_count": 8,
+    "llama.attention.head_count_kv": 2,
+    "tensors.blocks": [1000, 1000, 1000, 1000],
+    "tensors.embedding": 600,
+    "tensors.output": 300,
+    "vocabulary": 100,
+}
+KV_PER_TOKEN = 4 * 2 * (64 + 64) * 2  # 4 layers, 2 heads, f16
+
+
+def spec(parameters: Mapping[str, object] | None = None, name: str = "llama2:7b", **more: Any) -> Spec:
+    return Spec(name, "d" * 64, "ollama", "m.gguf", parameters or {}, **{"devices": ("ram",), **more})
+
+
+def files(*roles: str, header: Mapping[str, object] = HEADER) -> Files:
+    found = {"model": ModelFile(Path("/c/m.gguf"), 5000, "m1", header)}
+    return found | {role: ModelFile(Path(f"/c/{role}.gguf"), 10, role, HEADER) for role in roles}
+
+
+def command(given: Spec, of: Files | None = None) -> Command:
+    return ENGINE.command(given, HERE, (), ADDRESS, of or files())
+
+
+def created(given: Spec) -> dict[str, Any]:
+    """What Ollama is asked to make."""
+    call = ENGINE.warm_up(given)[0]
+    assert (call.method, call.path) == ("POST", "/api/create")
+    made: dict[str, Any] = json.loads(call.body)
+    return made
+
+
+def test_a_server_of_its_own_with_the_versions_file_alone() -> None:
+    made = command(spec(slots=3))
+    assert made.own_folder
+    assert made.argv[1:3] == ("-m", "modelyard.servers.ollama")
+    assert json.loads(made.argv[3]) == {"program": "/usr/bin/ollama", "blobs": {MODEL: "/c/m.gguf"}}
+    assert made.environment == {
+        "OLLAMA_HOST": "127.0.0.1:4711",
+        "OLLAMA_CONTEXT_LENGTH": "4096",
+        "OLLAMA_NUM_PARALLEL": "3",
+        "OLLAMA_MAX_LOADED_MODELS": "1",
+        "OLLAMA_KEEP_ALIVE": "-1",
+        "OLLAMA_LOAD_TIMEOUT": "-1",
+        "OLLAMA_NOPRUNE": "1",
+        "OLLAMA_NO_CLOUD": "1",
+    }
+    assert created(spec(slots=3)) == {
+        "model": "llama2:7b",
+        "files": {"model.gguf": MODEL},
+        "parameters": {"num_gpu": 0},
+        "stream": False,
+    }
+
+
+FULL: Mapping[str, object] = {
+    "context": 2048,
+    "kv": "q8_0",
+    "threads": 4,
+    "batch": 256,
+    "mmap": True,
+    "gpu_layers": 12,
+    "lora": ["a.gguf"],
+    "mmproj": "p.gguf",
+    "template": "{{ .Prompt }}",
+    "system": "You are kind.",
+    "settings": {"temperature": 0.2, "stop": ["</s>"]},
+}
+
+
+def test_every_parameter() -> None:
+    given = spec(FULL, devices=(), parallel=Parallel(pipeline=2))
+    assert ENGINE.problems(given, HERE) == []
+    assert ENGINE.sources(given) == {"model": "m.gguf", "mmproj": "p.gguf", "lora0": "a.gguf"}
+    made = command(given, files("mmproj", "lora0"))
+    blobs = json.loads(made.argv[3])["blobs"]
+    assert sorted(blobs.values()) == ["/c/lora0.gguf", "/c/m.gguf", "/c/mmproj.gguf"]
+    asked = {
+        name: value for name, value in made.environment.items() if name not in command(spec()).environment
+    }
+    assert asked == {
+        "OLLAMA_FLASH_ATTENTION": "1",
+        "OLLAMA_KV_CACHE_TYPE": "q8_0",
+        "OLLAMA_SCHED_SPREAD": "1",
+    }
+    assert made.environment["OLLAMA_CONTEXT_LENGTH"] == "2048"
+    body = created(given)
+    assert {blobs[digest] for digest in body["files"].values()} == {"/c/m.gguf", "/c/mmproj.gguf"}
+    assert [blobs[digest] for digest in body["adapters"].values()] == ["/c/lora0.gguf"]
+    assert body["parameters"] == {
+        "temperature": 0.2,
+        "stop": ["</s>"],
+        "num_thread": 4,
+        "num_batch": 256,
+        "use_mmap": True,
+        "num_gpu": 12,
+    }
+    assert (body["template"], body["system"]) == ("{{ .Prompt }}", "You are kind.")
+
+
+def test_all_layers_are_on_an_accelerator_unless_it_is_said_otherwise() -> None:
+    assert created(spec(devices=()))["parameters"] == {"num_gpu": 999}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "path", "said"),
+    [
+        ({"context": -1}, "context", "whole number"),
+        ({"kv": "q5_0"}, "kv", "one of f16, q8_0, q4_0"),
+        ({"kv": "q8_0", "flash_attention": False}, "kv", "needs flash attention"),
+        ({"settings": {"num_ctx": 1}}, "settings", "num_ctx"),
+        ({"settings": "x"}, "settings", "mapping"),
+        ({"lora": [{"source": "x"}]}, "lora", "list of sources"),
+        ({"keep_alive": 5}, "keep_alive", "is not a parameter of ollama"),
+    ],
+)
+def test_what_it_does_not_take(parameters: Mapping[str, object], path: str, said: str) -> None:
+    ((where, message),) = ENGINE.problems(spec(parameters), HERE)
+    assert where == f"parameters.{path}"
+    assert said in message
+
+
+def test_a_model_that_embeds() -> None:
+    pooled = files(header={**HEADER, "llama.pooling_type": 1})
+    assert ENGINE.suited(spec(), pooled) == {"embedding": True}
+    assert ENGINE.suited(spec(), files()) == {}
+    vectors = spec({"embedding": True})
+    assert ENGINE.paths(vectors) == {"/v1/embeddings"}
+    assert [call.path for call in ENGINE.warm_up(vectors)] == ["/api/create", "/v1/embeddings"]
+    prefixed = spec({"embedding": True}, warm_up=WarmUp(prefixes=("Be kind.",)))
+    assert [path for path, _ in ENGINE.problems(prefixed, HERE)] == ["warm_up.prefixes"]
+
+
+@pytest.mark.parametrize("name", ["qwen", "org/qwen-2.5", "llama2:7b-instruct", "Qwen_1"])
+def test_a_name_that_ollama_takes_is_the_public_one(name: str) -> None:
+    assert ENGINE.model_name(spec(name=name)) is None
+    assert created(spec(name=name))["model"] == name
+
+
+@pytest.mark.parametrize("name", ["a/b/c/d", "qwen@home", "a:b:c", "-x", "ü", "x" * 81])
+def test_another_name_where_ollama_takes_it_not(name: str) -> None:
+    given = spec(name=name)
+    assert ENGINE.model_name(given) == "model"
+    assert {json.loads(call.body)["model"] for call in ENGINE.warm_up(given)} == {"model"}
+
+
+def test_what_it_takes_in_host_memory_and_on_accelerators() -> None:
+    (one,) = ENGINE.need(spec({"context": 1024}), files()).shares
+    (four,) = ENGINE.need(spec({"context": 1024}, slots=4), files()).shares
+    assert four.bytes - one.bytes == 3 * 1024 * KV_PER_TOKEN
+    assert one.bytes > SERVER + 4900 + 1024 * KV_PER_TOKEN
+    assert not one.mapped, "on the CPU it reads its file into memory of its own"
+    host, *cards = ENGINE.need(
+        spec({"context": 1024}, devices=(), parallel=Parallel(pipeline=2)), files()
+    ).shares
+    assert sum(host.mapped.values()), "with a GPU it maps it"
+    assert host.bytes > SERVER
+    assert [card.on for card in cards] == ["accelerator"] * 2
+    assert all(card.bytes > CUDA_CONTEXT for card in cards)
+
+
+def test_files_that_it_cannot_load() -> None:
+    with pytest.raises(BadGguf, match="not a GGUF file"):
+        ENGINE.need(spec(), files(header={}))
+    parts = (Path("/c/m-00001-of-00002.gguf"), Path("/c/m-00002-of-00002.gguf"))
+    with pytest.raises(BadGguf, match="takes one file"):
+        ENGINE.need(spec(), {"model": ModelFile(parts[0], 10, "m", HEADER, parts=parts)})
+
+
+def test_a_machine_without_it() -> None:
+    assert "ollama.com/download" in ENGINE.missing(Profile("ollama", "ollama"))
+    assert ENGINE.missing(HERE) == ""
+    assert ENGINE.missing(Profile("ollama", "ollama", program="/opt/ollama")) == ""
+
+
+@pytest.mark.parametrize(
+    ("end", "log", "cause"),
+    [
+        (Exit(1), "Error: listen tcp 127.0.0.1:4711: bind: address already in use", Cause.PORT_IN_USE),
+        (Exit(127), "/opt/ollama cannot be executed: No such file or directory", Cause.NOT_INSTALLED),
+        (Exit(1), "Error: something else", Cause.CRASHED),
+        (Exit(None, 9), "", Cause.KILLED),
+        (Exit(None, 11), "", Cause.CRASHED),
+        (Exit(0), "", Cause.EXITED),
+    ],
+)
+def test_why_it_ended(end: Exit, log: str, cause: Cause) -> None:
+    assert ENGINE.cause(end, log) is cause
