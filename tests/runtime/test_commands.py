@@ -124,3 +124,12 @@ class TestTheEnd:
             assert [line["count"] for line in said if line["event"] == "commands.late"] == [1]
             await yard.yard.remove_model("m")
             assert (await asked).code
+
+
+async def test_a_cause_is_found_far_above_the_end_of_a_log() -> None:
+    lines = ["error: failed to load model: bad magic", *(f"line {number}" for number in range(150))]
+    async with live_yard({"a": fake(parameters={"exit_code": 3, "exit_log": "\n".join(lines)})}) as yard:
+        answer = await yard.chat("a")
+        assert "a did not start: bad_model: exit code 3" in answer.message
+        assert answer.message.count("line") == 8, "what an adapter tells without a word of its own"
+        assert "line 149" in answer.message

@@ -7,7 +7,7 @@ starts a process or reads a clock. Bundled and third-party adapters register und
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -90,17 +90,28 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What a model holds inside a server that is not ours: `count` reads it from the answer to `call`, in bytes
+    by device; None when the server does not have it in memory. Raises ValueError."""
+
+    call: Call
+    count: Callable[[bytes], Mapping[str, int] | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Attach:
     """No process is started: what answers runs already, at `url` (http or https, its path comes before those
     of requests). `headers` go with every request. `load` and `unload` are requests that have the model in its
     memory, and out of it; none where that is its own affair. `ca` is the file of the certificates that its
-    own is checked against, empty for those that the machine trusts."""
+    own is checked against, empty for those that the machine trusts. `held` is asked for now and then: a model
+    that is not in memory any more has ended."""
 
     url: str
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may hold a key
     load: tuple[Call, ...] = ()
     unload: tuple[Call, ...] = ()
     ca: str = ""
+    held: Held | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +219,11 @@ class Engine(Protocol):
         ...
 
     def cause(self, exit: Exit, log_tail: str) -> Cause:
-        """Why the process ended, from its exit and the last lines of its log."""
+        """Why the process ended, from its exit and the last lines of its log (some 200)."""
+        ...
+
+    def telling(self, log_tail: str) -> str:
+        """Those of these lines that say most of why it ended, or will not serve."""
         ...
 
     def refused(self, spec: Spec, status: int) -> tuple[Cause, str] | None:
@@ -255,6 +270,9 @@ class Adapter:
 
     def count_busy(self, body: bytes) -> int:
         raise ValueError("it cannot tell")
+
+    def telling(self, log_tail: str) -> str:
+        return "\n".join(log_tail.split("\n")[-8:])
 
     def refused(self, spec: Spec, status: int) -> tuple[Cause, str] | None:
         return None

@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 TERM_GRACE = 5.0  # seconds between TERM and KILL
 EXIT_NOTICE = 0.5  # seconds in which an exit is heard of after the connection to the engine broke
-LOG_LINES = 8
+LOG_LINES = 200
 LATEST = 5.0  # seconds that what was cancelled may take to end
 
 
@@ -171,14 +171,15 @@ class Commands:
             waits: set[asyncio.Future[Any]] = {loading, resident.exit}
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if not loading.done():
-                raise self._died(entry, instance, resident.exit.result())
+                raise _StartFailed(*self._why(entry, instance, resident.exit.result()))
             loading.result()
         except (WireError, TimeoutError, probes.WarmUpFailed) as error:
             await asyncio.wait({resident.exit}, timeout=EXIT_NOTICE)
             if resident.exit.done():
-                raise self._died(entry, instance, resident.exit.result()) from error
+                raise _StartFailed(*self._why(entry, instance, resident.exit.result())) from error
             cause, advice = _warm_up_cause(error, entry)
-            detail = "\n".join(filter(None, (str(error), advice, self._tail(instance))))
+            last = entry.engine.telling(self._launcher.tail(instance, LOG_LINES))
+            detail = "\n".join(filter(None, (str(error), advice, last)))
             raise _StartFailed(cause, detail) from error
         finally:
             stop.set()
@@ -188,7 +189,7 @@ class Commands:
         if entry.files is not None and not entry.engine.need(entry.spec, entry.files).known:
             observed = await self._observer.measure(instance)
         if resident.exit.done():  # it ended right after its first token: `_on_exit` left that to us
-            raise self._died(entry, instance, resident.exit.result())
+            raise _StartFailed(*self._why(entry, instance, resident.exit.result()))
         return observed
 
     async def _recheck(self, entry: Entry, instance: str) -> None:
@@ -239,12 +240,10 @@ class Commands:
         finally:
             stop.set()
 
-    def _died(self, entry: Entry, instance: str, exit: Exit) -> _StartFailed:
-        tail = self._tail(instance)
-        return _StartFailed(entry.engine.cause(exit, tail), f"{_describe(exit)}\n{tail}".strip())
-
-    def _tail(self, instance: str) -> str:
-        return self._launcher.tail(instance, LOG_LINES)
+    def _why(self, entry: Entry, instance: str, exit: Exit) -> tuple[Cause, str]:
+        """The cause of an exit, and what to say of it."""
+        tail = self._launcher.tail(instance, LOG_LINES)
+        return entry.engine.cause(exit, tail), f"{_describe(exit)}\n{entry.engine.telling(tail)}".strip()
 
     async def _stop(
         self, action: ac.Stop | ac.Release, instance: Instance, resident: Resident | None, grace: float
@@ -319,9 +318,7 @@ class Commands:
             return
         resident.exit.set_result(exit)
         if resident.starting is not None and resident.starting.done():
-            tail = self._tail(instance)
-            cause = resident.entry.engine.cause(exit, tail)
-            self._post(ev.Exited(instance, resident.generation, cause, f"{_describe(exit)}\n{tail}".strip()))
+            self._post(ev.Exited(instance, resident.generation, *self._why(resident.entry, instance, exit)))
 
 
 class _StartFailed(Exception):
