@@ -121,7 +121,7 @@ def test_models_that_this_machine_cannot_run_are_all_named() -> None:
             "models.z.source: is missing: name a GGUF file",
             "models.v.source: /no/such/file.gguf does not exist or is not a file",
             "models.w.source: has the unknown scheme ftp://",
-            "models.u.source: is not hf://ORG/REPO[@REVISION]/path/in/repo",
+            "models.u.source: is not hf://ORG/REPO[@REVISION][/path/in/repo]",
             "models.t.source: is part 2 of 3; name the first, which ends with -00001-of-00003.gguf",
             "modelyard.yaml:",
         )

@@ -119,7 +119,8 @@ async def test_safetensors(tmp_path: Path, origin: Origin) -> None:
     text = json.dumps({"a": entry}).encode()
     whole = struct.pack("<Q", len(text)) + text + bytes(9)
     origin.put(NAME, whole)
-    assert await asked(tmp_path, origin) == head.Head(len(whole))
+    header = {"kind": "safetensors", "bytes": 9, "parameters": 9, "dtypes": {"U8": 9}}
+    assert await asked(tmp_path, origin) == head.Head(len(whole), header=header)
     origin.put(NAME, whole[:-1])
     with pytest.raises(BadFile, match="1 are missing"):
         await asked(tmp_path, origin)

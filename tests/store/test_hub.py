@@ -554,7 +554,7 @@ async def test_a_stop_ends_a_transfer_that_stands_still(
 
 # -- texts and settings ----------------------------------------------------------------------------------
 
-SHAPE = "is not hf://ORG/REPO[@REVISION]/path/in/repo"
+SHAPE = "is not hf://ORG/REPO[@REVISION][/path/in/repo]"
 
 
 @pytest.mark.parametrize(
@@ -564,7 +564,9 @@ SHAPE = "is not hf://ORG/REPO[@REVISION]/path/in/repo"
         ("hf://org/repo.v2@refs/pr/1/a/b/file.gguf", None),
         ("hf://org/repo@v1/model-00001-of-00001.gguf", None),
         ("hf://repo/file.gguf", SHAPE),
-        ("hf://org/repo", SHAPE),
+        ("hf://org/repo", None),
+        ("hf://org/repo@v1/folder/", None),
+        ("hf://org", SHAPE),
         ("hf://org/repo@/file.gguf", SHAPE),
         ("hf://org/-repo/file.gguf", SHAPE),
         ("hf://datasets/org/repo/file.gguf", f"{SHAPE}; only model repositories are known, without a prefix"),

@@ -287,7 +287,7 @@ async def test_a_file_that_is_being_written_is_refused(root: Path, tmp_path: Pat
             "ftp://host/model",
             "unknown scheme ftp://; known are file://, gs://, hf://, http://, https://, .* and plain paths",
         ),
-        ("hf://org/model", "is not hf://ORG/REPO"),
+        ("hf://model.gguf", "is not hf://ORG/REPO"),
         ("./model.gguf", "is a relative path"),
         ("file://elsewhere/model.gguf", "names another machine"),
         ("pypi://package/file", "is not pypi://PACKAGE==VERSION/path/in/wheel"),

@@ -19,7 +19,7 @@ from modelyard.engines import registry
 from modelyard.engines.base import Engine, Profile
 from modelyard.runtime.devices import Devices
 from modelyard.runtime.entries import Entry
-from modelyard.store import Store, quantize, split
+from modelyard.store import Store, Terms, quantize, split
 from modelyard.store.local import absent
 
 
@@ -78,7 +78,7 @@ def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entr
     problems += _misplaced(model, spec, devices)
     problems += _unparallel(model, spec, engine)
     problems += _bad_sources(model, spec, engine, store)
-    if spec.quantize and (unmade := _unmade(spec, engine)):
+    if spec.quantize and (unmade := _unmade(spec, engine, store)):
         problems.append((f"{model.path}.quantize", unmade))
     if problems:
         raise config.failure(problems)
@@ -148,10 +148,12 @@ def _unparallel(model: Model, spec: Spec, engine: Engine) -> list[tuple[str, str
     return problems
 
 
-def _unmade(spec: Spec, engine: Engine) -> str | None:
+def _unmade(spec: Spec, engine: Engine, store: Store) -> str | None:
     """Why its file cannot be quantized here; None when it can."""
     if "model" not in engine.sources(spec):
         return f"is of a model's file, and the engine {engine.type} has none"
+    if store.is_folder(spec.source):
+        return "makes a GGUF file of another one, and `source` is a folder; name a GGUF file"
     return quantize.problem(spec.quantize, len(split.parts_of(spec.source)))
 
 
@@ -159,7 +161,12 @@ def _bad_sources(model: Model, spec: Spec, engine: Engine, store: Store) -> list
     """Sources that cannot work: a local file that is not there, a scheme that nobody knows."""
     problems = []
     for role, source in engine.sources(spec).items():
-        problem = split.problem(source, lambda one: store.problem(one) or absent(one))
+        if not store.is_folder(source):
+            problem = split.problem(source, lambda one: store.problem(one) or absent(one))
+        elif engine.folders:
+            problem = store.sets.problem(source, Terms(allow_pickle=spec.allow_pickle))
+        else:
+            problem = f"is a folder, and {engine.type} takes a file; name one in it"
         if problem is not None:
             where = "source" if role == "model" else f"parameters.{role}"
             problems.append((f"{model.path}.{where}", problem))

@@ -65,6 +65,7 @@ class LlamaCppEngine(LlamaHttp):
 
     type: ClassVar[str] = "llamacpp"
     trusted: ClassVar[frozenset[str]] = frozenset({"extra_args"})
+    folders: ClassVar[bool] = False
     programs: ClassVar[tuple[str, ...]] = (PROGRAM,)
     modules: ClassVar[tuple[str, ...]] = (MODULE,)
     parallel: ClassVar[frozenset[str]] = frozenset({"tensor", "pipeline"})

@@ -85,10 +85,17 @@ def _refused(config: Config, elsewhere: bool) -> Iterator[tuple[str, str]]:
         for path, message in engine.problems(model.spec, config.profiles[model.spec.engine]):
             yield f"{model.path}.{path}", message
         for source in engine.sources(model.spec).values():
-            of_each = HubFiles({}).problem if source.startswith("hf://") else absent
+            of_each = _of_the_hub if source.startswith("hf://") else absent
             problem = split.problem(source, of_each)
             if problem is not None and not (elsewhere and "://" not in source):
                 yield f"{model.path}.source", problem
+
+
+def _of_the_hub(source: str) -> str | None:
+    hub = HubFiles({})
+    if problem := hub.problem(source):
+        return problem
+    return "names a folder of a repository; name a GGUF file in it" if hub.is_folder(source) else None
 
 
 def _drop(imported: Imported, problems: list[tuple[str, str]]) -> bool:

@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 FETCHES = 4
 DEADLINE = 6 * 3600.0
+PEEK = 4 * 2**20  # bytes
 
 
 class Store:
@@ -98,6 +99,11 @@ class Store:
             return f"has the unknown scheme {scheme}://; known are {known} and plain paths"
         return self._sources[scheme].problem(source)
 
+    def is_folder(self, source: str) -> bool:
+        """Whether a source names a folder: its file is a list then (see `folders`), `sets` has what it stands
+        for. Costs a stat for a path of this machine."""
+        return self.problem(source) is None and self._origin(source).is_folder(source)
+
     def cached(self, source: str, terms: Terms | None = None) -> StoredFile | None:
         """The file of a source if it is here, unchanged, and what `terms` demand, without fetching. Costs a
         stat."""
@@ -159,6 +165,15 @@ class Store:
                 return await _stoppable(self._asking, watch, lambda: self._head(exact, terms, watch))
         except (TimeoutError, DownloadFailed):  # it is there, and will be judged when it is here
             return Head(digest=exact.sha256 or "", licence=exact.licence)
+
+    async def peek(self, source: str, deadline: float) -> bytes:
+        """The beginning of a source's file, which is not kept; all of a short one. Raises as `ask` does."""
+        watch = Watch(source, deadline)
+        try:
+            async with asyncio.timeout(deadline):
+                return await _stoppable(self._asking, watch, lambda: self._peek(source, watch))
+        except TimeoutError:
+            raise DownloadFailed(f"{watch.source}: does not answer; try again") from None
 
     async def recheck(self, source: str, terms: Terms | None = None) -> StoredFile | None:
         """The file of a source right before it is used: a stat where it is unchanged; else it is read again,
@@ -223,6 +238,14 @@ class Store:
                 return head_of(file, exact, terms)
         except (BadFile, BadGguf, ChecksumMismatch) as error:
             raise type(error)(f"{watch.source}: {error.message}") from None
+        except OSError as error:
+            raise _cannot(watch, error) from error
+
+    def _peek(self, source: str, watch: Watch) -> bytes:
+        exact = self._ask(source, watch).source
+        try:
+            with self._origin(exact).head(exact, watch) as file:
+                return file.read(PEEK) if file is not None else b""
         except OSError as error:
             raise _cannot(watch, error) from error
 

@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -121,24 +121,37 @@ class Disk:
         gone."""
 
         def act() -> None:
-            for link in self.sets.glob("*/*"):
-                if _leads_to(link, blob):
-                    shutil.rmtree(link.parent, ignore_errors=True)
+            for folder in self.sets.iterdir():
+                if any(_leads_to(link, blob) for link in folder.rglob("*")):
+                    shutil.rmtree(folder, ignore_errors=True)
             blob.unlink()
 
         return self._if_free(blob, act) is True
 
-    def link(self, link: Path, target: Path) -> None:
-        """Have a link in a set lead to a file that is held, or lies elsewhere; one to a blob is relative, so
-        that the store may be moved."""
-        own = target.is_relative_to(self.root)
-        to = Path(os.path.relpath(target, link.parent)) if own else target
-        if link.is_symlink() and link.readlink() == to:
+    def link(self, folder: Path, targets: Mapping[str, Path]) -> None:
+        """Have a set with these names, that lead to files which are held, or lie elsewhere. It appears whole;
+        links that are wrong in one are mended. One to a blob is relative, so that the store may be moved."""
+        wanted = {}
+        for name, target in targets.items():
+            link = folder / name
+            own = target.is_relative_to(self.root)
+            to = Path(os.path.relpath(target, link.parent)) if own else target
+            if not link.is_symlink() or link.readlink() != to:
+                wanted[name] = to
+        if not wanted:
             return
-        with self.work_folder() as folder:
-            (folder / "link").symlink_to(to)
-            link.parent.mkdir(exist_ok=True)
-            (folder / "link").replace(link)
+        with self.work_folder() as work:
+            fresh = work / "set"
+            for name, to in wanted.items():
+                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                (fresh / name).symlink_to(to)
+            if len(wanted) == len(targets):
+                with suppress(OSError):  # there is one, or its beginning
+                    fresh.rename(folder)
+                    return
+            for name in wanted:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (fresh / name).replace(folder / name)
 
     def set_aside(self, file: Path, digest: str) -> str:
         """Keep a file that must not be used apart from all others. Returns where it is, for a message."""

@@ -61,8 +61,8 @@ class Found:
 
     @property
     def facts(self) -> Mapping[str, object]:
-        """What an estimate needs of the header (`engines.gguf.facts`, `safetensors.check_safetensors`). Raises
-        BadGguf."""
+        """What an estimate needs of the header (`engines.gguf.facts`, `safetensors.check_safetensors`).
+        Raises BadGguf."""
         return facts(self.header) if isinstance(self.header, GgufHeader) else self.header
 
 

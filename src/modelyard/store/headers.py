@@ -1,4 +1,4 @@
-"""The facts in the headers of files, kept by digest. Used by `cache`."""
+"""The facts in the headers of files and folders, kept by digest. Used by `cache`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 
+from modelyard.store import folders
 from modelyard.store.disk import Disk
+from modelyard.store.folders import CONFIG, LONGEST_CONFIG, Member
+from modelyard.store.formats import look
 from modelyard.store.source import StoredFile
 
 # Raised when the facts read from a header change, so that old ones are read again.
-HEADER_FORMAT = 2
+HEADER_FORMAT = 3
 
 
 def facts_of(disk: Disk, file: StoredFile) -> Mapping[str, object]:
@@ -24,12 +27,27 @@ def facts_of(disk: Disk, file: StoredFile) -> Mapping[str, object]:
         return known
     except (OSError, ValueError):
         pass
-    with file.paths[0].open("rb") as handle:
-        if handle.read(len(MAGIC)) != MAGIC:
-            return {}
-    read = facts(read_parts(file.paths))
-    if file.digest:
+    read: Mapping[str, object]
+    if file.names:
+        read = _of_folder(file)
+    else:
+        with file.paths[0].open("rb") as handle:
+            is_gguf = handle.read(len(MAGIC)) == MAGIC
+        read = facts(read_parts(file.paths)) if is_gguf else look(file.path).facts
+    if file.digest and read:
         # A header that cannot be kept is read again next time.
         with suppress(OSError):
             disk.write(kept, json.dumps(read).encode())
     return read
+
+
+def _of_folder(file: StoredFile) -> dict[str, object]:
+    members, heads, config = [], {}, b""
+    for name, part in zip(file.names, file.parts, strict=True):
+        members.append(member := Member(name, part.size, ""))
+        if member.is_weights:
+            heads[name] = look(part.path).facts
+        elif name == CONFIG:
+            with part.path.open("rb") as handle:
+                config = handle.read(LONGEST_CONFIG + 1)
+    return folders.facts(members, heads, config)

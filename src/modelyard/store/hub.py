@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 # A revision with a slash is written with %2F, but for the refs of the hub itself (as huggingface_hub has it).
 _SOURCE = re.compile(rf"hf://({_NAME}/{_NAME})(?:@(refs/(?:pr/\d+|convert/[\w.-]+)|[^/@]+))?(?:/(.*))?")
+_FILES = (".gguf", ".safetensors", ".bin", ".json")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Not models; they would read as organisations.
 _OTHER_KINDS = frozenset({"models", "datasets", "spaces", "kernels", "buckets"})
@@ -33,8 +34,8 @@ _SHAPE = "is not hf://ORG/REPO[@REVISION][/path/in/repo]"
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """One file of a repository at a revision: a branch, a tag or a commit. The path of a folder ends with `/`, and
-    is empty for the whole repository."""
+    """One file of a repository at a revision: a branch, a tag or a commit. The path of a folder ends with
+    `/`, and is empty for the whole repository."""
 
     repo: str
     revision: str
@@ -44,7 +45,7 @@ class HubFile:
     def parse(cls, source: str) -> Self:
         """Raises ValueError with what is wrong with the text."""
         match = _SOURCE.fullmatch(source)
-        if match is None:
+        if match is None or (not match[3] and match[1].endswith(_FILES)):  # a file, and no ORG
             raise ValueError(_SHAPE)
         repo, revision, path = match[1], unquote(match[2] or "main"), match[3] or ""
         if repo.split("/")[0] in _OTHER_KINDS:

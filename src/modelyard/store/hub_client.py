@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import httpx2
-from huggingface_hub import HfApi, ModelInfo, constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import (
+    HfApi,
+    ModelInfo,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -93,8 +100,8 @@ class HubClient:
         """The file of a resolved source, to be read from its beginning."""
         if file.is_folder:
             return BytesIO(self._list(file))
-        if path := self._cached(file):
-            return path.open("rb")
+        if known := self._cached(file):
+            return known.open("rb")
         return beginning_of(_Remote(self, file), self._watch)
 
     def fetch(self, file: HubFile, folder: Path) -> Path:
@@ -103,8 +110,8 @@ class HubClient:
             path = folder / "list"
             path.write_bytes(self._list(file))
             return path
-        if path := self._cached(file):
-            return path
+        if known := self._cached(file):
+            return known
         return download(
             _Remote(self, file), folder, self._watch, self._pace, identity=str(file), pinned=file.is_settled
         )
@@ -203,8 +210,8 @@ class HubClient:
         return known.name
 
     def _list(self, file: HubFile) -> bytes:
-        """The list (see `folders`) of a folder at its commit; where the hub cannot be asked, of what the user's
-        cache has of it."""
+        """The list (see `folders`) of a folder at its commit; where the hub cannot be asked, of what the
+        user's cache has of it."""
         known = self._snapshot(file)
         try:
             info = Patience(self._watch, () if known else self._pace.pauses).insist(lambda: self._info(file))
@@ -216,7 +223,9 @@ class HubClient:
         inside = [(name, size) for name, size in found if name.startswith(file.path)]
         if not inside:
             raise SourceNotFound(f"{file}: {file.repo} has no folder {file.path}; check it")
-        members = [Member(name.removeprefix(file.path), size, str(replace(file, path=name))) for name, size in inside]
+        members = [
+            Member(name.removeprefix(file.path), size, str(replace(file, path=name))) for name, size in inside
+        ]
         return to_list(listed(members, self._watch.source))
 
     def _info(self, file: HubFile) -> ModelInfo:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
 from modelyard.store.disk import Disk
+from modelyard.store.folders import of_list
+from modelyard.store.formats import Kind
+from modelyard.store.local import is_local, local_path
 from modelyard.store.source import Exact, StoredFile, shown
 from modelyard.store.split import parts_of
 
@@ -115,8 +118,14 @@ class Index:
 
     def with_parts(self, sources: Collection[str]) -> set[str]:
         """These sources, and those of all parts where they stand for several files."""
-        found = (one for one in self.all() if one.source in sources or shown(one.source) in sources)
-        return {*sources, *(part for one in found for part in parts_of(one.exact or one.source))}
+        found = [one for one in self.all() if one.source in sources or shown(one.source) in sources]
+        local = [local_path(one) for one in sources if is_local(one)]
+        inside = (
+            one.source
+            for one in (self.all() if local else ())
+            if is_local(one.source) and any(local_path(one.source).is_relative_to(path) for path in local)
+        )
+        return {*sources, *inside, *(part for one in found for part in _parts_of(one))}
 
     def of(self, path: Path) -> Iterator[Entry]:
         """The entries of a file."""
@@ -151,6 +160,15 @@ class Index:
 
     def _path(self, key: str) -> Path:
         return self._disk.sources / f"{key_of(key)}.json"
+
+
+def _parts_of(entry: Entry) -> Iterable[str]:
+    if entry.kind != Kind.FOLDER:
+        return parts_of(entry.exact or entry.source)
+    try:
+        return [member.source for member in of_list(Path(entry.path).read_bytes())]
+    except (OSError, ValueError):
+        return ()
 
 
 def key_text(source: str, promised: str = "") -> str:

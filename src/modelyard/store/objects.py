@@ -1,5 +1,5 @@
-"""Objects in buckets: `s3://BUCKET/key`, `gs://BUCKET/key`, also with `#sha256=HEX` or `#version=ID`; and folders of
-them, whose key ends with `/`.
+"""Objects in buckets: `s3://BUCKET/key`, `gs://BUCKET/key`, also with `#sha256=HEX` or `#version=ID`; and
+folders of them, whose key ends with `/`.
 
 Used by `cache`. What needs the package obstore is in `objects_client`, which is imported for a fetch alone.
 """
@@ -127,8 +127,8 @@ class ObjectFiles(Source):
         content = to_list(listed(members, watch.source))
         if name.pins.sha256 not in {"", sha256(content).hexdigest()}:
             raise SourceNotFound(
-                f"{watch.source}: the folder holds other files than when it was first fetched; to take it as it "
-                f"is now, forget it: modelyard cache prune {name.text}"
+                f"{watch.source}: the folder holds other files than when it was first fetched; to take it as "
+                f"it is now, forget it: modelyard cache prune {name.text}"
             )
         return content
 

@@ -82,7 +82,7 @@ class ObjectsClient:
         with self._translated(), asyncio.Runner() as runner:
             listed = aiter(obstore.list(self._store, prefix=name.key or None, chunk_size=_LISTED))
             with suppress(StopAsyncIteration):
-                while len(found) < MOST_SEEN:
+                while len(found) <= MOST_SEEN:
                     batch = self._wait(runner, listed.__anext__)
                     found += [(one["path"], one["size"], one["e_tag"] or "") for one in batch]
         if not found:

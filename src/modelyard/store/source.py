@@ -45,8 +45,8 @@ class Progress:
 class StoredFile:
     """A file that is ready to be used: its path, its size in bytes, its sha256 in hex, and the licence that
     its source names, "" where it names none. Where it comes in several `parts`, that is the path of the
-    first, the size of all, and a digest of their digests. Where `names` are there, `path` is a folder, in which
-    each part lies under its name ("": a part that does not), and the digest is over the names, too."""
+    first, the size of all, and a digest of their digests. Where there are `names`, `path` is a folder, in
+    which each part lies under its name ("": a part that does not), and the digest is over the names, too."""
 
     path: Path
     size: int
