@@ -10,13 +10,13 @@ import pytest
 
 from launchers.contract import Exits, LauncherContract
 from modelyard.core.types import Address, Cause
-from modelyard.engines.base import Attach, Call, Exit
+from modelyard.engines.base import Attach, Call, Exit, Held
 from modelyard.launchers import attached
 from modelyard.launchers.attached import WithAttached
 from modelyard.launchers.base import Launch, LaunchFailed
 from modelyard.launchers.local import LocalLauncher
 from waiting import until
-from wire.certificates import certificate, encrypted
+from wire.certificates import certificate, front
 from wire.raw_engines import OK, Engine, Peer, always, engine
 
 NO = b"HTTP/1.1 404 Not Found\r\nContent-Length: 8\r\n\r\nno model"
@@ -129,7 +129,7 @@ async def test_a_certificate_that_nobody_knows_is_not_tried_again(
     launcher: WithAttached, tmp_path: Path
 ) -> None:
     made, context = certificate(tmp_path)
-    async with engine(always(OK), tmp_path / "e"), encrypted(context, tmp_path / "e") as port:
+    async with engine(always(OK), tmp_path / "e"), front(context, tmp_path / "e") as port:
         with pytest.raises(LaunchFailed, match="is not trusted: self-signed certificate") as failed:
             await launcher.start(launch_of(f"https://localhost:{port}"))
         assert failed.value.cause is Cause.BAD_ARGUMENTS
@@ -167,6 +167,37 @@ async def test_a_short_absence_is_forgiven(launcher: WithAttached, monkeypatch: 
     assert exits.seen == []
     await launcher.stop("one", grace=5)
     server.close()
+
+
+def of_bytes(body: bytes) -> dict[str, int] | None:
+    return {"ram": int(body)} if body != b"gone" else None
+
+
+@pytest.mark.usefixtures("quick")
+async def test_what_a_model_holds_is_asked_for_and_one_that_holds_nothing_is_gone(
+    launcher: WithAttached,
+) -> None:
+    held = Held(Call("GET", "/ps"), of_bytes)
+    exits, seen = Exits(launcher), Seen(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n42")
+    async with engine(seen) as at:
+        what = Attach(f"http://127.0.0.1:{at.address.port}", load=(LOAD,), unload=(UNLOAD,), held=held)
+        asked = Launch("one", lambda address: what, unix=False, health="/up")
+        assert launcher.held("one") is None
+        await launcher.start(asked)
+        assert seen.lines[:3] == ["GET /up", "POST /load", "GET /ps"]
+        assert launcher.held("one") == {"ram": 42}
+        seen.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhat?"
+        await until(lambda: len(seen.lines) > 10)
+        assert launcher.held("one") == {"ram": 42}, "what is not understood changes nothing"
+        seen.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngone"
+        await until(lambda: exits.seen)
+        assert exits.seen == [("one", Exit(code=None))]
+        assert launcher.tail("one").endswith("has put the model out of its memory")
+        await launcher.stop("one", grace=5)
+        assert "POST /unload" not in seen.lines
+        with pytest.raises(LaunchFailed, match="out of its memory"):
+            await launcher.start(asked)
+    assert launcher.held("one") is None
 
 
 @pytest.mark.parametrize("url", ["ftp://h", "http://", "h:80", "http://h:0", "http://h:port", "http://h/a b"])

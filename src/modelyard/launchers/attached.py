@@ -2,13 +2,14 @@
 
 Made by compose around the launcher of processes, called by the driver, which sees one launcher. What a
 version's command is, decides who carries it out. A server here or elsewhere is looked at now and then while
-it is used; it is reported as ended when it takes no connections any more, as a process would be.
+it is used; it is reported as ended when it takes no connections any more, or has put the model out of its
+memory, as a process would be.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -106,6 +107,11 @@ class WithAttached:
         """See `Launcher.pids`. Those of a server that we did not start are not ours to count."""
         return [] if instance in self._attached else self.inner.pids(instance)
 
+    def held(self, instance: str) -> Mapping[str, int] | None:
+        """See `Launcher.held`."""
+        attached = self._attached.get(instance)
+        return self.inner.held(instance) if attached is None else attached.held
+
     def log(self, instance: str) -> Path | None:
         """See `Launcher.log`."""
         return None if instance in self._attached else self.inner.log(instance)
@@ -117,11 +123,13 @@ class WithAttached:
 
 
 class _Attached:
-    """One server as one instance uses it. `trouble` is why it could not be reached lately, or empty."""
+    """One server as one instance uses it. `trouble` is why it could not be reached lately, or empty; `held`
+    what it said last of the model's memory."""
 
     def __init__(self, pool: Pool, what: Attach, health: str) -> None:
         self.pool = pool
         self.trouble = ""
+        self.held: Mapping[str, int] | None = None
         self._what = what
         self._health = health
         self._watching: asyncio.Task[None] | None = None
@@ -138,6 +146,8 @@ class _Attached:
                 if not 200 <= status < 300:
                     said = body[:300].decode(errors="replace")
                     raise LaunchFailed(f"{url} answered {call.path} with {status}: {said}", status=status)
+            if self._what.held is not None and not await self._there():
+                raise LaunchFailed(self.trouble)
         except NotTrusted as error:
             raise LaunchFailed(str(error), cause=Cause.BAD_ARGUMENTS) from error
         except WireError as error:
@@ -172,7 +182,8 @@ class _Attached:
         while missed < LOOKS:
             await asyncio.sleep(AGAIN if missed else EVERY)
             try:
-                await self.pool.fetch("GET", self._health, timeout=LOOK_TIMEOUT)
+                if not await self._there():
+                    break
             except ConnectFailed as error:
                 missed += 1
                 self.trouble = str(error)
@@ -182,6 +193,21 @@ class _Attached:
             missed, self.trouble = 0, ""
         self._gone = True
         on_gone()
+
+    async def _there(self) -> bool:
+        """Whether it has the model in its memory, as far as it tells. Raises WireError and TimeoutError."""
+        if (held := self._what.held) is None:
+            await self.pool.fetch("GET", self._health, timeout=LOOK_TIMEOUT)
+            return True
+        _, body = await self._ask(held.call, LOOK_TIMEOUT)
+        try:
+            self.held = held.count(body)
+        except ValueError as error:
+            _log.warning("attached.held_unclear", address=str(self.pool.address), reason=str(error))
+            return True
+        if self.held is None:
+            self.trouble = f"{self.pool.address} has put the model out of its memory"
+        return self.held is not None
 
     async def _ask(self, call: Call, timeout: float) -> tuple[int, bytes]:
         return await self.pool.fetch(call.method, call.path, call.body, timeout=timeout)

@@ -78,6 +78,10 @@ class Launcher(Protocol):
         """Every live process of the instance now, descendants included; the engine comes first."""
         ...
 
+    def held(self, instance: str) -> Mapping[str, int] | None:
+        """Bytes that it holds by device, as its server said last; None where its processes tell."""
+        ...
+
     def log(self, instance: str) -> Path | None:
         """The file that holds the instance's output, capped in size; kept for a while after its end."""
         ...

@@ -139,6 +139,9 @@ class LocalLauncher:
         child = self._children.get(instance)
         return [] if child is None else child.pids()
 
+    def held(self, instance: str) -> None:
+        """See `Launcher.held`."""
+
     def log(self, instance: str) -> Path | None:
         """See `Launcher.log`."""
         path = self._log_path(instance)

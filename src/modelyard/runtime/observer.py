@@ -209,7 +209,14 @@ class Observer:
         return await asyncio.to_thread(self._look_now, names)
 
     def _look_now(self, names: list[str]) -> list[Seen]:
-        return self._devices.look({name: self._launcher.pids(name) for name in names})
+        seen = self._devices.look({name: self._launcher.pids(name) for name in names})
+        told = {name: held for name in names if (held := self._launcher.held(name)) is not None}
+        if not told:
+            return seen
+        return [
+            replace(one, ours={**one.ours, **{name: held.get(one.device, 0) for name, held in told.items()}})
+            for one in seen
+        ]
 
 
 def _may_use(entry: Entry, device: Device) -> bool:
