@@ -126,7 +126,7 @@ class Listening:
 @dataclass(frozen=True, slots=True)
 class Exit:
     """How a process ended: its exit code, or the signal that killed it (then `code` is None). Neither: what
-    was attached to cannot be reached any more."""
+    was attached to is gone."""
 
     code: int | None
     signal: int | None = None
@@ -219,7 +219,8 @@ class Engine(Protocol):
         ...
 
     def cause(self, exit: Exit, log_tail: str) -> Cause:
-        """Why the process ended, from its exit and the last lines of its log (some 200)."""
+        """Why the process ended, from its exit and the last lines of its log (some hundred). One that does not
+        load its model and lives on is asked likewise of what it answered: it may be out of memory."""
         ...
 
     def telling(self, log_tail: str) -> str:

@@ -157,8 +157,7 @@ class Commands:
         try:
             address = await self._launcher.start(self._launch(action, entry))
         except LaunchFailed as error:
-            told = entry.engine.refused(entry.spec, error.status) if error.status else None
-            cause, advice = told or (error.cause, "")
+            cause, advice = _refused(error, entry) or (error.cause, "")
             raise _StartFailed(cause, f"{error}\n{advice}".strip()) from error
         pool = Pool(address)
         resident.endpoint = Endpoint(instance, entry.spec, entry.engine, address, pool)
@@ -334,11 +333,18 @@ def _warm_up_cause(error: Exception, entry: Entry) -> tuple[Cause, str]:
         return Cause.START_DEADLINE, ""
     if isinstance(error, probes.WarmUpFailed):
         usual = Cause.BAD_ARGUMENTS if error.configured else Cause.BAD_MODEL
-        return entry.engine.refused(entry.spec, error.status) or (usual, "")
+        return _refused(error, entry) or (usual, "")
     return Cause.CRASHED, ""
+
+
+def _refused(error: LaunchFailed | probes.WarmUpFailed, entry: Entry) -> tuple[Cause, str] | None:
+    """What it means that an engine that lives on does not load its model."""
+    if entry.engine.cause(Exit(1), str(error)) is Cause.OUT_OF_MEMORY:
+        return Cause.OUT_OF_MEMORY, ""
+    return entry.engine.refused(entry.spec, error.status) if error.status else None
 
 
 def _describe(exit: Exit) -> str:
     if exit.code is exit.signal is None:
-        return "it cannot be reached any more"
+        return "what it was attached to is gone"
     return f"killed by signal {exit.signal}" if exit.signal is not None else f"exit code {exit.code}"
