@@ -99,6 +99,7 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
         models = sections.pop("models")
         patient = {"max_wait": "10m", "load_cap": stand.start, "keep_alive": "1h"}
         yard = await stack.enter_async_context(live_yard(models, **sections, defaults=patient))
+        yard.http.timeout = httpx.Timeout(300)  # a long prompt on a busy machine
         yield Bench(stand, yard, frozenset(models))
 
 
