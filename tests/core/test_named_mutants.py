@@ -15,7 +15,7 @@ import pytest
 
 from core.yard import Yard, gpu, granted, of, refused, started
 from modelyard.core import actions as ac
-from modelyard.core import admission, dispatch, instances, requests, victims
+from modelyard.core import admission, dispatch, failures, requests, victims
 from modelyard.core import events as ev
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.types import Cause, OutcomeKind
@@ -136,7 +136,7 @@ MUTANTS: dict[str, tuple[Callable[[], None], Callable[..., object], str, str]] =
     ),
     "memory freed at Exited": (
         exited_frees_no_memory,
-        instances.exited,
+        failures.exited,
         "instance.state = next_instance(instance.state, Signal.EXITED)",
         "step.state.ledger.free_up(instance.id)",
     ),

@@ -13,7 +13,7 @@ from copy import deepcopy
 from itertools import islice
 from typing import Any
 
-from core.yard import Yard, gpu, need, spec
+from core.yard import Yard, gpu, need, ram, rung, spec
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.dryrun import Does, about
@@ -55,11 +55,14 @@ class Execution:
             match action:
                 case ac.Start(_, _, version, placement) if version in self.about:
                     self.done.append(("start", version, *(charge.device for charge in placement)))
-                case ac.Stop(name) | ac.Release(name):
+                case ac.Stop(name) | ac.Release(name) | ac.Sleep(name):
                     instance = self.scheduler.state.instances[name]
                     if instance.version.key in self.about or instance.leaving_for in self.about:
                         old = name if name in self.old else ""
-                        self.done.append(("stop", instance.version.key, old, instance.leaving_for))
+                        what = action.rung.name if isinstance(action, ac.Sleep) else "stop"
+                        self.done.append((what, instance.version.key, old, instance.leaving_for))
+                case ac.Wake(name) if self.scheduler.state.instances[name].version.key in self.about:
+                    self.done.append(("wake", name))
                 case ac.Refuse(request, code) if self.waiting[request] in self.about:
                     refused["refuse", self.waiting[request], code] = None
                 case ac.Grant(request, name) if request == "planned":
@@ -79,7 +82,12 @@ def expected(plan_: Plan) -> list[Done]:
             case "start":
                 orders.append(("start", step.version, *(device for device, _ in step.bytes)))
             case "leave" if not step.count:
-                orders.append(("stop", step.version, step.instance, step.winner))
+                out = str(dict(step.score).get("rung", "stop"))
+                orders.append((out, step.version, step.instance, step.winner))
+            case "sleep":
+                orders.append((str(dict(step.score)["rung"]), step.version, step.instance, step.winner))
+            case "wake":
+                orders.append(("wake", step.instance))
             case "stop" | "fail":
                 orders.append(("stop", step.version, step.instance, step.winner))
             case "refuse":
@@ -99,7 +107,7 @@ class Random:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         chance = self.chance
-        self.yard = Yard(*(gpu(f"gpu{number}") for number in range(chance.randint(1, 3))))
+        self.yard = Yard(ram(100), *(gpu(f"gpu{number}") for number in range(chance.randint(1, 3))))
         self.keys = [self.added(model) for model in "abcdef"[: chance.randint(2, 6)]]
         self.count = 0
         for _ in range(chance.randint(5, 40)):
@@ -107,7 +115,9 @@ class Random:
 
     def added(self, model: str) -> str:
         chance = self.chance
-        wanted = need(chance.choice([20, 30, 40, 60, 90]), known=chance.random() > 0.1)
+        size = chance.choice([20, 30, 40, 60, 90])
+        rungs = [rung(ram=size, seconds=chance.choice([None, 0.5]))] if chance.random() < 0.5 else []
+        wanted = need(size, known=chance.random() > 0.1, rungs=rungs)
         return self.yard.add(
             model, wanted, slots=chance.randint(1, 2), cached=chance.random() > 0.1, **self.policy()
         )
@@ -130,7 +140,9 @@ class Random:
     def happen(self, scheduler: Scheduler, what: str) -> None:
         """Something happens to this scheduler at `yard.now`; time may pass."""
         chance, state, now = self.chance, scheduler.state, self.yard.now
-        starting = [each for each in state.instances.values() if each.state.value in ("starting", "warming")]
+        coming = ("starting", "warming", "waking")
+        starting = [each for each in state.instances.values() if each.state.value in coming]
+        sleeping = [each for each in state.instances.values() if each.state.value == "sleeping"]
         stopping = [
             each for each in state.instances.values() if each.state.value in ("stopping", "releasing")
         ]
@@ -148,6 +160,8 @@ class Random:
             case "gone":
                 for each in stopping:
                     scheduler.handle(ev.Released(each.id, each.generation), now)
+                for each in sleeping:
+                    scheduler.handle(ev.Slept(each.id, each.generation), now)
             case "finish" if state.leases:
                 request = chance.choice(list(state.leases))
                 lease = state.leases[request]

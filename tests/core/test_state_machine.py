@@ -7,6 +7,7 @@ in every state that an instance or its files may be in, and every kind of event 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -22,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from core.yard import STATES, every_event, gpu, spec, state_of
+from core.yard import STATES, every_event, gpu, ram, rung, spec, state_of
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.copying import copy_of
@@ -34,17 +35,33 @@ from modelyard.core.types import Cause, Need, OutcomeKind, Policy, Priority, Sha
 MODELS = ("a", "b", "c", "d")
 DEVICES = ("gpu0", "gpu1")
 
+rungs = st.lists(
+    st.builds(
+        rung,
+        st.sampled_from(["level 1", "level 2"]),
+        st.sampled_from([10, 60]),
+        st.sampled_from([0, 2, 30]),
+        known=st.booleans(),
+        seconds=st.sampled_from([None, 0.5, 90.0]),
+    ),
+    max_size=2,
+).map(tuple)
 needs = st.builds(
-    lambda size, known, mapped: Need((Share("accelerator", size, {"file": 20} if mapped else {}),), known),
+    lambda size, known, mapped, rungs: Need(
+        (Share("accelerator", size, {"file": 20} if mapped else {}),), known, rungs
+    ),
     st.sampled_from([0, 20, 60, 100, 130]),
     st.sampled_from([True, True, True, False]),
     st.booleans(),
+    rungs,
 )
 policies = st.builds(
     Policy,
     priority=st.sampled_from(Priority),
     when_full=st.sampled_from([WhenFull.EVICT, WhenFull.EVICT, WhenFull.WAIT, WhenFull.FAIL]),
     keep_alive=st.sampled_from([0.0, 3.0, 600.0, inf]),
+    sleep=st.sampled_from([True, True, False]),
+    sleep_keep_alive=st.sampled_from([0.0, 5.0, 3600.0]),
     pin=st.sampled_from([False, False, False, True]),
     home=st.booleans(),
     min_replicas=st.sampled_from([0, 0, 0, 1]),
@@ -75,6 +92,23 @@ orders = st.one_of(
 )
 
 
+Command = ac.Start | ac.Sleep | ac.Wake | ac.Stop | ac.Release | ac.Probe
+
+
+def done(command: Command) -> ev.Event:
+    """What answers a command when all is well."""
+    name, generation = command.instance, command.generation
+    match command:
+        case ac.Start() | ac.Wake():
+            return ev.Ready(name, generation)
+        case ac.Sleep():
+            return ev.Slept(name, generation)
+        case ac.Probe():
+            return ev.Probed(name, generation, alive=True)
+        case _:
+            return ev.Released(name, generation)
+
+
 SETTINGS = settings(
     max_examples=20,
     stateful_step_count=40,
@@ -94,18 +128,19 @@ class Outside(RuleBasedStateMachine):
         self.scheduler = Scheduler(queue_bound=12)
         self.now = 0.0
         self.count = 0
-        self.commands: list[ac.Start | ac.Stop | ac.Release | ac.Probe] = []  # not answered yet
+        self.commands: list[Command] = []  # not answered yet
         self.fetches: list[str] = []
         self.leases: dict[str, ac.Grant] = {}
         self.waiting: set[str] = set()
         self.failed: dict[str, set[str]] = {}  # the instances that failed a request
         self.said: list[ev.Event] = []  # what may be said again
-        for name in DEVICES:
-            self.post(ev.DeviceAdded(gpu(name)))
+        for device in (ram(100), *map(gpu, DEVICES)):
+            self.post(ev.DeviceAdded(device))
 
     @initialize(policies=st.lists(policies, min_size=4, max_size=4), loaded=st.booleans())
     def begin(self, policies: list[Policy], loaded: bool) -> None:
-        known = None if self.start in ("absent", "fetching") else Need((Share("accelerator", 60),))
+        need = Need((Share("accelerator", 60),), rungs=(rung(),))
+        known = None if self.start in ("absent", "fetching") else need
         for model, policy in zip(MODELS, policies, strict=True):
             key = spec(model).version
             self.post(ev.Added(spec(model, slots=2), policy, known))
@@ -133,9 +168,23 @@ class Outside(RuleBasedStateMachine):
             self.post(ev.Doubted(instance.id, instance.generation))
         elif state == "releasing":
             self.post(ev.Exited(instance.id, instance.generation, Cause.CRASHED))
+        elif state in ("sleeping", "asleep", "waking"):
+            self.sleep(key, state)
         elif state != "ready":
             self.post(ev.UnloadAsked(key))
         assert state_of(instance) == state
+
+    def sleep(self, key: str, state: str) -> None:
+        """Its keep-alive ends."""
+        version = self.scheduler.state.versions[key]
+        policy = version.policy
+        self.post(ev.PolicyChanged(key, Policy(keep_alive=0.0)))
+        self.post(ev.Tick())
+        if state != "sleeping":
+            self.all_is_well()
+        self.post(ev.PolicyChanged(key, replace(policy, sleep=True, min_replicas=0)))
+        if state == "waking":
+            self.arrive(key, None, True, None, 1)
 
     def post(self, event: ev.Event) -> None:
         for action in self.scheduler.handle(event, self.now):
@@ -148,7 +197,7 @@ class Outside(RuleBasedStateMachine):
                 case ac.Refuse(request):
                     assert request in self.waiting, f"{request} is refused and did not wait"
                     self.waiting.discard(request)
-                case ac.Start() | ac.Probe() | ac.Stop() | ac.Release():
+                case ac.Start() | ac.Sleep() | ac.Wake() | ac.Probe() | ac.Stop() | ac.Release():
                     self.commands.append(action)
                     self.not_too_many(action)
                 case ac.Fetch(version):
@@ -157,7 +206,7 @@ class Outside(RuleBasedStateMachine):
                     assert request in self.leases, f"{request} is cut and holds no lease"
 
     def not_too_many(self, command: ac.Action) -> None:
-        if isinstance(command, ac.Start) and command.instance in self.scheduler.state.instances:
+        if isinstance(command, ac.Start | ac.Wake) and command.instance in self.scheduler.state.instances:
             version = self.scheduler.state.instances[command.instance].version
             most = max(1, version.policy.min_replicas, version.policy.max_replicas)
             assert len(version.live()) <= most, f"{version.key} has more replicas than it may"
@@ -224,9 +273,11 @@ class Outside(RuleBasedStateMachine):
             self.say(ev.Exited(name, generation, cause))
             return
         self.commands.remove(command)
-        if isinstance(command, ac.Start) and answer == "ready":
+        if isinstance(command, ac.Start | ac.Wake) and answer == "ready":
             self.say(ev.Ready(name, generation, own))
-        elif isinstance(command, ac.Start):
+        elif isinstance(command, ac.Sleep) and answer != "failed":
+            self.say(ev.Slept(name, generation, dict.fromkeys(own, 40), own))
+        elif isinstance(command, ac.Start | ac.Wake | ac.Sleep):
             self.say(ev.Failed(name, generation, cause, "as told"))
         elif isinstance(command, ac.Probe):
             self.say(ev.Probed(name, generation, alive=answer != "failed", reachable=cause is Cause.HUNG))
@@ -251,7 +302,7 @@ class Outside(RuleBasedStateMachine):
 
     @rule(
         name=st.sampled_from(["a-1", "b-2", "c-3", "x-9"]),
-        kind=st.integers(0, 7),
+        kind=st.integers(0, 8),
         generation=st.integers(-1, 9),
     )
     def babble(self, name: str, kind: int, generation: int) -> None:
@@ -262,7 +313,7 @@ class Outside(RuleBasedStateMachine):
         lease = self.scheduler.state.leases.get("r1")  # of an instance that may be gone already
         if lease is not None and (lease.instance.id, lease.generation) == (name, generation):
             return
-        makers: list[Any] = [ev.Warming, ev.Ready, ev.Released, ev.Doubted]
+        makers: list[Any] = [ev.Warming, ev.Ready, ev.Slept, ev.Released, ev.Doubted]
         events: list[ev.Event] = [make(name, generation) for make in makers]
         events += [ev.Failed(name, generation, Cause.CRASHED), ev.Exited(name, generation, Cause.CRASHED)]
         events += [
@@ -279,8 +330,7 @@ class Outside(RuleBasedStateMachine):
         for command in self.commands.copy():
             if not isinstance(command, ac.Probe):
                 self.commands.remove(command)
-                kind = ev.Ready if isinstance(command, ac.Start) else ev.Released
-                self.say(kind(command.instance, command.generation))
+                self.say(done(command))
 
     @rule(at=spot, which=spot)
     def anything_may_come(self, at: int, which: int) -> None:
@@ -366,7 +416,7 @@ class Outside(RuleBasedStateMachine):
     def every_leaving_instance_has_a_command_under_way(self) -> None:
         under_way = {(command.instance, command.generation) for command in self.commands}
         for instance in self.scheduler.state.instances.values():
-            if instance.state.value in ("starting", "warming", "stopping", "releasing"):
+            if instance.state.value not in ("ready", "draining", "asleep"):
                 assert (instance.id, instance.generation) in under_way, f"{instance.id} waits for nothing"
 
     def teardown(self) -> None:
@@ -374,12 +424,7 @@ class Outside(RuleBasedStateMachine):
         for _ in range(400):
             while self.commands:
                 command = self.commands.pop()
-                if isinstance(command, ac.Start):
-                    self.post(ev.Ready(command.instance, command.generation))
-                elif isinstance(command, ac.Probe):
-                    self.post(ev.Probed(command.instance, command.generation, alive=True))
-                else:
-                    self.post(ev.Released(command.instance, command.generation))
+                self.post(done(command))
             while self.fetches:
                 self.post(ev.Cached(self.fetches.pop(), Need((Share("accelerator", 10),))))
             for request, grant in list(self.leases.items()):

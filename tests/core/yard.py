@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any, TypeVar
 
@@ -11,11 +11,23 @@ from modelyard.core import events as ev
 from modelyard.core.invariants import check
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import Instance, Version
-from modelyard.core.types import Cause, Device, DeviceKind, Need, OutcomeKind, Policy, Priority, Share, Spec
+from modelyard.core.types import (
+    Cause,
+    Device,
+    DeviceKind,
+    Need,
+    OutcomeKind,
+    Policy,
+    Priority,
+    Rung,
+    Share,
+    Spec,
+)
 
 A = TypeVar("A", bound=ac.Action)
 
 DIGEST = "0" * 12
+NOTHING: Mapping[str, int] = {}
 
 
 def gpu(name: str = "gpu0", size: int = 100) -> Device:
@@ -30,8 +42,15 @@ def spec(model: str, slots: int = 1, devices: tuple[str, ...] = ()) -> Spec:
     return Spec(model, DIGEST, "fake", slots=slots, devices=devices)
 
 
-def need(*sizes: int, known: bool = True, on: str = "accelerator") -> Need:
-    return Need(tuple(Share(on, size) for size in sizes), known)
+def need(*sizes: int, known: bool = True, on: str = "accelerator", rungs: Iterable[Rung] = ()) -> Need:
+    return Need(tuple(Share(on, size) for size in sizes), known, tuple(rungs))
+
+
+def rung(
+    name: str = "level 1", ram: int = 60, left: int = 0, *, known: bool = False, seconds: float | None = None
+) -> Rung:
+    """One that takes `ram` bytes to host memory and leaves as many as `left` on the accelerator."""
+    return Rung(name, (Share("accelerator", left), Share("ram", ram)), known, seconds)
 
 
 def every_event(
@@ -48,6 +67,7 @@ def every_event(
         ev.Warming(instance, generation),
         ev.Ready(instance, generation),
         ev.Failed(instance, generation, Cause.CRASHED),
+        ev.Slept(instance, generation),
         ev.Exited(instance, generation, Cause.CRASHED),
         ev.Released(instance, generation),
         ev.Doubted(instance, generation),
@@ -84,6 +104,9 @@ STATES = (
     "draining",
     "stopping",
     "releasing",
+    "sleeping",
+    "asleep",
+    "waking",
 )
 
 
@@ -153,12 +176,19 @@ class Yard:
 
     def ready(self, key: str, **observed: int) -> list[ac.Action]:
         """The instance of `key` that is being started becomes ready."""
-        starting = next(i for i in self.instances(key) if i.state.value in ("starting", "warming"))
+        starting = next(i for i in self.instances(key) if i.state.value in ("starting", "warming", "waking"))
         return self.do(ev.Ready(starting.id, starting.generation, observed))
 
     def failed(self, key: str, cause: Cause = Cause.CRASHED, detail: str = "") -> list[ac.Action]:
-        starting = next(i for i in self.instances(key) if i.state.value in ("starting", "warming"))
-        return self.do(ev.Failed(starting.id, starting.generation, cause, detail))
+        told = ("starting", "warming", "sleeping", "waking")
+        instance = next(i for i in self.instances(key) if i.state.value in told)
+        return self.do(ev.Failed(instance.id, instance.generation, cause, detail))
+
+    def slept(
+        self, key: str, before: Mapping[str, int] = NOTHING, after: Mapping[str, int] = NOTHING
+    ) -> list[ac.Action]:
+        sleeping = next(i for i in self.instances(key) if i.state.value == "sleeping")
+        return self.do(ev.Slept(sleeping.id, sleeping.generation, before, after))
 
     def released(self, key: str, **missing: int) -> list[ac.Action]:
         going = next(i for i in self.instances(key) if i.state.value in ("stopping", "releasing"))

@@ -1,7 +1,8 @@
 """What the scheduler wants done: the only output of `Scheduler.handle`. The driver executes, in order.
 
-A command to an instance (Start, Stop, Release) carries a fresh generation and is answered by exactly one
-terminal event: Ready or Failed for Start, Released for Stop and Release.
+A command to an instance (Start, Sleep, Wake, Stop, Release) carries a fresh generation and is answered by
+exactly one terminal event: Ready or Failed for Start and Wake, Slept or Failed for Sleep, Released for Stop
+and Release.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelyard.core.record import record
-from modelyard.core.types import Placement
+from modelyard.core.types import Placement, Rung
 
 
 @record
@@ -77,6 +78,30 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Sleep:
+    """Have it give its memory back, but for what it holds on this rung. Nothing runs on it. `deadline` is an
+    absolute time."""
+
+    instance: str
+    generation: int
+    rung: Rung
+    deadline: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Have it take its memory again, which is reserved already, and serve. `deadline` is an absolute time."""
+
+    instance: str
+    generation: int
+    rung: Rung
+    placement: Placement
+    deadline: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """The process is gone or must go at once: make sure of the whole tree, wait for the memory."""
 
@@ -115,4 +140,4 @@ class Note:
     fields: tuple[tuple[str, str | int | float], ...] = ()
 
 
-Action = Grant | Refuse | Cut | Fetch | Start | Stop | Release | Probe | Loaded | Note
+Action = Grant | Refuse | Cut | Fetch | Start | Sleep | Wake | Stop | Release | Probe | Loaded | Note

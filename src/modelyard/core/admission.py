@@ -104,7 +104,8 @@ def _finite(seconds: float) -> float:
 
 def swap_estimate(state: State, version: Version) -> float:
     """As learned: nobody is refused for a load that was never tried, which would be never learned, too."""
-    return (version.load_seconds or 0.0) + state.room_seconds
+    wake = version.wake_seconds()
+    return (wake if wake is not None else version.load_seconds or 0.0) + state.room_seconds
 
 
 def _cost(state: State, sums: Sums, version: Version, ahead: int, asked: bool) -> Ahead:

@@ -4,7 +4,8 @@
 
 The rule, for each version in line, oldest first within its class:
 
-1. It fits in free memory: start it.
+1. An instance of its own that sleeps fits in free memory beside what it holds: wake it. Or a new one fits
+   anywhere: start it.
 2. Its files are not here, it is backing off, a device that it may use is learning a footprint (or, when its
    own is unknown, starts something), or its memory is in foreign or pinned hands: pass it over. It delays
    nobody, but one whose own footprint is unknown: after its patience nobody behind it starts there.
@@ -16,7 +17,9 @@ The rule, for each version in line, oldest first within its class:
    while, when busy ones cost less: the swap is held until one of those is free, or until the rest of the
    head's patience is what its own load takes. With more in line than in memory, no swap is held.
 6. Where loads slow each other down (`slowing`), nobody leaves for one that would be third to load on its
-   devices: two who came before it load first.
+   devices: two who came before it load first. Whoever wakes loads nothing.
+7. A victim sleeps instead of stopping where that leaves room enough, and host memory holds what it takes
+   there: on the rung that is back soonest. Those that sleep are victims, too: they stop.
 
 Whoever comes behind may start in what is left, as long as those before it can still have what they own.
 
@@ -36,8 +39,8 @@ from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.placement import candidates, place
 from modelyard.core.slowing import AT_ONCE
 from modelyard.core.state import FLOOR, Instance, State, Version
-from modelyard.core.types import NoFit, Placement, Priority, WhenFull
-from modelyard.core.victims import IDLE, Cost, Room, Wish, choose, may_leave_at
+from modelyard.core.types import NoFit, Placement, Priority, Rung, WhenFull
+from modelyard.core.victims import IDLE, Choice, Cost, Room, Wish, choose, may_leave_at, ways_in, ways_out
 
 LOOKAHEAD = 16  # versions in line that may own memory at a time; the others wait for their turn
 SPARED = 3  # of those who stay, how many a swap names
@@ -52,14 +55,24 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
+class Rouse:
+    """Wake an instance that sleeps."""
+
+    instance: Instance
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
-    """`cost` is what losing it costs, `spared` names who would have cost more; both are for people."""
+    """`cost` is what losing it costs, `spared` names who would have cost more; both are for people. With a
+    `rung` it sleeps."""
 
     instance: Instance
     for_version: Version
     reason: str
     cost: Cost = (IDLE, 0.0)
     spared: str = ""
+    rung: Rung | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +111,7 @@ class Watch:
     version: Version
 
 
-Move = Begin | Leave | Deny | Get | Blocked | LookAgain | Watch
+Move = Begin | Rouse | Leave | Deny | Get | Blocked | LookAgain | Watch
 
 
 def plan(state: State, now: float) -> list[Move]:
@@ -117,7 +130,8 @@ def plan(state: State, now: float) -> list[Move]:
         if now < version.backoff_until:
             continue
         growing = bool(version.ready) and len(version.live()) >= version.policy.min_replicas
-        considered += _consider(room, Wish(version, key, growing, now), moves)
+        assert version.need is not None
+        considered += _consider(room, Wish(version, key, growing, now, version.need), moves)
     if not len(state.line):
         _bring_home(state, room, now, moves)
     return moves
@@ -125,16 +139,13 @@ def plan(state: State, now: float) -> list[Move]:
 
 def _consider(room: Room, wish: Wish, moves: list[Move]) -> bool:
     """Plan for one version in line; False when it is passed over through no doing of ours."""
-    version, devices = wish.version, room.devices
-    need, spec, policy = version.need, version.spec, version.policy
-    assert need is not None
+    version, devices, need = wish.version, room.devices, wish.need
+    spec, policy = version.spec, version.policy
     if version.never is not None:
         moves.append(Deny(version, "never_fits", never_message(version)))
         return False
-    placement = room.place_now(need, spec)
+    placement = _fit_now(room, wish, _why_start(version), moves)
     if not isinstance(placement, NoFit):
-        room.take(version, placement)
-        moves.append(Begin(version, placement, _why_start(version)))
         return True
     if any(not room.closed(need).isdisjoint(candidates(share, spec, devices)) for share in need.shares):
         if not need.known and wish.now >= wish.key[1] + policy.patience:  # else others start for ever
@@ -143,34 +154,59 @@ def _consider(room: Room, wish: Wish, moves: list[Move]) -> bool:
             )
         return False
     puts_nobody_out = version.asked_since is not None and not version.ask_evicts and not version.queue.count
-    if puts_nobody_out and isinstance(place(need, spec, devices, room.later.__getitem__, room.gone), NoFit):
+    ways = list(ways_in(room, wish))
+    later = ((way, place(way.need, spec, devices, room.later.__getitem__, room.gone)) for way in ways)
+    fits = [(way, found) for way, found in later if not isinstance(found, NoFit)]
+    if puts_nobody_out and not fits:
         moves.append(Deny(version, "no_memory", f"{placement.reason} for {spec.model}"))
         return False
     if policy.when_full is WhenFull.FAIL and not wish.growing:
         moves.append(Deny(version, "no_memory", f"{placement.reason}, and {spec.model} has when_full: fail"))
-    if policy.when_full is not WhenFull.EVICT or isinstance(
-        place(need, spec, devices, room.reach.__getitem__, room.all_gone), NoFit
-    ):
+    reach = (place(way.need, spec, devices, room.reach.__getitem__, room.all_gone) for way in ways)
+    if policy.when_full is not WhenFull.EVICT or all(isinstance(found, NoFit) for found in reach):
         return False
-    later = place(need, spec, devices, room.later.__getitem__, room.gone)
-    if isinstance(later, NoFit):
+    if not fits:
         _make_room(room, wish, moves)
     elif not wish.growing:
-        room.own(later)
-        if room.draining.isdisjoint(charge.device for charge in later):
-            room.loads(version, later)
+        way, placement = fits[0]
+        room.own(placement)
+        if way.wakes is not None:
+            room.roused.add(way.wakes.id)
+        elif room.draining.isdisjoint(charge.device for charge in placement):
+            room.loads(version, placement)
         moves.append(Blocked(version, "memory that is on its way back"))
     return True
 
 
+def _fit_now(room: Room, wish: Wish, why: str, moves: list[Move]) -> Placement | NoFit:
+    """Wake or start one in free memory, if it fits there."""
+    for way in ways_in(room, wish):
+        placement = room.place_now(way.need, wish.version.spec)
+        if isinstance(placement, NoFit):
+            continue
+        room.take(wish.version, placement)
+        if way.wakes is None:
+            moves.append(Begin(wish.version, placement, why))
+        else:
+            room.roused.add(way.wakes.id)
+            moves.append(Rouse(way.wakes, why))
+        return placement
+    return placement
+
+
 def _make_room(room: Room, wish: Wish, moves: list[Move]) -> None:
-    """Choose the victims that cost least; have them leave now, or say when to look again."""
-    chosen = choose(room, wish)
-    if chosen is None:
+    """Choose the victims that cost least; have them leave now, or say when to look again. One that sleeps is
+    woken where room can be made as soon as for a new one."""
+    found = [(way, chosen) for way in ways_in(room, wish) if (chosen := choose(room, way)) is not None]
+    if not found:
         return
+    wish, chosen = min(found, key=lambda each: _has_to_wait(*each))
     victims, placement, until = chosen
-    first = room.first_to_load(wish, placement) if room.paced else []
-    room.own(placement, victims)
+    first = room.first_to_load(wish, placement) if room.paced and wish.wakes is None else []
+    rungs = ways_out(room, wish, victims, placement)
+    room.own(placement, victims, rungs)
+    if wish.wakes is not None:
+        room.roused.add(wish.wakes.id)
     names = ", ".join(victim.id for victim in victims)
     if len(first) >= AT_ONCE:
         loads = ", ".join(dict.fromkeys(version.spec.model for version in first))
@@ -180,11 +216,14 @@ def _make_room(room: Room, wish: Wish, moves: list[Move]) -> None:
     moves.append(Blocked(wish.version, f"the memory of {names}"))
     at = max(may_leave_at(victim, wish) for victim in victims)
     if at <= wish.now:
-        room.loads(wish.version, placement)
+        if wish.wakes is None:
+            room.loads(wish.version, placement)
         costs = {instance.id: cost for cost, instance in room.ranked()}
         spared = _spared(room, victims)
         moves.extend(
-            Leave(victim, wish.version, _why_leave(victim, wish), costs[victim.id], spared)
+            Leave(
+                victim, wish.version, _why_leave(victim, wish), costs[victim.id], spared, rungs.get(victim.id)
+            )
             for victim in victims
         )
     elif at < inf:
@@ -193,6 +232,10 @@ def _make_room(room: Room, wish: Wish, moves: list[Move]) -> None:
         moves.extend(Watch(victim.version) for victim in victims if may_leave_at(victim, wish) == inf)
     if wish.now < until:
         moves.append(LookAgain(until))
+
+
+def _has_to_wait(wish: Wish, chosen: Choice) -> bool:
+    return any(may_leave_at(victim, wish) > wish.now for victim in chosen.victims)
 
 
 def _bring_home(state: State, room: Room, now: float, moves: list[Move]) -> None:
@@ -216,10 +259,8 @@ def _bring_home(state: State, room: Room, now: float, moves: list[Move]) -> None
         if version.files is not FilesState.CACHED:
             continue
         assert version.need is not None
-        placement = room.place_now(version.need, version.spec)
-        if not isinstance(placement, NoFit):
-            room.take(version, placement)
-            moves.append(Begin(version, placement, "a home model comes back"))
+        wish = Wish(version, (0, now, 0), False, now, version.need)
+        _fit_now(room, wish, "a home model comes back", moves)
 
 
 def _why_start(version: Version) -> str:
@@ -235,6 +276,8 @@ def _why_leave(victim: Instance, wish: Wish) -> str:
         state = f"{len(victim.leases)} running finish first"
     elif victim.state is InstanceState.READY:
         state = f"idle for {wish.now - victim.idle_since:.1f} s"
+    elif victim.state is InstanceState.ASLEEP:
+        state = f"asleep for {wish.now - victim.idle_since:.1f} s"
     else:
         state = "not ready yet, and nobody waits for it"
     return f"makes room for {wish.version.spec.model} (which waited {waited:.1f} s for it); {state}"

@@ -5,7 +5,7 @@ Called by the scheduler's request handlers; reads only.
 
 from __future__ import annotations
 
-from modelyard.core.state import LEAVING, Instance, Version, Waiting
+from modelyard.core.state import LIVE, Instance, Version, Waiting
 
 NOBODY: frozenset[str] = frozenset()
 
@@ -42,11 +42,11 @@ def next_pair(version: Version) -> tuple[Waiting, Instance] | None:
 def has_alternative(version: Version, exclude: frozenset[str]) -> bool:
     """Whether an instance outside `exclude` serves this version, or will.
 
-    A suspect or leaving instance may still be replaced, so that counts as well.
+    A suspect instance, or one that leaves or sleeps, may still be replaced, so that counts as well.
     """
     alive = 0
     for instance in version.instances.values():
-        if instance.state in LEAVING:
+        if instance.state not in LIVE:
             continue
         if instance.id not in exclude or instance.suspect:
             return True

@@ -17,25 +17,29 @@ from modelyard.core import events as ev
 from modelyard.core.capacity import LOOKAHEAD
 from modelyard.core.copying import copy_of
 from modelyard.core.lifecycle import FilesState, InstanceState
-from modelyard.core.outlook import Outlook
+from modelyard.core.outlook import Outlook, usual
 from modelyard.core.readings import away_from_home, contenders
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.state import LEAVING, STARTING, Instance, State
+from modelyard.core.state import COMING, LEAVING, Instance, State
 
 EVENTS = 1_000  # handled in one run
 HORIZON = 3600.0  # seconds that a run looks ahead
 STEPS = 500  # told of one run
 
-TRANSIT = LEAVING | STARTING
+SCORE = ("rung", "cost", "standing", "spared")  # of a leave, what is told
+TRANSIT = LEAVING | COMING
 
 
 class Does(StrEnum):
     FETCH = "fetch"  # its files
     START = "start"
     READY = "ready"
-    LEAVE = "leave"  # no new requests; it stops at once, or when what runs has ended
+    LEAVE = "leave"  # no new requests; it stops or sleeps at once, or when what runs has ended
     STOP = "stop"  # what ran has ended, or the drain cap passed
+    SLEEP = "sleep"  # what ran has ended
     GONE = "gone"  # its memory is back
+    ASLEEP = "asleep"  # its memory is back, but for what it holds asleep
+    WAKE = "wake"
     FAIL = "fail"
     CUT = "cut"  # running requests
     GRANT = "grant"  # the planned request has its slot
@@ -232,6 +236,15 @@ class DryRun:
             case ac.Start(name, _, key, _, _, reason):
                 instance, seconds = state.instances[name], state.versions[key].usual_load()
                 self._tell(Does.START, instance, bytes=_bytes(instance), reason=reason, seconds=seconds)
+            case ac.Sleep(name, _, rung, _, reason) if name in self._draining:
+                self._tell(Does.SLEEP, state.instances[name], reason=reason, score=(("rung", rung.name),))
+            case ac.Note("asleep", name):
+                for names in (self._going, self._left, self._draining):
+                    names.discard(name)
+                self._tell(Does.ASLEEP, state.instances[name])
+            case ac.Wake(name, _, _, _, _, reason):
+                instance, seconds = state.instances[name], usual(state.instances[name])
+                self._tell(Does.WAKE, instance, bytes=_bytes(instance), reason=reason, seconds=seconds)
             case ac.Note("leave", name, reason, fields):
                 self._leave(state.instances[name], reason, dict(fields))
             case ac.Stop(name, _, _, reason):
@@ -259,7 +272,7 @@ class DryRun:
         running = int(fields.get("running", 0))
         if running:
             self._draining.add(instance.id)
-        score = tuple((name, fields[name]) for name in ("cost", "standing", "spared") if name in fields)
+        score = tuple((name, fields[name]) for name in SCORE if name in fields)
         if self._tell(
             Does.LEAVE, instance, bytes=_bytes(instance), reason=reason, count=running, score=score
         ):

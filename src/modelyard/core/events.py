@@ -64,7 +64,8 @@ class Warming:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Terminal for Start: one token was generated. `observed`: its own bytes per device, empty if unknown."""
+    """Terminal for Start and Wake: one token was generated. `observed`: its own bytes per device, empty if
+    unknown."""
 
     instance: str
     generation: int
@@ -73,12 +74,23 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Terminal for Start: it will not become ready."""
+    """Terminal for Start and Wake: it will not become ready. Terminal for Sleep: it does not sleep."""
 
     instance: str
     generation: int
     cause: Cause
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Slept:
+    """Terminal for Sleep: its own bytes per device, as measured `before` and `after`; both empty where it
+    could not be measured."""
+
+    instance: str
+    generation: int
+    before: Mapping[str, int] = field(default_factory=dict)
+    after: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +285,7 @@ Event = (
     | Warming
     | Ready
     | Failed
+    | Slept
     | Exited
     | Released
     | Doubted

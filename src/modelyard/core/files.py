@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelyard.core import instances
+from modelyard.core import failures, instances
 from modelyard.core.events import Cached, FetchFailed, FilesLost
 from modelyard.core.lifecycle import FilesSignal, FilesState, next_files
 from modelyard.core.state import Version
@@ -38,5 +38,5 @@ def lost(step: Step, event: FilesLost) -> None:
 
 def _tell(step: Step, version: Version, event: FetchFailed | FilesLost) -> None:
     message = f"{version.spec.model}: {event.detail}"
-    instances.back_off(step, version, event.code, message, permanent=True, starting=False, foreign=False)
+    failures.back_off(step, version, event.code, message, permanent=True, starting=False, foreign=False)
     step.note("failed", version.key, message, cause=event.code)

@@ -4,26 +4,17 @@ called by it alone. Every state change goes through the table in `lifecycle`."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from math import inf
 
-from modelyard.core import slowing
-from modelyard.core.actions import Cut, Release, Start, Stop
+from modelyard.core import sleep, slowing
+from modelyard.core.actions import Cut, Sleep, Start, Stop, Wake
+from modelyard.core.dispatch import has_alternative
 from modelyard.core.lifecycle import InstanceSignal, InstanceState, next_instance
 from modelyard.core.placement import never_fits
-from modelyard.core.state import Instance, Version
+from modelyard.core.state import COMING, Instance, Version
 from modelyard.core.step import Step
-from modelyard.core.types import Cause, Need, Placement
+from modelyard.core.types import Charge, Need, Placement, Rung
 from modelyard.core.units import in_units
-
-PERMANENT = frozenset({Cause.BAD_MODEL, Cause.BAD_ARGUMENTS, Cause.NOT_INSTALLED})
-FOREIGN = frozenset({Cause.KILLED, Cause.LAUNCH})
-BACKOFF_FIRST = 0.5
-BACKOFF_MOST = 60.0
-OOM_GROWTH = 1.25  # of what it was thought to need
-OOM_BEYOND = 1.1  # of what it was seen to hold before it died
-TRIES = 2  # starts that may fail in a row before whoever waits is told
-TRIES_IF_FOREIGN = 3  # the same when it was not the model's own doing
 
 NO_SCORE: Mapping[str, str | float] = {}
 
@@ -39,17 +30,49 @@ def begin(step: Step, version: Version, placement: Placement, reason: str) -> In
     state.ledger.reserve(instance.id, placement)
     state.instances[instance.id] = version.instances[instance.id] = instance
     instance.beside = slowing.beside(state, instance)
-    deadline = now + version.policy.load_cap
+    deadline, waited = _comes_up(step, instance)
+    step.out.append(Start(instance.id, 1, version.key, placement, deadline, reason))
+    step.note("start", instance.id, reason, model=version.spec.model, bytes=instance.bytes, waited=waited)
+    for other in list(version.instances.values()):
+        if other.state is Is.ASLEEP and len(version.live()) >= version.policy.max_replicas:
+            leave(step, other, f"{instance.id} starts in its place")
+    return instance
+
+
+def wake(step: Step, instance: Instance, reason: str) -> None:
+    """Reserve what it holds awake, and have it wake."""
+    rung, version = instance.rung, instance.version
+    assert rung is not None
+    instance.state = next_instance(instance.state, Signal.WAKE)
+    instance.generation += 1
+    placement = sleep.awake(instance)
+    _hold(step, instance, sleep.both(instance.placement, placement))
+    instance.started_at, instance.idle_since, instance.reason = step.now, inf, reason
+    cancel_timers(step, instance)
+    deadline, waited = _comes_up(step, instance)
+    step.out.append(Wake(instance.id, instance.generation, rung, placement, deadline, reason))
+    model = version.spec.model
+    step.note("wake", instance.id, reason, model=model, rung=rung.name, bytes=instance.bytes, waited=waited)
+
+
+def _comes_up(step: Step, instance: Instance) -> tuple[float, float]:
+    """The version waits for this one alone from now on: by when it has to be ready, and how long the version
+    waited for room."""
+    state, version = step.state, instance.version
+    deadline = step.now + version.policy.load_cap
     state.timers.set(("start", instance.id), deadline)
-    waited = now - version.blocked_since if version.blocked_since is not None else 0.0
+    waited = step.now - version.blocked_since if version.blocked_since is not None else 0.0
     state.room_seconds += 0.2 * (waited - state.room_seconds)
     version.blocked_since, version.blocked_by, version.passed = None, "", 0
     version.unloaded = False
     _count_passed(step, version)
-    step.out.append(Start(instance.id, 1, version.key, placement, deadline, reason))
-    step.note("start", instance.id, reason, model=version.spec.model, bytes=instance.bytes, waited=waited)
     step.look_at(version)
-    return instance
+    return deadline, waited
+
+
+def _hold(step: Step, instance: Instance, placement: Placement) -> None:
+    step.state.ledger.rebook(instance.id, placement)
+    instance.placement = placement
 
 
 def _count_passed(step: Step, version: Version) -> None:
@@ -64,15 +87,21 @@ def _count_passed(step: Step, version: Version) -> None:
 
 def ready(step: Step, instance: Instance, observed: Mapping[str, int]) -> None:
     """It generated a token: it serves from now on."""
-    state, now, version = step.state, step.now, instance.version
+    state, now, version, rung = step.state, step.now, instance.version, instance.rung
     instance.state = next_instance(instance.state, Signal.READIED)
     state.timers.cancel(("start", instance.id))
     instance.ready_at = now
     instance.idle_since = now
     version.ready.append(instance)
     took = now - instance.started_at
-    slowing.learn(state, instance, took)
-    version.load_seconds = took if version.load_seconds is None else 0.7 * version.load_seconds + 0.3 * took
+    if rung is not None:
+        _hold(step, instance, sleep.awake(instance))
+        instance.rung, instance.awake, instance.woken = None, (), True
+        refuse_stranded(step, version)
+    else:
+        slowing.learn(state, instance, took)
+        usual = version.load_seconds
+        version.load_seconds = took if usual is None else 0.7 * usual + 0.3 * took
     version.last_error = ("", "")
     version.failed_starts = version.foreign_starts = 0
     version.oom_retried = False
@@ -86,7 +115,16 @@ def ready(step: Step, instance: Instance, observed: Mapping[str, int]) -> None:
     step.look_at(version)
     state.replan = True
     _set_expiry(step, instance)
-    step.note("ready", instance.id, f"ready after {took:.2f} s", model=version.spec.model, seconds=took)
+    slept = {"rung": rung.name} if rung is not None else {}
+    said = f"{'awake' if slept else 'ready'} after {took:.2f} s"
+    step.note("ready", instance.id, said, model=version.spec.model, seconds=took, **slept)
+
+
+def refuse_stranded(step: Step, version: Version) -> None:
+    """Refuse who has nobody else to turn to."""
+    for waiting in list(version.queue):
+        if not has_alternative(version, waiting.exclude):
+            step.refuse(waiting, "no_alternative", f"{version.spec.model} has no other instance to try")
 
 
 def rest(step: Step, instance: Instance) -> None:
@@ -99,8 +137,8 @@ def rest(step: Step, instance: Instance) -> None:
 
 def look_at_expiry(step: Step, version: Version) -> None:
     """How long its idle instances stay has changed."""
-    for instance in version.ready:
-        if not instance.leases:
+    for instance in version.instances.values():
+        if instance.state in (Is.READY, Is.ASLEEP) and not instance.leases:
             step.state.timers.set(("idle", instance.id), step.now)
 
 
@@ -113,6 +151,8 @@ def _set_expiry(step: Step, instance: Instance) -> None:
 def _expiry(instance: Instance) -> float:
     """When it leaves if it stays idle; one that never served stays for its minimum residency at least."""
     policy = instance.version.policy
+    if instance.state is Is.ASLEEP:
+        return instance.idle_since + (policy.sleep_keep_alive if policy.sleep else 0.0)
     if policy.pin or policy.home:
         return inf
     unused = instance.idle_since == instance.ready_at
@@ -120,12 +160,17 @@ def _expiry(instance: Instance) -> float:
 
 
 def idle_out(step: Step, instance: Instance) -> None:
-    """Its keep-alive may be over: leave, unless it was used since or is one of the minimum replicas."""
-    version = instance.version
+    """Its keep-alive may be over: leave, unless it was used since or is one of the minimum replicas. Where it
+    can, it sleeps first."""
+    version, ledger = instance.version, step.state.ledger
     if _expiry(instance) > step.now:
         _set_expiry(step, instance)
+    elif instance.state is Is.ASLEEP:
+        leave(step, instance, f"asleep for its sleep_keep_alive of {version.policy.sleep_keep_alive:g} s")
     elif len(version.live()) > version.policy.min_replicas:
-        leave(step, instance, f"idle for its keep-alive of {instance.keep_alive:g} s")
+        offered = sleep.rungs(ledger, instance, step.now)
+        rung = next((each for each in offered if sleep.fits(ledger, instance, each)), None)
+        leave(step, instance, f"idle for its keep-alive of {instance.keep_alive:g} s", rung=rung)
 
 
 def leave(
@@ -136,11 +181,13 @@ def leave(
     now: bool = False,
     leaving_for: str = "",
     cut: str = "cut_at_drain",
+    rung: Rung | None = None,
     score: Mapping[str, str | float] = NO_SCORE,
 ) -> None:
     """Let it go: no new leases; what runs finishes within the drain cap, or is cut when `now`, with the error
-    code `cut`. `score` is told with it: why this one and no other."""
+    code `cut`. Then it sleeps on `rung`, or stops. `score` is told with it: why this one and no other."""
     version = instance.version
+    instance.rung = rung if instance.state in (Is.READY, Is.DRAINING) else instance.rung
     if instance.state is Is.READY:
         instance.state = next_instance(instance.state, Signal.DRAIN)
         instance.leaving_for = leaving_for
@@ -150,117 +197,83 @@ def leave(
         winner = step.state.versions.get(leaving_for)
         who = {"for": winner.spec.model} if winner is not None else {}
         running = len(instance.leases)
-        step.note("leave", instance.id, reason, model=version.spec.model, running=running, **who, **score)
+        slept = {"rung": rung.name} if rung is not None else {}
+        model = version.spec.model
+        step.note("leave", instance.id, reason, model=model, running=running, **slept, **who, **score)
         if instance.leases and not now:
             step.state.timers.set(("drain", instance.id), step.now + version.policy.drain)
             return
-    elif instance.state in (Is.STARTING, Is.WARMING):
+        if rung is not None:
+            part(step, instance, reason)
+            return
+    elif instance.state in COMING or instance.state in (Is.SLEEPING, Is.ASLEEP):
         instance.leaving_for = leaving_for
     elif instance.state is not Is.DRAINING or not now:
         return
-    _cut(step, instance, cut, f"{instance.id} had to leave: {reason}")
+    cut_all(step, instance, cut, f"{instance.id} had to leave: {reason}")
     stop(step, instance, reason, now=now)
+
+
+def part(step: Step, instance: Instance, reason: str) -> None:
+    """Nothing runs on it any more: it sleeps, if that was meant and host memory has room now, or stops."""
+    rung, state = instance.rung, step.state
+    if rung is None or instance.suspect or not sleep.fits(state.ledger, instance, rung):
+        stop(step, instance, reason)
+        return
+    instance.state = next_instance(instance.state, Signal.SLEEP)
+    instance.generation += 1
+    cancel_timers(step, instance)
+    instance.awake, instance.ready_at, instance.woken = instance.placement, inf, False
+    _hold(step, instance, sleep.both(instance.placement, sleep.asleep(instance, rung)))
+    deadline = step.now + instance.version.policy.release_cap
+    state.timers.set(("sleep", instance.id), deadline)
+    step.out.append(Sleep(instance.id, instance.generation, rung, deadline, reason))
+    step.look_at(instance.version)
+
+
+def slept(step: Step, instance: Instance, before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    """It sleeps: what it gave back is free. Else: what it kept too much of, and nothing has changed."""
+    state, version, rung = step.state, instance.version, instance.rung
+    assert rung is not None
+    held = {charge.device: charge for charge in sleep.asleep(instance, rung)}
+    kept = [
+        f"{in_units(after.get(charge.device, 0))} of {in_units(before[charge.device])} on {charge.device}"
+        for charge in instance.awake
+        if before.get(charge.device)
+        and (charge.device not in held or held[charge.device].bytes <= sleep.LEFT * charge.bytes)
+        and after.get(charge.device, 0) > sleep.LEFT * before[charge.device]
+    ]
+    if kept:
+        return f"it kept {', '.join(kept)} when it was put on {rung.name}"
+    instance.state = next_instance(instance.state, Signal.SLEPT)
+    state.timers.cancel(("sleep", instance.id))
+    if after and not rung.known:
+        held |= {
+            device: Charge(device, own) for device, own in after.items() if device in state.ledger.devices
+        }
+    _hold(step, instance, tuple(held.values()))
+    state.ledger.observe(instance.id, after)
+    instance.idle_since, instance.leaving_for = step.now, ""
+    _set_expiry(step, instance)
+    where = ", ".join(f"{in_units(charge.bytes)} on {charge.device}" for charge in instance.placement)
+    said = f"asleep on {rung.name}, holds {where or 'nothing'}"
+    model = version.spec.model
+    step.note("asleep", instance.id, said, model=model, rung=rung.name, bytes=instance.bytes)
+    step.refresh(version)
+    step.look_at(version)
+    state.replan = True
+    return ""
 
 
 def stop(step: Step, instance: Instance, reason: str, *, now: bool = False) -> None:
     """Stop the process, on which nothing runs any more."""
     instance.state = next_instance(instance.state, Signal.STOP)
     instance.generation += 1
-    _cancel_timers(step, instance)
+    instance.rung = None
+    cancel_timers(step, instance)
     cap = instance.version.policy.release_cap
     step.out.append(Stop(instance.id, instance.generation, cap, reason, now))
     step.look_at(instance.version)
-
-
-def fail(step: Step, instance: Instance, cause: Cause, detail: str) -> None:
-    """It failed to start, crashed, or was condemned: release what it holds, back off, tell who waits."""
-    version = instance.version
-    starting = instance.state in (Is.STARTING, Is.WARMING)
-    instance.state = next_instance(instance.state, Signal.FAILED)
-    instance.generation += 1
-    _cancel_timers(step, instance)
-    if instance in version.ready:
-        version.ready.remove(instance)
-    _cut(step, instance, "engine_died", f"{instance.id} failed: {cause.value}")
-    reason = f"{cause.value}: {detail}" if detail else cause.value
-    cap = version.policy.release_cap
-    step.out.append(Release(instance.id, instance.generation, cap, reason))
-    took = {"seconds": step.now - instance.started_at} if starting else {}
-    step.note("failed", instance.id, reason, model=version.spec.model, cause=cause.value, **took)
-    step.refresh(version)
-    step.look_at(version)
-    if starting and cause is Cause.OUT_OF_MEMORY and _crowded_out(step, instance):
-        version.foreign_starts += 1
-        return  # it says nothing of what the model needs; as soon as there is room, it is started again
-    if starting and cause is Cause.OUT_OF_MEMORY and not version.oom_retried:
-        version.oom_retried = True
-        version.failures += 1
-        version.failed_starts += 1
-        _raise_need(step, instance)
-        return
-    back_off(
-        step,
-        version,
-        "cannot_load" if starting and cause in PERMANENT else "load_failed",
-        f"{version.spec.model} {'did not start' if starting else 'failed'}: {reason}",
-        permanent=cause in PERMANENT,
-        starting=starting,
-        foreign=cause in FOREIGN,
-    )
-
-
-def back_off(
-    step: Step,
-    version: Version,
-    code: str,
-    message: str,
-    *,
-    permanent: bool,
-    starting: bool,
-    foreign: bool,
-) -> None:
-    """Do not try again for a while: at once after a first crash, soon after a first failed start, later and
-    later after more. Whoever waits keeps waiting; once TRIES starts in a row have failed, it is told. Starts
-    that failed from outside (`foreign`) are counted apart: they say nothing of the model."""
-    version.failures += 1
-    version.failed_starts += starting and not foreign
-    version.foreign_starts += starting and foreign
-    again = (
-        0.0
-        if version.failures == 1 and not starting
-        else BACKOFF_FIRST * 2.0 ** min(version.failures - 1, 10)
-    )
-    # One that starts and then crashes can be a request's fault: the others wait for the next start.
-    too_often = version.failed_starts >= TRIES or version.foreign_starts >= TRIES_IF_FOREIGN
-    tell = permanent or (starting and too_often)
-    delay = min(BACKOFF_MOST, max(again, 5.0) if permanent else again)
-    version.backoff_until = step.now + delay
-    step.state.timers.set(("backoff", version.key), version.backoff_until)
-    if tell:
-        version.last_error = (code, message)
-        step.deny(version, code, message, delay)
-
-
-def _crowded_out(step: Step, instance: Instance) -> bool:
-    """Whether somebody else took memory that was promised to it. Not believed for ever: where memory comes
-    back late, its own looks like that of others."""
-    accounts = step.state.ledger.devices
-    believed = instance.version.foreign_starts < TRIES_IF_FOREIGN
-    return believed and any(accounts[charge.device].crowded for charge in instance.placement)
-
-
-def _raise_need(step: Step, instance: Instance) -> None:
-    """It ran out of memory: it needs more than was thought, and than it was seen to hold; the next start is
-    made with that."""
-    version, accounts = instance.version, step.state.ledger.devices
-    assert version.need is not None
-    held = sum(accounts[charge.device].holds(instance.id)[1] for charge in instance.placement)
-    thought = sum(share.bytes for share in version.need.shares)
-    factor = max(OOM_GROWTH, OOM_BEYOND * held / (thought or 1))
-    shares = tuple(replace(share, bytes=int(share.bytes * factor)) for share in version.need.shares)
-    need = replace(version.need, shares=shares)
-    set_need(step, version, need)
-    step.note("need", version.key, f"ran out of memory: needs {in_units(need.bytes)}", bytes=need.bytes)
 
 
 def set_need(step: Step, version: Version, need: Need) -> None:
@@ -269,14 +282,6 @@ def set_need(step: Step, version: Version, need: Need) -> None:
     step.refresh(version)
     step.look_at(version)
     step.state.replan = True
-
-
-def exited(step: Step, instance: Instance, cause: Cause, detail: str) -> None:
-    """The process went away: expected while stopping, a failure otherwise."""
-    if instance.state is Is.STOPPING:
-        instance.state = next_instance(instance.state, Signal.EXITED)
-    elif instance.state is not Is.RELEASING:
-        fail(step, instance, cause, detail)
 
 
 def released(step: Step, instance: Instance, missing: Mapping[str, int]) -> None:
@@ -298,11 +303,11 @@ def released(step: Step, instance: Instance, missing: Mapping[str, int]) -> None
     step.look_at(version)
 
 
-def _cut(step: Step, instance: Instance, code: str, message: str) -> None:
+def cut_all(step: Step, instance: Instance, code: str, message: str) -> None:
     for request in instance.leases:
         step.out.append(Cut(request, instance.id, code, message))
 
 
-def _cancel_timers(step: Step, instance: Instance) -> None:
-    for kind in ("start", "idle", "drain"):
+def cancel_timers(step: Step, instance: Instance) -> None:
+    for kind in ("start", "idle", "drain", "sleep"):
         step.state.timers.cancel((kind, instance.id))

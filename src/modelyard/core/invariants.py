@@ -11,7 +11,9 @@ from modelyard.core.admission import Sums, refresh, swap_bound
 from modelyard.core.dispatch import next_pair
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.state import State
+from modelyard.core.state import COMING, State
+
+_DEADLINES = {**dict.fromkeys(COMING, "start"), InstanceState.SLEEPING: "sleep"}
 
 
 def check(scheduler: Scheduler) -> None:
@@ -79,6 +81,11 @@ def _check_instances(state: State) -> None:
             assert not over or youngest <= version.policy_at, f"{instance.id}: too many leases"
             for request in instance.leases:
                 assert state.leases[request].instance is instance, f"{request}: two instances"
+            asleep = instance.state in (InstanceState.SLEEPING, InstanceState.ASLEEP, InstanceState.WAKING)
+            assert not asleep or (instance.rung and not instance.leases), f"{instance.id} sleeps and serves"
+            kind = _DEADLINES.get(instance.state)
+            due = state.timers.when((kind, instance.id)) if kind is not None else 0.0
+            assert due is not None, f"{instance.id} has no deadline"
             draining = instance.state is InstanceState.DRAINING
             assert not draining or instance.leases, f"{instance.id} drains with nothing to wait for"
     assert seen == set(state.instances), "instances and versions disagree"

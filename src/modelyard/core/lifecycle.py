@@ -76,7 +76,9 @@ INSTANCE: dict[tuple[InstanceState, InstanceSignal], InstanceState] = {
     (_I.WAKING, _S.READIED): _I.READY,
     (_I.STARTING, _S.STOP): _I.STOPPING,
     (_I.WARMING, _S.STOP): _I.STOPPING,
+    (_I.SLEEPING, _S.STOP): _I.STOPPING,
     (_I.ASLEEP, _S.STOP): _I.STOPPING,
+    (_I.WAKING, _S.STOP): _I.STOPPING,
     (_I.STOPPING, _S.EXITED): _I.RELEASING,
     # Failures lead to releasing, from wherever they strike.
     (_I.STARTING, _S.FAILED): _I.RELEASING,
@@ -84,6 +86,7 @@ INSTANCE: dict[tuple[InstanceState, InstanceSignal], InstanceState] = {
     (_I.READY, _S.FAILED): _I.RELEASING,
     (_I.DRAINING, _S.FAILED): _I.RELEASING,
     (_I.SLEEPING, _S.FAILED): _I.RELEASING,
+    (_I.ASLEEP, _S.FAILED): _I.RELEASING,
     (_I.WAKING, _S.FAILED): _I.RELEASING,
     (_I.STARTING, _S.EXITED): _I.RELEASING,
     (_I.WARMING, _S.EXITED): _I.RELEASING,

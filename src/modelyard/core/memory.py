@@ -95,6 +95,12 @@ class DeviceLedger:
         for digest, size in charge.mapped.items():
             self._mapped.setdefault(digest, (size, set()))[1].add(instance)
 
+    def fits(self, instance: str, charge: Charge) -> bool:
+        """Whether there is room for `charge` in place of what `instance` holds."""
+        cost = self.cost(charge, {instance}) - self.files_back({instance})
+        reserved = self.reserved + cost - self.holds(instance)[0]
+        return reserved <= self.device.budget and cost - self.own(instance) <= max(0, self.free)
+
     def free_up(self, instance: str) -> None:
         """Forget `instance`: its own bytes, and each file that nobody else maps. Idempotent."""
         self._book(instance, 0, 0)
@@ -174,6 +180,21 @@ class Ledger:
     def free_up(self, instance: str) -> None:
         for account in self.devices.values():
             account.free_up(instance)
+
+    def fits(self, instance: str, placement: Placement) -> bool:
+        """Whether there is room for `placement` in place of what `instance` holds."""
+        accounts = self.devices
+        return all(
+            charge.device in accounts and accounts[charge.device].fits(instance, charge)
+            for charge in placement
+        )
+
+    def rebook(self, instance: str, placement: Placement) -> None:
+        """Have `instance` hold `placement`, for which there is room (`fits`), in place of what it holds."""
+        seen = {device: account.holds(instance)[1] for device, account in self.devices.items()}
+        self.free_up(instance)
+        self.reserve(instance, placement)
+        self.observe(instance, seen)
 
     def observe(self, instance: str, own: Mapping[str, int]) -> None:
         for device, size in own.items():

@@ -2,7 +2,8 @@
 each command when experience says that it will.
 
 Used by `plan`, on a copy. What is under way already is expected to end, too: loads after their usual time,
-running requests after the usual service time of their version, stops after the seconds that the caller says.
+running requests after the usual service time of their version, stops and sleeps after the seconds that the
+caller says.
 Nobody knows when a fetch ends: nothing is told of what comes after one.
 """
 
@@ -16,10 +17,18 @@ from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.state import STARTING, Instance
+from modelyard.core.state import COMING, Instance
 from modelyard.core.types import OutcomeKind
 
 USUAL_STOP = 0.5  # seconds from Stop to Released, where nobody knows better
+
+
+def usual(instance: Instance) -> float:
+    """Seconds that one which is coming up usually takes."""
+    known = instance.rung.seconds if instance.rung is not None else None
+    return instance.version.usual_load() if known is None else known
+
+
 Expected = tuple[float, int, ev.Event]
 
 
@@ -63,8 +72,10 @@ class Outlook:
 
     def _under_way(self, instance: Instance) -> None:
         name, generation, state = instance.id, instance.generation, instance.state
-        if state in STARTING:
-            self._expect(instance.started_at + instance.version.usual_load(), ev.Ready(name, generation))
+        if state in COMING:
+            self._expect(instance.started_at + usual(instance), ev.Ready(name, generation))
+        elif state is InstanceState.SLEEPING:
+            self._expect(self.now + self._stop, ev.Slept(name, generation))
         elif state in (InstanceState.STOPPING, InstanceState.RELEASING):
             self._expect(self.now + self._stop, ev.Released(name, generation))
         elif instance.suspect:
@@ -77,8 +88,10 @@ class Outlook:
     def _order_given(self, action: ac.Action) -> None:
         state, now = self.scheduler.state, self.now
         match action:
-            case ac.Start(name, generation, version):
-                self._expect(now + state.versions[version].usual_load(), ev.Ready(name, generation))
+            case ac.Start(name, generation) | ac.Wake(name, generation):
+                self._expect(now + usual(state.instances[name]), ev.Ready(name, generation))
+            case ac.Sleep(name, generation):
+                self._expect(now + self._stop, ev.Slept(name, generation))
             case ac.Stop(name, generation) | ac.Release(name, generation):
                 self._expect(now + self._stop, ev.Released(name, generation))
             case ac.Grant(request, name, generation):

@@ -20,9 +20,9 @@ from modelyard.core.placement import candidates, place
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.slowing import MATTERS
 from modelyard.core.state import LEAVING, STARTING, State, Version, Waiting
-from modelyard.core.types import NoFit, Policy, Priority
+from modelyard.core.types import NoFit, Placement, Policy, Priority
 from modelyard.core.units import in_units
-from modelyard.core.victims import Room
+from modelyard.core.victims import Room, Wish, ways_in, ways_out
 
 UNREAD = frozenset({"first_byte_timeout", "token_timeout", "preload"})  # of a policy: not the scheduler's
 
@@ -183,6 +183,9 @@ def _footprint(version: Version) -> str:
     if need is None:
         return "not known before its files are here"
     parts = ", ".join(f"{in_units(share.whole)} on {share.on}" for share in need.shares)
+    for rung in need.rungs:
+        kept = ", ".join(f"{in_units(share.bytes)} on {share.on}" for share in rung.shares)
+        parts += f"; asleep on {rung.name} {kept or 'nothing'}"
     return (parts if need.known else f"{parts}, never measured") + (", fits nowhere" if version.never else "")
 
 
@@ -190,6 +193,8 @@ def _phase(state: InstanceState) -> str:
     """A state, without the steps that follow by themselves."""
     if state in STARTING:
         return "starting"
+    if state is InstanceState.SLEEPING:
+        return InstanceState.ASLEEP.value
     return "leaving" if state in LEAVING else state.value
 
 
@@ -285,19 +290,32 @@ def _admission(scheduler: Scheduler, version: Version, query: Query, now: float)
 def _room(state: State, version: Version, now: float) -> tuple[str, str]:
     if version.need is None:
         return "not known", ""
-    found = Room(state, now).place_now(version.need, version.spec)
+    room = Room(state, now)
+    found = [(way, room.place_now(way.need, version.spec)) for way in ways_in(room, _wish(version, now))]
     accounts = state.ledger.devices
     note = ", ".join(
         f"{device} has {in_units(max(0, accounts[device].free))} free"
         for device in sorted(may_use(state, version))
     )
-    if isinstance(found, NoFit):
-        return "none while everybody stays", note
-    return "on " + ", ".join(charge.device for charge in found), note
+    for way, placement in found:
+        if not isinstance(placement, NoFit):
+            return _where(way, placement), note
+    return "none while everybody stays", note
+
+
+def _wish(version: Version, now: float) -> Wish:
+    assert version.need is not None
+    return Wish(version, (0, now, 0), growing=False, now=now, need=version.need)
+
+
+def _where(way: Wish, placement: Placement) -> str:
+    woken = f" for {way.wakes.id}" if way.wakes is not None else ""
+    return "on " + ", ".join(charge.device for charge in placement) + woken
 
 
 def _room_made(state: State, version: Version, without: tuple[str, ...], now: float) -> str:
-    """Where the version may start when these have left, and those who leave already."""
+    """Where the version may start or wake when these have left, and those who leave already; and who of them
+    sleeps then."""
     if version.need is None:
         return "not known"
     room = Room(state, now)
@@ -305,8 +323,13 @@ def _room_made(state: State, version: Version, without: tuple[str, ...], now: fl
     left, gone = room.without(victims), room.gone.union(without)
     closed = room.closed(version.need)
     devices = {name: account for name, account in room.devices.items() if name not in closed}
-    found = place(version.need, version.spec, devices, left.__getitem__, gone)
-    return "none" if isinstance(found, NoFit) else "on " + ", ".join(charge.device for charge in found)
+    for way in ways_in(room, _wish(version, now)):
+        found = place(way.need, version.spec, devices, left.__getitem__, gone)
+        if not isinstance(found, NoFit):
+            rungs = ways_out(room, way, victims, found)
+            slept = (f"; {name} sleeps on {rung.name}" for name, rung in rungs.items())
+            return _where(way, found) + "".join(slept)
+    return "none"
 
 
 def order(state: State, version: Version, now: float) -> list[str]:

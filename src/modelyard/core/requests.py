@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from modelyard.core import instances
+from modelyard.core import failures, instances
 from modelyard.core.actions import Grant, Probe, Refuse
 from modelyard.core.admission import admit
 from modelyard.core.dispatch import has_alternative, next_pair, pick
@@ -141,7 +141,7 @@ def finish(step: Step, event: Finished) -> None:
         if not instance.leases and next_pair(version) is None:
             instances.rest(step, instance)
     elif instance.state is InstanceState.DRAINING and not instance.leases:
-        instances.stop(step, instance, "drained")
+        instances.part(step, instance, "drained")
 
 
 def _strike(step: Step, lease: Lease, outcome: OutcomeKind) -> None:
@@ -154,7 +154,7 @@ def _strike(step: Step, lease: Lease, outcome: OutcomeKind) -> None:
     hung = outcome is OutcomeKind.HUNG and instance.last_success <= lease.granted_at
     if hung or instance.strikes >= STRIKES:
         detail = f"{instance.strikes} failed attempts in a row, the last one {outcome.value}"
-        instances.fail(step, instance, Cause.HUNG if hung else Cause.CRASHED, detail)
+        failures.fail(step, instance, Cause.HUNG if hung else Cause.CRASHED, detail)
     else:
         doubt(step, instance)
 
@@ -169,8 +169,5 @@ def doubt(step: Step, instance: Instance) -> None:
 def clear(step: Step, instance: Instance) -> None:
     """The probe answered: serve on, and refuse who has nobody else to turn to."""
     instance.suspect = False
-    version = instance.version
-    for waiting in list(version.queue):
-        if not has_alternative(version, waiting.exclude):
-            step.refuse(waiting, "no_alternative", f"{version.spec.model} has no other instance to try")
-    step.look_at(version)
+    instances.refuse_stranded(step, instance.version)
+    step.look_at(instance.version)

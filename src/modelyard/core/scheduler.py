@@ -3,8 +3,8 @@
 An event changes what it says and marks what it made dirty; then one settle pass decides, whatever the event
 was: ready slots go to who waits (dispatch), versions that want an instance stand in line, and capacity plans
 who may start and who leaves for it. To see why a model was swapped, read `capacity` (its rule stands at its
-top); to see what happens to an instance then, read `instances`; to a request, `requests`; to files, `files`;
-what operators order, `orders`.
+top); to see what happens to an instance then, read `instances` and `failures`; to a request, `requests`; to
+files, `files`; what operators order, `orders`.
 
 Called by the driver, and by simulations with a virtual clock. It never reads a clock: `now` (seconds) only
 has to grow. A Tick must come no later than `next_deadline()`.
@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from modelyard.core import capacity, files, instances, orders, requests
+from modelyard.core import capacity, failures, files, instances, orders, requests
 from modelyard.core import events as ev
 from modelyard.core.actions import Action, Fetch
 from modelyard.core.admission import Sums, recap
-from modelyard.core.capacity import Begin, Blocked, Deny, Get, Leave, LookAgain, Move, Watch
+from modelyard.core.capacity import Begin, Blocked, Deny, Get, Leave, LookAgain, Move, Rouse, Watch
 from modelyard.core.lifecycle import (
     FilesSignal,
     InstanceSignal,
@@ -28,7 +28,7 @@ from modelyard.core.lifecycle import (
     next_instance,
 )
 from modelyard.core.placement import never_fits
-from modelyard.core.state import SETTLED, STARTING, Instance, LineKey, Rank, State, Version, loss
+from modelyard.core.state import COMING, SETTLED, Instance, LineKey, Rank, State, Version, loss
 from modelyard.core.step import Step
 from modelyard.core.types import Cause, Priority
 
@@ -53,6 +53,7 @@ class Scheduler:
             ev.Warming: self._handle_warming,
             ev.Ready: self._handle_ready,
             ev.Failed: self._handle_failed,
+            ev.Slept: self._handle_slept,
             ev.Exited: self._handle_exited,
             ev.Released: self._handle_released,
             ev.Doubted: self._handle_doubted,
@@ -174,14 +175,16 @@ class Scheduler:
         match move:
             case Begin(version, placement, reason):
                 instances.begin(step, version, placement, reason)
-            case Leave(instance, version, reason, cost, spared):
+            case Rouse(instance, reason):
+                instances.wake(step, instance, reason)
+            case Leave(instance, version, reason, cost, spared, rung):
                 score: dict[str, str | float] = {
                     "cost": round(cost[1], 3),
                     "standing": capacity.standing(cost),
                 }
                 if spared:
                     score["spared"] = spared
-                instances.leave(step, instance, reason, leaving_for=version.key, score=score)
+                instances.leave(step, instance, reason, leaving_for=version.key, rung=rung, score=score)
             case Deny(version, code, message):
                 step.deny(version, code, message)
                 version.ask_after = step.now + ASK_AGAIN
@@ -216,18 +219,27 @@ class Scheduler:
 
     def _handle_ready(self, step: Step, event: ev.Ready) -> None:
         instance = self._current(event)
-        if instance is not None and instance.state in STARTING:
+        if instance is not None and instance.state in COMING:
             instances.ready(step, instance, event.observed)
 
     def _handle_failed(self, step: Step, event: ev.Failed) -> None:
         instance = self._current(event)
-        if instance is not None and instance.state in STARTING:
-            instances.fail(step, instance, event.cause, event.detail)
+        if instance is not None and instance.state in COMING:
+            failures.fail(step, instance, event.cause, event.detail)
+        elif instance is not None and instance.state is InstanceState.SLEEPING:
+            failures.sleep_failed(step, instance, event.detail or event.cause.value)
+
+    def _handle_slept(self, step: Step, event: ev.Slept) -> None:
+        instance = self._current(event)
+        if instance is not None and instance.state is InstanceState.SLEEPING:
+            kept = instances.slept(step, instance, event.before, event.after)
+            if kept:
+                failures.sleep_failed(step, instance, kept)
 
     def _handle_exited(self, step: Step, event: ev.Exited) -> None:
         instance = self._current(event)
         if instance is not None:
-            instances.exited(step, instance, event.cause, event.detail)
+            failures.exited(step, instance, event.cause, event.detail)
 
     def _handle_released(self, step: Step, event: ev.Released) -> None:
         instance = self._current(event)
@@ -246,9 +258,9 @@ class Scheduler:
         if event.alive:
             requests.clear(step, instance)
         elif event.reachable:
-            instances.fail(step, instance, Cause.HUNG, "its health check does not answer")
+            failures.fail(step, instance, Cause.HUNG, "its health check does not answer")
         else:
-            instances.fail(step, instance, Cause.CRASHED, "it takes no connections any more")
+            failures.fail(step, instance, Cause.CRASHED, "it takes no connections any more")
 
     def _handle_observed(self, step: Step, event: ev.Observed) -> None:
         self.state.ledger.observe(event.instance, event.bytes)
@@ -297,7 +309,7 @@ class Scheduler:
         for kind, name in self.state.timers.pop_due(step.now):
             if kind == "request":
                 requests.expire(step, name)
-            elif kind in ("idle", "drain", "start"):
+            elif kind in ("idle", "drain", "start", "sleep"):
                 instance = self.state.instances.get(name)
                 if instance is not None:
                     self._instance_due(step, kind, instance)
@@ -315,6 +327,9 @@ class Scheduler:
             instances.idle_out(step, instance)
         elif kind == "drain":
             instances.leave(step, instance, "the drain cap passed", now=True)
+        elif kind == "sleep":
+            cap = instance.version.policy.release_cap
+            failures.sleep_failed(step, instance, f"not asleep within release_cap {cap:g} s")
         else:
             cap = instance.version.policy.load_cap
-            instances.fail(step, instance, Cause.START_DEADLINE, f"not ready within load_cap {cap:g} s")
+            failures.fail(step, instance, Cause.START_DEADLINE, f"not ready within load_cap {cap:g} s")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.memory import Ledger
 from modelyard.core.timers import Timers
-from modelyard.core.types import Need, NoFit, Placement, Policy, Priority, Spec
+from modelyard.core.types import Need, NoFit, Placement, Policy, Priority, Rung, Spec
 
 CLASSES = len(Priority)
 FLOOR = 8  # a lower class gets at least every FLOOR-th turn while it waits
@@ -24,9 +24,14 @@ SERVICES = 10  # answers that the usual service time is the mean of, about
 HEAT_HALF_LIFE = 300.0  # seconds in which the memory of demand halves
 
 STARTING = frozenset({InstanceState.STARTING, InstanceState.WARMING})
-LIVE = STARTING | {InstanceState.READY}
-SETTLED = frozenset({InstanceState.READY, InstanceState.DRAINING})  # holds what it takes
-LEAVING = frozenset({InstanceState.DRAINING, InstanceState.STOPPING, InstanceState.RELEASING})
+COMING = STARTING | {InstanceState.WAKING}
+LIVE = COMING | {InstanceState.READY}
+# Hold what they take.
+SETTLED = frozenset({InstanceState.READY, InstanceState.DRAINING, InstanceState.ASLEEP})
+# Memory of theirs comes back.
+LEAVING = frozenset(
+    {InstanceState.DRAINING, InstanceState.SLEEPING, InstanceState.STOPPING, InstanceState.RELEASING}
+)
 
 
 class Ahead(NamedTuple):
@@ -81,6 +86,9 @@ class Lease:
 class Instance:
     """One loaded copy. `generation` is that of the latest command; a lease keeps the one it was granted with.
 
+    `placement` is what it holds now, or may hold when what it was told is done; `awake` is what it held
+    when it was last put to sleep. `rung`: where it goes or is, None where it stops; `woken`: it slept before.
+
     Invariant: leases ≤ slots + overcommit; memory is reserved from Start to Released.
     """
 
@@ -100,6 +108,9 @@ class Instance:
     leaving_for: str = ""
     beside: int = 0  # loads beside its own when it started
     asked_keep_alive: float | None = None  # by a client, in place of the policy's
+    awake: Placement = ()
+    rung: Rung | None = None
+    woken: bool = False
 
     @property
     def keep_alive(self) -> float:
@@ -265,6 +276,7 @@ class Version:
     failed_starts: int = 0  # since the last instance that became ready
     foreign_starts: int = 0  # likewise, of starts that failed from outside: killed, not launched
     backoff_until: float = -inf
+    sleep_after: float = -inf  # its instances stop before that, rather than sleep
     last_error: tuple[str, str] = ("", "")
     oom_retried: bool = False
     heat: float = 0.0
@@ -277,7 +289,7 @@ class Version:
     contribution: list[Ahead] = field(default_factory=lambda: [NOTHING] * CLASSES)
 
     def live(self) -> list[Instance]:
-        """Instances that serve or will: starting, warming, ready."""
+        """Instances that serve or will: starting, warming, ready, waking."""
         return [instance for instance in self.instances.values() if instance.state in LIVE]
 
     def error_now(self, now: float) -> tuple[str, str] | None:
@@ -290,6 +302,15 @@ class Version:
         if self.load_seconds is not None:
             return self.load_seconds
         return 1.0 + (self.need.bytes / 1e9 if self.need else 0.0)
+
+    def wake_seconds(self) -> float | None:
+        """What its instances that sleep usually take to be ready; None where none does, or nobody knows."""
+        known = [
+            instance.rung.seconds
+            for instance in self.instances.values()
+            if instance.state is InstanceState.ASLEEP and instance.rung is not None
+        ]
+        return min((seconds for seconds in known if seconds is not None), default=None)
 
     def heat_now(self, now: float) -> float:
         """Requests lately, halved every HEAT_HALF_LIFE seconds."""
@@ -323,10 +344,20 @@ class Version:
 
 
 def loss(instance: Instance, now: float) -> float:
-    """What losing it would cost: seconds of load x demand, for each GB that it frees."""
+    """What losing it would cost: seconds until it is back x demand, for each GB that it frees."""
     version = instance.version
     demand = version.heat_now(now) + version.queue.count
-    return version.usual_load() * demand / (max(1, instance.bytes) / 1e9)
+    return time_back(instance) * demand / (max(1, instance.bytes) / 1e9)
+
+
+def time_back(instance: Instance) -> float:
+    """Expected seconds that its leaving adds until it is ready again: a load, or a wake where it can sleep;
+    of one that sleeps, what a load takes longer."""
+    version, load = instance.version, instance.version.usual_load()
+    if instance.rung is not None and instance.state is InstanceState.ASLEEP:
+        return max(0.0, load - (instance.rung.seconds or 0.0))
+    rungs = version.need.rungs if version.need is not None and version.policy.sleep else ()
+    return min([load, *(rung.seconds for rung in rungs if rung.seconds is not None)])
 
 
 Rank = Callable[[Instance, float], float]  # victims go in its order, the smallest first, busy ones last

@@ -69,12 +69,26 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Rung:
+    """A way to sleep: the process stays, and holds `shares` of its own bytes, no mapped files. Those on an
+    `accelerator` are on the devices that it was started on, in their order. `known`: they were measured.
+    `seconds`: how long it usually takes to be ready again; None while nobody saw it."""
+
+    name: str
+    shares: tuple[Share, ...]
+    known: bool = False
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     """What one instance takes. `known` is False when nobody measured it: such starts go one at a time per
-    device, and hold all that is free there until they are ready."""
+    device, and hold all that is free there until they are ready. `rungs`: how it can sleep, the engine's
+    first choice first."""
 
     shares: tuple[Share, ...]
     known: bool = True
+    rungs: tuple[Rung, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -168,6 +182,8 @@ class Policy:
     priority: Priority = Priority.NORMAL
     when_full: WhenFull = WhenFull.EVICT
     keep_alive: float = 600.0
+    sleep: bool = True
+    sleep_keep_alive: float = 3600.0
     pin: bool = False
     home: bool = False
     preload: bool = False

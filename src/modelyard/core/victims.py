@@ -5,31 +5,38 @@ Part of capacity, which calls it during a pass; reads the state, writes only its
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import inf
+from types import MappingProxyType
 from typing import NamedTuple
 
+from modelyard.core import sleep
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.placement import candidates, place
 from modelyard.core.slowing import MATTERS
-from modelyard.core.state import LEAVING, Instance, LineKey, State, Version
-from modelyard.core.types import Need, NoFit, Placement, Priority, Spec
+from modelyard.core.state import COMING, LEAVING, Instance, LineKey, State, Version, time_back
+from modelyard.core.types import Need, NoFit, Placement, Priority, Rung, Spec
 
 Cost = tuple[int, float]
+Rungs = Mapping[str, Rung]  # of victims that sleep, by instance
 IDLE = -1  # before every class
+NONE: Rungs = MappingProxyType({})
 RETURNS = 0.05  # requests expected while it is loaded again, from which on an idle victim is spared
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
     """A version that wants one more instance, with its place in line. `growing`: it has some already, so it
-    may only have what is free or idle."""
+    may only have what is free or idle. `wakes`: it is one of its own that sleeps, and `need` what that takes
+    beside what it holds; else `need` is the version's."""
 
     version: Version
     key: LineKey
     growing: bool
     now: float
+    need: Need
+    wakes: Instance | None = None
 
     @property
     def priority(self) -> Priority:
@@ -40,15 +47,22 @@ class Wish:
     def blocked_since(self) -> float:
         return self.now if self.version.blocked_since is None else self.version.blocked_since
 
+    @property
+    def seconds(self) -> float:
+        """How long it usually takes, once there is room."""
+        usual = self.version.wake_seconds() if self.wakes is not None else None
+        return self.version.usual_load() if usual is None else usual
+
 
 class Room:
     """Bytes per device, as the pass goes on. free: now. later: when all that leaves (`gone`) has left and
     those before had theirs. reach: when all that may be asked to leave had left, too."""
 
     def __init__(self, state: State, now: float) -> None:
-        self.devices = state.ledger.devices
+        self.ledger, self.devices = state.ledger, state.ledger.devices
         self.free = {device: account.free for device, account in self.devices.items()}
         self.gone: set[str] = set()  # leaving, or owned by somebody in line
+        self.roused: set[str] = set()  # sleep, and will be woken for somebody in line
         self.movable: list[Instance] = []
         self.starting: set[str] = set()  # devices on which something starts
         self.learning: set[str] = set()  # of these, where a footprint is learned
@@ -61,7 +75,7 @@ class Room:
                 if instance.leases:
                     self.draining.update(charge.device for charge in instance.placement)
                 continue
-            if instance.state is not InstanceState.READY:
+            if instance.state in COMING:
                 self._starts(instance.version, instance.placement)
             if not is_fixed(instance):
                 self.movable.append(instance)
@@ -79,19 +93,25 @@ class Room:
         return min(self.free[device], self.later[device])
 
     def without(self, victims: Collection[Instance]) -> dict[str, int]:
-        """Room later if `victims` left, too."""
+        """Room later if `victims` left, too; what those that leave already keep asleep is not back."""
         room = dict(self.later)
         for victim in victims:
             for charge in victim.placement:
                 room[charge.device] += self.devices[charge.device].own(victim.id)
+            if victim.rung is not None and victim.state in LEAVING:
+                keep(room, victim, victim.rung)
         gone = self.gone.union(victim.id for victim in victims)
         for device, account in self.devices.items():
             room[device] += account.files_back(gone) - account.files_back(self.gone)
         return room
 
-    def own(self, placement: Placement, victims: Collection[Instance] = ()) -> None:
-        """Give `placement` to whoever is considered now, out of what is there later."""
+    def own(self, placement: Placement, victims: Collection[Instance] = (), rungs: Rungs = NONE) -> None:
+        """Give `placement` to whoever is considered now, out of what is there later. Victims that have one
+        sleep on their rung."""
         self.later = self.without(victims)
+        for victim in victims:
+            if victim.id in rungs:
+                keep(self.later, victim, rungs[victim.id])
         self.gone.update(victim.id for victim in victims)
         for charge in placement:
             self.later[charge.device] -= self.devices[charge.device].cost(charge, self.gone)
@@ -146,6 +166,12 @@ class Room:
         return self._ranked
 
 
+def keep(room: dict[str, int], victim: Instance, rung: Rung) -> None:
+    """It left `room`, but for what it holds asleep."""
+    for charge in sleep.asleep(victim, rung):
+        room[charge.device] -= charge.bytes
+
+
 class Choice(NamedTuple):
     """Victims, and the placement that they make room for. `until`: they are waited for until then (absolute
     seconds), when others would do at once; -inf when nothing else was in question."""
@@ -159,7 +185,9 @@ def choose(room: Room, wish: Wish) -> Choice | None:
     """The victims whose leaving makes room: those that cost least, idle ones before busy ones; while the swap
     is held, those that cost least however busy they are."""
     entries = [
-        entry for entry in room.ranked() if entry[1].id not in room.gone and _may_be_victim(entry[1], wish)
+        entry
+        for entry in room.ranked()
+        if entry[1].id not in room.gone | room.roused and _may_be_victim(entry[1], wish)
     ]
     chosen = _cheapest(room, wish, entries)
     if chosen is None or not _is_held(room, wish, chosen.victims):
@@ -171,10 +199,50 @@ def choose(room: Room, wish: Wish) -> Choice | None:
     return cheaper._replace(until=held_until(wish))
 
 
+def ways_in(room: Room, wish: Wish) -> Iterator[Wish]:
+    """How a wish may be met, the better way first: by an instance that sleeps, by a new one."""
+    head = wish.version.queue.head()
+    for instance in wish.version.instances.values():
+        if instance.state is InstanceState.ASLEEP and (head is None or instance.id not in head.exclude):
+            yield replace(wish, wakes=instance, need=sleep.to_wake(room.ledger, instance))
+    yield wish
+
+
+def ways_out(room: Room, wish: Wish, victims: list[Instance], placement: Placement) -> Rungs:
+    """Which of the victims sleep, and on which rung: the soonest back that leaves room enough for the wish,
+    and that host memory holds now. The others stop."""
+    chosen: dict[str, Rung] = {}
+    gone = room.gone.union(victim.id for victim in victims)
+    left, now = room.without(victims), {device: room.now(device) for device in room.devices}
+    for charge in placement:
+        left[charge.device] -= room.devices[charge.device].cost(charge, gone)
+    for victim in victims:
+        for rung in sleep.rungs(room.ledger, victim, wish.now):
+            freed, takes = sleep.frees(room.ledger, victim, rung), []
+            for charge in sleep.asleep(victim, rung):
+                own = room.devices[charge.device].own(victim.id)
+                takes.append(
+                    (
+                        charge.device,
+                        charge.bytes if charge.device in freed else max(charge.bytes, own),
+                        max(0, charge.bytes - own),
+                    )
+                )
+            if all(
+                size <= max(0, left[device]) and more <= max(0, now[device]) for device, size, more in takes
+            ):
+                chosen[victim.id] = rung
+                for device, size, more in takes:
+                    left[device] -= size
+                    now[device] -= more
+                break
+    return chosen
+
+
 def held_until(wish: Wish) -> float:
     """How long a swap may be held at the longest, in absolute seconds: its load, too, is part of the
     patience."""
-    return wish.key[1] + wish.version.policy.patience - wish.version.usual_load()
+    return wish.key[1] + wish.version.policy.patience - wish.seconds
 
 
 def _is_held(room: Room, wish: Wish, victims: list[Instance]) -> bool:
@@ -191,7 +259,7 @@ def _is_held(room: Room, wish: Wish, victims: list[Instance]) -> bool:
 def _returns(instance: Instance, now: float) -> bool:
     version = instance.version
     idle = not instance.leases and not version.queue.count
-    return idle and version.rate(now) * version.usual_load() >= RETURNS
+    return idle and version.rate(now) * time_back(instance) >= RETURNS
 
 
 def _cheapest(room: Room, wish: Wish, ranked: list[tuple[Cost, Instance]]) -> Choice | None:
@@ -200,8 +268,7 @@ def _cheapest(room: Room, wish: Wish, ranked: list[tuple[Cost, Instance]]) -> Ch
     A need of one accelerator share looks at each device by itself, so that victims on two devices are never
     added up for an instance that lives on one; other needs look at all devices together.
     """
-    need, spec = wish.version.need, wish.version.spec
-    assert need is not None
+    need, spec = wish.need, wish.version.spec
     spread = [share for share in need.shares if share.on == "accelerator"]
     groups: list[set[str]] = [set(room.devices)]
     if len(spread) == 1:
@@ -209,18 +276,16 @@ def _cheapest(room: Room, wish: Wish, ranked: list[tuple[Cost, Instance]]) -> Ch
         groups = [{device, *named} for device in candidates(spread[0], spec, room.devices)]
     best: tuple[list[Cost], list[Instance], Placement] | None = None
     for devices in groups:
-        found = _choose_on(room, wish.version, devices, ranked)
+        found = _choose_on(room, need, spec, devices, ranked)
         if found is not None and (best is None or found[0] < best[0]):
             best = found
     return None if best is None else Choice(best[1], best[2])
 
 
 def _choose_on(
-    room: Room, version: Version, devices: set[str], ranked: list[tuple[Cost, Instance]]
+    room: Room, need: Need, spec: Spec, devices: set[str], ranked: list[tuple[Cost, Instance]]
 ) -> tuple[list[Cost], list[Instance], Placement] | None:
     """Add victims, cheapest first, until it fits; then spare those that were not needed, dearest first."""
-    need, spec = version.need, version.spec
-    assert need is not None
 
     def fit(chosen: list[tuple[Cost, Instance]]) -> Placement | NoFit:
         victims = [victim for _, victim in chosen]
@@ -248,6 +313,8 @@ def _choose_on(
 def _may_be_victim(instance: Instance, wish: Wish) -> bool:
     """Whether the wish may own this instance's memory at all (when, is said by `may_leave_at`)."""
     other = instance.version
+    if instance.state is InstanceState.ASLEEP:
+        return instance is not wish.wakes
     if other is wish.version:
         return False
     if wish.growing:
@@ -257,8 +324,10 @@ def _may_be_victim(instance: Instance, wish: Wish) -> bool:
 
 
 def is_fixed(instance: Instance) -> bool:
-    """Pinned, or one of the version's minimum replicas: never a victim."""
+    """Pinned, or one of the version's minimum replicas: never a victim, but when it sleeps."""
     policy = instance.version.policy
+    if instance.state is InstanceState.ASLEEP:
+        return False
     return policy.pin or len(instance.version.live()) <= policy.min_replicas
 
 
@@ -266,6 +335,8 @@ def may_leave_at(instance: Instance, wish: Wish) -> float:
     """The moment from which this victim may leave for the wish, in absolute seconds; infinite while that
     depends on something else than time: a load that others wait for, requests there that came first."""
     other = instance.version
+    if other is wish.version:
+        return -inf  # sleeps, and is in the way of another of its own
     if instance.state is not InstanceState.READY:
         return inf if other.queue.count or other.asked_since is not None else -inf
     head = other.queue.head()
