@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 from cli.command_line import run
 from gateway.live_yard import child_yard, fake, short_folder
@@ -33,3 +34,25 @@ async def test_profiles_are_put_listed_and_removed() -> None:
             assert "holds no fields" in await order("put", "org/slow", "-f", str(file), code=2)
             assert await order("rm", "org/slow") == "org/slow is gone\n"
             assert "There is no engine profile" in await order("rm", "org/slow", code=1)
+
+
+def test_the_engines_of_this_machine(tmp_path: Path) -> None:
+    tool = tmp_path / "ovms"
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    done = run("engines", "--json", PATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rows = {row["engine"]: row for row in json.loads(done.stdout)}
+    assert rows["fake"] == {"engine": "fake", "verified": "real", "missing": ""}
+    assert rows["command preset openvino"] == {
+        "engine": "command preset openvino",
+        "verified": "golden",
+        "missing": "",
+    }
+    sglang = rows["command preset sglang"]
+    assert sglang["verified"] == "golden"
+    assert "there is no sglang on PATH; run `pip install sglang`" in sglang["missing"]
+    table = run("engines", PATH=str(tmp_path)).stdout
+    assert "supported" not in table
+    (line,) = (line for line in table.splitlines() if "preset openvino" in line)
+    assert line.split() == ["command", "preset", "openvino", "golden", "can", "be", "run"]

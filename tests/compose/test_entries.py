@@ -81,3 +81,31 @@ def test_parallelism_needs_an_engine_that_can_and_devices(
     finally:
         store.close()
         devices.close()
+
+
+def test_a_program_that_cannot_be_run_is_told_once_with_its_place(tmp_path: Path) -> None:
+    program = tmp_path / "engine"
+    text = f"""
+engines: {{own: {{type: fake, program: {program}}}, other: {{type: fake, program: no-such-engine}}}}
+models: {{a: {{engine: own}}, b: {{engine: own}}, c: {{engine: other}}}}
+"""
+    config = load(None, text)
+    devices, store = Devices.discover({}, {}), Store(tmp_path / "store")
+    try:
+        with pytest.raises(ConfigErrors) as absent:
+            entries_of(config, config.models, devices, store)
+        first, second = absent.value.problems
+        assert first.path == "engines.own.program"
+        assert f"there is no {program}" in first.message
+        assert (second.path, second.message.split(";")[0]) == (
+            "engines.other.program",
+            "there is no no-such-engine on PATH",
+        )
+        program.write_text("#!/bin/sh\n")
+        with pytest.raises(ConfigErrors, match="is not a file that this user may execute"):
+            entries_of(config, config.models, devices, store)
+        program.chmod(0o755)
+        assert set(entries_of(config, config.models[:2], devices, store)) == {"a", "b"}
+    finally:
+        store.close()
+        devices.close()

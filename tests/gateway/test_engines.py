@@ -74,6 +74,8 @@ async def test_a_registered_profile_runs_registered_models(yard: LiveYard) -> No
         "changed": None,
         "changed_by": "anybody",
         "error": "",
+        "verified": "real",
+        "missing": "",
     }
     assert yard.yard.names.model("m").spec.parameters["seed"] == 7
     assert yard.yard.names.model("m").spec.devices == ("gpu0",)
@@ -209,11 +211,24 @@ async def test_programs_are_looked_for_once_each_beside_the_loop(
 
     for name in ("one", "two"):
         await put(yard, name, type="llamacpp")
-    monkeypatch.setattr("modelyard.compose.profiles.shutil.which", which)
+    monkeypatch.setattr("shutil.which", which)
     listed = (await ask(yard, "GET", "/v1/engines")).body["data"]
     assert {one["program"] for one in listed if one["type"] == "llamacpp"} == {"/bin/llama-server"}
     assert len({program for program, _ in looked}) == len(looked)
     assert not any(on_loop for _, on_loop in looked)
+
+
+async def test_what_is_missing_here_and_how_an_engine_is_verified(
+    yard: LiveYard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    await put(yard, "own", type="command")
+    shown = (await ask(yard, "GET", "/v1/engines/own")).body
+    assert (shown["verified"], shown["missing"]) == ("real", "")
+    order = {"name": "m", "engine": "own", "parameters": {"preset": "tgi"}}
+    refused = await yard.post("/v1/models", order)
+    assert (refused.status, refused.code) == (422, "spec_refused")
+    assert "parameters.preset: says what is run on the server's machine" in refused.message
 
 
 # -- what is run on the machine -------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -283,12 +285,15 @@ class TestStart:
             assert (again.status, again.code, again.message) == (503, "cannot_load", answer.message)
             assert yard.state.sequence == 1, "a model that backs off is not started for a request"
 
-    async def test_of_a_program_that_is_not_there_is_not_tried_again(self) -> None:
-        engines = {"broken": {"type": "fake", "program": "/no/such/program"}}
+    async def test_of_a_program_that_went_away_is_not_tried_again(self, tmp_path: Path) -> None:
+        program = tmp_path / "program"
+        program.symlink_to(sys.executable)
+        engines = {"broken": {"type": "fake", "program": str(program)}}
         async with live_yard({"a": {**fake(), "engine": "broken"}}, engines=engines) as yard:
+            program.unlink()
             answer = await yard.chat("a")
             assert (answer.status, answer.code) == (503, "cannot_load")
-            assert "not_installed: /no/such/program cannot be executed: No such file" in answer.message
+            assert f"not_installed: {program} cannot be executed: No such file" in answer.message
             assert yard.state.sequence == 1
 
     async def test_that_is_killed_from_outside_is_tried_three_times(self) -> None:

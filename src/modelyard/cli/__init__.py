@@ -17,6 +17,7 @@ from modelyard.cli import (
     control,
     engines,
     importing,
+    installed,
     keys,
     migrate,
     plan,
@@ -63,6 +64,7 @@ app.command("replay")(replay.replay)
 app.command("advise")(replay.advise)
 app.command("diff")(changes.diff)
 app.command("apply")(changes.apply)
+app.command("engines")(installed.engines)
 app.add_typer(cache.app)
 app.add_typer(engines.app)
 app.add_typer(importing.app)

@@ -25,15 +25,18 @@ def listed(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> 
         return
     from modelyard.cli import tables
 
-    table = tables.new("profile", "engine", "owner", "devices", "models", "program")
+    table = tables.new("profile", "engine", "verified", "owner", "devices", "models", "program")
     for one in found:
         devices = ", ".join(one["devices"]) or "any"
         program = one["program"] or "not found"
-        table.add_row(one["name"], one["type"], one["owner"], devices, str(one["models"]), program)
+        row = (one["name"], one["type"], one["verified"], one["owner"], devices, str(one["models"]), program)
+        table.add_row(*row)
     tables.show(tables.console(), table)
     for one in found:
         if one["error"]:
             typer.echo(f"{one['name']} is left out there: {one['error']}")
+        elif one["missing"]:
+            typer.echo(f"{one['name']} cannot be run there: it {one['missing']}")
 
 
 @app.command()

@@ -5,6 +5,7 @@ Used when a yard is built and when its configuration changes.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
@@ -37,10 +38,12 @@ def entries_of(config: Config, models: Iterable[Model], devices: Devices, store:
     return entries
 
 
-def found(engine: Engine) -> dict[str, str]:
-    """Where what the engine may need lies on this machine: programs on PATH, and Python modules."""
-    lying = {program: shutil.which(program) for program in engine.programs}
-    for module in engine.modules:
+def found(*engines: Engine, programs: Iterable[str] = ()) -> dict[str, str]:
+    """Where what the engines may need lies on this machine: programs on PATH, and Python modules; and these
+    programs. What is not there is left out."""
+    names = {*programs, *(program for engine in engines for program in engine.programs)}
+    lying = {program: shutil.which(program) for program in names}
+    for module in {module for engine in engines for module in engine.modules}:
         spec = find_spec(module)
         lying[module] = spec.origin if spec is not None else None
     return {name: where for name, where in lying.items() if where is not None}
@@ -71,6 +74,8 @@ def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entr
     profile = config.profiles[model.spec.engine]
     engine = registry.load()[profile.type]
     profile = replace(profile, found=found(engine))
+    if unrunnable := _unrunnable(profile.program):
+        raise config.failure([(f"engines.{profile.name}.program", unrunnable)])
     spec = _on_devices(model.spec, profile, devices)
     if missing := engine.missing(profile):
         raise config.failure([(f"{model.path}.engine", f"{engine.type} {missing}")])
@@ -83,6 +88,17 @@ def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entr
     if problems:
         raise config.failure(problems)
     return Entry(spec, model.policy, engine, profile, price=model.price)
+
+
+def _unrunnable(program: str) -> str:
+    """Why this program cannot be run here; empty when it can, and for none."""
+    if not program or shutil.which(program) is not None:
+        return ""
+    if "/" not in program:
+        return f"there is no {program} on PATH; install it, or name its path"
+    if not os.path.exists(program):
+        return f"there is no {program}; name a program that is there, or leave this out"
+    return f"{program} is not a file that this user may execute; make it one, or name another"
 
 
 def _kept_in_vain(

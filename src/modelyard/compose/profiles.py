@@ -6,20 +6,19 @@ Built by `yard`. A change goes the way of all live changes: what is run with the
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 
 from modelyard.compose.additions import check_programs, made_of
+from modelyard.compose.entries import found
 from modelyard.compose.live import Live
 from modelyard.compose.lookup import refused
 from modelyard.compose.registered import Held, Holding
 from modelyard.config import Config, ConfigErrors
 from modelyard.engines import registry as engines
-from modelyard.engines.base import Profile
+from modelyard.engines.base import Engine, Profile
 from modelyard.errors import EngineInUse, EngineNotFound, NameTaken, OwnedByFile
 from modelyard.gateway.engines_routes import KnownEngine
 from modelyard.registry import Json, ProfileRecord, Registry
@@ -98,13 +97,15 @@ class RegistryProfiles:
         """What is known of these, by name."""
         config = self._live.config
         models = Counter(model.spec.engine for model in config.models)
-        found = [self._one(config, name, models[name]) for name in sorted(names)]
-        programs = [_programs(known.profile) for known in found]
-        where = await asyncio.to_thread(_where, set(chain(*programs)))
-        return [
-            replace(known, program=next(filter(None, map(where.get, may_run)), None))
-            for known, may_run in zip(found, programs, strict=True)
-        ]
+        listed = [self._one(config, name, models[name]) for name in sorted(names)]
+        adapters = {one.profile.type: engines.load().get(one.profile.type) for one in listed}
+        where = await asyncio.to_thread(
+            lambda: found(
+                *filter(None, adapters.values()),
+                programs={one.profile.program for one in listed if one.profile.program},
+            )
+        )
+        return [_here(one, adapters[one.profile.type], where) for one in listed]
 
     def _one(self, config: Config, name: str, models: int) -> KnownEngine:
         """Without its program."""
@@ -133,12 +134,14 @@ def _users(holding: Holding, name: str) -> Iterator[int]:
     return (number for number, one in holding.versions.items() if one.spec.get("engine") == name)
 
 
-def _programs(profile: Profile) -> Sequence[str]:
-    """Those that it may be run with, the first that is found."""
-    engine = engines.load().get(profile.type)
-    return [profile.program] if profile.program else engine.programs if engine is not None else ()
-
-
-def _where(programs: Iterable[str]) -> dict[str, str | None]:
-    """The files of these programs. It looks through PATH."""
-    return {program: shutil.which(program) for program in programs}
+def _here(known: KnownEngine, engine: Engine | None, where: Mapping[str, str]) -> KnownEngine:
+    """With what this machine has of it."""
+    if engine is None:
+        return known
+    may_run = [known.profile.program] if known.profile.program else engine.programs
+    return replace(
+        known,
+        program=next(filter(None, map(where.get, may_run)), None),
+        verified="golden" if known.profile.defaults.get("preset") in engine.presets else engine.verified,
+        missing=engine.missing(replace(known.profile, found=where)),
+    )

@@ -42,7 +42,7 @@ class KnownEngine:
     """An engine profile. `owner` is `engine` for the one of an engine's type that models name without a
     profile, `place` the file and line of a file's; `program` is what would be run, None where nothing was
     found on PATH; `models` counts those that are served with it; `error` is why what the registry has of this
-    name is left out here, else empty."""
+    name is left out here, else empty; `verified` and `missing` are the engine's (`engines.base.Engine`)."""
 
     profile: Profile
     owner: Literal["file", "registry", "engine"]
@@ -51,6 +51,8 @@ class KnownEngine:
     models: int
     record: ProfileRecord | None
     error: str
+    verified: Literal["real", "golden"] = "golden"
+    missing: str = ""
 
 
 class Engines(Protocol):
@@ -99,6 +101,10 @@ class EngineView(views.View):
     changed: float | None
     changed_by: str | None = Field(description="The name of a key.")
     error: str = Field(description="Why what the registry has is left out on this server; else empty.")
+    verified: Literal["real", "golden"] = Field(
+        description="`real`: the engine is tested as the real thing; `golden`: only its command lines are."
+    )
+    missing: str = Field(description="What the engine lacks on this machine, and how to get it; else empty.")
 
 
 class EngineList(views.View):
@@ -206,6 +212,8 @@ def _view(known: KnownEngine) -> EngineView:
         changed=None if record is None else record.changed,
         changed_by=None if record is None else record.changed_by,
         error=known.error,
+        verified=known.verified,
+        missing=known.missing,
     )
 
 
