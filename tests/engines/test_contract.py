@@ -73,7 +73,24 @@ def command_case(_: pytest.FixtureRequest) -> Case:
     )
 
 
-CASES = {"command": command_case, "fake": fake_case, "llamacpp": llamacpp_case}
+def openai_case(_: pytest.FixtureRequest) -> Case:
+    parameters: dict[str, object] = {"url": "https://far.example/v1"}
+    spec = Spec("public/name", "a" * 64, "openai", parameters=parameters)
+    return Case(
+        engine=ENGINES["openai"],
+        spec=spec,
+        long=spec,
+        bad={
+            "parameters.url": {"url": "far.example"},
+            "parameters.key": {**parameters, "key": "two words"},
+            "parameters.apis": {**parameters, "apis": ["chats"]},
+            "parameters.ky": {**parameters, "ky": "x"},
+        },
+        attached=True,
+    )
+
+
+CASES = {"command": command_case, "fake": fake_case, "llamacpp": llamacpp_case, "openai": openai_case}
 
 
 @pytest.fixture(params=sorted(ENGINES))
@@ -88,6 +105,8 @@ def test_on_paper(case: Case, check: Callable[[Case], None]) -> None:
 
 
 async def test_as_a_process(case: Case) -> None:
+    if case.attached:
+        pytest.skip("it starts no process: its own tests have servers beside it")
     if case.engine.type == "llamacpp" and importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("xllamacpp is not installed")
     async with running(lambda socket: contract.argv(case, case.long, socket)) as live:

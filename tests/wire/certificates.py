@@ -1,4 +1,4 @@
-"""Certificates that nobody trusts but who is told to, and a server in front of another one that has one."""
+"""Certificates that nobody trusts but who is told to, and ports in front of servers on Unix sockets."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def certificate(folder: Path, name: str = "localhost") -> tuple[Path, ssl.SSLCon
 
 
 @asynccontextmanager
-async def encrypted(context: ssl.SSLContext, socket: Path) -> AsyncIterator[int]:
-    """A TLS server in front of what listens on a Unix socket; its port."""
+async def front(context: ssl.SSLContext | None, socket: Path, port: int = 0) -> AsyncIterator[int]:
+    """A port in front of what listens on a Unix socket, with TLS if there is a context."""
     passing: set[asyncio.Task[None]] = set()
 
     async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -50,7 +50,7 @@ async def encrypted(context: ssl.SSLContext, socket: Path) -> AsyncIterator[int]
                 end.transport.abort()
             passing.discard(task)
 
-    server = await asyncio.start_server(on_connection, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(on_connection, "127.0.0.1", port, ssl=context)
     try:
         yield int(server.sockets[0].getsockname()[1])
     finally:

@@ -67,11 +67,17 @@ def test_replace_model(body: bytes, expected: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"{}", b'{"x":{"model":"a"}}', b'{"x":"model"}', b'{"x":"\\"model\\":\\"a\\""}']
+    ("body", "expected"),
+    [
+        (b" { }", b' {"model":"N" }'),
+        (b'{"x":{"model":"a"}}', b'{"model":"N","x":{"model":"a"}}'),
+        (b'{"x":"model"}', b'{"model":"N","x":"model"}'),
+        (b'{"x":"\\"model\\":\\"a\\""}', b'{"model":"N","x":"\\"model\\":\\"a\\""}'),
+    ],
 )
-def test_nothing_to_replace(body: bytes) -> None:
-    with pytest.raises(ValueError, match="no top-level"):
-        replace_model(body, "N")
+def test_a_model_is_put_in_where_none_is_named(body: bytes, expected: bytes) -> None:
+    assert replace_model(body, "N") == expected
+    assert parse(expected).model == "N"
 
 
 _TEXT = st.one_of(

@@ -13,7 +13,7 @@ from modelyard.core.types import Address
 from modelyard.wire.call import Target
 from modelyard.wire.errors import ConnectFailed, NotTrusted
 from modelyard.wire.pool import Pool
-from wire.certificates import certificate, encrypted
+from wire.certificates import certificate, front
 from wire.raw_engines import OK, Peer, always, engine
 
 
@@ -90,7 +90,7 @@ async def test_a_name_that_does_not_resolve_is_said() -> None:
 
 async def test_tls_with_a_certificate_that_is_told(tmp_path: Path) -> None:
     made, context = certificate(tmp_path)
-    async with engine(always(OK), tmp_path / "e") as peer, encrypted(context, tmp_path / "e") as port:
+    async with engine(always(OK), tmp_path / "e") as peer, front(context, tmp_path / "e") as port:
         pool = Pool(Address(host="localhost", port=port, scheme="https", ca=str(made)))
         for _ in range(3):
             assert await pool.fetch("GET", "/", timeout=5) == (200, b"ok")
@@ -105,7 +105,7 @@ async def test_a_server_that_is_not_trusted_gets_no_request(tmp_path: Path, case
         made = tmp_path / "text"
         made.write_text("no")
     ca = {"unknown": "", "no file": str(tmp_path / "none")}.get(case, str(made))
-    async with engine(always(OK), tmp_path / "e") as peer, encrypted(context, tmp_path / "e") as port:
+    async with engine(always(OK), tmp_path / "e") as peer, front(context, tmp_path / "e") as port:
         pool = Pool(Address(host="localhost", port=port, scheme="https", ca=ca))
         what = (
             "is not trusted: " if case in ("unknown", "other name") else "cannot be read as PEM certificates"

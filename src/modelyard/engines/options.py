@@ -80,6 +80,16 @@ def one_of(*names: str) -> Check:
     return check
 
 
+def some_of(*names: str) -> Check:
+    """A list of some of these words."""
+
+    def check(value: object) -> str:
+        fine = isinstance(value, list | tuple) and value and all(item in names for item in value)
+        return "" if fine else f"must be a list of some of {', '.join(names)}"
+
+    return check
+
+
 def truth(value: object) -> str:
     return "" if isinstance(value, bool) else "must be true or false"
 

@@ -183,3 +183,9 @@ class WaitTooLong(Busy):
     """The estimated wait is longer than the request's `max_wait`."""
 
     code = "wait_too_long"
+
+
+class RateLimited(Busy):
+    """What serves the model takes no more requests for now; `Retry-After` is its own."""
+
+    code = "rate_limited"

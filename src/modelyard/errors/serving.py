@@ -93,6 +93,14 @@ class EngineFailed(EngineError):
     code = "engine_failed"
 
 
+class EngineRefused(EngineError):
+    """The server that a model is at does not take our key, has no such model, or is elsewhere: what is said
+    of it has to be mended."""
+
+    code = "engine_refused"
+    retryable = False
+
+
 class FirstByteTimeout(EngineError):
     """The engine sent nothing for `first_byte_timeout`."""
 

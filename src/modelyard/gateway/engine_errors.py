@@ -6,8 +6,18 @@ import re
 
 import orjson
 
-from modelyard.errors import ContextOverflow, EngineFailed, EngineProtocol, InvalidRequest, ModelyardError
+from modelyard.errors import (
+    ContextOverflow,
+    EngineFailed,
+    EngineProtocol,
+    EngineRefused,
+    InvalidRequest,
+    ModelyardError,
+    RateLimited,
+)
+from modelyard.gateway.demand import Demand
 from modelyard.gateway.relay import Result
+from modelyard.runtime.entries import Entry
 
 INPUTS = {  # by the engine's path: the field that holds what may be too long
     b"/v1/chat/completions": "messages",
@@ -27,14 +37,28 @@ def overflow(path: bytes, result: Result) -> ContextOverflow | None:
     return ContextOverflow(message(result.body), param=INPUTS.get(path))
 
 
-def refusal(path: bytes, result: Result) -> ModelyardError:
-    """What an engine's own answer to a request of `path` is in our terms, with its message."""
+def refusal(demand: Demand, result: Result) -> ModelyardError:
+    """What an engine's own answer to a request is in our terms, with its message."""
     said = message(result.body)
-    if path == b"/detokenize" and result.status == 500 and "range_check" in said:
+    if advice := _refused_us(demand.entry, result):
+        return EngineRefused(f"it answered with {result.status}: {said}; {advice}")
+    if result.status == 429:
+        return RateLimited(said)
+    if demand.path == b"/detokenize" and result.status == 500 and "range_check" in said:
         return InvalidRequest("`tokens` holds one that the model does not have.", param="tokens")
     if result.status >= 500 and not (result.status == 500 and _CLIENTS.match(said)):
         return EngineFailed(said)
     return InvalidRequest(said) if result.status >= 400 else EngineProtocol(said)
+
+
+def _refused_us(entry: Entry, result: Result) -> str:
+    """What the operator has to mend, where the answer is about our key, or the model's name or address there;
+    empty for one that is about the request."""
+    unknown = result.status == 404 and b"model" in result.body
+    if not unknown and result.status not in (401, 403) and not 300 <= result.status < 400:
+        return ""
+    told = entry.engine.refused(entry.spec, result.status)
+    return "" if told is None else told[1]
 
 
 def message(body: bytes) -> str:

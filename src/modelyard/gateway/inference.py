@@ -146,9 +146,9 @@ class Inference:
         return self._to(exchange, entry, exchange.path, head, body)
 
     def _to(self, exchange: Exchange, entry: Entry, path: str, head: Head, body: bytes) -> Demand:
-        """The engine gets the body as it is; only the model's name may be replaced."""
+        """The engine gets the body as it is; only the model's name may be replaced, or put in."""
         name = entry.engine.model_name(entry.spec)
-        if name is not None and head.model is not None:
+        if name is not None:
             body = replace_model(body, name)
         return _asked(exchange, Demand(entry, KINDS[path], path.encode(), body, head.stream))
 

@@ -16,6 +16,7 @@ from modelyard.core.events import Arrived
 from modelyard.core.types import OutcomeKind
 from modelyard.errors import (
     BrokenPromise,
+    EngineError,
     InternalError,
     LoadFailed,
     ModelNotFound,
@@ -286,12 +287,14 @@ class _Serving:
         if (too_long := overflow(self._demand.path, result)) is not None:
             raise too_long
         if exchange.started:  # a stream was promised
-            refused = refusal(self._demand.path, result)
+            refused = refusal(self._demand, result)
             raise type(refused)(f"the engine answered with {result.status}: {refused.message}")
-        if result.status < 400:
+        if result.status < 300:
             exchange.respond(result.status, result.headers, result.body)
             return "ok"
-        refused = refusal(self._demand.path, result)
+        refused = refusal(self._demand, result)
+        if isinstance(refused, EngineError) and result.status < 500:
+            raise refused
         status = result.status if result.status < 500 else refused.status
         headers = [pair for pair in result.headers if pair[0] != b"content-type"]
         exchange.respond(status, [*headers, JSON], api.refusal(status, refused))

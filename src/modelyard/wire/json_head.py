@@ -73,10 +73,10 @@ def _kind(value: object) -> str:
 
 
 def replace_model(body: bytes, name: str) -> bytes:
-    """The body with the value of its top-level `model` replaced, all other bytes as they were.
+    """The body with the value of its top-level `model` replaced, or put in, all other bytes as they were.
 
     The body must be one that `parse` accepts. Every top-level `model` is replaced when there are several:
-    parsers differ in which one counts. Raises ValueError when there is none.
+    parsers differ in which one counts.
     """
     new = orjson.dumps(name)
     escaped = b"\\u006" in body
@@ -98,6 +98,8 @@ def replace_model(body: bytes, name: str) -> bytes:
             pieces += (body[copied:start], new)
             copied = end
     if not pieces:
-        raise ValueError("the body has no top-level `model` to replace")
+        inside = body.index(b"{") + 1
+        comma = b"" if body[inside:].lstrip().startswith(b"}") else b","
+        return b'%b"model":%b%b%b' % (body[:inside], new, comma, body[inside:])
     pieces.append(body[copied:])
     return b"".join(pieces)

@@ -1,0 +1,126 @@
+"""The adapter of servers elsewhere that speak OpenAI's API: nothing is started, and no memory is taken.
+
+`url` is where its API is, with or without the `/v1` that its paths begin with, `key` what it wants from us,
+and `model` what it calls the model (default: the name here). `slots` of the model bounds how many requests it
+is sent at once. What it says of a key or a model that it does not take is found out at the first generation;
+where that costs too much, or is not understood, `generate: false` leaves it out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Literal
+from urllib.parse import urlsplit
+
+from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
+from modelyard.engines import openai_http
+from modelyard.engines.base import Adapter, Attach, Call, Exit, Files, Profile
+from modelyard.engines.options import Option, Table, some_of, text, truth, whole
+
+_MODELS = "/v1/models"
+_APIS = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "embeddings": "/v1/embeddings",
+    "responses": "/v1/responses",
+    "rerank": "/v1/rerank",
+}
+
+
+def _url(value: object) -> str:
+    """It is not repeated: it may hold a password."""
+    wrong = "must be an address, e.g. https://api.example.com/v1"
+    try:
+        parts = urlsplit(value if isinstance(value, str) else "")
+        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        return wrong
+    if not fine or not re.fullmatch(r"[!-~]*", parts.path) or re.search(r"[\s\0]", parts.netloc):
+        return wrong
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        return "must be without a user, a password or a query; a key is the parameter `key`"
+    return ""
+
+
+def _key(value: object) -> str:
+    fine = isinstance(value, str) and re.fullmatch(r"[!-~]+", value)
+    return "" if fine else "must be visible ASCII characters without spaces, e.g. ${MY_KEY}"
+
+
+_TABLE = Table(
+    "openai",
+    (
+        Option("url", _url),
+        Option("key", _key),
+        Option("model", text),
+        Option("ca", text),
+        Option("apis", some_of(*_APIS)),
+        Option("context", whole(1)),
+        Option("generate", truth),
+    ),
+)
+
+
+class OpenAiEngine(Adapter):
+    """See the module's text and `engines.base.Engine`."""
+
+    type: ClassVar[str] = "openai"
+    health: ClassVar[str] = _MODELS
+    verified: ClassVar[Literal["real", "golden"]] = "real"
+    # Where requests go, and what is read of this machine's disk.
+    trusted: ClassVar[frozenset[str]] = frozenset({"url", "ca"})
+
+    def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
+        found = _TABLE.problems(spec.parameters)
+        if "url" not in spec.parameters:
+            found.append(("parameters.url", "is missing: say where the server is"))
+        if spec.source:
+            found.append(("source", "is of no use: the server has the model already"))
+        if not found and spec.warm_up.prefixes and openai_http.CHAT not in self.paths(spec):
+            found.append(("warm_up.prefixes", "are system messages, and this model does not chat"))
+        return found
+
+    def need(self, spec: Spec, files: Files) -> Need:
+        return Need((Share("ram", 0),))
+
+    def command(
+        self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
+    ) -> Attach:
+        key = spec.parameters.get("key")
+        headers = (("authorization", f"Bearer {key}"),) if key else ()
+        url = str(spec.parameters["url"]).rstrip("/").removesuffix("/v1")
+        return Attach(url, headers, ca=str(spec.parameters.get("ca", "")))
+
+    def warm_up(self, spec: Spec) -> Sequence[Call]:
+        if spec.parameters.get("generate") is False and not (spec.warm_up.prompts or spec.warm_up.prefixes):
+            return (Call("GET", _MODELS),)
+        return openai_http.warm_up(replace(spec, model=self.model_name(spec)), self.paths(spec))
+
+    def paths(self, spec: Spec) -> frozenset[str]:
+        apis = spec.parameters.get("apis", ("chat", "completions"))
+        return frozenset(_APIS[api] for api in apis) if isinstance(apis, list | tuple) else frozenset()
+
+    def model_name(self, spec: Spec) -> str:
+        return str(spec.parameters.get("model", spec.model))
+
+    def cause(self, exit: Exit, log_tail: str) -> Cause:
+        return Cause.EXITED
+
+    def refused(self, spec: Spec, status: int) -> tuple[Cause, str] | None:
+        if status in (401, 403):
+            said = "is not taken" if "key" in spec.parameters else "is missing"
+            return Cause.BAD_ARGUMENTS, f"parameters.key {said} by {spec.parameters['url']}"
+        if status == 404:
+            return Cause.BAD_MODEL, (
+                f"{spec.parameters['url']} has no model {self.model_name(spec)!r} (parameters.model is its name "
+                "there), or its API is elsewhere (parameters.url)"
+            )
+        if status in (400, 422):
+            return Cause.BAD_MODEL, "parameters.generate: false has it start without a first generation"
+        if 300 <= status < 400:
+            return Cause.BAD_ARGUMENTS, "parameters.url leads elsewhere, and is not followed: name that place"
+        if status == 429 or status >= 500:
+            return Cause.LAUNCH, ""  # it may well take the next one
+        return None
