@@ -114,8 +114,8 @@ class OpenAiEngine(Adapter):
             return Cause.BAD_ARGUMENTS, f"parameters.key {said} by {spec.parameters['url']}"
         if status == 404:
             return Cause.BAD_MODEL, (
-                f"{spec.parameters['url']} has no model {self.model_name(spec)!r} (parameters.model is its name "
-                "there), or its API is elsewhere (parameters.url)"
+                f"{spec.parameters['url']} has no model {self.model_name(spec)!r} (parameters.model is its "
+                "name there), or its API is elsewhere (parameters.url)"
             )
         if status in (400, 422):
             return Cause.BAD_MODEL, "parameters.generate: false has it start without a first generation"
