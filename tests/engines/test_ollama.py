@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from modelyard.core.types import Address, Cause, Parallel, Spec, WarmUp
-from modelyard.engines.base import Command, Exit, Files, ModelFile, Profile
+from modelyard.core.types import Address, Cause, Charge, Need, Parallel, Share, Spec, WarmUp
+from modelyard.engines.base import Attach, Command, Exit, Files, ModelFile, Profile
 from modelyard.engines.llamacpp_memory import CUDA_CONTEXT
 from modelyard.engines.ollama import SERVER, OllamaEngine
 from modelyard.errors import BadGguf
@@ -46,7 +47,9 @@ def files(*roles: str, header: Mapping[str, object] = HEADER) -> Files:
 
 
 def command(given: Spec, of: Files | None = None) -> Command:
-    return ENGINE.command(given, HERE, (), ADDRESS, of or files())
+    made = ENGINE.command(given, HERE, (), ADDRESS, of or files())
+    assert isinstance(made, Command)
+    return made
 
 
 def created(given: Spec) -> dict[str, Any]:
@@ -213,3 +216,97 @@ def test_a_machine_without_it() -> None:
 )
 def test_why_it_ended(end: Exit, log: str, cause: Cause) -> None:
     assert ENGINE.cause(end, log) is cause
+
+
+URL = "http://127.0.0.1:11434"
+
+
+def attached(parameters: Mapping[str, object] | None = None, **more: Any) -> Spec:
+    return replace(spec({"url": URL, **(parameters or {})}, **more), source="")
+
+
+def attach(given: Spec, *devices: str) -> Attach:
+    placement = tuple(Charge(device, 0) for device in devices or ("ram",))
+    made = ENGINE.command(given, Profile("ollama", "ollama"), placement, Address(), {})
+    assert isinstance(made, Attach)
+    return made
+
+
+def running(*models: tuple[str, int, int]) -> bytes:
+    """What `/api/ps` answers with."""
+    listed = [{"name": name, "size": size, "size_vram": vram} for name, size, vram in models]
+    return json.dumps({"models": listed}).encode()
+
+
+def test_a_model_of_a_server_that_runs_already() -> None:
+    given = attached({"model": "smol:q4"})
+    assert ENGINE.problems(given, HERE) == []
+    assert ENGINE.sources(given) == {}
+    assert ENGINE.model_name(given) == "smol:q4"
+    assert ENGINE.missing(Profile("ollama", "ollama", defaults=given.parameters)) == ""
+    made = attach(given)
+    assert made.url == URL
+    (load,), (unload,) = made.load, made.unload
+    assert (load.method, load.path, unload.path) == ("POST", "/api/generate", "/api/generate")
+    assert json.loads(load.body) == {"model": "smol:q4", "keep_alive": -1}
+    assert json.loads(unload.body) == {"model": "smol:q4", "keep_alive": 0}
+    assert [call.path for call in ENGINE.warm_up(given)] == ["/v1/chat/completions"]
+    assert json.loads(ENGINE.warm_up(given)[0].body)["model"] == "smol:q4"
+    assert {call.path for call in (*attach(attached({"embedding": True})).load,)} == {"/api/embed"}
+
+
+def test_what_it_holds_there_is_what_the_server_says() -> None:
+    held = attach(attached(name="smol")).held
+    assert held is not None
+    assert (held.call.method, held.call.path) == ("GET", "/api/ps")
+    assert held.count(running(("other:latest", 5, 0), ("smol:latest", 100, 0))) == {"ram": 100}
+    assert held.count(running(("other:latest", 5, 0))) is None
+    for wrong in (b"{}", b'{"models": [{"name": "smol:latest"}]}', b"[]", b"what?"):
+        with pytest.raises(ValueError):
+            held.count(wrong)
+    on_card = attach(attached(name="smol:q4", devices=()), "ram", "GPU-1").held
+    assert on_card is not None
+    assert on_card.count(running(("smol:q4", 100, 80))) == {"ram": 20, "GPU-1": 80}
+
+
+@pytest.mark.parametrize("url", [URL, "http://localhost:1/x", "http://[::1]:5"])
+def test_memory_on_this_machine_is_learned(url: str) -> None:
+    assert ENGINE.need(attached({"url": url}), {}) == Need((Share("ram", 0),), known=False)
+    shares = ENGINE.need(attached({"url": url}, devices=()), {}).shares
+    assert [share.on for share in shares] == ["ram", "accelerator"]
+
+
+def test_memory_elsewhere_does_not_count() -> None:
+    given = attached({"url": "https://ollama.example.com"}, name="smol")
+    assert ENGINE.need(given, {}) == Need((Share("ram", 0),))
+    held = attach(given).held
+    assert held is not None
+    assert held.count(running(("smol:latest", 100, 0))) == {}
+    assert held.count(running()) is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "path", "said"),
+    [
+        ({"url": "127.0.0.1:11434"}, "parameters.url", "must be an address"),
+        ({"url": "http://h:port"}, "parameters.url", "must be an address"),
+        ({"kv": "q8_0"}, "parameters.kv", "is not a parameter of an ollama that runs already"),
+    ],
+)
+def test_what_it_does_not_take_there(parameters: Mapping[str, object], path: str, said: str) -> None:
+    ((where, message),) = ENGINE.problems(attached(parameters), HERE)
+    assert where == path
+    assert said in message
+    ((where, _),) = ENGINE.problems(spec({"url": URL}), HERE)
+    assert where == "source"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '500: {"error":"model requires more system memory (175.8 GiB) than is available (20.1 GiB)"}',
+        '500: {"error":"llama runner process has terminated: signal: killed"}',
+    ],
+)
+def test_a_model_that_does_not_load_for_want_of_memory(said: str) -> None:
+    assert ENGINE.cause(Exit(1), said) is Cause.OUT_OF_MEMORY

@@ -77,7 +77,7 @@ def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entr
     if unrunnable := _unrunnable(profile.program):
         raise config.failure([(f"engines.{profile.name}.program", unrunnable)])
     spec = _on_devices(model.spec, profile, devices)
-    if missing := engine.missing(profile):
+    if missing := engine.missing(replace(profile, defaults=spec.parameters)):
         raise config.failure([(f"{model.path}.engine", f"{engine.type} {missing}")])
     problems = [(f"{model.path}.{path}", message) for path, message in engine.problems(spec, profile)]
     problems += _misplaced(model, spec, devices)

@@ -160,7 +160,8 @@ class Engine(Protocol):
     parallel: ClassVar[frozenset[str]]
 
     def missing(self, profile: Profile) -> str:
-        """Which program or package it lacks on this machine, and how to get it; empty when it can be run."""
+        """Which program or package it lacks on this machine, and how to get it; empty when it can be run. Asked
+        of a model, `defaults` are all of its parameters."""
         ...
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:

@@ -4,6 +4,10 @@ One of our own (`servers.ollama`) has the version's files and nothing else, and 
 until it is stopped: nobody but us decides when. Its chat template is the one that Ollama takes from the file,
 or `template`.
 
+With `url`, an instance is a model in the memory of a server that runs already. It is loaded and unloaded by
+its API, and stays as its people made it: `model` is its name there. What it takes is known from the server
+itself, and counts where that is this machine.
+
 It takes models in a single file of the GGUF format.
 """
 
@@ -15,11 +19,13 @@ import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Literal
+from urllib.parse import urlsplit
 
-from modelyard.core.types import Address, Cause, Need, Placement, Spec
+from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.engines import llamacpp_memory, openai_http
-from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile
+from modelyard.engines.base import Adapter, Attach, Call, Command, Exit, Files, Held, Profile
 from modelyard.engines.llamacpp_memory import DEFAULT_CONTEXT, Model, Plan
 from modelyard.engines.openai_http import CHAT, post
 from modelyard.engines.options import Option, Table, one_of, text, truth, whole
@@ -67,6 +73,15 @@ def _sources(value: object) -> str:
     return "" if fine else "must be a list of sources"
 
 
+def _url(value: object) -> str:
+    try:
+        parts = urlsplit(value if isinstance(value, str) else "")
+        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        fine = False
+    return "" if fine else "must be an address, e.g. http://127.0.0.1:11434"
+
+
 _OWN = Table(
     "ollama",
     (
@@ -87,6 +102,17 @@ _OWN = Table(
 )
 
 
+_ATTACHED = Table(
+    "an ollama that runs already",
+    (
+        Option("url", _url),
+        Option("model", text),
+        Option("context", whole(1)),
+        Option("embedding", truth),
+    ),
+)
+
+
 class OllamaEngine(Adapter):
     """See the module's text and `engines.base.Engine`."""
 
@@ -94,11 +120,12 @@ class OllamaEngine(Adapter):
     programs: ClassVar[tuple[str, ...]] = (PROGRAM,)
     verified: ClassVar[Literal["real", "golden"]] = "real"
     health: ClassVar[str] = "/api/version"
+    trusted: ClassVar[frozenset[str]] = frozenset({"url"})  # where requests go
     folders: ClassVar[bool] = False
     parallel: ClassVar[frozenset[str]] = frozenset({"pipeline"})
 
     def missing(self, profile: Profile) -> str:
-        if _program(profile):
+        if _program(profile) or "url" in profile.defaults:
             return ""
         return (
             f"is not installed: there is no program {PROGRAM} on PATH; install it from "
@@ -106,8 +133,11 @@ class OllamaEngine(Adapter):
         )
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
-        found = _OWN.problems(spec.parameters)
-        if not spec.source:
+        attached = "url" in spec.parameters
+        found = (_ATTACHED if attached else _OWN).problems(spec.parameters)
+        if attached and spec.source:
+            found.append(("source", "is of no use: the server has the model already"))
+        if not attached and not spec.source:
             found.append(("source", "is missing: name a GGUF file"))
         if spec.parameters.get("kv", "f16") != "f16" and _flash(spec.parameters) == "off":
             found.append(("parameters.kv", "needs flash attention: leave out `flash_attention: off`"))
@@ -126,6 +156,9 @@ class OllamaEngine(Adapter):
         return found | {f"lora{number}": str(source) for number, source in enumerate(adapters)}
 
     def need(self, spec: Spec, files: Files) -> Need:
+        if "url" in spec.parameters:
+            places = _places(spec)
+            return Need(tuple(Share(place, 0) for place in places or ("ram",)), known=not places)
         for file in files.values():
             if not file.header:
                 raise BadGguf(
@@ -139,7 +172,9 @@ class OllamaEngine(Adapter):
 
     def command(
         self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
-    ) -> Command:
+    ) -> Command | Attach:
+        if "url" in spec.parameters:
+            return _attach(spec, placement)
         blobs = {_digest(role): str(file.path) for role, file in files.items()}
         given = json.dumps({"program": _program(profile), "blobs": blobs})
         environment = {
@@ -162,9 +197,8 @@ class OllamaEngine(Adapter):
         return Command(argv, environment, own_folder=True)
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
-        paths = self.paths(spec)
-        named = replace(spec, model=_name(spec.model))
-        return (_create(spec, self.sources(spec)), *openai_http.warm_up(named, paths))
+        calls = openai_http.warm_up(replace(spec, model=_name(spec)), self.paths(spec))
+        return calls if "url" in spec.parameters else (_create(spec, self.sources(spec)), *calls)
 
     def paths(self, spec: Spec) -> frozenset[str]:
         return frozenset({_EMBEDDINGS} if spec.parameters.get("embedding") else _TEXT_PATHS)
@@ -178,7 +212,7 @@ class OllamaEngine(Adapter):
         return {"embedding": True} if Model(files["model"]).pooling else {}
 
     def model_name(self, spec: Spec) -> str | None:
-        name = _name(spec.model)
+        name = _name(spec)
         return None if name == spec.model else name
 
     def cause(self, exit: Exit, log_tail: str) -> Cause:
@@ -194,9 +228,50 @@ def _program(profile: Profile) -> str:
     return profile.program or profile.found.get(PROGRAM, "")
 
 
-def _name(model: str) -> str:
-    """The public name, where Ollama takes it."""
-    return model if _NAME.fullmatch(model) else _OTHER_NAME
+def _name(spec: Spec) -> str:
+    """What the model is called there: as it is here, where Ollama takes that."""
+    if "url" in spec.parameters:
+        return str(spec.parameters.get("model", spec.model))
+    return spec.model if _NAME.fullmatch(spec.model) else _OTHER_NAME
+
+
+def _places(spec: Spec) -> tuple[str, ...]:
+    """Where a model in the memory of a server that runs already takes it; nowhere, if that is elsewhere."""
+    host = urlsplit(str(spec.parameters["url"])).hostname or ""
+    if not (host in ("localhost", "::1") or host.startswith("127.")):
+        return ()
+    return ("ram",) if set(spec.devices) == {"ram"} else ("ram", "accelerator")
+
+
+def _attach(spec: Spec, placement: Placement) -> Attach:
+    name = _name(spec)
+    load, unload = (
+        post("/api/embed", {"model": name, "keep_alive": keep_alive})
+        if spec.parameters.get("embedding")
+        else post("/api/generate", {"model": name, "keep_alive": keep_alive})
+        for keep_alive in (-1, 0)
+    )
+    device = next((charge.device for charge in placement if charge.device != "ram"), "ram")
+    count = partial(_held, name, device, bool(_places(spec)))
+    return Attach(
+        str(spec.parameters["url"]), load=(load,), unload=(unload,), held=Held(Call("GET", "/api/ps"), count)
+    )
+
+
+def _held(name: str, device: str, here: bool, body: bytes) -> dict[str, int] | None:
+    """What a model holds as `/api/ps` says: on this device, and in host RAM. None when it is not in memory.
+    Raises ValueError."""
+    try:
+        models = {model["name"]: model for model in json.loads(body)["models"]}
+        model = models.get(name) or models.get(f"{name}:latest")
+        if model is None:
+            return None
+        whole, there = int(model["size"]), int(model["size_vram"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"/api/ps: {error!r}") from error
+    if not here:
+        return {}
+    return {"ram": whole} if device == "ram" else {"ram": whole - there, device: there}
 
 
 def _digest(role: str) -> str:
@@ -214,7 +289,7 @@ def _create(spec: Spec, roles: Collection[str]) -> Call:
     parameters = dict(settings) if isinstance(settings, Mapping) else {}
     parameters |= {theirs: options[ours] for ours, theirs in _LOADED_WITH.items() if ours in options}
     parameters["num_gpu"] = _gpu_layers(spec)
-    body: dict[str, object] = {"model": _name(spec.model), "files": files, "parameters": parameters}
+    body: dict[str, object] = {"model": _name(spec), "files": files, "parameters": parameters}
     body |= {"adapters": adapters} if adapters else {}
     body |= {name: options[name] for name in ("template", "system") if name in options}
     told = [name for name in ("template", "system", "settings", "lora", "mmproj") if name in options]
