@@ -19,7 +19,7 @@ demo: $(BASE) ## a server with small models and a tour of it
 	$(BIN)/modelyard demo
 
 test: $(TEST) ## the test suite, real engines and clients apart
-	$(BIN)/pytest -q -m "not e2e"
+	$(BIN)/pytest -q -m "not e2e" -n auto --maxprocesses 4 --dist loadfile
 
 e2e: $(TEST) ## real engines and real clients
 	$(BIN)/pytest -q -m e2e
