@@ -18,6 +18,7 @@ from modelyard.engines.registry import load
 from servers.live import running
 
 ENGINES = load()
+HEAVY = {"vllm"}  # minutes to install
 
 
 def fake_case(_: pytest.FixtureRequest) -> Case:
@@ -90,7 +91,31 @@ def openai_case(_: pytest.FixtureRequest) -> Case:
     )
 
 
-CASES = {"command": command_case, "fake": fake_case, "llamacpp": llamacpp_case, "openai": openai_case}
+def vllm_case(_: pytest.FixtureRequest) -> Case:
+    config = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 64}
+    spec = Spec("public/name", "a" * 64, "vllm", "/models/some", {"context": 2048})
+    return Case(
+        engine=ENGINES["vllm"],
+        spec=spec,
+        long=spec,
+        bad={
+            "parameters.dtype": {"dtype": "q4"},
+            "parameters.contxt": {"contxt": 1},
+            "parameters.draft.source": {"draft": {"max": 4}},
+            "parameters.lora": {"lora": [{"path": "x"}]},
+        },
+        files={"model": ModelFile(Path("/models/some"), 1000, "b" * 64, {"config": config})},
+        program=sys.executable,
+    )
+
+
+CASES = {
+    "command": command_case,
+    "fake": fake_case,
+    "llamacpp": llamacpp_case,
+    "openai": openai_case,
+    "vllm": vllm_case,
+}
 
 
 @pytest.fixture(params=sorted(ENGINES))
@@ -107,6 +132,8 @@ def test_on_paper(case: Case, check: Callable[[Case], None]) -> None:
 async def test_as_a_process(case: Case) -> None:
     if case.attached:
         pytest.skip("it starts no process: its own tests have servers beside it")
+    if case.engine.type in HEAVY:
+        pytest.skip("tests/e2e/engines runs it")
     if case.engine.type == "llamacpp" and importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("xllamacpp is not installed")
     async with running(lambda socket: contract.argv(case, case.long, socket)) as live:

@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 TERM_GRACE = 5.0  # seconds between TERM and KILL
 EXIT_NOTICE = 0.5  # seconds in which an exit is heard of after the connection to the engine broke
-LOG_LINES = 200
+LOG_LINES = 400
 LATEST = 5.0  # seconds that what was cancelled may take to end
 
 

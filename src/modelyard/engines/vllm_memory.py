@@ -1,0 +1,114 @@
+"""What a vLLM instance takes: weights, KV cache, and what its processes hold beside them.
+
+Pure; from what a folder's files tell (`engines.base.ModelFile`). vLLM is told the size of its cache in
+bytes, so the cache takes what is said here; the rest is an estimate, for as long as nobody measured it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelyard.core.types import Need, Parallel, Share
+from modelyard.engines.base import Files, ModelFile
+
+MIB = 1 << 20
+DEFAULT_CONTEXT = 4096
+PROCESS = 640_000_000
+"""One of its processes: an interpreter with torch. There is an API server, an engine core, and one of its
+own for each part of the model; on one GPU the engine core is that."""
+CUDA_CONTEXT = 600_000_000
+"""What a CUDA context with the kernels and workspaces of torch holds on each GPU."""
+CUDA_GRAPHS = 500_000_000
+"""The graphs that are recorded for small batches, unless `enforce_eager` says no."""
+BATCH = 2048
+"""Tokens of one step that are computed together, where `batch` does not say."""
+_BLOCK = 128  # tokens: the largest of vLLM's usual sizes
+_MOST_LAYERS = 1000
+_BYTES = {"float32": 4, "float": 4}
+_WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of what is computed with; the rest is quantized
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The parameters that decide memory. `element` is the bytes of a number that is computed with,
+    `kv_element` of one in the cache, of which there are `kv_cache` bytes on each device, or as the slots
+    need where that is 0."""
+
+    context: int
+    slots: int
+    parallel: Parallel
+    on_ram: bool
+    batch: int
+    element: int
+    kv_element: int
+    kv_cache: int
+    eager: bool
+
+
+class Model:
+    """A folder as its config.json describes it. What it does not say is 0."""
+
+    def __init__(self, file: ModelFile) -> None:
+        whole = file.header.get("config")
+        config = whole if isinstance(whole, Mapping) else {}
+        inner = config.get("text_config")  # a model that also sees or hears
+        self._config: Mapping[str, object] = {**config, **inner} if isinstance(inner, Mapping) else config
+        size, dtypes = file.header.get("bytes"), file.header.get("dtypes")
+        self._size = size if isinstance(size, int) else file.size
+        self._dtypes: Mapping[str, int] = dtypes if isinstance(dtypes, Mapping) else {}
+        named = config.get("architectures")
+        self.architectures = tuple(map(str, named)) if isinstance(named, list | tuple) else ()
+        self.trained_context = self._whole("max_position_embeddings")
+
+    def weights(self, plan: Plan) -> int:
+        """All of them, in the type that is computed with."""
+        more = (plan.element - width for width in _WIDTHS.values())
+        return self._size + sum(n * self._dtypes.get(name, 0) for name, n in zip(_WIDTHS, more, strict=True))
+
+    def cache(self, plan: Plan) -> int:
+        """Its KV cache on each device: whole blocks for the context of each slot, and one that stays empty.
+        Layers with a window count as if they had none, for vLLM may give them as much."""
+        layers = -(-min(self._whole("num_hidden_layers"), _MOST_LAYERS) // plan.parallel.pipeline)
+        heads = self._whole("num_attention_heads")
+        if latent := self._whole("kv_lora_rank"):  # one vector for keys and values, whole on each device
+            width = latent + self._whole("qk_rope_head_dim")
+        else:
+            head = self._whole("head_dim") or self._whole("hidden_size") // max(heads, 1)
+            width = 2 * head * -(-(self._whole("num_key_value_heads") or heads) // plan.parallel.tensor)
+        blocks = 1 + plan.slots * -(-plan.context // _BLOCK)
+        return blocks * _BLOCK * layers * width * plan.kv_element
+
+    def computation(self, plan: Plan) -> int:
+        """What one step holds beside weights and cache, on each device."""
+        width = 2 * self._whole("intermediate_size") + 4 * self._whole("hidden_size")
+        logits = 2 * 4 * self._whole("vocab_size") * plan.slots
+        return plan.batch * width * plan.element + logits
+
+    def _whole(self, name: str) -> int:
+        value = self._config.get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def need(plan: Plan, files: Files) -> Need:
+    """The shares of one instance: on the CPU all in host RAM; else its processes there, and an equal part on
+    each accelerator. Unknown where the model's config does not tell what its cache takes."""
+    parts, cache = plan.parallel.devices, kv_cache(plan, files)
+    weights = sum(Model(file).weights(plan) for file in files.values())
+    computation = Model(files["model"]).computation(plan)
+    if plan.on_ram:
+        return Need((Share("ram", 3 * PROCESS + weights + cache + computation),), known=cache > 0)
+    device = -(-weights // parts) + cache + computation + CUDA_CONTEXT + (0 if plan.eager else CUDA_GRAPHS)
+    ram = PROCESS * (2 + (parts if parts > 1 else 0))
+    return Need((Share("ram", ram), *(Share("accelerator", device),) * parts), known=cache > 0)
+
+
+def kv_cache(plan: Plan, files: Files) -> int:
+    """Bytes of the KV cache on each device, 0 where nobody knows."""
+    own = (Model(files[role]).cache(plan) for role in ("model", "draft") if role in files)
+    return plan.kv_cache or sum(own)
+
+
+def element(dtype: str) -> int:
+    """Bytes of a number of this type; `auto` computes what has 32 bits in 16."""
+    return _BYTES.get(dtype, 2)
