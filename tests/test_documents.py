@@ -56,7 +56,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @PAGE
 def test_configurations_load(page: Path, tmp_path: Path) -> None:
-    names = ("APP_KEY", "OPS_KEY", "MINIO_USER", "MINIO_PASSWORD")
+    names = ("APP_KEY", "OPS_KEY", "MINIO_USER", "MINIO_PASSWORD", "FAR_KEY")
     keys = {**{name: name.lower() * 3 for name in names}, "HOME": str(tmp_path)}
     for text in blocks(page, "yaml"):
         loaded = config.load(None, text, environ=keys)
