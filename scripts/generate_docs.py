@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,8 @@ from modelyard.config import Limits, json_schema
 from modelyard.config.values import ServerSetting
 from modelyard.core import lifecycle
 from modelyard.core.types import Policy
-from modelyard.engines.llamacpp_options import OPTIONS
+from modelyard.engines import llamacpp_options, vllm_options
+from modelyard.engines.options import Option
 from modelyard.telemetry.metrics import DECLARED
 from tables import NOTICE, code, default_of, own_docstring, shown, table, type_of
 
@@ -153,11 +154,6 @@ def config_page() -> str:
             sections.append(_section("Model", definition, told, policy))
         else:
             sections.append(_section(name.removesuffix("Section"), definition))
-    # What a check says of a value that it cannot take is what it takes.
-    options = [
-        [code(option.name), option.check(object()).removeprefix("must be "), code(option.flag)]
-        for option in OPTIONS
-    ]
     return f"""{NOTICE}
 # Configuration
 
@@ -173,7 +169,23 @@ may use a GPU, else 0. A model lies on one GPU, any of those that it may use; it
 `tensor_split` gives their parts, or when its `devices` names several: then over all of these. With
 `split_mode: none` it lies on one, and `main_gpu` counts those in `devices` from 0.
 
-{table(["parameter", "takes", "flag of llama-server"], options)}"""
+{_options("llama-server", llamacpp_options.OPTIONS)}
+## Parameters of `vllm`
+
+`context` is what a request may take, 0 for what the model was trained for; the cache holds that for each of
+`slots`, unless `kv_cache_mib` says how much each device gives it. `lora` is one adapter with which every
+request is computed. See [vLLM](../how-to/vllm.md).
+
+{_options("vllm serve", vllm_options.OPTIONS)}"""
+
+
+def _options(program: str, options: Iterable[Option]) -> str:
+    # What a check says of a value that it cannot take is what it takes.
+    rows = (
+        [code(option.name), option.check(object()).removeprefix("must be "), code(option.flag)]
+        for option in options
+    )
+    return table(["parameter", "takes", f"flag of {program}"], rows)
 
 
 def _section(title: str, definition: Mapping[str, Any], told: str = "", without: Collection[str] = ()) -> str:

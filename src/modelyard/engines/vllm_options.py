@@ -5,7 +5,6 @@ Called by the adapter `engines.vllm`. What other engines have, too, has the name
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,12 +17,12 @@ POOLINGS = ("mean", "cls", "last")
 
 @dataclass(frozen=True)
 class Option(options.Option):
-    """One parameter. A truth value is said by the flag, or by its negation; a mapping as JSON."""
+    """One parameter. A truth value is said by the flag, or by its negation."""
 
     def argv(self, value: object) -> list[str]:
         if isinstance(value, bool) and self.flag:
             return [self.flag if value else f"--no-{self.flag.removeprefix('--')}"]
-        return super().argv(json.dumps(value) if isinstance(value, Mapping) else value)
+        return super().argv(value)
 
 
 def adapter(value: object) -> str:
@@ -36,17 +35,12 @@ def adapter(value: object) -> str:
     return "" if fine and value else "must be a list of one {source}"
 
 
-def mapping(value: object) -> str:
-    return "" if isinstance(value, Mapping) else "must be a mapping"
-
-
 OPTIONS: tuple[Option, ...] = (
     Option("context", whole(0)),
     Option("dtype", one_of(*DTYPES), "--dtype"),
     Option("quantization", text, "--quantization"),
     Option("kv_cache_dtype", text, "--kv-cache-dtype"),
     Option("kv_cache_mib", whole(1)),
-    Option("block_size", whole(1), "--block-size"),
     Option("batch", whole(1), "--max-num-batched-tokens"),
     Option("prefix_caching", truth, "--enable-prefix-caching"),
     Option("enforce_eager", truth, "--enforce-eager"),
@@ -63,7 +57,6 @@ OPTIONS: tuple[Option, ...] = (
     Option("draft.source", text),
     Option("draft.max", whole(1)),
     Option("ngram", whole(1)),
-    Option("hf_overrides", mapping, "--hf-overrides"),
     Option("sleep", truth, "--enable-sleep-mode"),
     Option("extra_args", texts),
 )
