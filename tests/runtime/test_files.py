@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from typing import Any, ClassVar
 
 import pytest
@@ -15,11 +17,15 @@ from engines.gguf_parts import split_gguf
 from modelyard.core.types import Policy, Spec
 from modelyard.engines import registry
 from modelyard.engines.base import Profile
+from modelyard.engines.fake import FakeEngine
 from modelyard.errors import BadGguf, ChecksumMismatch, DownloadFailed
+from modelyard.gateway.capabilities import capabilities_of
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.files import StoreFiles
+from modelyard.runtime.read_ahead import read_ahead
 from modelyard.store import LocalFiles, Source, Store, Terms, Watch
 from store.byte_source import Bytes as Many
+from store.model_folder import ELEMENTS, NEEDED, lay
 from store.test_changed_files import flip
 from store.test_quantize import random_gguf
 
@@ -119,6 +125,46 @@ async def test_a_model_in_several_files_is_one_file_to_its_engine(tmp_path: Path
             await files.recheck(entry, "engine")
         files.let_go("engine")
         assert await files.fetch(entry, lambda step: None) == found
+
+
+class TakesFolders(FakeEngine):
+    """The fake engine with files, for what any engine does with them."""
+
+    def sources(self, spec: Spec) -> Mapping[str, str]:
+        return {"model": spec.source}
+
+
+async def test_a_folder_is_one_file_to_its_engine(tmp_path: Path) -> None:
+    folder = lay(tmp_path / "model")
+    spec = Spec("m", "d", "fake", source=str(folder))
+    entry = Entry(spec, Policy(), TakesFolders(), Profile("fake", "fake"))
+    with closing(Store(tmp_path / "store")) as store:
+        files = StoreFiles(store)
+        assert await files.cached(entry) is None
+        lying = await files.lying(entry)
+        asked = await files.ask(entry, 10)
+        found = entry.files = await files.fetch(entry, lambda step: None)
+        file = found["model"]
+        assert {path.name for path in file.path.iterdir()} == {name.partition("/")[0] for name in NEEDED}
+        assert {path.read_bytes() for path in file.paths} == set(NEEDED.values())
+        assert lying is not None
+        for early in (lying["model"], asked["model"]):
+            assert (early.size, early.header) == (file.size, file.header)
+        assert file.header["parameters"] == 2 * ELEMENTS
+        told = capabilities_of(entry).files
+        assert told is not None
+        assert (told.architecture, told.quantization, told.trained_context) == ("llama", "bf16", 2048)
+        assert read_ahead(file.paths, 1, Event()) == 0
+        assert await files.recheck(entry, "engine")
+        files.let_go("engine")
+        (folder / "tokenizer_config.json").write_text("{}")
+        assert not await files.recheck(entry, "engine"), "there is one file more"
+        files.let_go("engine")
+        entry.files = await files.fetch(entry, lambda step: None)
+        assert await files.recheck(entry, "engine")
+        flip(folder / "config.json")
+        with pytest.raises(ChecksumMismatch, match=r"config\.json"):
+            await files.recheck(entry, "engine")
 
 
 async def test_parts_that_lie_here_tell_their_need_unread(tmp_path: Path) -> None:

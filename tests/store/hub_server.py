@@ -64,6 +64,7 @@ class Hub:
     more: bytes = b""
     # Transfers stop half way until it is set.
     flowing: threading.Event = field(default_factory=threading.Event)
+    stalls: str = ""  # those alone whose path ends so
     stalled: threading.Event = field(default_factory=threading.Event)
     # What is asked about a repository is not answered until it is set.
     telling: threading.Event = field(default_factory=threading.Event)
@@ -130,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
             body = {
                 "id": name,
                 "sha": commit,
-                "siblings": [{"rfilename": path} for path in files],
+                "siblings": [{"rfilename": path, "size": len(content)} for path, content in files.items()],
                 "cardData": self.hub.repos[name].card,
             }
             self._head(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
@@ -143,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         known = {"X-Repo-Commit": commit}
         if path not in files:
             self._refuse(404, "EntryNotFound", "Entry not found", known)
-        elif path.endswith((".gguf", ".bin")):
+        elif path.endswith((".gguf", ".bin", ".safetensors")):
             digest, size = sha256(files[path]).hexdigest(), len(files[path])
             self._head(
                 302,
@@ -191,7 +192,7 @@ class Handler(BaseHTTPRequestHandler):
         if cut is not None:
             self.close_connection = True
             return
-        if not hub.flowing.is_set():
+        if not hub.flowing.is_set() and urlsplit(self.path).path.endswith(hub.stalls):
             hub.stalled.set()
             hub.flowing.wait(30)
         self.wfile.write(body[half:])

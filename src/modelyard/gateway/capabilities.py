@@ -4,8 +4,10 @@ headers as far as these are known. Used by the views of models, and by compose f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from modelyard.engines.base import Files, ModelFile
 from modelyard.engines.gguf import trained_context
@@ -49,14 +51,27 @@ def _facts(entry: Entry, files: Files) -> FileFacts | None:
         return None
     sizes = [file.size for file in files.values()]
     model = files.get("model") or ModelFile(Path(), 0)
-    header = model.header
+    header, config = model.header, _mapping(model.header.get("config"))
+    inner = {**config, **_mapping(config.get("text_config"))}  # of a model that also sees or hears
     return FileFacts(
         size=sum(sizes) if all(sizes) else None,
-        architecture=_text(header.get("general.architecture")),
-        quantization=entry.spec.quantize or type_of(header),
-        trained_context=_tokens(trained_context(header)),
+        architecture=_text(header.get("general.architecture") or config.get("model_type")),
+        quantization=entry.spec.quantize or type_of(header) or _type_of_folder(header, config),
+        trained_context=_tokens(trained_context(header) or inner.get("max_position_embeddings")),
         licence=model.licence,
     )
+
+
+def _type_of_folder(header: Mapping[str, object], config: Mapping[str, object]) -> str:
+    """How a folder's weights were quantized, else the type of most of them; empty where that is not told."""
+    if method := _text(_mapping(config.get("quantization_config")).get("quant_method")):
+        return method
+    dtypes = _mapping(header.get("dtypes"))
+    return _text(max(dtypes, key=lambda name: dtypes[name], default="")).lower()
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _tokens(value: object) -> int | None:

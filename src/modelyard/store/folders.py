@@ -28,10 +28,10 @@ _SHOWN = 5
 _LONGEST_NAME = 255
 # Folders with the same weights in forms for other programs, or with what training left.
 _ASIDE = re.compile(r"original|onnx|openvino|coreml|metal|tflite|gguf|checkpoint-\d+|runs")
-_WEIGHTS = re.compile(r".*\.safetensors")
-_PICKLES = re.compile(r"(?!(?:training_args|optimizer|scheduler)\.bin$).*\.bin")
-_TEXTS = re.compile(r".*\.(?:json|jinja|txt|tiktoken|model|spm)|vocab\..*|tokenizer\.model\..*")
-_CODE = re.compile(r".*\.py")
+_WEIGHTS = re.compile(r".*\.safetensors", re.DOTALL)
+_PICKLES = re.compile(r"(?:.*/)?(?!(?:training_args|optimizer|scheduler)\.bin$)[^/]*\.bin", re.DOTALL)
+_TEXTS = re.compile(r".*\.(?:json|jinja|txt|tiktoken|model|spm)|vocab\..*|tokenizer\.model\..*", re.DOTALL)
+_CODE = re.compile(r".*\.py", re.DOTALL)
 # The same weights again: in another type, or as their makers had them.
 _AGAIN = re.compile(r"(?:.*/)?(?:consolidated.*|.*\.(?:fp16|bf16|fp32)(?:-\d{5}-of-\d{5})?)\.safetensors")
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<kind>\.\w+)", re.DOTALL)
