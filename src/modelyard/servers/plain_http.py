@@ -46,6 +46,13 @@ class Exchange:
         """Whether the client has closed its connection."""
         return self._connection.lost
 
+    def when_gone(self, call: Callable[[], None]) -> None:
+        """Call this, once, when the client closes its connection before this answer has ended."""
+        if self.gone:
+            call()
+        else:
+            self._connection.departure = call
+
     def answer(self, status: int, body: object, content_type: str = "application/json") -> None:
         """Send the whole answer; an object that is not bytes is sent as JSON."""
         data = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
@@ -89,6 +96,7 @@ class Connection(asyncio.Protocol):
         self, handler: Handler, keep_alive: float, requests: int, tasks: set[asyncio.Task[None]]
     ) -> None:
         self.lost = False
+        self.departure: Callable[[], None] | None = None
         self._handler = handler
         self._keep_alive = keep_alive
         self._left = requests
@@ -122,6 +130,8 @@ class Connection(asyncio.Protocol):
         self.lost = True
         self._waiting.clear()
         self._writable.set()
+        if self.departure is not None:
+            self.departure()
         if self._idle is not None:
             self._idle.cancel()
 
@@ -180,7 +190,7 @@ class Connection(asyncio.Protocol):
 
     async def _serve(self, exchange: Exchange) -> None:
         await self._handler(exchange)
-        self._task = None
+        self._task = self.departure = None
         if exchange.last:
             self._close()
         elif self._waiting:

@@ -1,0 +1,188 @@
+"""The adapter of the Transformers library, through our own server over it (`servers.transformers`).
+
+The server is run by this interpreter, or by the profile's `program`: a Python with `modelyard[transformers]`.
+It takes a folder of safetensors. A spec's parameters are the rows of `_OPTIONS`; `context` is what each slot
+gets (as a rule, 4,096 tokens or what the model was made for). `dtype: auto` computes with 32 bits on the CPU,
+on a GPU with the 16 that the model was made for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+from modelyard.core.types import Address, Cause, Need, Placement, Spec
+from modelyard.engines import openai_http, transformers_memory
+from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile
+from modelyard.engines.openai_http import CHAT
+from modelyard.engines.options import Option, Table, one_of, text, truth, whole
+from modelyard.engines.transformers_memory import DEFAULT_CONTEXT, Model, Plan
+from modelyard.servers.transformers import parameters
+
+_BATCH = 512
+_OPTIONS = (
+    Option("context", whole(1)),
+    Option("dtype", one_of(*parameters.DTYPES)),
+    Option("attention", one_of(*parameters.ATTENTIONS)),
+    Option("quantization", one_of(*parameters.QUANTIZATIONS)),
+    Option("threads", whole(1)),
+    Option("batch_tokens", whole(16)),
+    Option("prefix_caching", truth),
+    Option("embedding", truth),
+    Option("pooling", one_of(*parameters.POOLINGS)),
+    Option("draft.source", text),
+    Option("draft.max", whole(1)),
+    Option("lookup", whole(1)),
+)
+_TABLE = Table("transformers", _OPTIONS)
+_STORED = {"bnb-4bit": 0.55, "torchao-int4": 0.55, "bnb-8bit": 1.0, "torchao-int8": 1.0, "fp8": 1.0}
+
+# What the log says before the end, the most telling first.
+_CAUSES = (
+    ("out of memory", Cause.OUT_OF_MEMORY),
+    ("can't allocate memory", Cause.OUT_OF_MEMORY),
+    ("Cannot allocate memory", Cause.OUT_OF_MEMORY),
+    ("MemoryError", Cause.OUT_OF_MEMORY),
+    ("couldn't bind", Cause.PORT_IN_USE),
+    ("No module named", Cause.NOT_INSTALLED),
+    ("modelyard[transformers]", Cause.NOT_INSTALLED),
+    ("error: invalid argument", Cause.BAD_ARGUMENTS),
+    ("no GPU is visible", Cause.BAD_ARGUMENTS),
+    ("failed to load model", Cause.BAD_MODEL),
+)
+
+
+class TransformersEngine(Adapter):
+    """See the module's text and `engines.base.Engine`."""
+
+    type: ClassVar[str] = "transformers"
+    modules: ClassVar[tuple[str, ...]] = ("torch", "transformers", "jinja2")
+    verified: ClassVar[Literal["real", "golden"]] = "real"
+    unix: ClassVar[bool] = True
+    chat_fields: ClassVar[frozenset[str]] = frozenset({"top_k", "ignore_eos", "chat_template_kwargs"})
+
+    def missing(self, profile: Profile) -> str:
+        absent = [module for module in self.modules if module not in profile.found]
+        if profile.program or not absent:
+            return ""
+        return (
+            f"is not installed: there is no Python package {' and no '.join(absent)}; run `pip install "
+            "'modelyard[transformers]'`, or name as the `program` of a profile under `engines:` a Python "
+            "that has it"
+        )
+
+    def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
+        found = _TABLE.problems(spec.parameters)
+        options = _flat(spec)
+        if not spec.source:
+            found.append(("source", "is missing: name a folder of safetensors, e.g. hf://ORG/REPO"))
+        if "draft.max" in options and "draft.source" not in options:
+            found.append(("parameters.draft.source", "is missing: name the draft model's folder"))
+        if "lookup" in options and "draft.source" in options:
+            found.append(("parameters.lookup", "excludes draft: speculation has one source"))
+        if "pooling" in options and options.get("embedding") is False:
+            found.append(("parameters.pooling", "is of models that embed"))
+        if _on_ram(spec) and str(options.get("attention", "")).startswith("flash"):
+            found.append(("parameters.attention", "needs a GPU: leave it out, or take sdpa or eager"))
+        if spec.warm_up.prefixes and options.get("embedding"):
+            message = "are system messages, and this model does not chat; leave them out"
+            found.append(("warm_up.prefixes", message))
+        return found
+
+    def sources(self, spec: Spec) -> Mapping[str, str]:
+        roles = {"model": spec.source, "draft": _flat(spec).get("draft.source")}
+        return {role: str(source) for role, source in roles.items() if source}
+
+    def need(self, spec: Spec, files: Files) -> Need:
+        return transformers_memory.need(_plan(spec, files), files)
+
+    def command(
+        self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
+    ) -> Command:
+        options = _flat(spec)
+        told: dict[str, object] = {
+            "address": str(address),
+            "model": spec.model,
+            "path": str(files["model"].path),
+            "context": _context(spec, files),
+            "slots": spec.slots,
+            "device": "cpu" if all(charge.device == "ram" for charge in placement) else "cuda",
+            "sleep_folder": ".",
+        }
+        told |= {name: value for name, value in options.items() if not name.startswith("draft.")}
+        if "draft" in files:
+            told["draft"] = str(files["draft"].path)
+            told["draft_tokens"] = options.get("draft.max", 0)
+        argv = (profile.program or sys.executable, "-m", "modelyard.servers.transformers", json.dumps(told))
+        return Command(argv, own_folder=True)
+
+    def warm_up(self, spec: Spec) -> Sequence[Call]:
+        # Not every model chats, but all that generate complete.
+        return openai_http.warm_up(spec, self.paths(spec) - {CHAT})
+
+    def paths(self, spec: Spec) -> frozenset[str]:
+        common = {"/tokenize", "/detokenize"}
+        own = {"/v1/embeddings"} if spec.parameters.get("embedding") else {CHAT, "/v1/completions"}
+        return frozenset(common | own)
+
+    def context(self, spec: Spec, files: Files) -> int | None:
+        return _context(spec, files) if "model" in files else super().context(spec, files)
+
+    def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
+        if "model" not in files or "embedding" in spec.parameters:
+            return {}
+        made_for = Model(files["model"]).architectures
+        return {"embedding": True} if any(name.endswith("Model") for name in made_for) else {}
+
+    def busy(self) -> Call | None:
+        return Call("GET", "/stats")
+
+    def count_busy(self, body: bytes) -> int:
+        stats = json.loads(body)
+        count = stats.get("processing") if isinstance(stats, dict) else None
+        if not isinstance(count, int):
+            raise ValueError("/stats: does not tell how many requests are processed")
+        return count
+
+    def cause(self, exit: Exit, log_tail: str) -> Cause:
+        said = next((cause for text, cause in _CAUSES if text in log_tail), None)
+        if exit.signal is not None:
+            if said is Cause.OUT_OF_MEMORY:
+                return said
+            return Cause.KILLED if exit.signal in (9, 15) else Cause.CRASHED
+        if exit.code == 0:
+            return Cause.EXITED
+        return said or Cause.CRASHED
+
+
+def _flat(spec: Spec) -> dict[str, object]:
+    return dict(_TABLE.walk(spec.parameters))
+
+
+def _on_ram(spec: Spec) -> bool:
+    return set(spec.devices) == {"ram"}
+
+
+def _context(spec: Spec, files: Files) -> int:
+    given = spec.parameters.get("context")
+    if isinstance(given, int):
+        return given
+    return min(Model(files["model"]).trained_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+
+
+def _plan(spec: Spec, files: Files) -> Plan:
+    options = _flat(spec)
+    dtype = options.get("dtype", "auto")
+    wide = dtype == "float32" or (dtype == "auto" and _on_ram(spec))
+    batch = options.get("batch_tokens", _BATCH)
+    return Plan(
+        context=_context(spec, files),
+        slots=spec.slots,
+        batch=batch if isinstance(batch, int) else _BATCH,
+        element=4 if wide else 2,
+        stored=_STORED.get(str(options.get("quantization")), 4 if wide else 2),
+        generates=not options.get("embedding"),
+        on_ram=_on_ram(spec),
+    )

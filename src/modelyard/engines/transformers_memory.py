@@ -1,0 +1,94 @@
+"""What an instance of the Transformers server takes: weights, KV cache, computation, constants.
+
+Pure; from what a folder's files tell (`engines.base.ModelFile`). The first estimate only: what was observed
+replaces it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelyard.core.types import Need, Share
+from modelyard.engines.base import Files, ModelFile
+
+DEFAULT_CONTEXT = 4096
+PROCESS = 450_000_000
+"""An interpreter with torch and Transformers."""
+CUDA_HOST = 900_000_000
+"""What CUDA adds to that in host RAM."""
+CUDA_CONTEXT = 600_000_000
+"""What a CUDA context with torch's kernels and workspaces holds on the GPU."""
+_PAGE = 256  # tokens
+_SPARE_PAGES = 3
+_MOST_LAYERS = 1000
+_WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The parameters that decide memory. `element` is the bytes of a number that is computed with, `stored`
+    of one of the weights; `batch` tokens are computed at once."""
+
+    context: int
+    slots: int
+    batch: int
+    element: int
+    stored: float
+    generates: bool
+    on_ram: bool
+
+
+class Model:
+    """A folder as its config.json describes it. What it does not say is 0."""
+
+    def __init__(self, file: ModelFile) -> None:
+        config = file.header.get("config")
+        whole = config if isinstance(config, Mapping) else {}
+        inner = whole.get("text_config")  # a model that also sees or hears
+        self._config: Mapping[str, object] = inner if isinstance(inner, Mapping) else whole
+        self._size = file.size
+        dtypes = file.header.get("dtypes")
+        self._dtypes: Mapping[str, int] = dtypes if isinstance(dtypes, Mapping) else {}
+        named = whole.get("architectures")
+        self.architectures = tuple(map(str, named)) if isinstance(named, list | tuple) else ()
+        self.trained_context = self.whole("max_position_embeddings")
+
+    def weights(self, plan: Plan) -> int:
+        """All of them, as they are held."""
+        known = {name: count for name, count in self._dtypes.items() if name in _WIDTHS}
+        if not known:
+            return self._size
+        rest = max(self._size - sum(_WIDTHS[name] * count for name, count in known.items()), 0)
+        return int(sum(known.values()) * plan.stored) + rest
+
+    def cache(self, plan: Plan) -> int:
+        """Its KV cache: whole pages for each slot."""
+        if not plan.generates:
+            return 0
+        heads = self.whole("num_attention_heads")
+        head = self.whole("head_dim") or self.whole("hidden_size") // max(heads, 1)
+        width = 2 * head * (self.whole("num_key_value_heads") or heads)
+        tokens = _PAGE * (-(-plan.context // _PAGE) * plan.slots + _SPARE_PAGES)
+        return tokens * min(self.whole("num_hidden_layers"), _MOST_LAYERS) * width * plan.element
+
+    def computation(self, plan: Plan) -> int:
+        """The buffers of one step."""
+        width = 3 * self.whole("intermediate_size") + 6 * self.whole("hidden_size")
+        logits = 3 * 4 * self.whole("vocab_size") * plan.slots if plan.generates else 0
+        return plan.batch * width * plan.element + logits
+
+    def whole(self, name: str) -> int:
+        value = self._config.get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def need(plan: Plan, files: Files) -> Need:
+    """The shares of one instance. Unknown where the model's config does not tell what it takes."""
+    models = [Model(file) for file in files.values()]
+    weights, cache = (sum(of(model, plan) for model in models) for of in (Model.weights, Model.cache))
+    own = weights + cache + Model(files["model"]).computation(plan)
+    known = bool(Model(files["model"]).whole("hidden_size")) and (cache > 0 or not plan.generates)
+    if plan.on_ram:
+        return Need((Share("ram", PROCESS + own),), known=known)
+    return Need((Share("ram", PROCESS + CUDA_HOST), Share("accelerator", own + CUDA_CONTEXT)), known=known)

@@ -1,0 +1,55 @@
+"""What the process is told at its start: the JSON object on its command line. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+QUANTIZATIONS = ("bnb-4bit", "bnb-8bit", "torchao-int8", "torchao-int4", "fp8")
+POOLINGS = ("mean", "cls", "last")
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """`address` is `unix:/path` or `host:port`, `path` the model's folder, `context` the tokens of one
+    request with its answer. `device` is `cpu`, or `cuda` for the first one that is visible. At most
+    `batch_tokens` are computed at once. Weights of host RAM lie in `sleep_folder` while it sleeps."""
+
+    address: str
+    model: str
+    path: str
+    context: int
+    slots: int = 1
+    device: str = "cpu"
+    dtype: str = "auto"
+    attention: str = "sdpa"
+    quantization: str = ""
+    threads: int = 0
+    batch_tokens: int = 512
+    prefix_caching: bool = True
+    embedding: bool = False
+    pooling: str = ""
+    draft: str = ""
+    draft_tokens: int = 0
+    lookup: int = 0
+    sleep_folder: str = ""
+
+    @property
+    def speculates(self) -> bool:
+        return bool(self.draft or self.lookup)
+
+
+def parse(argv: list[str]) -> Parameters:
+    """Raises ValueError that names what is wrong."""
+    if len(argv) != 1:
+        raise ValueError("one JSON object is expected")
+    given = json.loads(argv[0])
+    known = {one.name: one for one in fields(Parameters)}
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{name}: there is no such parameter; there are {', '.join(known)}")
+        if type(value).__name__ != known[name].type:
+            raise ValueError(f"{name}: {value!r} is no {known[name].type}")
+    return Parameters(**given)

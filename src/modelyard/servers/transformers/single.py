@@ -1,0 +1,119 @@
+"""Speculative generation, which the library has for one request at a time: each slot generates in a thread.
+
+A draft model guesses tokens, or the prompt does (prompt lookup); the model checks all guesses at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+from modelyard.servers.transformers.asks import Sampling
+from modelyard.servers.transformers.drawing import drawn
+from modelyard.servers.transformers.generation import Failed, Job
+from modelyard.servers.transformers.parameters import Parameters
+
+_DRAFT_TOKENS = 5
+
+
+class Single:
+    """See `generation.Generator`."""
+
+    def __init__(self, model: Any, draft: Any, parameters: Parameters) -> None:
+        self._model = model
+        self._threads = ThreadPoolExecutor(parameters.slots, thread_name_prefix="slot")
+        self._cancelled: set[Job] = set()
+        self._more: dict[str, object] = {"prompt_lookup_num_tokens": parameters.lookup or None}
+        if draft is not None:
+            draft.generation_config.num_assistant_tokens = parameters.draft_tokens or _DRAFT_TOKENS
+            draft.generation_config.num_assistant_tokens_schedule = "constant"
+            self._more = {"assistant_model": draft}
+
+    def open(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def start(self, job: Job) -> None:
+        loop = asyncio.get_running_loop()
+
+        def end(error: Exception | None) -> None:
+            self._cancelled.discard(job)
+            job.said.put_nowait(error)
+
+        def generate() -> None:
+            error: Exception | None = None
+            try:
+                self._generate(job, loop)
+            except Exception as problem:  # whatever the libraries raise belongs to this request
+                error = Failed(f"{type(problem).__name__}: {problem}")
+            loop.call_soon_threadsafe(end, error)
+
+        self._threads.submit(generate)
+
+    def cancel(self, job: Job) -> None:
+        self._cancelled.add(job)
+
+    def counts(self) -> Mapping[str, float]:
+        return {}
+
+    def _generate(self, job: Job, loop: asyncio.AbstractEventLoop) -> None:
+        prompt = torch.tensor([list(job.prompt)], device=self._model.device)
+        self._model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=job.limit,
+                eos_token_id=list(job.ends) or None,
+                pad_token_id=next(iter(job.ends), 0),
+            ),
+            logits_processor=LogitsProcessorList([_Drawing(job.sampling)]),
+            stopping_criteria=[_Cancelled(job, self._cancelled)],
+            streamer=_Stream(job, loop),
+            **self._more,
+        )
+
+
+class _Drawing(LogitsProcessor):  # type: ignore[misc]
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not self._sampling.temperature:
+            return scores
+        return drawn(scores[0].float(), self._sampling, input_ids.shape[1])[None]
+
+
+class _Cancelled(StoppingCriteria):  # type: ignore[misc]
+    def __init__(self, job: Job, cancelled: set[Job]) -> None:
+        self._job, self._cancelled = job, cancelled
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: object) -> torch.Tensor:
+        stop = self._job in self._cancelled
+        return torch.full((input_ids.shape[0],), stop, device=input_ids.device, dtype=torch.bool)
+
+
+class _Stream(BaseStreamer):  # type: ignore[misc]
+    """Tokens to the event loop; the prompt comes first, and is no answer."""
+
+    def __init__(self, job: Job, loop: asyncio.AbstractEventLoop) -> None:
+        self._job, self._loop = job, loop
+        self._prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        if self._prompt:
+            self._prompt = False
+            return
+        tokens = value.flatten().tolist()
+        self._loop.call_soon_threadsafe(self._job.said.put_nowait, tokens)
+
+    def end(self) -> None:
+        pass

@@ -1,0 +1,186 @@
+"""The transformers adapter: its command, estimate and causes, on paper."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelyard.core.types import Address, Cause, Charge, Spec, WarmUp
+from modelyard.engines.base import Command, Exit, ModelFile, Profile
+from modelyard.engines.transformers import TransformersEngine
+from modelyard.servers.transformers.parameters import parse
+
+ENGINE = TransformersEngine()
+PROFILE = Profile("transformers", "transformers")
+SOCKET = Address(path="/run/i1.sock")
+ON_CPU = (Charge("ram", 1),)
+ON_GPU = (Charge("ram", 1), Charge("GPU-1", 1))
+CONFIG: dict[str, object] = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 8192,
+    "num_attention_heads": 9,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+}
+
+
+def file(**config: object) -> ModelFile:
+    count = 134_515_008
+    header = {"kind": "safetensors", "config": CONFIG | config, "dtypes": {"BF16": count}, "bytes": 2 * count}
+    return ModelFile(Path("/models/smol"), 2 * count + 5_000_000, "b" * 64, header)
+
+
+FILES = {"model": file()}
+SPEC = Spec("smol", "a" * 64, "transformers", "hf://org/smol", slots=4)
+
+
+def told(spec: Spec, placement: Any = ON_CPU, files: Any = FILES, profile: Profile = PROFILE) -> Any:
+    command = ENGINE.command(spec, profile, placement, SOCKET, files)
+    assert isinstance(command, Command)
+    assert command.own_folder
+    assert command.argv[:3] == (profile.program or sys.executable, "-m", "modelyard.servers.transformers")
+    parse(list(command.argv[3:]))
+    return json.loads(command.argv[3])
+
+
+def test_a_plain_command() -> None:
+    assert told(SPEC) == {
+        "address": "unix:/run/i1.sock",
+        "model": "smol",
+        "path": "/models/smol",
+        "context": 4096,
+        "slots": 4,
+        "device": "cpu",
+        "sleep_folder": ".",
+    }
+
+
+def test_every_parameter_is_told() -> None:
+    parameters: dict[str, object] = {
+        "context": 2048,
+        "dtype": "bfloat16",
+        "attention": "flash_attention_2",
+        "quantization": "bnb-4bit",
+        "threads": 3,
+        "batch_tokens": 1024,
+        "prefix_caching": False,
+        "draft": {"source": "hf://org/small", "max": 7},
+    }
+    files = {**FILES, "draft": replace(file(), path=Path("/models/small"))}
+    spec = replace(SPEC, parameters=parameters, devices=("GPU-1",))
+    assert ENGINE.problems(spec, PROFILE) == []
+    assert ENGINE.sources(spec) == {"model": "hf://org/smol", "draft": "hf://org/small"}
+    assert told(spec, ON_GPU, files, replace(PROFILE, program="/opt/env/bin/python")) == {
+        "address": "unix:/run/i1.sock",
+        "model": "smol",
+        "path": "/models/smol",
+        "context": 2048,
+        "slots": 4,
+        "device": "cuda",
+        "sleep_folder": ".",
+        "dtype": "bfloat16",
+        "attention": "flash_attention_2",
+        "quantization": "bnb-4bit",
+        "threads": 3,
+        "batch_tokens": 1024,
+        "prefix_caching": False,
+        "draft": "/models/small",
+        "draft_tokens": 7,
+    }
+    embedding = replace(SPEC, parameters={"embedding": True, "pooling": "cls"})
+    assert told(embedding)["pooling"] == "cls"
+    assert told(replace(SPEC, parameters={"lookup": 5}))["lookup"] == 5
+
+
+@pytest.mark.parametrize(
+    ("parameters", "path"),
+    [
+        ({"contxt": 1}, "parameters.contxt"),
+        ({"dtype": "int8"}, "parameters.dtype"),
+        ({"draft": {"max": 3}}, "parameters.draft.source"),
+        ({"draft": {"source": "x"}, "lookup": 3}, "parameters.lookup"),
+        ({"attention": "flash_attention_2"}, "parameters.attention"),
+        ({"sleep_folder": "/"}, "parameters.sleep_folder"),
+    ],
+)
+def test_what_is_wrong_is_named(parameters: dict[str, object], path: str) -> None:
+    spec = replace(SPEC, parameters=parameters, devices=("ram",))
+    assert [name for name, _ in ENGINE.problems(spec, PROFILE)] == [path]
+
+
+def test_it_says_what_is_missing_and_believes_a_program() -> None:
+    assert "pip install 'modelyard[transformers]'" in ENGINE.missing(PROFILE)
+    assert "torch" in ENGINE.missing(replace(PROFILE, found={"transformers": "/x", "jinja2": "/x"}))
+    assert ENGINE.missing(replace(PROFILE, program="/opt/env/bin/python")) == ""
+    assert ENGINE.missing(replace(PROFILE, found=dict.fromkeys(ENGINE.modules, "/x"))) == ""
+    assert dict(ENGINE.problems(replace(SPEC, source=""), PROFILE)).keys() == {"source"}
+
+
+def test_the_need_is_weights_cache_and_process_where_they_lie() -> None:
+    on_cpu = ENGINE.need(replace(SPEC, devices=("ram",)), FILES)
+    (ram,) = on_cpu.shares
+    token = 30 * 2 * 3 * 64 * 4
+    weights = 134_515_008 * 4 + 5_000_000
+    assert ram.on == "ram"
+    assert weights + 4 * 4096 * token < ram.bytes < weights + 4 * 4096 * token + 600_000_000
+    assert on_cpu.known
+    host, gpu = ENGINE.need(SPEC, FILES).shares
+    assert (host.on, gpu.on) == ("ram", "accelerator")
+    assert gpu.bytes < ram.bytes + 600_000_000
+    half = replace(SPEC, devices=("ram",), parameters={"dtype": "bfloat16"})
+    assert ENGINE.need(half, FILES).bytes < on_cpu.bytes - 134_515_008 * 2
+    two = {**FILES, "draft": file()}
+    assert ENGINE.need(SPEC, two).bytes > ENGINE.need(SPEC, FILES).bytes + 2 * 134_515_008
+    assert not ENGINE.need(SPEC, {"model": ModelFile(Path("/x"), 1000)}).known
+
+
+def test_a_model_that_embeds_is_told_by_its_config() -> None:
+    assert ENGINE.suited(SPEC, {"model": file(architectures=["BertModel"])}) == {"embedding": True}
+    assert ENGINE.suited(SPEC, FILES) == {}
+    vectors = replace(SPEC, parameters={"embedding": True})
+    assert ENGINE.paths(vectors) == {"/v1/embeddings", "/tokenize", "/detokenize"}
+    (call,) = ENGINE.warm_up(vectors)
+    assert call.path == "/v1/embeddings"
+    prefixes = replace(vectors, warm_up=WarmUp(prefixes=("Be brief.",)))
+    assert [path for path, _ in ENGINE.problems(prefixes, PROFILE)] == ["warm_up.prefixes"]
+    assert ENGINE.need(vectors, FILES).bytes < ENGINE.need(SPEC, FILES).bytes
+
+
+def test_the_context_is_said_or_known_or_usual() -> None:
+    assert ENGINE.context(SPEC, FILES) == 4096
+    assert ENGINE.context(SPEC, {"model": file(max_position_embeddings=512)}) == 512
+    assert ENGINE.context(replace(SPEC, parameters={"context": 9000}), {}) == 9000
+    assert ENGINE.context(SPEC, {}) is None
+
+
+def test_how_many_it_processes() -> None:
+    assert ENGINE.count_busy(b'{"processing": 3, "waiting": 1}') == 3
+    with pytest.raises(ValueError, match="does not tell"):
+        ENGINE.count_busy(b"[]")
+
+
+@pytest.mark.parametrize(
+    ("exit", "log", "cause"),
+    [
+        (Exit(0), "", Cause.EXITED),
+        (Exit(1), "error: failed to load model: OutOfMemoryError: CUDA out of memory.", Cause.OUT_OF_MEMORY),
+        (Exit(1), "DefaultCPUAllocator: can't allocate memory: you tried to", Cause.OUT_OF_MEMORY),
+        (Exit(1), "error: failed to load model: OSError: no file named", Cause.BAD_MODEL),
+        (Exit(2), "error: invalid argument: context", Cause.BAD_ARGUMENTS),
+        (Exit(1), "/opt/python: No module named modelyard", Cause.NOT_INSTALLED),
+        (Exit(1), "couldn't bind to unix:/x: [Errno 98]", Cause.PORT_IN_USE),
+        (Exit(1), "error: the model has failed: CUDA error", Cause.CRASHED),
+        (Exit(None, 9), "", Cause.KILLED),
+        (Exit(None, 11), "", Cause.CRASHED),
+    ],
+)
+def test_causes(exit: Exit, log: str, cause: Cause) -> None:
+    assert ENGINE.cause(exit, log) is cause
