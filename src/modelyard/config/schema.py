@@ -163,6 +163,12 @@ class PolicySection(Section):
         default=None, description="Put others out, wait until someone leaves, or refuse."
     )
     keep_alive: KeepAlive | None = Field(default=None, description="How long an idle instance stays.")
+    sleep: Flag | None = Field(
+        default=None, description="Sleep instead of stopping, where the engine can and it pays."
+    )
+    sleep_keep_alive: KeepAlive | None = Field(
+        default=None, description="How long an instance sleeps before it stops."
+    )
     pin: Flag | None = Field(default=None, description="Never put out for another model.")
     home: Flag | None = Field(default=None, description="Come back when there is room.")
     preload: Flag | None = Field(default=None, description="Load at start.")
