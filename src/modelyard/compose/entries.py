@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 
+from modelyard.compose.told import told
 from modelyard.config import Config, ConfigErrors, Model, Problem
 from modelyard.core.memory import DeviceLedger
 from modelyard.core.placement import fit_together, never_fits
@@ -79,7 +80,10 @@ def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entr
     spec = _on_devices(model.spec, profile, devices)
     if missing := engine.missing(replace(profile, defaults=spec.parameters)):
         raise config.failure([(f"{model.path}.engine", f"{engine.type} {missing}")])
-    problems = [(f"{model.path}.{path}", message) for path, message in engine.problems(spec, profile)]
+    spec, untold = told(spec, engine)
+    problems = [
+        (f"{model.path}.{path}", message) for path, message in untold or engine.problems(spec, profile)
+    ]
     problems += _misplaced(model, spec, devices)
     problems += _unparallel(model, spec, engine)
     problems += _bad_sources(model, spec, engine, store)
@@ -184,6 +188,8 @@ def _bad_sources(model: Model, spec: Spec, engine: Engine, store: Store) -> list
         else:
             problem = f"is a folder, and {engine.type} takes a file; name one in it"
         if problem is not None:
-            where = "source" if role == "model" else f"parameters.{role}"
+            where = {"model": "source", "draft": "speculative.draft"}.get(role, f"parameters.{role}")
+            if role == "draft" and not spec.speculative.draft:
+                where = "parameters.draft.source"
             problems.append((f"{model.path}.{where}", problem))
     return problems

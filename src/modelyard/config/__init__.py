@@ -11,7 +11,7 @@ into these types, unless such a file says `allow_programs: true`.
 
 from modelyard.config.build import load
 from modelyard.config.problems import ConfigErrors, Problem
-from modelyard.config.quantities import parse_duration, parse_size
+from modelyard.config.quantities import parse_duration
 from modelyard.config.schema import json_schema
 from modelyard.config.values import (
     Config,
@@ -24,6 +24,7 @@ from modelyard.config.values import (
     ServerSetting,
     StoreSetting,
 )
+from modelyard.core.units import parse_size
 
 __all__ = [
     "Config",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, replace
 from hashlib import sha256
 from importlib.metadata import entry_points
@@ -20,18 +20,31 @@ from modelyard.config.listen import server_setting
 from modelyard.config.problems import ConfigErrors, Problem, is_below, near_miss
 from modelyard.config.reading import FilesRead
 from modelyard.config.schema import (
+    BatchingSection,
     EngineSection,
     KeySection,
     ModelSection,
     PolicySection,
     Root,
+    SpeculativeSection,
     WarmUpSection,
 )
 from modelyard.config.store import store_setting
 from modelyard.config.text import Document
 from modelyard.config.values import Config, DeviceSetting, Key, Model, Scope, nearest
 from modelyard.config.versions import spec_digest
-from modelyard.core.types import FREE, Parallel, Policy, Price, Priority, Spec, WarmUp, WhenFull
+from modelyard.core.types import (
+    FREE,
+    Batching,
+    Parallel,
+    Policy,
+    Price,
+    Priority,
+    Spec,
+    Speculative,
+    WarmUp,
+    WhenFull,
+)
 from modelyard.engines.base import Profile
 from modelyard.engines.registry import GROUP
 
@@ -70,7 +83,7 @@ def model_of(
     document = Document(tree={"defaults": dict(base.defaults), "models": {name: dict(fields)}})
     root = validate(document)
     types = set(engine_types) if engine_types is not None else _installed()
-    build = _Build(document, root, {}, types, None)
+    build = _Build(document, root, {}, types, None, base.models)
     models = build.models(dict(base.profiles))
     source = fields.get("source")
     if isinstance(source, str) and "://" not in source and not source.startswith("/"):
@@ -106,12 +119,19 @@ class _Build:
     """One pass over the sections. Reports into the document and goes on, so that all problems are seen."""
 
     def __init__(
-        self, document: Document, root: Root, environ: Mapping[str, str], types: set[str], path: Path | None
+        self,
+        document: Document,
+        root: Root,
+        environ: Mapping[str, str],
+        types: set[str],
+        path: Path | None,
+        known: Iterable[Model] = (),
     ) -> None:
         self._document = document
         self._root = root
         self._environ = environ
         self._types = types
+        self._known = {model.spec.model: model.spec for model in known}  # beside those of the text
         self._base = path.parent if path else Path.cwd()
         # Names that stand in the text, also of entries that were left out for their shape.
         self._engine_names, self._model_names = _names(document, "engines"), _names(document, "models")
@@ -235,12 +255,36 @@ class _Build:
             sha256=section.sha256 or "",
             allow_pickle=section.allow_pickle,
             parallel=Parallel(section.parallel.tensor, section.parallel.pipeline),
+            batching=_batching(section.batching),
+            speculative=self._speculative(section.speculative, f"{path}.speculative.draft"),
         )
         if section.sha256 and not source:
             self._refuse(f"{path}.sha256", "is of no file: there is no `source`")
         places = (f"{path}.parameters", f"{path}.warm_up", f"engines.{profile.name}.defaults")
         filled = any(is_below(one, place) for place in places for one in self._document.filled)
         return replace(spec, digest=spec_digest(spec, profile, filled=filled))
+
+    def _speculative(self, section: SpeculativeSection | None, path: str) -> Speculative:
+        """With the source of the draft model, which may be that of another model."""
+        if section is None:
+            return Speculative()
+        draft, tokens = section.draft, section.tokens or 0
+        if (other := self._root.models.get(draft)) is not None and other.source:
+            source = (
+                other.source
+                if "://" in other.source
+                else self._absolute(other.source, f"models.{draft}.source")
+            )
+            return Speculative(source, tokens, other.quantize or "")
+        if (known := self._known.get(draft)) is not None and known.source:
+            return Speculative(known.source, tokens, known.quantize)
+        if "://" in draft:
+            return Speculative(draft, tokens)
+        if draft.startswith(("/", "./", "../", "~/")):
+            return Speculative(self._absolute(draft, path), tokens)
+        hint = near_miss(draft, [*self._model_names, *self._known])
+        self._refuse(path, f"is no model with a source, and no path: one begins with / or ./{hint}")
+        return Speculative()
 
     def _policy(self, name: str, section: ModelSection) -> Policy:
         chosen = {**_policy_fields(self._root.defaults), **_policy_fields(section)}
@@ -339,6 +383,10 @@ def _names(document: Document, section: str) -> tuple[str, ...]:
 
 def _warm_up(section: WarmUpSection) -> WarmUp:
     return WarmUp(tuple(section.prompts), tuple(section.prefixes), section.read_ahead)
+
+
+def _batching(section: BatchingSection) -> Batching:
+    return Batching(section.max_size or 0, section.max_tokens or 0, section.max_wait_ms or 0)
 
 
 def _policy_fields(section: PolicySection) -> dict[str, object]:

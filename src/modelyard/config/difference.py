@@ -138,6 +138,8 @@ def _version(old: Model, before: Config, new: Model, after: Config) -> Iterator[
     yield from _engine(*profiles, *shown)
     yield from _leaves("parameters", old.spec.parameters, new.spec.parameters, *shown)
     yield from _leaves("parallel", asdict(old.spec.parallel), asdict(new.spec.parallel), *shown)
+    yield from _leaves("batching", asdict(old.spec.batching), asdict(new.spec.batching), *shown)
+    yield from _leaves("speculative", asdict(old.spec.speculative), asdict(new.spec.speculative), *shown)
     yield from _leaves("warm_up", asdict(old.spec.warm_up), asdict(new.spec.warm_up), *shown)
 
 

@@ -221,6 +221,25 @@ class ParallelSection(Section):
     pipeline: Few = Field(default=1, description="Stages of layers, each on devices of its own.")
 
 
+class BatchingSection(Section):
+    """What an instance works on in one step; default: what its engine chooses."""
+
+    max_size: PositiveCount | None = Field(default=None, description="Requests in one step.")
+    max_tokens: PositiveCount | None = Field(default=None, description="Tokens in one step.")
+    max_wait_ms: PositiveCount | None = Field(
+        default=None, description="How long the first waits for others, in milliseconds."
+    )
+
+
+class SpeculativeSection(Section):
+    """A smaller model guesses what the model says next, which checks the guesses at once."""
+
+    draft: Text = Field(description="The smaller model: one that is configured, or a source.")
+    tokens: PositiveCount | None = Field(
+        default=None, description="Guessed at once; default: what the engine chooses."
+    )
+
+
 class ModelSection(PolicySection):
     source: Text | None = Field(
         default=None,
@@ -242,6 +261,8 @@ class ModelSection(PolicySection):
     slots: PositiveCount = Field(default=1, description="Requests that one instance runs at once.")
     devices: Names = Field(default_factory=list, description="Devices it may use; default: any.")
     parallel: ParallelSection = Field(default_factory=ParallelSection)
+    batching: BatchingSection = Field(default_factory=BatchingSection)
+    speculative: SpeculativeSection | None = Field(default=None, description="Speculative decoding.")
     capabilities: Words = Field(default_factory=list, description="Told to clients besides what it serves.")
     aliases: Names = Field(default_factory=list, description="Other names of this model.")
     parameters: FreeForm = Field(default_factory=dict, description="Settings of the engine.")

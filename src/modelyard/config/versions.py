@@ -18,7 +18,7 @@ from secrets import token_hex
 from modelyard.config.problems import is_below
 from modelyard.config.secrets import HIDDEN, plain, shown
 from modelyard.config.values import Config, Model
-from modelyard.core.types import Parallel, Spec, WarmUp
+from modelyard.core.types import Batching, Parallel, Spec, Speculative, WarmUp
 from modelyard.engines.base import Profile
 
 _OWN_KEY = token_hex(32)
@@ -56,7 +56,9 @@ def spec_digest(spec: Spec, profile: Profile, *, filled: bool, key: str = _OWN_K
     content |= {"sha256": spec.sha256} if spec.sha256 else {}
     content |= {"allow_pickle": True} if spec.allow_pickle else {}
     content |= {"parallel": asdict(spec.parallel)} if spec.parallel != Parallel() else {}
-    secret = shown(spec.source) != spec.source
+    content |= {"batching": asdict(spec.batching)} if spec.batching != Batching() else {}
+    content |= {"speculative": asdict(spec.speculative)} if spec.speculative != Speculative() else {}
+    secret = any(shown(source) != source for source in (spec.source, spec.speculative.draft))
     if (
         secret
         or filled

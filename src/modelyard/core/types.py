@@ -147,6 +147,26 @@ class Parallel:
 
 
 @dataclass(frozen=True, slots=True)
+class Batching:
+    """What an instance works on in one step: at most so many requests and tokens, for the first of which it
+    waits for others so long at most. 0 is the engine's own choice."""
+
+    max_size: int = 0
+    max_tokens: int = 0
+    max_wait_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Speculative:
+    """A smaller model guesses what the model says next: `draft` is the source of its file, `quantize` the
+    type that the store makes of it, or empty; `tokens` are guessed at once, 0 is the engine's own choice."""
+
+    draft: str = ""
+    tokens: int = 0
+    quantize: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """One immutable version of a model. `digest` (hex) names it; `devices` empty means any accelerator.
 
@@ -168,6 +188,8 @@ class Spec:
     sha256: str = ""
     allow_pickle: bool = False
     parallel: Parallel = Parallel()
+    batching: Batching = Batching()
+    speculative: Speculative = Speculative()
 
     @property
     def version(self) -> str:

@@ -144,7 +144,8 @@ class Engine(Protocol):
     contract was held against the real thing, `golden` when against written-down commands alone. `parallel`
     are the fields of `Spec.parallel` that it can make more than 1 of; `need` then has as many equal shares
     on accelerators. `presets` are the settings of it that have a name, its parameter `preset`; they are
-    `golden`.
+    `golden`. `spec_fields` are those of `Spec.batching` and `Spec.speculative` that it can be told, each with
+    the parameters that stand for it (`batching.max_tokens`: `batch`, `ubatch`).
     """
 
     type: ClassVar[str]
@@ -162,6 +163,7 @@ class Engine(Protocol):
     def missing(self, profile: Profile) -> str:
         """Which program or package it lacks on this machine, and how to get it; empty when it can be run. Asked
         of a model, `defaults` are all of its parameters."""
+    spec_fields: ClassVar[Mapping[str, tuple[str, ...]]]
         ...
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
@@ -259,6 +261,7 @@ class Adapter:
         return context if isinstance(context, int) and context > 0 else None
 
     def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
+    spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
         return {}
 
     def listening(self, spec: Spec) -> Listening:

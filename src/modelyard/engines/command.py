@@ -117,18 +117,17 @@ class CommandEngine(Adapter):
     presets: ClassVar[frozenset[str]] = frozenset(PRESETS)
 
     def missing(self, profile: Profile) -> str:
-        name = str(profile.defaults.get("preset", ""))
-        return _not_found(name, profile) if name in PRESETS else ""
+        preset = PRESETS.get(str(profile.defaults.get("preset")))
+        if preset is None or profile.program or preset.program in profile.found:
+            return ""
+        return f"cannot run its preset: there is no {preset.program} on PATH; {preset.get}"
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         found = _TABLE.problems(spec.parameters)
         if found:
             return found
         parameters = _parameters(spec)
-        preset = str(parameters.get("preset", ""))
-        if preset and (unfound := _not_found(preset, profile)):
-            found.append(("parameters.preset", f"{preset} {unfound}"))
-        elif not preset and not profile.program:
+        if "preset" not in parameters and not profile.program:
             message = (
                 "has no program: make a profile of it under `engines:` with a `program`, or name a preset"
             )
@@ -192,14 +191,6 @@ class CommandEngine(Adapter):
                 return said
             return Cause.KILLED if exit.signal in (9, 15) else Cause.CRASHED
         return Cause.EXITED if exit.code == 0 else said or Cause.CRASHED
-
-
-def _not_found(preset: str, profile: Profile) -> str:
-    """That the program of a preset is not there, and how to get it."""
-    wanted = PRESETS[preset]
-    if profile.program or wanted.program in profile.found:
-        return ""
-    return f"is not installed: there is no {wanted.program} on PATH; {wanted.get}"
 
 
 def _parameters(spec: Spec) -> Mapping[str, object]:

@@ -69,6 +69,11 @@ class LlamaCppEngine(LlamaHttp):
     programs: ClassVar[tuple[str, ...]] = (PROGRAM,)
     modules: ClassVar[tuple[str, ...]] = (MODULE,)
     parallel: ClassVar[frozenset[str]] = frozenset({"tensor", "pipeline"})
+    spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "batching.max_tokens": ("batch", "ubatch"),
+        "speculative.draft": ("draft.source",),
+        "speculative.tokens": ("draft.max",),
+    }
     verified: ClassVar[Literal["real", "golden"]] = "real"
 
     def missing(self, profile: Profile) -> str:

@@ -35,7 +35,7 @@ class StoreFiles:
 
     async def lying(self, entry: Entry) -> Files | None:
         """See FileProvider.lying."""
-        if entry.spec.quantize:  # what is not made yet cannot be told from its parent
+        if any(type for *_, type in _wanted(entry)):  # what is not made yet cannot be told from its parent
             return await self.cached(entry)
         files: dict[str, ModelFile] = {}
         for role, source, terms, _ in _wanted(entry):
@@ -129,9 +129,10 @@ def _wanted(entry: Entry) -> Iterator[tuple[str, str, Terms, str]]:
     spec = entry.spec
     for role, source in entry.engine.sources(spec).items():
         main = role == "model"
+        type = {"model": spec.quantize, "draft": spec.speculative.quantize}.get(role, "")
         yield (
             role,
             source,
             Terms(spec.sha256 if main else "", spec.allow_pickle),
-            spec.quantize if main else "",
+            type,
         )
