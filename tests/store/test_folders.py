@@ -30,6 +30,7 @@ from modelyard.store import (
     Terms,
     folders,
     report,
+    verify,
 )
 from modelyard.store.folders import Member
 from modelyard.store.pace import BadAnswer, Pace
@@ -135,6 +136,8 @@ async def test_a_folder_of_a_repository_at_a_revision(store: Store, hub: Hub) ->
     assert content(file.path) == NEEDED
     with pytest.raises(SourceNotFound, match="has no folder b/"):
         await fetched(store, f"hf://{REPO}@v1/b/")
+    with pytest.raises(SourceNotFound, match="has no file a/b; it is a folder: write a/b/"):
+        await fetched(store, f"hf://{REPO}@v1/a/b")
 
 
 async def test_all_files_are_of_the_commit_that_was_first_fetched(store: Store, hub: Hub) -> None:
@@ -272,9 +275,21 @@ def test_a_config_is_bounded() -> None:
 # -- what is edited, removed, promised -------------------------------------------------------------------
 
 
+async def test_a_corrupted_file_is_refused_and_fetched_anew(store: Store, hub: Hub, tmp_path: Path) -> None:
+    hub.corrupt = True
+    with pytest.raises(BadFile, match=rf"{WEIGHTS[0]}: .*zeros alone.*set aside"):
+        await fetched(store)
+    assert not list((tmp_path / "store" / "sets").iterdir())
+    hub.corrupt = False
+    assert content((await fetched(store)).path) == NEEDED
+
+
 async def test_an_edited_file_is_found_and_fetched_anew(store: Store) -> None:
     file = await fetched(store)
     blob = (file.path / "config.json").resolve()
+    flip(blob)
+    assert [one.item.path for one in [one async for one in verify.verify(store)] if one.problem] == [blob]
+    assert await fetched(store) == file
     flip(blob)
     assert store.sets.cached(SOURCE, ANY) is None
     with pytest.raises(ChecksumMismatch, match=r"/config\.json: "):
@@ -399,6 +414,7 @@ async def test_a_folder_of_this_machine_without_a_model(tmp_path: Path) -> None:
 async def test_links_out_of_a_folder_are_not_followed_round(tmp_path: Path) -> None:
     folder = lay(tmp_path / "model", NEEDED)
     (folder / "round").symlink_to(folder)
+    lay(folder / ".git", {"model.safetensors": b"1"})
     with closing(Store(tmp_path / "store", [LocalFiles()])) as store:
         assert content((await fetched(store, str(folder))).path) == NEEDED
 

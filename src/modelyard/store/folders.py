@@ -26,8 +26,8 @@ LONGEST_CONFIG = 2**20  # bytes
 _DEEPEST = 4
 _SHOWN = 5
 _LONGEST_NAME = 255
-# Folders with the same weights in forms for other programs, or with what training left.
-_ASIDE = re.compile(r"original|onnx|openvino|coreml|metal|tflite|gguf|checkpoint-\d+|runs")
+# Folders with the same weights in forms for other programs, with what training left, or hidden ones.
+_ASIDE = re.compile(r"\.[^.].*|original|onnx|openvino|coreml|metal|tflite|gguf|checkpoint-\d+|runs")
 _WEIGHTS = re.compile(r".*\.safetensors", re.DOTALL)
 _PICKLES = re.compile(r"(?:.*/)?(?!(?:training_args|optimizer|scheduler)\.bin$)[^/]*\.bin", re.DOTALL)
 _TEXTS = re.compile(r".*\.(?:json|jinja|txt|tiktoken|model|spm)|vocab\..*|tokenizer\.model\..*", re.DOTALL)
@@ -127,7 +127,7 @@ def _files(folder: Path, depth: int) -> Iterator[Path]:
     for path in folder.iterdir():
         if path.is_file():
             yield path
-        elif depth > 1 and path.is_dir() and not path.is_symlink():
+        elif depth > 1 and not _is_aside(path.name) and path.is_dir() and not path.is_symlink():
             yield from _files(path, depth - 1)
 
 
@@ -135,13 +135,15 @@ def _may_be_needed(member: Member) -> bool:
     *folders, name = PurePosixPath(member.name).parts or ("",)
     if name.startswith(".") or len(folders) >= _DEEPEST:
         return False
-    if any(_ASIDE.fullmatch(folder) for folder in folders):
-        return False
-    if any(folder.startswith(".") and folder != ".." for folder in folders):
+    if any(_is_aside(folder) for folder in folders):
         return False
     if member.is_weights:
         return True
     return member.size <= LARGEST_TEXT and bool(_TEXTS.fullmatch(name) or _CODE.fullmatch(name))
+
+
+def _is_aside(folder: str) -> bool:
+    return bool(_ASIDE.fullmatch(folder))
 
 
 def _check(member: Member, source: str) -> None:

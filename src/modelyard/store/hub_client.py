@@ -337,6 +337,8 @@ class HubClient:
             limit = constants.HF_HUB_ETAG_TIMEOUT
             found = self._api().model_info(file.repo, revision=file.revision, timeout=limit).siblings or ()
             names = [sibling.rfilename for sibling in found]
+            if any(name.startswith(f"{file.path}/") for name in names):
+                return f"; it is a folder: write {file.path}/"
             if close := get_close_matches(file.path, names, n=3, cutoff=0.4):
                 return f"; it has {', '.join(close)}"
         return f"; {self._shown}/{file.repo}/tree/{file.revision} lists its files"

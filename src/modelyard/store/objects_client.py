@@ -248,7 +248,7 @@ class ObjectsClient:
             names = self._wait(runner, first)
             inside = [name for name in names if name.startswith(f"{self._name.key}/")]
             if inside:
-                return f"; it is a folder, which has {', '.join(inside[:3])}"
+                return f"; it is a folder, which has {', '.join(inside[:3])}: name one, or end it with /"
             ends = {name.rpartition("/")[2]: name for name in names}
             if close := get_close_matches(last, ends, n=3, cutoff=0.4):
                 return f"; it has {', '.join(ends[one] for one in close)}"
