@@ -462,7 +462,7 @@ def test_the_schema_names_every_section_and_forbids_others() -> None:
         "include",
     } == set(schema["properties"])
     assert set(Policy.__dataclass_fields__) <= set(schema["$defs"]["ModelSection"]["properties"])
-    assert {*Policy.__dataclass_fields__, "price"} == set(schema["$defs"]["PolicySection"]["properties"])
+    assert {*Policy.__dataclass_fields__, "price", "replicas"} == set(schema["$defs"]["PolicySection"]["properties"])
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.yaml")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -13,8 +14,8 @@ from core.yard import Yard, gpu, need, ram, spec, started, stopped
 from modelyard.core import events as ev
 from modelyard.core import placement
 from modelyard.core.memory import DeviceLedger
-from modelyard.core.placement import candidates, fit_together, never_fits, place
-from modelyard.core.types import Charge, Need, NoFit, Share
+from modelyard.core.placement import Prefer, candidates, fit_together, never_fits, place
+from modelyard.core.types import Charge, Need, NoFit, Packing, Share
 
 
 def put(wanted: Need, *sizes: int) -> object:
@@ -227,3 +228,77 @@ def test_two_starts_in_one_pass_leave_what_the_one_before_them_owns() -> None:
         yard.ask(request, key)
     assert started(yard.seen("gpu0", free=160, total=160)) == ["a"]
     assert started(yard.released(leaving)) == ["first"]
+
+
+ANYWHERE = Prefer()
+
+
+def grouped(groups: str, size: int = 100) -> dict[str, DeviceLedger]:
+    """Empty GPUs; each letter is the group of one."""
+    devices = [replace(gpu(f"gpu{n}", size), group=group.strip()) for n, group in enumerate(groups)]
+    return {device.id: DeviceLedger(device) for device in devices}
+
+
+def chosen(wanted: Need, devices: Mapping[str, DeviceLedger], prefer: Prefer = ANYWHERE, **free: int) -> str:
+    placed = place(wanted, spec("a"), devices, lambda name: free.get(name, 100), prefer=prefer)
+    return placed.reason if isinstance(placed, NoFit) else " ".join(charge.device[3:] for charge in placed)
+
+
+@pytest.mark.parametrize(
+    ("groups", "free", "expected"),
+    [
+        ("abab", {}, "0 2"),
+        ("abab", {"gpu2": 40}, "1 3"),
+        ("aabb", {"gpu2": 90, "gpu3": 90}, "2 3"),  # the fullest group that holds it
+        ("abcb", {"gpu1": 40}, "0 3"),  # no group does: any two
+        ("abab", {"gpu0": 40, "gpu1": 40}, "2 3"),
+        ("    ", {}, "0 1"),
+    ],
+)
+def test_shares_stay_within_one_group_where_one_holds_them(
+    groups: str, free: dict[str, int], expected: str
+) -> None:
+    assert chosen(need(50, 50), grouped(groups), ANYWHERE, **free) == expected
+
+
+def test_shares_that_no_group_holds_take_as_few_as_possible_and_lie_beside_their_like() -> None:
+    assert chosen(need(50, 50, 50, 50), grouped("abcabc"), gpu0=40) == "1 4 2 5"
+
+
+def test_spread_takes_the_emptiest_device_and_pack_the_fullest() -> None:
+    devices, free = grouped("   "), {"gpu0": 90, "gpu1": 60}
+    assert chosen(need(50), devices, ANYWHERE, **free) == "1"
+    assert chosen(need(50), devices, Prefer(Packing.SPREAD), **free) == "2"
+
+
+def test_replicas_keep_apart_where_they_can() -> None:
+    apart = Prefer(apart=frozenset({"gpu0", "gpu1"}))
+    assert chosen(need(50), grouped("   "), apart, gpu0=60) == "2"
+    assert chosen(need(50), grouped("   "), apart, gpu0=60, gpu2=40) == "0", "rather there than nowhere"
+    assert chosen(need(50, 50), grouped("aabb"), apart, gpu0=60, gpu1=60) == "2 3"
+
+
+def test_an_exclusive_device_takes_models_of_its_profile_alone() -> None:
+    devices = grouped("  ")
+    devices["gpu0"].device = replace(devices["gpu0"].device, exclusive="big")
+    assert candidates(Share("accelerator", 1), spec("a"), devices) == ["gpu1"]
+    assert candidates(Share("accelerator", 1), replace(spec("a"), engine="big"), devices) == ["gpu0", "gpu1"]
+
+
+def test_more_parts_than_devices_are_told_so() -> None:
+    never = never_fits(need(5, 5, 5), spec("a"), grouped("  "))
+    assert never == NoFit("it takes 3 accelerators at once, and may use gpu0, gpu1", 15)
+
+
+def test_replicas_are_placed_apart_and_two_by_two() -> None:
+    yard = Yard(*(replace(gpu(f"gpu{n}"), group="ab"[n // 2]) for n in range(4)))
+    a = yard.add("a", need(60, 60), min_replicas=2, max_replicas=2)
+    where = [[charge.device for charge in each.placement] for each in yard.instances(a)]
+    assert where == [["gpu0", "gpu1"], ["gpu2", "gpu3"]], "both at once"
+
+
+def test_a_policy_spreads_models_over_devices() -> None:
+    for packing, expected in ((Packing.PACK, ["gpu0", "gpu0"]), (Packing.SPREAD, ["gpu0", "gpu1"])):
+        yard = Yard(gpu("gpu0"), gpu("gpu1"))
+        both = [yard.load(model, 40, placement=packing) for model in ("a", "b")]
+        assert [yard.instance(key).placement[0].device for key in both] == expected

@@ -30,7 +30,7 @@ from modelyard.core.copying import copy_of
 from modelyard.core.invariants import check
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import Instance
-from modelyard.core.types import Cause, Need, OutcomeKind, Policy, Priority, Share, Spec, WhenFull
+from modelyard.core.types import Cause, Need, OutcomeKind, Packing, Policy, Priority, Share, Spec, WhenFull
 
 MODELS = ("a", "b", "c", "d")
 DEVICES = ("gpu0", "gpu1")
@@ -73,6 +73,7 @@ policies = st.builds(
     max_wait=st.sampled_from([1.0, 30.0, 300.0]),
     queue_bound=st.sampled_from([1, 4, 256]),
     overcommit=st.integers(0, 1),
+    placement=st.sampled_from(Packing),
 )
 models = st.sampled_from(MODELS)
 spot = st.integers(0, 1000)
@@ -88,6 +89,10 @@ orders = st.one_of(
     st.builds(ev.Learned, keys, needs, st.none() | st.just(3.0)),
     st.builds(
         ev.DeviceAdded, st.builds(gpu, st.sampled_from([*DEVICES, "gpu2"]), st.sampled_from([50, 100, 150]))
+    ),
+    st.builds(ev.DeviceLost, st.sampled_from([*DEVICES, "gpu9"]), st.just("as told")),
+    st.builds(
+        ev.FenceAsked, st.sampled_from(DEVICES), st.sampled_from(["", "", "as told"]), now=st.booleans()
     ),
 )
 
@@ -210,6 +215,10 @@ class Outside(RuleBasedStateMachine):
             version = self.scheduler.state.instances[command.instance].version
             most = max(1, version.policy.min_replicas, version.policy.max_replicas)
             assert len(version.live()) <= most, f"{version.key} has more replicas than it may"
+            for charge in command.placement:
+                assert not self.scheduler.state.ledger.devices[charge.device].closed, (
+                    "started where it may not"
+                )
 
     def say(self, event: ev.Event) -> None:
         self.said.append(event)

@@ -137,19 +137,25 @@ def _kept_in_vain(
 
 
 def _on_devices(spec: Spec, profile: Profile, devices: Devices) -> Spec:
-    """A spec that names no device may use any accelerator, or host RAM where there is none."""
+    """A spec that names no device may use any accelerator, or host RAM where there is none for it."""
     chosen = spec.devices or profile.devices
-    if not chosen and all(device.kind is DeviceKind.RAM for device in devices.all):
+    if not chosen and all(
+        device.kind is DeviceKind.RAM or device.exclusive not in ("", profile.name) for device in devices.all
+    ):
         chosen = ("ram",)
     return replace(spec, devices=chosen)
 
 
 def _misplaced(model: Model, spec: Spec, devices: Devices) -> list[tuple[str, str]]:
-    known = {device.id for device in devices.all}
+    known = {device.id: device.exclusive for device in devices.all}
     return [
         (f"{model.path}.devices", f"there is no device {name!r}; there are {', '.join(sorted(known))}")
         for name in spec.devices
         if name not in known
+    ] + [
+        (f"{model.path}.devices", f"{name} is for the models of the engine profile '{owner}' alone")
+        for name in spec.devices
+        if (owner := known.get(name)) and owner != spec.engine
     ]
 
 

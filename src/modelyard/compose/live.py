@@ -245,7 +245,7 @@ class Live:
         if difference.fixed:
             raise NotLive(self.config, config, difference)
         try:
-            devices = self._driver.devices.changed(config.devices)
+            devices = self._driver.devices.changed(config.all_devices)
         except ConfigError as error:
             raise config.failure([(error.path, str(error).removeprefix(f"{error.path}: "))]) from error
         new = [one.after for one in difference.of(Kind.ADDED, Kind.REPLACED) if one.after is not None]

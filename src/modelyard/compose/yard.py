@@ -215,7 +215,7 @@ async def build(
             data.mkdir(parents=True, exist_ok=True, mode=0o700)
             store = Store(data / "store", sources_of(config.store), quota=config.store.quota)
             undo.callback(store.close)
-        devices = Devices.discover(config.devices, os.environ)
+        devices = Devices.discover(config.all_devices, os.environ)
         undo.callback(devices.close)
         names = Names()
         entries = entries_of(config, config.models, devices, store)

@@ -71,6 +71,7 @@ def load(
     config = _Build(document, root, environ, types, path).config()
     if document.problems:
         raise ConfigErrors(document.problems)
+    config.all_devices  # noqa: B018 - raises ConfigErrors
     return config
 
 
@@ -186,6 +187,8 @@ class _Build:
             program=program,
             environment=dict(section.environment),
             devices=tuple(section.devices),
+            exclusive=section.exclusive,
+            placement=section.placement,
             defaults=self._resolved(section.defaults, f"{path}.defaults"),
         )
 
@@ -216,8 +219,9 @@ class _Build:
         """The models, with these engine profiles; one that only an engine's type names is added to them."""
         models = []
         for name, section in self._root.models.items():
-            policy = self._policy(name, section)
-            if profile := self._engine_of(name, section, profiles):
+            profile = self._engine_of(name, section, profiles)
+            policy = self._policy(name, section, profile)
+            if profile is not None:
                 spec = self._spec(name, section, profile)
                 models.append(Model(spec, policy, tuple(section.aliases), self._price(section)))
         self._check_aliases(models)
@@ -286,8 +290,12 @@ class _Build:
         self._refuse(path, f"is no model with a source, and no path: one begins with / or ./{hint}")
         return Speculative()
 
-    def _policy(self, name: str, section: ModelSection) -> Policy:
-        chosen = {**_policy_fields(self._root.defaults), **_policy_fields(section)}
+    def _policy(self, name: str, section: ModelSection, profile: Profile | None) -> Policy:
+        for path, each in (("defaults", self._root.defaults), (f"models.{name}", section)):
+            if each.replicas is not None and (each.min_replicas, each.max_replicas) != (None, None):
+                self._refuse(f"{path}.replicas", "is min_replicas and max_replicas at once: leave those out")
+        packing = {"placement": profile.placement} if profile is not None and profile.placement else {}
+        chosen = {**_policy_fields(self._root.defaults), **packing, **_policy_fields(section)}
         if name in self._root.preload:
             chosen["preload"] = True
         policy = Policy(**chosen)  # type: ignore[arg-type]
@@ -340,7 +348,11 @@ class _Build:
                 self._refuse(f"{path}.memory", "is required for a declared device")
             if section.memory is not None and (section.reserve or 0) >= section.memory:
                 self._refuse(f"{path}.reserve", "leaves nothing of the device's memory")
-            settings[name] = DeviceSetting(section.memory, section.reserve, section.kind)
+            if section.scale is not None and section.kind != "declared":
+                self._refuse(f"{path}.scale", "is of a declared device alone")
+            settings[name] = DeviceSetting(
+                section.memory, section.reserve, section.kind, section.group or "", section.scale or 1
+            )
         return settings
 
     def _keys(self) -> tuple[Key, ...]:
@@ -394,6 +406,8 @@ def _policy_fields(section: PolicySection) -> dict[str, object]:
     chosen: dict[str, object] = {
         field.name: value for field in fields(Policy) if (value := getattr(section, field.name)) is not None
     }
+    if section.replicas is not None:
+        chosen["min_replicas"] = chosen["max_replicas"] = section.replicas
     if section.priority is not None:
         chosen["priority"] = Priority[section.priority.upper()]
     if section.when_full is not None:

@@ -86,7 +86,7 @@ def _sentence(detail: ErrorDetails, is_name: bool) -> str:
         return _unknown(location)
     if kind == "value_error":
         return str(detail.get("ctx", {}).get("error", detail["msg"]))
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         return f"must be {detail['ctx']['expected']}"
     if kind == "string_pattern_mismatch":
         pattern = detail["ctx"]["pattern"]

@@ -87,13 +87,13 @@ def _is_fixed(changed: Value, before: Config, after: Config) -> bool:
 
 
 def _is_other_device(changed: Value, before: Config, after: Config) -> bool:
-    """Declared devices cannot come, go or become real ones."""
+    """Declared devices cannot come, go, become real ones or be of another scale."""
     section, _, rest = changed.path.partition(".")
     if section != "devices":
         return False
-    name = rest.rpartition(".")[0]
+    name, _, field = rest.rpartition(".")
     kinds = [config.devices[name].kind if name in config.devices else "auto" for config in (before, after)]
-    return kinds[0] != kinds[1]
+    return kinds[0] != kinds[1] or field == "scale"
 
 
 # -- models ---------------------------------------------------------------------------------------------
@@ -156,15 +156,16 @@ def _engine(old: Profile, new: Profile, old_shown: _Shown, new_shown: _Shown) ->
 
 
 def _settings(before: Config, after: Config) -> Iterator[Value]:
-    named = {**before.devices, **after.devices}
+    named = {**before.all_devices, **after.all_devices}
     yield from _leaves("", _tree(before, named), _tree(after, named), _shown(before), _shown(after))
     yield from _keys(before.keys, after.keys)
 
 
 def _tree(config: Config, devices: Iterable[str]) -> dict[str, object]:
+    settings = config.all_devices
     return {
         "server": _record(config.server),
-        "devices": {name: _record(config.devices.get(name, DeviceSetting())) for name in devices},
+        "devices": {name: _record(settings.get(name, DeviceSetting())) for name in devices},
         "memory": {"recheck": config.recheck},
         "journal": {"bytes": config.journal},
         "store": _record(config.store),

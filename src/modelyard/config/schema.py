@@ -35,6 +35,7 @@ from modelyard.config.quantities import (
     parse_digest,
 )
 from modelyard.config.text import retype
+from modelyard.core.types import Affinity, Packing
 
 # Every part between slashes holds a letter or a digit: `a/../b` would be another path to many a client.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:+-]*(/[._:+-]*[A-Za-z0-9][A-Za-z0-9._:+-]*)*$"
@@ -144,6 +145,8 @@ class EngineSection(Section):
         default_factory=dict, description="Variables of its processes."
     )
     devices: Names = Field(default_factory=list, description="Devices its models may use.")
+    exclusive: Flag = Field(default=False, description="No other models go on its `devices`.")
+    placement: Packing | None = Field(default=None, description="`placement` of its models.")
     defaults: FreeForm = Field(default_factory=dict, description="Parameters of all its models.")
 
 
@@ -172,6 +175,9 @@ class PolicySection(Section):
     pin: Flag | None = Field(default=None, description="Never put out for another model.")
     home: Flag | None = Field(default=None, description="Come back when there is room.")
     preload: Flag | None = Field(default=None, description="Load at start.")
+    replicas: PositiveCount | None = Field(
+        default=None, description="Instances, no more and no fewer: min_replicas and max_replicas at once."
+    )
     min_replicas: Count | None = Field(default=None, description="Instances that are always there.")
     max_replicas: PositiveCount | None = Field(
         default=None, description="Instances under load, in free or idle memory."
@@ -194,6 +200,13 @@ class PolicySection(Section):
     )
     queue_bound: PositiveCount | None = Field(default=None, description="Requests waiting for this model.")
     overcommit: Count | None = Field(default=None, description="Requests granted beyond the slots.")
+    placement: Packing | None = Field(
+        default=None, description="Of the devices with room for it: the fullest (pack), or the emptiest."
+    )
+    affinity: Affinity | None = Field(
+        default=None,
+        description="prefix: requests that begin alike go to the same replica, while it has a free slot.",
+    )
     price: PriceSection | None = Field(
         default=None, description="What its use costs, in your own currency; `modelyard usage` adds it up."
     )
@@ -274,6 +287,14 @@ class DeviceSection(Section):
     reserve: Size | None = Field(default=None, description="What stays free whoever else uses it.")
     kind: Literal["auto", "declared"] = Field(
         default="auto", description="Whether it is found by itself, or taken as it is said to be."
+    )
+    group: Name | None = Field(
+        default=None,
+        description="Devices of one group are linked: parts of a model stay together. Default: as found.",
+    )
+    scale: PositiveCount | None = Field(
+        default=None,
+        description="Of a declared device: the fake engine takes one byte of host memory for so many.",
     )
 
 

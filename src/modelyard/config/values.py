@@ -6,7 +6,7 @@ Sizes are bytes, times seconds. Nothing here holds a key in plain text.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -76,11 +76,15 @@ class ServerSetting:
 class DeviceSetting:
     """What the operator says about one device. `memory` is the budget of all instances on it, None: all of
     it; `reserve` stays free whoever else uses it, None: the device kind's own default. A declared device is
-    taken as it is said to be, an auto one is discovered."""
+    taken as it is said to be, an auto one is discovered. `group` empty: as found. `scale`: a declared one is
+    made of so many times fewer bytes of host memory. `exclusive` is the engine profile that has it alone."""
 
     memory: int | None = None
     reserve: int | None = None
     kind: Literal["auto", "declared"] = "auto"
+    group: str = ""
+    scale: int = 1
+    exclusive: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,23 @@ class Config:
     def registry_url(self) -> str:
         """Where the registry's database lies; it may hold a password."""
         return self.database_url or f"sqlite:///{self.server.data_dir / 'registry.db'}"
+
+    @property
+    def all_devices(self) -> Mapping[str, DeviceSetting]:
+        """`devices`, with what engine profiles have for themselves alone. Raises ConfigErrors."""
+        settings, problems = dict(self.devices), []
+        for name, profile in self.profiles.items():
+            if profile.exclusive and not profile.devices:
+                problems.append((f"engines.{name}.exclusive", "is of `devices`, and there are none here"))
+            for device in profile.devices if profile.exclusive else ():
+                setting = settings.get(device, DeviceSetting())
+                if setting.exclusive:
+                    message = f"{device} is exclusive to the engine profile '{setting.exclusive}' already"
+                    problems.append((f"engines.{name}.devices", message))
+                settings[device] = replace(setting, exclusive=name)
+        if problems:
+            raise self.failure(problems)
+        return settings
 
     def failure(self, problems: Iterable[tuple[str, str]]) -> ConfigErrors:
         """The error for problems found after loading, as (path, message), e.g. by an engine adapter."""

@@ -5,20 +5,35 @@ Called by the scheduler's request handlers; reads only.
 
 from __future__ import annotations
 
+from zlib import crc32
+
 from modelyard.core.state import LIVE, Instance, Version, Waiting
 
 NOBODY: frozenset[str] = frozenset()
 
 
-def pick(version: Version, exclude: frozenset[str] = NOBODY) -> Instance | None:
-    """The ready instance with the most free slots that did not fail this request; None when all are full."""
+def pick(version: Version, exclude: frozenset[str] = NOBODY, prefix: int | None = None) -> Instance | None:
+    """The ready instance with the most free slots that did not fail this request; of several, the one that
+    was given a request longest ago. With a `prefix`, the one that this beginning leads to, among those that
+    have a free slot. None when all are full."""
+    if prefix is not None:
+        those = [each for each in version.ready if each.free_slots() > 0 and each.id not in exclude]
+        return max(those, key=lambda each: _attraction(prefix, each.id), default=None)
     best: Instance | None = None
     most = 0
-    for instance in version.ready:
+    for instance in version.ready:  # in the order of their last grants
         free = instance.free_slots()
         if free > most and instance.id not in exclude:
             best, most = instance, free
     return best
+
+
+def _attraction(prefix: int, instance: str) -> tuple[int, str]:
+    """How much a beginning is drawn to an instance (rendezvous hashing): where one comes or goes, only its
+    own share of all beginnings moves, and nothing has to be remembered."""
+    mixed = (prefix ^ crc32(instance.encode())) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+    mixed = (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93 & 0xFFFFFFFFFFFFFFFF
+    return mixed ^ mixed >> 32, instance
 
 
 def next_pair(version: Version) -> tuple[Waiting, Instance] | None:
@@ -27,13 +42,13 @@ def next_pair(version: Version) -> tuple[Waiting, Instance] | None:
     waiting = version.queue.next()
     if waiting is None:
         return None
-    instance = pick(version, waiting.exclude)
+    instance = pick(version, waiting.exclude, waiting.prefix)
     if instance is not None:
         return waiting, instance
     if not waiting.exclude or pick(version) is None:
         return None
     for other in version.queue:
-        instance = pick(version, other.exclude)
+        instance = pick(version, other.exclude, other.prefix)
         if instance is not None:
             return other, instance
     return None

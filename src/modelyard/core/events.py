@@ -22,7 +22,8 @@ class Arrived:
     `max_wait` is how long it may queue from now on, in seconds: for a retry, what its waits before have left
     of it. `exclude` names instances that failed this request already; `since` is given by a retry: when it
     first arrived, to keep its place. `load` False: refuse when nothing is ready or on its way. None for
-    `priority` and `max_wait` means the policy's.
+    `priority` and `max_wait` means the policy's. `prefix` is a hash of its beginning, where its version wants
+    those that begin alike on the same replica.
     """
 
     request: str
@@ -32,6 +33,7 @@ class Arrived:
     exclude: frozenset[str] = frozenset()
     since: float | None = None
     load: bool = True
+    prefix: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +191,30 @@ class DeviceSeen:
     ours: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceLost:
+    """A device is gone, and with it what was on it. It is back with its next DeviceSeen."""
+
+    device: str
+    reason: str
+
+
 # -- operator -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceAdded:
     device: Device
+
+
+@dataclass(frozen=True, slots=True)
+class FenceAsked:
+    """Place nothing on this device from now on, and let who is there finish what runs (`now`: cut it), then
+    leave. An empty `reason` takes the fence away."""
+
+    device: str
+    reason: str = ""
+    now: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +316,9 @@ Event = (
     | FilesLost
     | Learned
     | DeviceSeen
+    | DeviceLost
     | DeviceAdded
+    | FenceAsked
     | Added
     | PolicyChanged
     | KeepAliveAsked

@@ -36,7 +36,10 @@ def fail(step: Step, instance: Instance, cause: Cause, detail: str) -> None:
     cancel_timers(step, instance)
     if instance in version.ready:
         version.ready.remove(instance)
-    cut_all(step, instance, "engine_died", f"{instance.id} failed: {cause.value}")
+    if cause is Cause.DEVICE_LOST:
+        cut_all(step, instance, "device_lost", f"{instance.id} is gone: {detail}")
+    else:
+        cut_all(step, instance, "engine_died", f"{instance.id} failed: {cause.value}")
     reason = f"{cause.value}: {detail}" if detail else cause.value
     cap = version.policy.release_cap
     step.out.append(Release(instance.id, instance.generation, cap, reason))
@@ -44,6 +47,8 @@ def fail(step: Step, instance: Instance, cause: Cause, detail: str) -> None:
     step.note("failed", instance.id, reason, model=version.spec.model, cause=cause.value, **took)
     step.refresh(version)
     step.look_at(version)
+    if cause is Cause.DEVICE_LOST:
+        return  # it says nothing of the model
     if before in (Is.SLEEPING, Is.WAKING) or (instance.woken and instance.last_success < instance.ready_at):
         version.sleep_after = step.now + sleep.REST
     if before in (Is.SLEEPING, Is.ASLEEP, Is.WAKING):

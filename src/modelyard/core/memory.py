@@ -20,21 +20,24 @@ class DeviceLedger:
     reserved: what instances hold by agreement: their own bytes, and each mapped file once.
     excess:   what they were observed to use beyond that.
     foreign:  what the device says is used by nobody of ours.
+    lost:     why it is taken to be gone, `fenced`: why an operator wants nothing there; empty otherwise.
     """
 
-    __slots__ = ("_held", "_mapped", "device", "excess", "foreign", "reserved")
+    __slots__ = ("_held", "_mapped", "device", "excess", "fenced", "foreign", "lost", "reserved")
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self.foreign = 0
         self.reserved = 0
         self.excess = 0
+        self.lost = self.fenced = ""
         self._held: dict[str, tuple[int, int]] = {}  # own bytes of each instance, reserved and observed
         self._mapped: dict[str, tuple[int, set[str]]] = {}
 
     def copy(self) -> DeviceLedger:
         copied = DeviceLedger(self.device)
         copied.foreign, copied.reserved, copied.excess = self.foreign, self.reserved, self.excess
+        copied.lost, copied.fenced = self.lost, self.fenced
         copied._held = self._held.copy()
         copied._mapped = {digest: (size, users.copy()) for digest, (size, users) in self._mapped.items()}
         return copied
@@ -44,6 +47,11 @@ class DeviceLedger:
         """Bytes that a new reservation may take now; negative when a foreigner took what was promised."""
         limit = min(self.device.budget, self.device.total - self.device.reserve - self.foreign)
         return limit - self.reserved - self.excess
+
+    @property
+    def closed(self) -> str:
+        """Why nothing may be placed here now; empty when it may."""
+        return f"lost: {self.lost}" if self.lost else f"fenced: {self.fenced}" if self.fenced else ""
 
     @property
     def crowded(self) -> bool:

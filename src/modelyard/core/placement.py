@@ -6,14 +6,25 @@ Pure functions; capacity calls them with the room of now, of later, and of empty
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 from modelyard.core.memory import NOBODY, DeviceLedger
-from modelyard.core.types import Charge, DeviceKind, Need, NoFit, Placement, Share, Spec
+from modelyard.core.types import Charge, DeviceKind, Need, NoFit, Packing, Placement, Share, Spec
 from modelyard.core.units import in_units
 
 Room = Callable[[str], int]
 
 SEARCH = 10_000  # steps: enough for a dozen models on any machine
+
+
+@dataclass(frozen=True, slots=True)
+class Prefer:
+    """What decides between places that would do. `packing`: the fullest device, or the emptiest; `apart`:
+    devices that are taken only if no others will do."""
+
+    packing: Packing = Packing.PACK
+    apart: Collection[str] = NOBODY
 
 
 def place(
@@ -22,30 +33,81 @@ def place(
     devices: Mapping[str, DeviceLedger],
     room: Room,
     gone: Collection[str] = NOBODY,
+    prefer: Prefer = Prefer(),
 ) -> Placement | NoFit:
     """Put each share of `need` on a device with room for it, once the instances `gone` have left.
 
-    Accelerator shares go to different devices. The largest share takes the fullest device that still holds
-    it: whatever can hold a larger share can hold a smaller one, so this finds a placement whenever there is
-    one, and keeps the emptiest devices for the models that need them. A need that nobody measured takes all
-    that is free on the emptiest device. The charges are in the order of the shares: an engine counts its
-    devices in that order.
+    Accelerator shares go to different devices, of as few groups as possible. The largest share is placed
+    first: whatever holds it holds a smaller one, so this finds a placement whenever there is one. A need that
+    nobody measured takes all that is free on the emptiest device. The charges are in the order of the shares:
+    an engine counts its devices in that order.
     """
+    found = _place(need, spec, devices, room, gone, prefer)
+    spread = [share for share in need.shares if share.on == "accelerator"]
+    if len(spread) < 2 or isinstance(found, NoFit):
+        return found
+    group = {device: devices[device].device.group for device in candidates(spread[0], spec, devices)}
+    groups = dict.fromkeys(group.values())
+    for count in range(1, len(groups)):
+        inside = [
+            placed
+            for some in combinations(groups, count)
+            if not isinstance(
+                placed := _place(need, spec, _within(devices, group, some), room, gone, prefer), NoFit
+            )
+        ]
+        if inside:
+            found = min(inside, key=lambda placed: _rank(placed, room, prefer))
+            break
+    alike = len({share.bytes for share in spread}) == 1
+    return _beside(found, devices) if alike else found
+
+
+def _within(
+    devices: Mapping[str, DeviceLedger], group: Mapping[str, str], some: Collection[str]
+) -> dict[str, DeviceLedger]:
+    """Without the accelerators of other groups."""
+    return {name: account for name, account in devices.items() if name not in group or group[name] in some}
+
+
+def _beside(placed: Placement, devices: Mapping[str, DeviceLedger]) -> Placement:
+    """Equal parts in such an order that those of one group follow each other."""
+    groups = dict.fromkeys(devices[charge.device].device.group for charge in placed)
+    order = {group: number for number, group in enumerate(groups)}
+    return tuple(sorted(placed, key=lambda charge: order[devices[charge.device].device.group]))
+
+
+def _rank(placed: Placement, room: Room, prefer: Prefer) -> tuple[int, int]:
+    left = sum(room(charge.device) for charge in placed)
+    apart = sum(charge.device in prefer.apart for charge in placed)
+    return apart, left if prefer.packing is Packing.PACK else -left
+
+
+def _place(
+    need: Need,
+    spec: Spec,
+    devices: Mapping[str, DeviceLedger],
+    room: Room,
+    gone: Collection[str],
+    prefer: Prefer,
+) -> Placement | NoFit:
+    """As `place`, whatever the groups."""
     taken: dict[str, int] = {}
     chosen: dict[int, Charge] = {}
+    fullest = need.known and prefer.packing is Packing.PACK
     for number, share in sorted(enumerate(need.shares), key=_fixed_first):
         spread = share.on == "accelerator"
-        options: list[tuple[int, str, int]] = []
+        options: list[tuple[bool, int, str, int]] = []
         for device in candidates(share, spec, devices):
-            if spread and device in taken:
+            if devices[device].closed or (spread and device in taken):
                 continue
             left = room(device) - taken.get(device, 0)
             cost = devices[device].cost(share, gone)
             if cost <= left and (need.known or left > 0):
-                options.append((left if need.known else -left, device, cost))
+                options.append((device in prefer.apart, left if fullest else -left, device, cost))
         if not options:
             return NoFit(f"no device has {in_units(share.bytes)} free for {share.on}", need.bytes)
-        _, device, cost = min(options)
+        *_, device, cost = min(options)
         taken[device] = taken.get(device, 0) + cost
         chosen[number] = Charge(device, share.bytes, dict(share.mapped))
     charges = [chosen[number] for number in range(len(need.shares))]
@@ -60,6 +122,12 @@ def never_fits(need: Need, spec: Spec, devices: Mapping[str, DeviceLedger]) -> N
     if missing:
         wanted = "accelerator (a GPU)" if missing[0] == "accelerator" else f"device {missing[0]}"
         return NoFit(f"there is no {wanted} that it may use", need.bytes)
+    spread = [share for share in need.shares if share.on == "accelerator"]
+    usable = candidates(spread[0], spec, devices) if spread else []
+    if len(spread) > max(len(usable), 1):
+        return NoFit(
+            f"it takes {len(spread)} accelerators at once, and may use {', '.join(usable)}", need.bytes
+        )
     empty = {device: DeviceLedger(account.device) for device, account in devices.items()}
     placement = place(need, spec, empty, lambda device: devices[device].device.budget)
     if not isinstance(placement, NoFit):
@@ -70,16 +138,15 @@ def never_fits(need: Need, spec: Spec, devices: Mapping[str, DeviceLedger]) -> N
         if sum(budgets) < share.bytes < need.bytes:
             part = f"{in_units(share.bytes)} of that have to lie on {' or '.join(options)}"
             return NoFit(f"{part}, with a budget of {in_units(sum(budgets))}", need.bytes)
-    usable = {device for share in need.shares for device in candidates(share, spec, devices)}
-    budget = sum(devices[device].device.budget for device in usable)
-    names = ", ".join(sorted(usable))
+    every = {device for share in need.shares for device in candidates(share, spec, devices)}
+    budget = sum(devices[device].device.budget for device in every)
+    names = ", ".join(sorted(every))
     reason = f"the budget of {names} is {in_units(budget)} in all"
-    parts = [share for share in need.shares if share.on == "accelerator"]
-    if len(parts) == 1:
-        budgets = [devices[device].device.budget for device in candidates(parts[0], spec, devices)]
-        if max(budgets) < parts[0].bytes <= sum(budgets):
+    if len(spread) == 1:
+        budgets = [devices[device].device.budget for device in usable]
+        if max(budgets) < spread[0].bytes <= sum(budgets):
             reason += (
-                f", but {in_units(parts[0].bytes)} have to lie on one device, and none has more than "
+                f", but {in_units(spread[0].bytes)} have to lie on one device, and none has more than "
                 f"{in_units(max(budgets))}: name several in `devices` to split the model, where its engine "
                 "can"
             )
@@ -129,7 +196,9 @@ def candidates(share: Share, spec: Spec, devices: Mapping[str, DeviceLedger]) ->
     return [
         device
         for device, account in devices.items()
-        if account.device.kind is not DeviceKind.RAM and (not spec.devices or device in spec.devices)
+        if account.device.kind is not DeviceKind.RAM
+        and (not spec.devices or device in spec.devices)
+        and account.device.exclusive in ("", spec.engine)
     ]
 
 

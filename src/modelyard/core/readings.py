@@ -216,7 +216,8 @@ def _device(state: State, name: str) -> str:
     if account is None:
         return "unknown"
     pace = ", loads slow each other down" if state.slowing >= MATTERS else ""
-    return f"budget {in_units(account.device.budget)}{pace}"
+    closed = f", {account.closed}" if account.closed else ""
+    return f"budget {in_units(account.device.budget)}{pace}{closed}"
 
 
 def wanted(state: State, key: str, added: Added | None) -> Version | None:

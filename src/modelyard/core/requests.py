@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from modelyard.core import failures, instances
+from modelyard.core import failures, fencing, instances
 from modelyard.core.actions import Grant, Probe, Refuse
 from modelyard.core.admission import admit
 from modelyard.core.dispatch import has_alternative, next_pair, pick
@@ -32,7 +32,7 @@ def arrive(step: Step, event: Arrived) -> None:
     if event.since is None:
         version.touch(now)
     if not version.queue.count:
-        instance = pick(version, event.exclude)
+        instance = pick(version, event.exclude, event.prefix)
         if instance is not None:
             _grant(step, event.request, instance, now)
             return
@@ -55,6 +55,7 @@ def _queue(step: Step, version: Version, event: Arrived) -> None:
     since = now if event.since is None else event.since
     waiting = Waiting(event.request, version.key, priority, since, now, now + max_wait, event.exclude)
     waiting.retried = event.since is not None
+    waiting.prefix = event.prefix
     state.arrivals += 1
     waiting.order = state.arrivals
     verdict = admit(state, step.sums, waiting, now)
@@ -88,8 +89,10 @@ def expire(step: Step, request: str) -> None:
     version = step.state.versions[waiting.version]
     blocked = f"; it waits for {version.blocked_by}" if version.blocked_by else ""
     message = f"{version.spec.model} was not ready within {waiting.deadline - waiting.queued_at:g} s{blocked}"
-    # Who waits until others leave by themselves was promised nothing.
-    stuck = version.policy.when_full is WhenFull.WAIT and not version.live()
+    closed = [f"{name} is {why}" for name, why in fencing.closed_to(step.state, version).items()]
+    message += "".join(f"; {each}" for each in closed)
+    # Who waits until others leave by themselves, or a device is back, was promised nothing.
+    stuck = (version.policy.when_full is WhenFull.WAIT or bool(closed)) and not version.live()
     code = "no_memory" if stuck else "broken_promise"
     step.refuse(waiting, code, message, max(1.0, version.usual_load()))
 
@@ -108,7 +111,10 @@ def serve(step: Step, version: Version) -> None:
 
 
 def _grant(step: Step, request: str, instance: Instance, queued_at: float) -> None:
-    now = step.now
+    now, ready = step.now, instance.version.ready
+    if len(ready) > 1:  # the next one that is as free has its turn
+        ready.remove(instance)
+        ready.append(instance)
     lease = Lease(instance, instance.generation, now)
     instance.leases[request] = lease
     instance.idle_since = inf

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from modelyard.core import capacity, failures, files, instances, orders, requests
+from modelyard.core import capacity, failures, fencing, files, instances, orders, requests
 from modelyard.core import events as ev
 from modelyard.core.actions import Action, Fetch
 from modelyard.core.admission import Sums, recap
@@ -64,7 +64,9 @@ class Scheduler:
             ev.FilesLost: files.lost,
             ev.Learned: self._handle_learned,
             ev.DeviceSeen: self._handle_device_seen,
+            ev.DeviceLost: fencing.lost,
             ev.DeviceAdded: self._handle_device_added,
+            ev.FenceAsked: fencing.fence_asked,
             ev.Added: orders.added,
             ev.PolicyChanged: orders.policy_changed,
             ev.KeepAliveAsked: orders.keep_alive_asked,
@@ -175,6 +177,7 @@ class Scheduler:
         match move:
             case Begin(version, placement, reason):
                 instances.begin(step, version, placement, reason)
+                step.state.replan |= len(version.live()) < version.policy.min_replicas
             case Rouse(instance, reason):
                 instances.wake(step, instance, reason)
             case Leave(instance, version, reason, cost, spared, rung):
@@ -280,6 +283,8 @@ class Scheduler:
             holders = account.holders()
             settled = [name for name in holders if self.state.instances[name].state in SETTLED]
             account.seen(event.total, event.free, event.ours, settled)
+            if account.lost:
+                fencing.back(step, account)
             self.state.replan = True
 
     def _handle_device_added(self, step: Step, event: ev.DeviceAdded) -> None:

@@ -72,6 +72,7 @@ class Waiting:
     retried: bool = False  # it was admitted before: no bound refuses it
     bound: float = inf
     estimate: float = 0.0  # of its wait, at its arrival
+    prefix: int | None = None
     gone: bool = False  # cancelled, refused or granted; skipped when it surfaces
 
 

@@ -29,6 +29,21 @@ class WhenFull(StrEnum):
     FAIL = "fail"
 
 
+class Packing(StrEnum):
+    """Which of the devices that hold an instance it gets: the fullest, or the emptiest."""
+
+    PACK = "pack"
+    SPREAD = "spread"
+
+
+class Affinity(StrEnum):
+    """Which of the replicas that have a free slot a request gets: the least busy one, or the same as others
+    with the same beginning."""
+
+    NONE = "none"
+    PREFIX = "prefix"
+
+
 class DeviceKind(StrEnum):
     RAM = "ram"
     CUDA = "cuda"
@@ -39,7 +54,9 @@ class DeviceKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Device:
     """One memory pool; `id` is a UUID, or `ram`. `budget` (≤ total) is what instances may reserve in all;
-    `reserve` is what must stay free on the device whoever else uses it."""
+    `reserve` is what must stay free on the device whoever else uses it. Devices of one `group` have a faster
+    way between them than to others; empty: nobody knows. `exclusive` is the engine profile whose models alone
+    may be placed here; empty: any."""
 
     id: str
     kind: DeviceKind
@@ -47,6 +64,8 @@ class Device:
     budget: int
     name: str = ""
     reserve: int = 0
+    group: str = ""
+    exclusive: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +241,8 @@ class Policy:
     token_timeout: float = 60.0
     queue_bound: int = 256
     overcommit: int = 0
+    placement: Packing = Packing.PACK
+    affinity: Affinity = Affinity.NONE
 
     @property
     def drain(self) -> float:
@@ -259,6 +280,7 @@ class Cause(StrEnum):
     EXITED = "exited"
     LAUNCH = "launch_failed"
     HUNG = "hung"
+    DEVICE_LOST = "device_lost"
 
 
 class OutcomeKind(StrEnum):

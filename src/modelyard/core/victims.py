@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from modelyard.core import sleep
 from modelyard.core.lifecycle import InstanceState
-from modelyard.core.placement import candidates, place
+from modelyard.core.placement import Prefer, candidates, place
 from modelyard.core.slowing import MATTERS
 from modelyard.core.state import COMING, LEAVING, Instance, LineKey, State, Version, time_back
 from modelyard.core.types import Need, NoFit, Placement, Priority, Rung, Spec
@@ -146,7 +146,16 @@ class Room:
         """Where an instance may start at once."""
         closed = self.closed(need)
         devices = {device: account for device, account in self.devices.items() if device not in closed}
-        return place(need, spec, devices, self.now, self.gone)
+        return place(need, spec, devices, self.now, self.gone, self._preferred(spec))
+
+    def _preferred(self, spec: Spec) -> Prefer:
+        """Replicas keep apart: a device that is lost takes one of them along."""
+        version = self._state.versions.get(spec.version)
+        if version is None:
+            return Prefer()
+        others = (each for each in version.instances.values() if each.id not in self.gone)
+        apart = frozenset(charge.device for each in others for charge in each.placement)
+        return Prefer(version.policy.placement, apart)
 
     def _starts(self, version: Version, placement: Placement) -> None:
         devices = {charge.device for charge in placement}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
-from modelyard.core.types import Address, Cause, Need, Placement, Spec
+from modelyard.core.types import Address, Cause, Need, Packing, Placement, Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class Profile:
     `environment` is added to the scrubbed environment of the engine. `found` maps program names that the
     adapter asks for in `programs` to their absolute path, and those of its `modules` to where they lie,
     filled in by whoever does the IO. `defaults` are in the parameters of each model's spec already: an
-    adapter reads those.
+    adapter reads those. `exclusive`: no other models go on its `devices`; `placement` is the policy of its
+    models where they say nothing.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Profile:
     devices: tuple[str, ...] = ()
     defaults: Mapping[str, object] = field(default_factory=dict)
     found: Mapping[str, str] = field(default_factory=dict)
+    exclusive: bool = False
+    placement: Packing | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,3 +136,17 @@ class Unloaded(EngineError):
     status = 503
     code = "unloaded"
     retryable = False
+
+
+class DeviceLost(EngineError):
+    """The answer was running on a device that is gone."""
+
+    status = 503
+    code = "device_lost"
+
+
+class Fenced(EngineError):
+    """The answer was running on a device when an operator fenced that at once."""
+
+    status = 503
+    code = "fenced"

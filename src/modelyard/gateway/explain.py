@@ -36,7 +36,9 @@ Json = dict[str, Any]
 _ABOUT_REQUESTS = frozenset(
     {Kind.ARRIVED, Kind.GRANT, Kind.REFUSE, Kind.CANCEL, Kind.CUT, Kind.ATTEMPT, Kind.END}
 )
-_ABOUT_ALL = frozenset({Kind.OPENED, Kind.CLOSED, Kind.LOST, Kind.SHUTDOWN})
+_ABOUT_ALL = frozenset(
+    {Kind.OPENED, Kind.CLOSED, Kind.LOST, Kind.SHUTDOWN, Kind.DEVICE_CLOSED, Kind.DEVICE_OPENED}
+)
 _BEFORE = (Kind.START, Kind.READY, Kind.FAILED, Kind.LEAVE, Kind.RELEASED, Kind.OPENED)
 _SNAPSHOT_MARK = b'"kind":"%b"' % Kind.SNAPSHOT.encode()
 _BEFORE_MARKS = tuple(b'"kind":"%b"' % kind.encode() for kind in _BEFORE)

@@ -183,4 +183,6 @@ _SENTENCES: dict[str, Callable[[Json], str]] = {
     Kind.RELEASED: _released,
     Kind.NEED: lambda r: f"{r['model']} {r['reason']}.",
     Kind.GAP: lambda r: f"{r['reason']}.",
+    Kind.DEVICE_CLOSED: lambda r: f"The device {r['device']} is closed: {r['reason']}.",
+    Kind.DEVICE_OPENED: lambda r: f"The device {r['device']} is open again: {r['reason']}.",
 }

@@ -138,9 +138,8 @@ class Commands:
         try:
             observed = await self._bring_up(action, resident)
         except _StartFailed as failure:
-            if failure.cause is Cause.OUT_OF_MEMORY:  # somebody may have taken it since the last look
-                with suppress(Exception):
-                    await self._observer.look(ended=instance)
+            with suppress(Exception):  # somebody may have taken the memory since the last look, or it is lost
+                await self._observer.look(ended=instance)
             self._post(ev.Failed(instance, generation, failure.cause, failure.detail))
         except asyncio.CancelledError:
             raise
@@ -318,6 +317,7 @@ class Commands:
         resident.exit.set_result(exit)
         if resident.starting is not None and resident.starting.done():
             self._post(ev.Exited(instance, resident.generation, *self._why(resident.entry, instance, exit)))
+            self._spawn(self._observer.look())  # its device may be lost
 
 
 class _StartFailed(Exception):

@@ -63,9 +63,14 @@ class Kind(StrEnum):
     RELEASED = "released"
     GAP = "gap"
     NEED = "need"
+    DEVICE_CLOSED = "device_closed"
+    DEVICE_OPENED = "device_opened"
 
 
-_NOTES = frozenset({Kind.BLOCKED, Kind.LEAVE, Kind.READY, Kind.FAILED, Kind.GAP, Kind.NEED})
+_NOTES = frozenset(
+    {Kind.BLOCKED, Kind.LEAVE, Kind.READY, Kind.FAILED, Kind.GAP, Kind.NEED}
+    | {Kind.DEVICE_CLOSED, Kind.DEVICE_OPENED}
+)
 
 
 class Queued(NamedTuple):

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import structlog
 
-from modelyard.core.events import DeviceSeen, Event, Learned, Observed
+from modelyard.core.events import DeviceLost, DeviceSeen, Event, Learned, Observed
 from modelyard.core.state import Instance
 from modelyard.core.types import Device, DeviceKind, Need, Placement, Share
 from modelyard.core.units import short
@@ -48,7 +48,10 @@ class Observer:
         """Look at every device and say what was seen. An instance that has `ended` uses nothing any more,
         though it is not released yet."""
         none = {ended: 0} if ended is not None else {}
-        for seen in await self._look():
+        for seen in await self._look_at_all():
+            if seen.lost:
+                self._post(DeviceLost(seen.device, seen.lost))
+                continue
             self._post(DeviceSeen(seen.device, seen.total, seen.free, {**seen.ours, **none}))
 
     async def watch(self, every: Callable[[], float]) -> None:
@@ -205,6 +208,10 @@ class Observer:
         return seen.total - seen.free - sum(seen.ours.values()) + seen.ours.get(instance.id, 0)
 
     async def _look(self) -> list[Seen]:
+        """The devices that are there."""
+        return [seen for seen in await self._look_at_all() if not seen.lost]
+
+    async def _look_at_all(self) -> list[Seen]:
         names = [instance.id for instance in self._instances()]
         return await asyncio.to_thread(self._look_now, names)
 

@@ -3,7 +3,8 @@
 A pool is the folder `$MODELYARD_POOLS/<device>`. Memory in it is a file `<pid>-<n>.mem` whose exclusive
 lock is held while its process lives: whoever measures a pool counts the files that are locked, and takes
 one that is not for the leftover of a dead process. An optional file `size` holds the pool's bytes; a
-process that would exceed it gets OutOfMemory, as on a real device.
+process that would exceed it gets OutOfMemory, as on a real device. An optional file `scale` says how many
+bytes each byte that is taken stands for.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ class Held:
         if not size:
             return
         name = f"{os.getpid()}-{next(_numbers)}"
+        scale = size_of(pool, "scale") or 1
         with _alone_in(pool):
-            taken, room = used(pool), size_of(pool)
+            taken, room = used(pool) * scale, size_of(pool)
             if room is not None and taken + size > room:
                 raise OutOfMemory(
                     f"{pool.name}: {size} bytes asked for, {max(room - taken, 0)} of {room} free"
@@ -53,6 +55,7 @@ class Held:
             hidden = pool / f".{name}.new"
             descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            size = -(-size // scale)
             os.ftruncate(descriptor, size)
             path = hidden.rename(pool / f"{name}.mem")
         self._files.append((descriptor, path))
@@ -85,10 +88,10 @@ def take(memory: Mapping[str, int], pools: Path | None, held: Held) -> None:
             held.pool(pools / device, size)
 
 
-def size_of(pool: Path) -> int | None:
-    """The pool's size in bytes from its file `size`; None when it has none."""
+def size_of(pool: Path, file: str = "size") -> int | None:
+    """The pool's size in bytes from its file `size` (or the number in another one); None when it has none."""
     try:
-        return int((pool / "size").read_text())
+        return int((pool / file).read_text())
     except FileNotFoundError:
         return None
 

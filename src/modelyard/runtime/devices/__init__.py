@@ -19,7 +19,7 @@ from modelyard.runtime.devices.declared import POOLS, Declared
 from modelyard.runtime.devices.nvml import Cuda, PyNvml
 from modelyard.runtime.devices.ram import RAM, Ram, private_bytes
 from modelyard.runtime.devices.rocm import Rocm
-from modelyard.runtime.devices.source import DeviceMemory, Found, Source
+from modelyard.runtime.devices.source import DeviceGone, DeviceMemory, Found, Source
 
 __all__ = ["RAM", "DeviceSetting", "Devices", "Seen"]
 
@@ -29,12 +29,13 @@ _log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A device's own truth now, in bytes, and what each instance was found to hold there. An instance that
-    is not in `ours` could not be measured on this device."""
+    is not in `ours` could not be measured on this device. `lost`: why it is gone, and nothing is known."""
 
     device: str
     total: int
     free: int
     ours: Mapping[str, int] = field(default_factory=dict)
+    lost: str = ""
 
 
 class Devices:
@@ -62,11 +63,12 @@ class Devices:
         self._sources = list(sources)
         self._declared: Declared | None = None
         declared = {name: one.memory or 0 for name, one in settings.items() if one.kind == "declared"}
+        scales = {name: settings[name].scale for name in declared}
         try:
             found = [(source, one) for source in self._sources for one in source.found()]
             _check(settings, [one for _, one in found])
             if declared:
-                self._declared = Declared(declared, pools)
+                self._declared = Declared(declared, pools, scales)
                 self._sources.append(self._declared)
                 found += [(self._declared, one) for one in self._declared.found()]
             self._found = [(source.kind, one) for source, one in found]
@@ -99,15 +101,19 @@ class Devices:
 
     def look(self, pids: Mapping[str, Sequence[int]]) -> list[Seen]:
         """Every device's memory now; `pids` are the live processes of each instance. Blocks for some
-        milliseconds. A device that does not answer is left out, and said."""
+        milliseconds. A device that is gone is told as lost; one that only does not answer is left out, and
+        said."""
         every = {pid for processes in pids.values() for pid in processes}
         readings: dict[str, DeviceMemory] = {}
+        lost: list[Seen] = []
         for device, source in self._source_of.items():
             try:
                 readings[device] = source.read(device, every)
+            except DeviceGone as error:
+                lost.append(Seen(device, 0, 0, lost=str(error)))
             except OSError as error:
                 _log.warning("devices.no_answer", device=device, error=str(error))
-        return [
+        return lost + [
             Seen(device, reading.total, reading.free, self._ours(device, readings, pids))
             for device, reading in readings.items()
         ]
@@ -151,7 +157,9 @@ class Devices:
             declared = [one.id for one in self.all if one.kind is DeviceKind.DECLARED and one.id in readings]
             for instance, size in ours.items():
                 pretended = sum(
-                    readings[pool].held.get(pid, 0) for pool in declared for pid in pids[instance]
+                    readings[pool].held.get(pid, 0) // self._declared.scale(pool)
+                    for pool in declared
+                    for pid in pids[instance]
                 )
                 ours[instance] = max(0, size - pretended)
         return ours
@@ -188,4 +196,5 @@ def _device(kind: DeviceKind, found: Found, setting: DeviceSetting | None) -> De
     budget = found.total - reserve if setting.memory is None else setting.memory
     if kind is DeviceKind.DECLARED:
         budget = found.total - reserve
-    return Device(found.id, kind, found.total, budget, found.name, reserve)
+    group = setting.group or found.group
+    return Device(found.id, kind, found.total, budget, found.name, reserve, group, setting.exclusive)
