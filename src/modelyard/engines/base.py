@@ -94,8 +94,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a model holds inside a server that is not ours: `count` reads it from the answer to `call`, in bytes
-    by device; None when the server does not have it in memory. Raises ValueError."""
+    """What a model holds inside a server that is not ours: `count` reads it from the answer to `call`, in
+    bytes by device; None when the server does not have it in memory. Raises ValueError."""
 
     call: Call
     count: Callable[[bytes], Mapping[str, int] | None]
@@ -135,6 +135,16 @@ class Exit:
     signal: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an engine says of its work: how many requests it computes in one step, and of its KV cache the
+    part that is in use, of its guesses (speculation) the part that was right. None: it does not say."""
+
+    batch: float | None = None
+    kv_use: float | None = None
+    accepted: float | None = None
+
+
 @runtime_checkable
 class Engine(Protocol):
     """An engine adapter. Stateless; every method is pure.
@@ -156,6 +166,7 @@ class Engine(Protocol):
     modules: ClassVar[tuple[str, ...]]
     verified: ClassVar[Literal["real", "golden"]]
     presets: ClassVar[frozenset[str]]
+    spec_fields: ClassVar[Mapping[str, tuple[str, ...]]]
     unix: ClassVar[bool]
     health: ClassVar[str]
     chat_fields: ClassVar[frozenset[str]]
@@ -164,9 +175,8 @@ class Engine(Protocol):
     parallel: ClassVar[frozenset[str]]
 
     def missing(self, profile: Profile) -> str:
-        """Which program or package it lacks on this machine, and how to get it; empty when it can be run. Asked
-        of a model, `defaults` are all of its parameters."""
-    spec_fields: ClassVar[Mapping[str, tuple[str, ...]]]
+        """Which program or package it lacks on this machine, and how to get it; empty when it can be run.
+        Asked of a model, `defaults` are all of its parameters."""
         ...
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
@@ -224,9 +234,17 @@ class Engine(Protocol):
         """The number of requests being processed, from the answer to `busy`. Raises ValueError."""
         ...
 
+    def work(self) -> Call | None:
+        """A request whose answer tells of its work, read by `read_work`; None when it does not tell."""
+        ...
+
+    def read_work(self, body: bytes) -> Work:
+        """What the answer to `work` says."""
+        ...
+
     def cause(self, exit: Exit, log_tail: str) -> Cause:
-        """Why the process ended, from its exit and the last lines of its log (some hundred). One that does not
-        load its model and lives on is asked likewise of what it answered: it may be out of memory."""
+        """Why the process ended, from its exit and the last lines of its log (some hundred). One that does
+        not load its model and lives on is asked likewise of what it answered: it may be out of memory."""
         ...
 
     def telling(self, log_tail: str) -> str:
@@ -246,6 +264,7 @@ class Adapter:
     modules: ClassVar[tuple[str, ...]] = ()
     verified: ClassVar[Literal["real", "golden"]] = "golden"
     presets: ClassVar[frozenset[str]] = frozenset()
+    spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     unix: ClassVar[bool] = False
     health: ClassVar[str] = "/health"
     chat_fields: ClassVar[frozenset[str]] = frozenset()
@@ -264,7 +283,6 @@ class Adapter:
         return context if isinstance(context, int) and context > 0 else None
 
     def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
-    spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
         return {}
 
     def listening(self, spec: Spec) -> Listening:
@@ -278,6 +296,12 @@ class Adapter:
 
     def count_busy(self, body: bytes) -> int:
         raise ValueError("it cannot tell")
+
+    def work(self) -> Call | None:
+        return None
+
+    def read_work(self, body: bytes) -> Work:
+        return Work()
 
     def telling(self, log_tail: str) -> str:
         return "\n".join(log_tail.split("\n")[-8:])

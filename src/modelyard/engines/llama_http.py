@@ -10,8 +10,13 @@ from collections.abc import Collection
 from typing import ClassVar
 
 from modelyard.core.types import Spec
-from modelyard.engines.base import Adapter, Call
+from modelyard.engines.base import Adapter, Call, Work
+from modelyard.engines.exposition import ratio, sums
 from modelyard.engines.openai_http import CHAT, post, prompts
+
+_BATCH = "llamacpp:n_busy_slots_per_decode"
+_DRAFTED = "llamacpp:spec_decode_num_draft_tokens_total"
+_ACCEPTED = "llamacpp:spec_decode_num_accepted_tokens_total"
 
 
 class LlamaHttp(Adapter):
@@ -32,6 +37,13 @@ class LlamaHttp(Adapter):
 
     def busy(self) -> Call | None:
         return Call("GET", "/slots")
+
+    def work(self) -> Call | None:
+        return Call("GET", "/metrics")
+
+    def read_work(self, body: bytes) -> Work:
+        found = sums(body, (_BATCH, _DRAFTED, _ACCEPTED))
+        return Work(batch=found.get(_BATCH), accepted=ratio(found.get(_ACCEPTED), found.get(_DRAFTED)))
 
     def count_busy(self, body: bytes) -> int:
         slots = json.loads(body)

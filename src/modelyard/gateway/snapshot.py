@@ -132,7 +132,8 @@ class Snapshot:
             for device in self.devices({})
             for kind in ("budget", "reserved", "observed", "foreign", "free")
         }
-        return Gauges(states, queued, leases, sizes, bool(self._live.standing.problem))
+        refused = bool(self._live.standing.problem)
+        return Gauges(states, queued, leases, sizes, refused, **self._driver.work.by_version())
 
     # -- models -------------------------------------------------------------------------------------------
 
@@ -272,6 +273,7 @@ class Snapshot:
     def instance(self, instance: Instance) -> views.InstanceView:
         ready = isfinite(instance.ready_at)
         idle = ready and not instance.leases
+        work = self._driver.work.of.get(instance.id)
         return views.InstanceView(
             id=instance.id,
             model=instance.version.spec.model,
@@ -290,6 +292,7 @@ class Snapshot:
             reason=instance.reason,
             leaving_for=instance.leaving_for,
             suspect=instance.suspect,
+            work=views.WorkView(**asdict(work)) if work is not None else None,
         )
 
     def details(self, instance: Instance, pids: list[int], log: str) -> views.InstanceDetails:

@@ -199,6 +199,14 @@ class LeaseView(View):
     held: float
 
 
+class WorkView(View):
+    """As its engine says; null where it does not."""
+
+    batch: float | None = Field(description="Requests that it computes in one step.")
+    kv_use: float | None = Field(description="The part of its KV cache that is in use, from 0 to 1.")
+    accepted: float | None = Field(description="The part of speculated tokens that were right, from 0 to 1.")
+
+
 class InstanceView(View):
     id: str = Field(examples=["chat-1"])
     model: str
@@ -216,6 +224,7 @@ class InstanceView(View):
     suspect: bool = Field(
         description="Requests failed on it, or it is silent; it gets none until a probe cleared it."
     )
+    work: WorkView | None = Field(default=None, description="Of a moment ago; null where nothing is said.")
 
 
 class InstanceDetails(InstanceView):

@@ -42,6 +42,7 @@ from modelyard.runtime.journal import Journal
 from modelyard.runtime.lease import Lease, Ticket
 from modelyard.runtime.notes import Notes
 from modelyard.runtime.observer import Observer
+from modelyard.runtime.work import WorkSeen
 from modelyard.telemetry.series import Duration
 
 log = structlog.get_logger(__name__)
@@ -87,7 +88,8 @@ class Driver:
         self._tickets: dict[str, Ticket] = {}
         self._leases: dict[str, Lease] = {}
         self._asks = Asks()
-        self._watch: asyncio.Task[None] | None = None
+        self.work = WorkSeen(lambda: scheduler.state.instances.values(), self.commands.residents.get)
+        self._watches: list[asyncio.Task[None]] = []
         self._run = f"r{token_hex(4)}-"
         self._numbers = count(1)
         self._gone = asyncio.Event()
@@ -121,7 +123,8 @@ class Driver:
         for device in self.devices.all:
             self.post(ev.DeviceAdded(device))
         await self.observer.look()
-        self._watch = asyncio.create_task(self.observer.watch(lambda: self.recheck))
+        for watch in (self.observer.watch, self.work.watch):
+            self._watches.append(asyncio.create_task(watch(lambda: self.recheck)))
         return reaped
 
     async def examine(self, entry: Entry) -> None:
@@ -183,9 +186,9 @@ class Driver:
         except TimeoutError:
             log.error("close.incomplete", instances=sorted(self.scheduler.state.instances))
         self._closed = True
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
         if self._alarm is not None:
             self._alarm.cancel()
         try:

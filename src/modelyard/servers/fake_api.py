@@ -195,6 +195,7 @@ class Api:
             "tokens_predicted_seconds_total": self._seconds,
             "requests_processing": sum(self._busy),
             "requests_deferred": self._deferred,
+            "n_busy_slots_per_decode": sum(self._busy),
         }
         lines = [
             f"# TYPE llamacpp:{name} {'counter' if name.endswith('_total') else 'gauge'}\n"

@@ -137,6 +137,27 @@ DEVICE_BYTES = _declare(
     "device",
     "kind",
 )
+BATCH_SIZE = _declare(
+    "engine_batch_size",
+    Kind.GAUGE,
+    "Requests that an instance computes in one step, as its engine says; the mean of the version's instances.",
+    "model",
+    "version",
+)
+KV_USE = _declare(
+    "engine_kv_use_ratio",
+    Kind.GAUGE,
+    "The part of the KV cache that is in use, from 0 to 1, likewise.",
+    "model",
+    "version",
+)
+ACCEPTED = _declare(
+    "engine_speculation_accepted_ratio",
+    Kind.GAUGE,
+    "The part of speculated tokens that were right, from 0 to 1, likewise.",
+    "model",
+    "version",
+)
 CONFIG_REFUSED = _declare(
     "config_refused",
     Kind.GAUGE,
@@ -168,13 +189,16 @@ class Traffic:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What gauges show: instances by (model, state), queued requests and leases by model, device bytes by
-    (device, kind)."""
+    (device, kind), and what engines say of their work by (model, version)."""
 
     instances: Mapping[tuple[str, str], int] = field(default_factory=dict)
     queued: Mapping[str, int] = field(default_factory=dict)
     leases: Mapping[str, int] = field(default_factory=dict)
     devices: Mapping[tuple[str, str], int] = field(default_factory=dict)
     config_refused: bool = False
+    batch: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    kv_use: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    accepted: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
 class Metrics:
@@ -262,6 +286,9 @@ class Metrics:
         yield gauge(QUEUED, (((model,), n) for model, n in now.queued.items()))
         yield gauge(LEASES, (((model,), n) for model, n in now.leases.items()))
         yield gauge(DEVICE_BYTES, now.devices.items())
+        yield gauge(BATCH_SIZE, now.batch.items())
+        yield gauge(KV_USE, now.kv_use.items())
+        yield gauge(ACCEPTED, now.accepted.items())
         yield gauge(CONFIG_REFUSED, [((), int(now.config_refused))])
 
     @staticmethod

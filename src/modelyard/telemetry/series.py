@@ -120,7 +120,7 @@ class Duration:
         )
 
 
-def gauge(declared: Declared, values: Iterable[tuple[LabelValues, int]]) -> Metric:
+def gauge(declared: Declared, values: Iterable[tuple[LabelValues, float]]) -> Metric:
     """A gauge from values that were read just now."""
     family = GaugeMetricFamily(declared.name, declared.help, labels=declared.labels)
     for labels, value in values:
