@@ -94,7 +94,7 @@ class TestCommand:
                 "tool_call_parser": "hermes",
                 "reasoning_parser": "qwen3",
                 "draft": {"source": "hf://me/draft", "max": 3},
-                "sleep": True,
+                "sleep_mode": True,
                 "extra_args": ["--swap", "1"],
             },
             slots=3,
@@ -236,7 +236,7 @@ class TestSpec:
             ({"draft": {"source": "a"}, "ngram": 3}, "parameters.ngram"),
             ({"embedding": True, "rerank": True}, "parameters.rerank"),
             ({"chat_template": {"inline": "a", "file": "b"}}, "parameters.chat_template"),
-            ({"sleep": True}, "parameters.sleep"),
+            ({"sleep_mode": True}, "parameters.sleep_mode"),
             ({"tensor_parallel": 2}, "parameters.tensor_parallel"),
         ],
     )

@@ -100,8 +100,8 @@ class VllmEngine(Adapter):
             found.append(("parameters.draft.source", "is missing: name the draft model's folder"))
         if "ngram" in options and "draft.source" in options:
             found.append(("parameters.ngram", "excludes draft: speculation has one source"))
-        if _on_ram(spec) and options.get("sleep"):
-            found.append(("parameters.sleep", "needs a GPU: vLLM does not sleep on the CPU"))
+        if _on_ram(spec) and options.get("sleep_mode"):
+            found.append(("parameters.sleep_mode", "needs a GPU: vLLM does not sleep on the CPU"))
         return found
 
     def sources(self, spec: Spec) -> Mapping[str, str]:
@@ -133,7 +133,7 @@ class VllmEngine(Adapter):
             argv.append("--enable-auto-tool-choice")
         extra = options.get("extra_args")
         argv += [str(item) for item in extra] if isinstance(extra, list | tuple) else []
-        sleeps = {"VLLM_SERVER_DEV_MODE": "1"} if options.get("sleep") else {}
+        sleeps = {"VLLM_SERVER_DEV_MODE": "1"} if options.get("sleep_mode") else {}
         return Command(tuple(argv), {**_ENVIRONMENT, **sleeps})
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:

@@ -57,7 +57,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("draft.source", text),
     Option("draft.max", whole(1)),
     Option("ngram", whole(1)),
-    Option("sleep", truth, "--enable-sleep-mode"),
+    Option("sleep_mode", truth, "--enable-sleep-mode"),
     Option("extra_args", texts),
 )
 _TABLE = options.Table("vllm", OPTIONS)
