@@ -140,7 +140,7 @@ DEVICE_BYTES = _declare(
 BATCH_SIZE = _declare(
     "engine_batch_size",
     Kind.GAUGE,
-    "Requests that an instance computes in one step, as its engine says; the mean of the version's instances.",
+    "Requests that an instance computes in one step, as its engine says; the mean of its version's.",
     "model",
     "version",
 )
