@@ -14,7 +14,8 @@ from modelyard.compose.told import told
 from modelyard.config import ConfigErrors, load
 from modelyard.config.build import model_of
 from modelyard.core.types import Address, Batching, Charge, Spec, Speculative
-from modelyard.engines.base import Command, ModelFile
+from modelyard.engines import registry
+from modelyard.engines.base import Command, Engine, ModelFile, Profile
 from modelyard.engines.llamacpp import LlamaCppEngine
 from modelyard.runtime.devices import Devices
 from modelyard.runtime.entries import Entry
@@ -133,3 +134,35 @@ def test_versions_that_say_nothing_of_it_keep_their_names(folder: Path) -> None:
     assert digest(batching={}) == digest(), "as before there was such a field"
     told_nothing, problems = told(Spec("m", "d", "llamacpp", batching=Batching()), LlamaCppEngine())
     assert (told_nothing.parameters, problems) == ({}, [])
+
+
+@pytest.mark.parametrize("engine", registry.load().values(), ids=lambda engine: engine.type)
+def test_every_engine_has_the_parameters_that_it_names(engine: Engine) -> None:
+    batching = Batching(
+        **{field: 64 for field in ("max_size", "max_tokens") if f"batching.{field}" in engine.spec_fields}
+    )
+    speculative = Speculative("/draft", 3) if "speculative.draft" in engine.spec_fields else Speculative()
+    spec = Spec("m", "d" * 64, engine.type, "/m", batching=batching, speculative=speculative)
+    with_them, untold = told(spec, engine)
+    assert untold == []
+    profile = Profile(
+        engine.type, engine.type, found={program: f"/bin/{program}" for program in engine.programs}
+    )
+    problems = engine.problems(with_them, profile)
+    assert [one for one in problems if one not in engine.problems(spec, profile)] == []
+
+
+def test_vllm_is_told_of_both() -> None:
+    spec = Spec(
+        "m", "d" * 64, "vllm", "/m", slots=8, batching=Batching(4, 512), speculative=Speculative("/d", 3)
+    )
+    engine = registry.load()["vllm"]
+    with_them, _ = told(spec, engine)
+    files = {role: ModelFile(Path(f"/{role}"), 10**6) for role in engine.sources(with_them)}
+    profile = Profile("vllm", "vllm", program="/bin/vllm")
+    made = engine.command(with_them, profile, (Charge("ram", 10**9),), Address(path="/s"), files)
+    assert isinstance(made, Command)
+    line = " ".join(made.argv)
+    assert "--max-num-seqs 4" in line
+    assert "--max-num-batched-tokens 512" in line
+    assert '"model": "/draft", "num_speculative_tokens": 3' in line

@@ -123,6 +123,7 @@ class OllamaEngine(Adapter):
     trusted: ClassVar[frozenset[str]] = frozenset({"url"})  # where requests go
     folders: ClassVar[bool] = False
     parallel: ClassVar[frozenset[str]] = frozenset({"pipeline"})
+    spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {"batching.max_tokens": ("batch",)}
 
     def missing(self, profile: Profile) -> str:
         if _program(profile) or "url" in profile.defaults:

@@ -59,6 +59,11 @@ class TransformersEngine(Adapter):
 
     type: ClassVar[str] = "transformers"
     modules: ClassVar[tuple[str, ...]] = ("torch", "transformers", "jinja2")
+    spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "batching.max_tokens": ("batch_tokens",),
+        "speculative.draft": ("draft.source",),
+        "speculative.tokens": ("draft.max",),
+    }
     verified: ClassVar[Literal["real", "golden"]] = "real"
     unix: ClassVar[bool] = True
     chat_fields: ClassVar[frozenset[str]] = frozenset({"top_k", "ignore_eos", "chat_template_kwargs"})

@@ -73,6 +73,12 @@ class VllmEngine(Adapter):
         {
             *("top_k", "min_p", "repetition_penalty", "length_penalty", "min_tokens", "ignore_eos"),
             *("stop_token_ids", "include_stop_str_in_output", "bad_words", "allowed_token_ids"),
+    spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "batching.max_size": ("batch_size",),
+        "batching.max_tokens": ("batch",),
+        "speculative.draft": ("draft.source",),
+        "speculative.tokens": ("draft.max",),
+    }
             *("skip_special_tokens", "spaces_between_special_tokens", "truncate_prompt_tokens"),
             *("prompt_logprobs", "structured_outputs", "chat_template_kwargs", "thinking_token_budget"),
             *("include_reasoning", "add_generation_prompt", "continue_final_message", "documents"),
@@ -120,7 +126,8 @@ class VllmEngine(Adapter):
         argv += ["--uds", address.path] if address.path else []
         argv += [] if address.path else ["--host", address.host, "--port", str(address.port)]
         argv += _name(spec, files)
-        argv += ["--max-model-len", str(plan.context), "--max-num-seqs", str(spec.slots)]
+        argv += ["--max-model-len", str(plan.context)]
+        argv += ["--max-num-seqs", str(_whole(options, "batch_size", spec.slots))]
         argv += _memory(plan, placement, files)
         if spec.parallel.devices > 1:
             argv += ["--tensor-parallel-size", str(spec.parallel.tensor)]

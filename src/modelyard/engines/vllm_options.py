@@ -41,6 +41,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("quantization", text, "--quantization"),
     Option("kv_cache_dtype", text, "--kv-cache-dtype"),
     Option("kv_cache_mib", whole(1)),
+    Option("batch_size", whole(1)),
     Option("batch", whole(1), "--max-num-batched-tokens"),
     Option("prefix_caching", truth, "--enable-prefix-caching"),
     Option("enforce_eager", truth, "--enforce-eager"),
