@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import pytest
 
@@ -34,8 +35,10 @@ from modelyard.store import (
 )
 from modelyard.store.folders import Member
 from modelyard.store.pace import BadAnswer, Pace
+from store.front import Reply, front_of
 from store.hub_server import COMMIT, OTHER_COMMIT, REPO, Hub, hub_server
 from store.model_folder import ELEMENTS, NEEDED, OTHERS, WEIGHTS, lay
+from store.origins import Files, source_at
 from store.s3_server import S3Server
 from store.test_changed_files import flip
 
@@ -433,6 +436,25 @@ async def test_a_folder_in_a_bucket(tmp_path: Path, s3: S3Server) -> None:
         store.shelf.prune(store.shelf.items(), forget=False)
         with pytest.raises(SourceNotFound, match="holds other files than when it was first fetched"):
             await fetched(store, source)
-        report.prune(store, report.Prune(files=(source,))) if store.shelf.items() else None
         with pytest.raises(SourceNotFound, match="no folder none/"):
             await fetched(store, "s3://models/none/")
+
+
+async def test_a_folder_in_a_bucket_of_google(tmp_path: Path) -> None:
+    flat = {name: one for name, one in NEEDED.items() if "/" not in name}
+    files = Files(flat)
+
+    def answer(method: str, path: str, headers: Mapping[str, str]) -> Reply:
+        if "list-type=2" not in path:
+            return files.web(method, path, headers)
+        entries = "".join(
+            f"<Contents><Key>tiny/{name}</Key><Size>{len(one)}</Size><ETag>{escape(files.etag(name))}</ETag>"
+            "<LastModified>2026-11-21T10:00:00.000Z</LastModified></Contents>"
+            for name, one in flat.items()
+        )
+        return 200, {}, f"<ListBucketResult>{entries}</ListBucketResult>".encode()
+
+    with front_of(answer) as front:
+        google = source_at("gs", front.url, tmp_path, Pace(pauses=()))
+        with closing(Store(tmp_path / "store", [google])) as store:
+            assert content((await fetched(store, "gs://bucket/tiny/")).path) == flat
