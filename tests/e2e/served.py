@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -38,12 +39,22 @@ def ollama_program() -> str | None:
 
 
 @contextmanager
-def ollama(program: str, models: Path, home: Path) -> Iterator[str]:
-    """The URL of Ollama's own server over this model store."""
+def ollama(program: str, models: Path, home: Path, more: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The URL of Ollama's own server over this model store; `more` is its environment."""
     url = f"http://127.0.0.1:{free_port()}"
-    own = {"OLLAMA_HOST": url, "OLLAMA_MODELS": str(models), "HOME": str(home)}
+    own = {"OLLAMA_HOST": url, "OLLAMA_MODELS": str(models), "HOME": str(home), **(more or {})}
     with _running([program, "serve"], f"{url}/api/version", home, own):
         yield url
+
+
+def create(url: str, models: Path, name: str, file: Path) -> None:
+    """Have it make a model of this file, which is linked into its store."""
+    blob = models / "blobs" / f"sha256-{hashlib.sha256(name.encode()).hexdigest()}"
+    blob.symlink_to(file)
+    files = {"model.gguf": blob.name.replace("-", ":")}
+    parameters = {"num_gpu": 0, "stop": ["<|im_end|>"]}
+    body = {"model": name, "files": files, "parameters": parameters, "stream": False}
+    httpx.post(f"{url}/api/create", json=body, timeout=60).raise_for_status()
 
 
 @contextmanager
