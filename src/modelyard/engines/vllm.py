@@ -15,13 +15,17 @@ from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import openai_http, vllm_memory, vllm_options
-from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile
+from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile, Work
+from modelyard.engines.exposition import ratio, sums
 from modelyard.engines.vllm_memory import BATCH, DEFAULT_CONTEXT, MIB, Model, Plan
 
 PROGRAM = "vllm"
 _BASE = "base"  # what the model under an adapter is called; nobody asks for it
 _DRAFT_TOKENS = 5
-_RUNNING = re.compile(rb"^vllm:num_requests_(?:running|waiting)\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)
+_RUNNING, _WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
+_KV_USE = "vllm:kv_cache_usage_perc"
+_DRAFTED = "vllm:spec_decode_num_draft_tokens_total"
+_ACCEPTED = "vllm:spec_decode_num_accepted_tokens_total"
 _PREFIX = re.compile(r"^\(\w+ pid=\d+\) (?:[A-Z]+ [\d-]+ [\d:]+ \[[^]]*\] ?)?")
 _ERROR = re.compile(r"(?:[\w.]*(?:Error|Exception|Interrupt)\b|vllm[\w ]*: error): ?.*")
 _TOLD = 4  # errors
@@ -69,16 +73,16 @@ class VllmEngine(Adapter):
     unix: ClassVar[bool] = True
     trusted: ClassVar[frozenset[str]] = frozenset({"extra_args"})
     parallel: ClassVar[frozenset[str]] = frozenset({"tensor", "pipeline"})
-    chat_fields: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("top_k", "min_p", "repetition_penalty", "length_penalty", "min_tokens", "ignore_eos"),
-            *("stop_token_ids", "include_stop_str_in_output", "bad_words", "allowed_token_ids"),
     spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "batching.max_size": ("batch_size",),
         "batching.max_tokens": ("batch",),
         "speculative.draft": ("draft.source",),
         "speculative.tokens": ("draft.max",),
     }
+    chat_fields: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("top_k", "min_p", "repetition_penalty", "length_penalty", "min_tokens", "ignore_eos"),
+            *("stop_token_ids", "include_stop_str_in_output", "bad_words", "allowed_token_ids"),
             *("skip_special_tokens", "spaces_between_special_tokens", "truncate_prompt_tokens"),
             *("prompt_logprobs", "structured_outputs", "chat_template_kwargs", "thinking_token_budget"),
             *("include_reasoning", "add_generation_prompt", "continue_final_message", "documents"),
@@ -170,10 +174,18 @@ class VllmEngine(Adapter):
         return Call("GET", "/metrics")
 
     def count_busy(self, body: bytes) -> int:
-        counts = _RUNNING.findall(body)
-        if not counts:
+        found = sums(body, (_RUNNING, _WAITING))
+        if not found:
             raise ValueError("/metrics: does not tell how many requests are running")
-        return int(sum(map(float, counts)))
+        return int(sum(found.values()))
+
+    def work(self) -> Call | None:
+        return self.busy()
+
+    def read_work(self, body: bytes) -> Work:
+        found = sums(body, (_RUNNING, _KV_USE, _DRAFTED, _ACCEPTED))
+        accepted = ratio(found.get(_ACCEPTED), found.get(_DRAFTED))
+        return Work(found.get(_RUNNING), found.get(_KV_USE), accepted)
 
     def cause(self, exit: Exit, log_tail: str) -> Cause:
         said = next((cause for text, cause in _CAUSES if text in log_tail), None)
