@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -327,6 +328,18 @@ async def test_what_is_held_stays_whole_and_all_goes_by_its_source(store: Store,
     assert not list((tmp_path / "store" / "sets").iterdir())
 
 
+async def test_what_two_folders_share_stays_while_one_is_used(store: Store, hub: Hub) -> None:
+    before = await fetched(store)
+    assert store.hold("engine", [before])
+    for name, one in NEEDED.items():
+        hub.add(name, one, repo="tiny/other")
+    other = await fetched(store, "hf://tiny/other")
+    assert (other.path, other.digest) == (before.path, before.digest)
+    went = store.shelf.prune(store.shelf.items())
+    assert [item.kind for item, gone in went if gone] == ["folder"], "the other's list alone"
+    assert content(before.path) == NEEDED
+
+
 async def test_a_lost_link_is_made_anew(store: Store) -> None:
     file = await fetched(store)
     (file.path / "config.json").unlink()
@@ -412,6 +425,13 @@ async def test_a_folder_of_this_machine_without_a_model(tmp_path: Path) -> None:
         with pytest.raises(SourceNotFound, match="holds no weights"):
             await fetched(store, str(folder))
         assert store.sets.problem(str(lay(folder)), ANY) is None
+
+
+async def test_a_name_of_this_machine_that_is_no_text(tmp_path: Path) -> None:
+    folder = lay(tmp_path / "model", NEEDED)
+    (folder / os.fsdecode(b"\xff.json")).write_bytes(b"{}")
+    with closing(Store(tmp_path / "store", [LocalFiles()])) as store:
+        assert "which no folder has" in (store.sets.problem(str(folder), ANY) or "")
 
 
 async def test_links_out_of_a_folder_are_not_followed_round(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 FETCHES = 4
 DEADLINE = 6 * 3600.0
-PEEK = 4 * 2**20  # bytes
+PEEK = 8 * 2**20  # bytes; more than any list of a folder has
 
 
 class Store:

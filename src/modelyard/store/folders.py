@@ -19,7 +19,6 @@ from modelyard.store.pace import LARGEST, BadAnswer
 
 MOST = 1000  # files of one folder that are fetched
 MOST_SEEN = 20_000
-LONGEST_LIST = 4 * 2**20  # bytes
 LARGEST_TEXT = 256 * 2**20  # bytes of a file that is not weights; a larger one is left out
 CONFIG = "config.json"
 LONGEST_CONFIG = 2**20  # bytes
@@ -99,7 +98,8 @@ def chosen(members: Sequence[Member], terms: Terms, source: str) -> list[Member]
 
 def to_list(members: Iterable[Member]) -> bytes:
     """The list as a file; the same for the same members."""
-    return LISTED + json.dumps([astuple(one) for one in members], separators=(",", ":")).encode() + b"}"
+    files = json.dumps([astuple(one) for one in members], separators=(",", ":"), ensure_ascii=False)
+    return LISTED + files.encode() + b"}"
 
 
 def of_list(content: bytes) -> list[Member]:
@@ -149,8 +149,8 @@ def _is_aside(folder: str) -> bool:
 def _check(member: Member, source: str) -> None:
     """Names are those of strangers, and become files."""
     parts = member.name.split("/")
-    fits = all(0 < len(part.encode()) <= _LONGEST_NAME and part not in {".", ".."} for part in parts)
-    if not fits or not member.name.isprintable() or "\\" in member.name:
+    fits = member.name.isprintable() and "\\" not in member.name
+    if not fits or any(not 0 < len(one.encode()) <= _LONGEST_NAME or one in {".", ".."} for one in parts):
         raise BadAnswer(f"{source}: lists a file {member.name[:100]!r}, which no folder has; it is not used")
     if not 0 <= member.size <= LARGEST:
         raise BadAnswer(f"{source}: lists a file of {member.size} bytes; it is not used")
