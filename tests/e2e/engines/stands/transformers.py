@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e.engines.stand import CHAT, VECTORS, Stand
-
-ENVIRONMENT = Path(__file__).parents[4] / ".cache" / "engines"
-PYTHON = ENVIRONMENT / "bin" / "python"
-MODEL = ENVIRONMENT / "smollm2"
+from e2e.heavy import MODEL, PYTHON, absent
 
 
 class Transformers(Stand):
@@ -19,7 +16,7 @@ class Transformers(Stand):
     start = 180.0
 
     def absent(self) -> str:
-        return "" if (MODEL / "config.json").exists() else f"there is no {MODEL}: run scripts/engines-env"
+        return absent(PYTHON)
 
     @contextmanager
     def sections(self, folder: Path) -> Iterator[dict[str, Any]]:

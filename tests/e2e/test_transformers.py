@@ -1,0 +1,178 @@
+"""Our server over the Transformers library as a real process: what the engines' contract does not ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from e2e.heavy import MODEL, PYTHON, absent
+from servers.live import Live, running
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(bool(absent(PYTHON)), reason=absent(PYTHON)),
+]
+QUESTIONS = (
+    *("Say yes.", "Tell me about the sea.", "What is 2+2?", "Write a poem."),
+    *("Name three cities.", "Who was Bach?", "Explain rain.", "Count to ten."),
+)
+LARGE = 4 << 30
+SCRIPT = Path(__file__).parent / "transformers_sleep.py"
+
+
+@asynccontextmanager
+async def served(**parameters: object) -> AsyncIterator[Live]:
+    def argv(socket: str) -> list[str]:
+        told = {"address": f"unix:{socket}", "model": "m", "path": str(MODEL), "context": 1024, "slots": 8}
+        module = "modelyard.servers.transformers"
+        return ["nice", str(PYTHON), "-m", module, json.dumps(told | parameters)]
+
+    async with running(argv) as live:
+        ends = time.monotonic() + 180
+        while "model loaded" not in live.log:
+            assert live.process.poll() is None, live.log[-2000:]
+            assert time.monotonic() < ends, live.log[-2000:]
+            await asyncio.sleep(0.1)
+        live.client.timeout = 300
+        yield live
+
+
+async def chat(live: Live, question: str, **more: object) -> str:
+    body = {"messages": [{"role": "user", "content": question}], "max_tokens": 24, "temperature": 0, **more}
+    answer = await live.client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+async def test_an_answer_is_the_same_alone_and_in_a_batch() -> None:
+    async with served() as live:
+        alone = [await chat(live, question) for question in QUESTIONS]
+        drawn = await chat(live, QUESTIONS[1], temperature=0.9, top_p=0.95, seed=7)
+        batch = await asyncio.gather(
+            *(chat(live, question) for question in QUESTIONS),
+            chat(live, QUESTIONS[1], temperature=0.9, top_p=0.95, seed=7),
+        )
+        assert [*batch] == [*alone, drawn]
+        assert drawn != alone[1]
+        assert drawn != await chat(live, QUESTIONS[1], temperature=0.9, top_p=0.95, seed=8)
+        stats = (await live.client.get("/stats")).json()
+        assert stats["processing"] == 0
+        assert 0 <= stats["kv_use"] < 1
+
+
+async def test_guesses_change_the_time_and_not_the_answer() -> None:
+    async with served() as live:
+        plain = [await chat(live, question) for question in QUESTIONS[:3]]
+        drawn = await chat(live, QUESTIONS[1], temperature=0.9, seed=7)
+    for speculation in ({"draft": str(MODEL), "draft_tokens": 4}, {"lookup": 4}):
+        async with served(slots=2, **speculation) as live:
+            guessed = await asyncio.gather(*(chat(live, question) for question in QUESTIONS[:3]))
+            assert [*guessed] == plain, speculation
+            assert await chat(live, QUESTIONS[1], temperature=0.9, seed=7) == drawn
+
+
+async def test_it_sleeps_and_wakes_over_its_api(tmp_path: Path) -> None:
+    async with served(sleep_folder=str(tmp_path)) as live:
+        before = await chat(live, QUESTIONS[0])
+        process = psutil.Process(live.process.pid)
+        ready = process.memory_full_info().uss
+        asleep = (await live.client.post("/sleep")).json()
+        assert asleep["level"] == "file"
+        assert process.memory_full_info().uss < ready - 0.9 * asleep["bytes"]
+        assert (await live.client.post("/wake")).status_code == 200
+        assert await chat(live, QUESTIONS[0]) == before
+        assert [*tmp_path.iterdir()] == []
+
+
+async def test_no_gpu_and_no_model_are_said() -> None:
+    for parameters, words in (
+        ({"device": "cuda"}, "no GPU is visible"),
+        ({"path": "/nowhere"}, "failed to load"),
+    ):
+        with pytest.raises(AssertionError, match=words):
+            async with served(**parameters):
+                pass
+
+
+def test_the_draw_follows_the_scores() -> None:
+    code = """
+import torch
+from collections import Counter
+from modelyard.servers.transformers.asks import Sampling
+from modelyard.servers.transformers.drawing import drawn
+scores = torch.tensor([0.5, 0.25, 0.15, 0.1]).log()
+def share(n, **how):
+    got = Counter(int(drawn(scores.clone(), Sampling(seed=seed, **how), 5).argmax()) for seed in range(n))
+    return [got[token] / n for token in range(4)]
+assert all(abs(a - b) < 0.03 for a, b in zip(share(4000), [0.5, 0.25, 0.15, 0.1])), share(4000)
+assert share(200, temperature=0) == [1, 0, 0, 0]
+assert share(500, top_k=2)[2:] == [0, 0] and min(share(500, top_k=2)[:2]) > 0
+assert share(500, top_p=0.6)[2:] == [0, 0] and share(100, top_p=0.3) == [1, 0, 0, 0]
+"""
+    subprocess.run([str(PYTHON), "-c", code], check=True, timeout=120)
+
+
+def test_a_sleep_gives_the_weights_back_and_a_wake_the_same_scores(tmp_path: Path) -> None:
+    told = asleep_and_awake(MODEL, tmp_path, "float32")
+    assert told["same"]
+    assert told["still"]
+    assert told["asleep"] < told["ready"] - 0.9 * told["weights"]
+
+
+def test_a_large_model_wakes_much_faster_than_it_starts(tmp_path: Path) -> None:
+    free = min(psutil.virtual_memory().available - (6 << 30), shutil.disk_usage(tmp_path).free - (10 << 30))
+    if free < LARGE:
+        pytest.skip("needs 10 GB of memory and 15 GB on the disk")
+    folder = tmp_path / "large"
+    _write_large(folder)
+    told = asleep_and_awake(folder, tmp_path, "bfloat16")
+    print(json.dumps(told))
+    assert told["weights"] >= LARGE
+    assert told["same"]
+    assert told["still"]
+    freed = (told["ready"] - told["asleep"]) / told["ready"]
+    assert freed >= 0.8
+    assert told["cold"] / told["wake"] >= 5
+
+
+def asleep_and_awake(folder: Path, sleep_folder: Path, dtype: str) -> dict[str, Any]:
+    parameters = {
+        "address": "unix:/none",
+        "model": "m",
+        "path": str(folder),
+        "context": 1024,
+        "dtype": dtype,
+        "sleep_folder": str(sleep_folder),
+    }
+    argv = [str(PYTHON), str(SCRIPT), json.dumps(parameters), str(time.time())]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return dict(json.loads(ended.stdout.splitlines()[-1]))
+
+
+def _write_large(folder: Path) -> None:
+    """A model of SmolLM2's kind with random weights of 4 GiB and more, and its tokenizer."""
+    code = """
+import sys, torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+source, folder = sys.argv[1:]
+config = AutoConfig.from_pretrained(source, hidden_size=2048, intermediate_size=8192, num_hidden_layers=32,
+    num_attention_heads=32, num_key_value_heads=8, head_dim=64)
+torch.manual_seed(1)
+torch.set_default_dtype(torch.bfloat16)
+AutoModelForCausalLM.from_config(config).save_pretrained(folder, max_shard_size="2GB")
+AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+"""
+    argv = [str(PYTHON), "-c", code, str(MODEL), str(folder)]
+    subprocess.run(argv, check=True, timeout=600, capture_output=True)
