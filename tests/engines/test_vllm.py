@@ -74,7 +74,9 @@ class TestCommand:
             "HF_HUB_OFFLINE": "1",
             "VLLM_LOGGING_COLOR": "0",
             "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_RPC_BASE_PATH": ".",
         }
+        assert made.own_folder
 
     def test_on_gpus_with_everything(self) -> None:
         full = on_gpus(

@@ -46,6 +46,7 @@ _CAUSES = (
     ("No module named", Cause.NOT_INSTALLED),
     ("error: unrecognized arguments", Cause.BAD_ARGUMENTS),
     ("error: argument", Cause.BAD_ARGUMENTS),
+    ("invalid literal for int() with base 10: 'GPU-", Cause.BAD_ARGUMENTS),  # it knows no UUIDs of GPUs
     ("invalid tool call parser", Cause.BAD_ARGUMENTS),
     ("invalid reasoning parser", Cause.BAD_ARGUMENTS),
     ("is greater than the derived max_model_len", Cause.BAD_ARGUMENTS),
@@ -61,6 +62,7 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # its files are there
     "VLLM_LOGGING_COLOR": "0",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_RPC_BASE_PATH": ".",  # its processes leave sockets behind: in their own folder
 }
 
 
@@ -145,7 +147,7 @@ class VllmEngine(Adapter):
         extra = options.get("extra_args")
         argv += [str(item) for item in extra] if isinstance(extra, list | tuple) else []
         sleeps = {"VLLM_SERVER_DEV_MODE": "1"} if options.get("sleep_mode") else {}
-        return Command(tuple(argv), {**_ENVIRONMENT, **sleeps})
+        return Command(tuple(argv), {**_ENVIRONMENT, **sleeps}, own_folder=True)
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
         return openai_http.warm_up(spec, self.paths(spec))
