@@ -22,7 +22,7 @@ from modelyard.config import Limits, json_schema
 from modelyard.config.values import ServerSetting
 from modelyard.core import lifecycle
 from modelyard.core.types import Policy
-from modelyard.engines import llamacpp_options, vllm_options
+from modelyard.engines import llamacpp_options, transformers, vllm_options
 from modelyard.engines.options import Option
 from modelyard.telemetry.metrics import DECLARED
 from tables import NOTICE, code, default_of, own_docstring, shown, table, type_of
@@ -176,7 +176,13 @@ may use a GPU, else 0. A model lies on one GPU, any of those that it may use; it
 `slots`, unless `kv_cache_mib` says how much each device gives it. `lora` is one adapter with which every
 request is computed. See [vLLM](../how-to/vllm.md).
 
-{_options("vllm serve", vllm_options.OPTIONS)}"""
+{_options("vllm serve", vllm_options.OPTIONS)}
+## Parameters of `transformers`
+
+`context` is what each slot gets, 0 for what the model was made for; at most `batch` tokens are computed at
+once. See [Transformers](../how-to/transformers.md).
+
+{_options("", transformers.OPTIONS)}"""
 
 
 def _options(program: str, options: Iterable[Option]) -> str:
@@ -185,7 +191,8 @@ def _options(program: str, options: Iterable[Option]) -> str:
         [code(option.name), option.check(object()).removeprefix("must be "), code(option.flag)]
         for option in options
     )
-    return table(["parameter", "takes", f"flag of {program}"], rows)
+    head = ["parameter", "takes", f"flag of {program}"]
+    return table(head, rows) if program else table(head[:2], (row[:2] for row in rows))
 
 
 def _section(title: str, definition: Mapping[str, Any], told: str = "", without: Collection[str] = ()) -> str:

@@ -75,7 +75,7 @@ async def test_guesses_change_the_time_and_not_the_answer() -> None:
     async with served() as live:
         plain = [await chat(live, question) for question in QUESTIONS[:3]]
         drawn = await chat(live, QUESTIONS[1], temperature=0.9, seed=7)
-    for speculation in ({"draft": str(MODEL), "draft_tokens": 4}, {"lookup": 4}):
+    for speculation in ({"draft": str(MODEL), "draft_tokens": 4}, {"ngram": 4}):
         async with served(slots=2, **speculation) as live:
             guessed = await asyncio.gather(*(chat(live, question) for question in QUESTIONS[:3]))
             assert [*guessed] == plain, speculation

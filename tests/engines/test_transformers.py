@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from modelyard.core.types import Address, Cause, Charge, Spec, WarmUp
-from modelyard.engines.base import Command, Exit, ModelFile, Profile
+from modelyard.engines.base import Command, Exit, ModelFile, Profile, Work
 from modelyard.engines.transformers import TransformersEngine
 from modelyard.servers.transformers.parameters import parse
 
@@ -70,7 +70,7 @@ def test_every_parameter_is_told() -> None:
         "attention": "flash_attention_2",
         "quantization": "bnb-4bit",
         "threads": 3,
-        "batch_tokens": 1024,
+        "batch": 1024,
         "prefix_caching": False,
         "draft": {"source": "hf://org/small", "max": 7},
     }
@@ -90,14 +90,14 @@ def test_every_parameter_is_told() -> None:
         "attention": "flash_attention_2",
         "quantization": "bnb-4bit",
         "threads": 3,
-        "batch_tokens": 1024,
+        "batch": 1024,
         "prefix_caching": False,
         "draft": "/models/small",
         "draft_tokens": 7,
     }
     embedding = replace(SPEC, parameters={"embedding": True, "pooling": "cls"})
     assert told(embedding)["pooling"] == "cls"
-    assert told(replace(SPEC, parameters={"lookup": 5}))["lookup"] == 5
+    assert told(replace(SPEC, parameters={"ngram": 5}))["ngram"] == 5
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_every_parameter_is_told() -> None:
         ({"contxt": 1}, "parameters.contxt"),
         ({"dtype": "int8"}, "parameters.dtype"),
         ({"draft": {"max": 3}}, "parameters.draft.source"),
-        ({"draft": {"source": "x"}, "lookup": 3}, "parameters.lookup"),
+        ({"draft": {"source": "x"}, "ngram": 3}, "parameters.ngram"),
         ({"attention": "flash_attention_2"}, "parameters.attention"),
         ({"sleep_folder": "/"}, "parameters.sleep_folder"),
     ],
@@ -158,11 +158,14 @@ def test_the_context_is_said_or_known_or_usual() -> None:
     assert ENGINE.context(SPEC, FILES) == 4096
     assert ENGINE.context(SPEC, {"model": file(max_position_embeddings=512)}) == 512
     assert ENGINE.context(replace(SPEC, parameters={"context": 9000}), {}) == 9000
+    assert ENGINE.context(replace(SPEC, parameters={"context": 0}), FILES) == 8192
     assert ENGINE.context(SPEC, {}) is None
 
 
 def test_how_many_it_processes() -> None:
     assert ENGINE.count_busy(b'{"processing": 3, "waiting": 1}') == 3
+    assert ENGINE.read_work(b'{"processing": 3, "kv_use": 0.25}') == Work(3, 0.25)
+    assert ENGINE.read_work(b'{"processing": 0}') == Work(0)
     with pytest.raises(ValueError, match="does not tell"):
         ENGINE.count_busy(b"[]")
 

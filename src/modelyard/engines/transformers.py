@@ -1,9 +1,9 @@
 """The adapter of the Transformers library, through our own server over it (`servers.transformers`).
 
 The server is run by this interpreter, or by the profile's `program`: a Python with `modelyard[transformers]`.
-It takes a folder of safetensors. A spec's parameters are the rows of `_OPTIONS`; `context` is what each slot
-gets (as a rule, 4,096 tokens or what the model was made for). `dtype: auto` computes with 32 bits on the CPU,
-on a GPU with the 16 that the model was made for.
+It takes a folder of safetensors. A spec's parameters are the rows of `OPTIONS`; `context` is what each slot
+gets (0: what the model was made for; as a rule, 4,096 tokens of that). `dtype: auto` computes with 32 bits on
+the CPU, on a GPU with the 16 that the model was made for.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import openai_http, transformers_memory
-from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile
+from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile, Work
 from modelyard.engines.openai_http import CHAT
 from modelyard.engines.options import Option, Table, one_of, text, truth, whole
 from modelyard.engines.transformers_memory import DEFAULT_CONTEXT, Model, Plan
 from modelyard.servers.transformers import parameters
 
 _BATCH = 512
-_OPTIONS = (
-    Option("context", whole(1)),
+OPTIONS = (
+    Option("context", whole(0)),
     Option("dtype", one_of(*parameters.DTYPES)),
     Option("attention", one_of(*parameters.ATTENTIONS)),
     Option("quantization", one_of(*parameters.QUANTIZATIONS)),
     Option("threads", whole(1)),
-    Option("batch_tokens", whole(16)),
+    Option("batch", whole(16)),
     Option("prefix_caching", truth),
     Option("embedding", truth),
     Option("pooling", one_of(*parameters.POOLINGS)),
     Option("draft.source", text),
     Option("draft.max", whole(1)),
-    Option("lookup", whole(1)),
+    Option("ngram", whole(1)),
 )
-_TABLE = Table("transformers", _OPTIONS)
+_TABLE = Table("transformers", OPTIONS)
 _STORED = {"bnb-4bit": 0.55, "torchao-int4": 0.55, "bnb-8bit": 1.0, "torchao-int8": 1.0, "fp8": 1.0}
 
 # What the log says before the end, the most telling first.
@@ -60,7 +60,7 @@ class TransformersEngine(Adapter):
     type: ClassVar[str] = "transformers"
     modules: ClassVar[tuple[str, ...]] = ("torch", "transformers", "jinja2")
     spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "batching.max_tokens": ("batch_tokens",),
+        "batching.max_tokens": ("batch",),
         "speculative.draft": ("draft.source",),
         "speculative.tokens": ("draft.max",),
     }
@@ -85,8 +85,8 @@ class TransformersEngine(Adapter):
             found.append(("source", "is missing: name a folder of safetensors, e.g. hf://ORG/REPO"))
         if "draft.max" in options and "draft.source" not in options:
             found.append(("parameters.draft.source", "is missing: name the draft model's folder"))
-        if "lookup" in options and "draft.source" in options:
-            found.append(("parameters.lookup", "excludes draft: speculation has one source"))
+        if "ngram" in options and "draft.source" in options:
+            found.append(("parameters.ngram", "excludes draft: speculation has one source"))
         if "pooling" in options and options.get("embedding") is False:
             found.append(("parameters.pooling", "is of models that embed"))
         if _on_ram(spec) and str(options.get("attention", "")).startswith("flash"):
@@ -151,6 +151,14 @@ class TransformersEngine(Adapter):
             raise ValueError("/stats: does not tell how many requests are processed")
         return count
 
+    def work(self) -> Call | None:
+        return self.busy()
+
+    def read_work(self, body: bytes) -> Work:
+        stats = json.loads(body)
+        found = stats if isinstance(stats, dict) else {}
+        return Work(batch=found.get("processing"), kv_use=found.get("kv_use"))
+
     def cause(self, exit: Exit, log_tail: str) -> Cause:
         said = next((cause for text, cause in _CAUSES if text in log_tail), None)
         if exit.signal is not None:
@@ -172,16 +180,15 @@ def _on_ram(spec: Spec) -> bool:
 
 def _context(spec: Spec, files: Files) -> int:
     given = spec.parameters.get("context")
-    if isinstance(given, int):
-        return given
-    return min(Model(files["model"]).trained_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    trained = Model(files["model"]).trained_context or DEFAULT_CONTEXT
+    return (given or trained) if isinstance(given, int) else min(trained, DEFAULT_CONTEXT)
 
 
 def _plan(spec: Spec, files: Files) -> Plan:
     options = _flat(spec)
     dtype = options.get("dtype", "auto")
     wide = dtype == "float32" or (dtype == "auto" and _on_ram(spec))
-    batch = options.get("batch_tokens", _BATCH)
+    batch = options.get("batch", _BATCH)
     return Plan(
         context=_context(spec, files),
         slots=spec.slots,

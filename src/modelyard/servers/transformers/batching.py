@@ -39,7 +39,7 @@ class Batching:
         config = ContinuousBatchingConfig(
             page_size=PAGE,
             num_blocks=pages + 1,
-            max_batch_tokens=max(parameters.batch_tokens, parameters.slots),
+            max_batch_tokens=max(parameters.batch, parameters.slots),
             max_requests_per_batch=parameters.slots,
             allow_block_sharing=parameters.prefix_caching,
             use_async_batching=False,

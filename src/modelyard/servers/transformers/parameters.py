@@ -15,7 +15,7 @@ POOLINGS = ("mean", "cls", "last")
 class Parameters:
     """`address` is `unix:/path` or `host:port`, `path` the model's folder, `context` the tokens of one
     request with its answer. `device` is `cpu`, or `cuda` for the first one that is visible. At most
-    `batch_tokens` are computed at once. Weights of host RAM lie in `sleep_folder` while it sleeps."""
+    `batch` are computed at once. Weights of host RAM lie in `sleep_folder` while it sleeps."""
 
     address: str
     model: str
@@ -27,18 +27,18 @@ class Parameters:
     attention: str = "sdpa"
     quantization: str = ""
     threads: int = 0
-    batch_tokens: int = 512
+    batch: int = 512
     prefix_caching: bool = True
     embedding: bool = False
     pooling: str = ""
     draft: str = ""
     draft_tokens: int = 0
-    lookup: int = 0
+    ngram: int = 0
     sleep_folder: str = ""
 
     @property
     def speculates(self) -> bool:
-        return bool(self.draft or self.lookup)
+        return bool(self.draft or self.ngram)
 
 
 def parse(argv: list[str]) -> Parameters:

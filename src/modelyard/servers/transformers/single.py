@@ -29,7 +29,7 @@ class Single:
         self._model = model
         self._threads = ThreadPoolExecutor(parameters.slots, thread_name_prefix="slot")
         self._cancelled: set[Job] = set()
-        self._more: dict[str, object] = {"prompt_lookup_num_tokens": parameters.lookup or None}
+        self._more: dict[str, object] = {"prompt_lookup_num_tokens": parameters.ngram or None}
         if draft is not None:
             draft.generation_config.num_assistant_tokens = parameters.draft_tokens or _DRAFT_TOKENS
             draft.generation_config.num_assistant_tokens_schedule = "constant"

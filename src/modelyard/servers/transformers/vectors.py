@@ -20,7 +20,7 @@ class Vectors:
         self._model = model
         self._pad = tokenizer.pad_token_id or 0
         self._pooling = pooling
-        self._bound = parameters.batch_tokens
+        self._bound = parameters.batch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedding")
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
