@@ -41,6 +41,11 @@ def completion(text: str) -> bytes:
     return json.dumps({"choices": [{"text": text}], "usage": USAGE}).encode()
 
 
+def part(finish: str | None) -> bytes:
+    choice = {"index": 0, "delta": {"content": '"error"'}, "finish_reason": finish}
+    return b"data: %b\n\n" % json.dumps({"choices": [choice]}).encode()
+
+
 @asynccontextmanager
 async def answered_with(answer: bytes) -> AsyncIterator[LiveYard]:
     """A yard whose model `a` answers every generation with these bytes."""
@@ -197,3 +202,18 @@ async def test_a_large_answer_passes_as_it_is_and_its_tokens_count() -> None:
         found = await metrics_of(yard)
         assert found["modelyard_tokens_total", ("in", "a")] == 3
         assert found["modelyard_tokens_total", ("out", "a")] == 4
+
+
+async def test_a_stream_that_ends_before_the_generation_did_ends_in_an_error() -> None:
+    """In good order, as by a server behind which the engine itself has died."""
+    async with answered_with(sse_answer(part(None) * 2)) as yard:
+        stream = await yard.stream("a")
+        assert (stream.code, stream.done) == ("engine_died", False)
+        assert stream.text
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]\n\n", part("stop"), b'data: {"error": {"code": "full"}}\n\n'])
+async def test_a_stream_that_says_how_it_ended_is_whole(end: bytes) -> None:
+    async with answered_with(sse_answer(part(None) + end)) as yard:
+        stream = await yard.stream("a")
+        assert stream.events[-1].encode() == end.strip().removeprefix(b"data: ")

@@ -9,6 +9,7 @@ attempts and no task per chunk. What ends an attempt from outside comes through 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -34,6 +35,8 @@ HeaderPairs = list[tuple[bytes, bytes]]
 REQUEST_HEADERS = ((b"content-type", b"application/json"), (b"accept", b"*/*"))
 HELD_BACK = frozenset({b"server", b"date", b"content-length", b"access-control-allow-origin"})
 SLICE = 1.0  # seconds between two looks at the deadlines of all attempts
+_SAYS_ITS_END = frozenset({b"/v1/chat/completions", b"/v1/completions"})
+_END = re.compile(rb'\[DONE\]|"finish_reason"\s*:\s*"|"error"')
 RESHAPED_MOST = 64 * 1024 * 1024
 """Bytes of one answer that are held where its whole is to be reshaped; a larger one is an error."""
 
@@ -178,7 +181,7 @@ class Attempt:
         try:
             with self._interrupt:
                 await pool.run(self._call)
-            whole = self._whole()
+            whole = self._whole(target)
         except WireError as error:
             return self._result(*_explain(error, self._lease.instance))
         except ModelyardError as error:  # whole and in order, and yet nothing that the API can say
@@ -267,10 +270,13 @@ class Attempt:
 
     # -- its end --------------------------------------------------------------------------------------------
 
-    def _whole(self) -> bytes:
-        """What is held of an answer that has ended, reshaped. Raises ProtocolError."""
+    def _whole(self, target: bytes) -> bytes:
+        """What is held of an answer that has ended, reshaped. Raises ProtocolError, and Broken for a stream
+        that ends in good order before the generation did, as of a server behind which an engine died."""
         if self._framer is not None and self._framer.pending:
             raise ProtocolError("it ended its answer in the middle of an event")
+        if self._framer is not None and target in _SAYS_ITS_END and not _END.search(self._framer.tail):
+            raise Broken("it ended its stream before its answer was whole", answered=True)
         if (
             self._framer is not None
             and self._reshape_events is not None
