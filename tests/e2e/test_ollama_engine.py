@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ async def test_a_runner_that_is_killed_ends_its_stream_and_nothing_else() -> Non
             os.kill(runner, signal.SIGKILL)
             async for _ in read_on:
                 pass
-        assert not stream.done, "it does not end as if it were whole"
+        assert stream.code == "engine_died", "Ollama itself ends it in good order"
 
         assert await said(yard, name) == text
         assert not alive(runner)
@@ -113,6 +114,17 @@ async def test_a_template_that_is_none_is_said_with_its_path() -> None:
         answer = await yard.chat(NAMES[0])
         assert (answer.status, answer.code) == (503, "cannot_load")
         assert "bad_arguments: parameters.template was answered with 400" in answer.message
+
+
+async def test_too_little_memory_is_said_as_that() -> None:
+    """Ollama looks at what the machine has before it loads, and lives on."""
+    async with own() as yard:
+        entry = next(entry for entry in yard.driver.entries.values() if entry.spec.model == NAMES[0])
+        entry.spec = replace(entry.spec, slots=20_000, parameters={**entry.spec.parameters, "context": 8192})
+        answer = await yard.chat(NAMES[0])
+        assert answer.status == 503
+        assert "out_of_memory" in answer.message
+        assert "more system memory" in answer.message
 
 
 class There:
