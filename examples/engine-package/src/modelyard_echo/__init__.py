@@ -1,0 +1,1 @@
+"""An engine for Modelyard that repeats what it is asked."""
