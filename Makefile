@@ -10,10 +10,10 @@ TEST := .venv/.test-$(KEY)
 CHECK := .venv/.check-$(KEY)
 
 .NOTPARALLEL:
-.PHONY: help demo test check bench sim e2e dev mutants docs format clean
+.PHONY: help demo test check bench bench-gpu sim e2e dev mutants docs format clean
 
 help: ## what can be made
-	@grep -hE '^[a-z0-9]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(BASE) ## a server with small models and a tour of it
 	$(BIN)/modelyard demo
@@ -33,6 +33,9 @@ check: $(CHECK) ## style, types, layers, generated documents
 
 bench: $(TEST) ## every number of the documentation, measured here (needs Go)
 	$(BIN)/python bench/run.py
+
+bench-gpu: ## what sleep costs on a GPU (PYTHON: one that has `modelyard[transformers]`)
+	PYTHONPATH=src $(PYTHON) bench/gpu_sleep.py
 
 sim: $(BASE) ## replay traces on a virtual clock
 	$(BIN)/python -m modelyard.sim

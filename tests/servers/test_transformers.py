@@ -34,6 +34,7 @@ class Letters:
     ends = frozenset({END})
     defaults = Sampling(0.7, 50, 0.9)
     chats = True
+    vocabulary = 256
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         return list(map(ord, text))
@@ -94,6 +95,8 @@ class Bed:
         return 100, 0.5
 
     def wake(self) -> tuple[int, float]:
+        if self.full:
+            raise RuntimeError("out of memory")
         return 100, 0.1
 
 
@@ -242,10 +245,15 @@ async def test_refusals_have_openai_s_shape() -> None:
         words = await server.client.post(CHAT, content=b"{")
         nowhere = await server.client.get("/nowhere")
         vectors = await server.post("/v1/embeddings", input="x")
+        unknown = await server.post(TEXT, prompt=[97, 256])
+        empty = await server.post(TEXT, prompt="")
+        assert server.speaker.jobs == []
     assert long.status_code == 400
     assert long.json()["error"]["type"] == "exceed_context_size_error"
     assert (long.json()["error"]["n_prompt_tokens"], long.json()["error"]["n_ctx"]) == (64, 64)
     assert (template.status_code, template.json()["error"]["message"]) == (400, "there is no role nobody")
+    assert (unknown.status_code, "token 256" in unknown.text) == (400, True)
+    assert (empty.status_code, "no tokens" in empty.text) == (400, True)
     assert (words.status_code, nowhere.status_code, vectors.status_code) == (400, 404, 501)
 
 
@@ -300,6 +308,10 @@ async def test_it_sleeps_when_it_is_idle_and_answers_nothing_until_it_wakes() ->
         assert (await server.client.get("/health")).status_code == 503
         assert (await server.post(TEXT, prompt="p")).status_code == 503
         assert (await server.stats())["asleep"] is True
+        server.bed.full = True
+        assert (await server.post("/wake")).status_code == 500
+        assert (await server.client.get("/health")).status_code == 503
+        server.bed.full = False
         assert (await server.post("/wake")).json() == {"bytes": 100, "seconds": 0.1}
         assert not server.speaker.closed
         assert (await server.client.get("/health")).status_code == 200

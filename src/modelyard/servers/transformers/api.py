@@ -71,7 +71,7 @@ class Api:
         if model.generator is None:
             raise _cannot("generate text")
         ask = asks.generation(asks.body_of(exchange.request.body), chat, model.words.defaults)
-        prompt = asks.bounded(await asyncio.to_thread(_tokens, model, ask), self._parameters)
+        prompt = self._checked(await asyncio.to_thread(_tokens, model, ask), model)
         room = self._parameters.context - len(prompt)
         job = Job(
             prompt,
@@ -89,6 +89,9 @@ class Api:
                 if not answer.begun:
                     raise ApiError(500, "server_error", str(error)) from None
                 await answer.break_off(exchange, str(error))
+
+    def _checked(self, tokens: Sequence[int], model: Model) -> Sequence[int]:
+        return asks.checked(tokens, self._parameters.context, model.words.vocabulary)
 
     async def _pieces(self, generator: Generator, job: Job, exchange: Exchange) -> AsyncGenerator[int]:
         """The tokens of a job. When this is closed before their end, the job is broken off, and has stopped.
@@ -136,7 +139,7 @@ class Api:
         given = asks.inputs(asks.body_of(exchange.request.body))
         tokens = [model.words.encode(one) if isinstance(one, str) else one for one in given]
         for one in tokens:
-            asks.bounded(one, self._parameters)
+            self._checked(one, model)
         async with self._slot(exchange):
             vectors = await self._embedded(model.embedder, tokens)
         data = [{"object": "embedding", "index": i, "embedding": one} for i, one in enumerate(vectors)]
@@ -204,16 +207,19 @@ def _put_to_sleep(model: Model) -> tuple[int, float]:
         model.generator.close()
     try:
         return model.sleeper.sleep()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # no room on the disk; none in memory that a GPU can reach
         if model.generator is not None:
             model.generator.open()
         raise ApiError(507, "server_error", f"its weights have no place to go: {error}") from None
 
 
 def _wake_up(model: Model) -> tuple[int, float]:
-    moved = model.sleeper.wake()
-    if model.generator is not None:
-        model.generator.open()
+    try:
+        moved = model.sleeper.wake()
+        if model.generator is not None:
+            model.generator.open()
+    except (OSError, RuntimeError) as error:
+        raise ApiError(500, "server_error", f"it does not wake: {error}") from None
     return moved
 
 

@@ -7,8 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from modelyard.servers.transformers.parameters import Parameters
-
 # What would change the answer and is not done here: a field, and the values with which it asks for nothing.
 _UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "n": (1,),
@@ -118,12 +116,18 @@ def inputs(body: Mapping[str, object]) -> list[str | list[int]]:
     raise invalid("`input` must be a text, a list of texts, or a list of lists of tokens", "input")
 
 
-def bounded(tokens: Sequence[int], parameters: Parameters) -> Sequence[int]:
-    """The tokens, when they leave room for one more. Raises ApiError."""
-    if len(tokens) < parameters.context:
+def checked(tokens: Sequence[int], context: int, vocabulary: int) -> Sequence[int]:
+    """The tokens, when there are some, the model has all of them, and they leave room for one more. Raises
+    ApiError."""
+    if not tokens:
+        raise ApiError(400, "invalid_request_error", "there is nothing to read: the prompt has no tokens")
+    if max(tokens) >= vocabulary:
+        message = f"the model has no token {max(tokens)}: they end at {vocabulary - 1}"
+        raise ApiError(400, "invalid_request_error", message)
+    if len(tokens) < context:
         return tokens
-    message = f"request ({len(tokens)} tokens) exceeds the available context size ({parameters.context})"
-    counts = {"n_prompt_tokens": len(tokens), "n_ctx": parameters.context}
+    message = f"request ({len(tokens)} tokens) exceeds the available context size ({context})"
+    counts = {"n_prompt_tokens": len(tokens), "n_ctx": context}
     raise ApiError(400, "exceed_context_size_error", message, **counts)
 
 

@@ -78,6 +78,7 @@ class Words(Protocol):
     ends: frozenset[int]
     defaults: Sampling
     chats: bool
+    vocabulary: int  # tokens are smaller
 
     def encode(self, text: str, special: bool = True) -> list[int]: ...
 

@@ -59,6 +59,7 @@ class Tokenizer:
 
     def __init__(self, tokenizer: Any, model: Any) -> None:
         self.chats = bool(tokenizer.chat_template)
+        self.vocabulary = model.get_input_embeddings().num_embeddings
         own = model.generation_config if model.can_generate() else transformers.GenerationConfig()
         ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
         self.ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])

@@ -33,14 +33,13 @@ class Weights:
         size = sum(-(-tensor.nbytes // _ALIGN) * _ALIGN for tensor in tensors)
         self._pages: mmap.mmap | None = None
         if device == "cpu":
-            self._pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            self._pages.madvise(mmap.MADV_HUGEPAGE)
+            self._pages = _pages(size)
             self._block = torch.frombuffer(self._pages, dtype=torch.uint8)
         else:
             self._block = torch.empty(size, dtype=torch.uint8, device=device)
         self._folder = folder
         self._file: int | None = None
-        self._host: torch.Tensor | None = None
+        self._host: _Pinned | None = None
         start = 0
         for tensor in tensors:
             view = self._block[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
@@ -57,8 +56,8 @@ class Weights:
                 self._file = _written(self._pages, self._folder)
             self._pages.madvise(mmap.MADV_DONTNEED)
         else:
-            self._host = torch.empty_like(self._block, device="cpu", pin_memory=True)
-            self._host.copy_(self._block, non_blocking=True)
+            self._host = _Pinned(len(self._block))
+            self._host.bytes.copy_(self._block, non_blocking=True)
             torch.cuda.synchronize()
             self._block.untyped_storage().resize_(0)
         _tidy()
@@ -72,12 +71,13 @@ class Weights:
             _read(self._file, self._pages)
         else:
             assert self._host is not None
-            self._block.untyped_storage().resize_(len(self._host))
-            self._block.copy_(self._host, non_blocking=True)
+            self._block.untyped_storage().resize_(len(self._block))
+            self._block.copy_(self._host.bytes, non_blocking=True)
             torch.cuda.synchronize()
         seconds = time.monotonic() - start
-        self._host = None
-        _tidy()
+        if self._host is not None:
+            self._host.free()
+            self._host = None
         return len(self._block), seconds
 
 
@@ -88,6 +88,28 @@ def _tensors(model: Any) -> Iterator[torch.Tensor]:
         if id(tensor) not in seen and tensor.nbytes:
             seen.add(id(tensor))
             yield tensor
+
+
+class _Pinned:
+    """Host memory that a GPU copies from and to by itself: as large as was asked for, gone when freed (the
+    library's own grows to a power of two and is kept)."""
+
+    def __init__(self, size: int) -> None:
+        self._pages = _pages(size)
+        self.bytes = torch.frombuffer(self._pages, dtype=torch.uint8)
+        torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(self.bytes.data_ptr(), size, 0))
+
+    def free(self) -> None:
+        torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(self.bytes.data_ptr()))
+        del self.bytes
+        gc.collect()
+        self._pages.close()
+
+
+def _pages(size: int) -> mmap.mmap:
+    pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages.madvise(mmap.MADV_HUGEPAGE)
+    return pages
 
 
 def _written(pages: mmap.mmap, folder: str) -> int:
