@@ -81,8 +81,12 @@ def _what(step: Json) -> str:
         "fetch": f"{step['model']}: its files are fetched",
         "start": f"{step['model']} starts, for about {step['seconds']:.1f} s",
         "ready": f"{who} is ready",
-        "leave": f"{who} leaves" + (f", {requests} still running" if count else ""),
+        "leave": f"{who} {'goes to sleep' if 'rung' in step['score'] else 'leaves'}"
+        + (f", {requests} still running" if count else ""),
         "stop": f"{who} stops",
+        "sleep": f"{who} goes to sleep",
+        "asleep": f"{who} is asleep",
+        "wake": f"{who} wakes, for about {step['seconds']:.1f} s",
         "gone": f"{who} is gone",
         "fail": f"{who} fails",
         "cut": f"{requests} on {who} cut: {step['code']}",

@@ -236,20 +236,22 @@ def slept(step: Step, instance: Instance, before: Mapping[str, int], after: Mapp
     state, version, rung = step.state, instance.version, instance.rung
     assert rung is not None
     held = {charge.device: charge for charge in sleep.asleep(instance, rung)}
+    claimed = sleep.claimed(instance, rung)
     kept = [
         f"{in_units(after.get(charge.device, 0))} of {in_units(before[charge.device])} on {charge.device}"
         for charge in instance.awake
-        if before.get(charge.device)
-        and (charge.device not in held or held[charge.device].bytes <= sleep.LEFT * charge.bytes)
+        if charge.device in claimed
+        and before.get(charge.device)
         and after.get(charge.device, 0) > sleep.LEFT * before[charge.device]
     ]
     if kept:
         return f"it kept {', '.join(kept)} when it was put on {rung.name}"
     instance.state = next_instance(instance.state, Signal.SLEPT)
     state.timers.cancel(("sleep", instance.id))
-    if after and not rung.known:
-        held |= {
-            device: Charge(device, own) for device, own in after.items() if device in state.ledger.devices
+    if after and not rung.known:  # the engine's estimate: booked is what it was seen to hold
+        most = {charge.device: charge.bytes for charge in instance.placement}
+        held = {
+            device: Charge(device, min(own, most[device])) for device, own in after.items() if device in most
         }
     _hold(step, instance, tuple(held.values()))
     state.ledger.observe(instance.id, after)

@@ -77,6 +77,12 @@ def frees(ledger: Ledger, instance: Instance, rung: Rung) -> set[str]:
     return {device for device, own in held.items() if own and left.get(device, 0) <= LEFT * own}
 
 
+def claimed(instance: Instance, rung: Rung) -> set[str]:
+    """The devices on which this rung was offered to an instance that sleeps now."""
+    left = {charge.device: charge.bytes for charge in asleep(instance, rung)}
+    return {charge.device for charge in instance.awake if left.get(charge.device, 0) <= LEFT * charge.bytes}
+
+
 def rungs(ledger: Ledger, instance: Instance, now: float) -> list[Rung]:
     """Those that a ready instance may be put on, the soonest back first; none that takes as long as a
     load."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
-from modelyard.core.types import Address, Cause, Need, Packing, Placement, Spec
+from modelyard.core.types import Address, Cause, Need, Packing, Placement, Share, Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,18 @@ class Work:
     accepted: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A way to sleep, in which the process stays. `shares`: the estimate of its own bytes then, accelerator
+    shares in the order of the need's, host memory on `ram`. `sleep` and `wake` are requests in their order,
+    each answered with 2xx when it is done; what `warm_up` says follows the wake."""
+
+    name: str
+    shares: tuple[Share, ...]
+    sleep: tuple[Call, ...]
+    wake: tuple[Call, ...]
+
+
 @runtime_checkable
 class Engine(Protocol):
     """An engine adapter. Stateless; every method is pure.
@@ -202,6 +214,11 @@ class Engine(Protocol):
         """Requests in their order, one at least: when each was answered with 2xx, the instance is ready. They
         generate a token (or an embedding) of each prompt of `spec.warm_up`, or of any where it has none, and
         leave its prefixes in the engine's slots."""
+        ...
+
+    def rungs(self, spec: Spec, files: Files) -> Sequence[Rung]:
+        """How an instance can sleep instead of being stopped, the one that is back soonest first; none when
+        it cannot. It is ordered only while no request runs."""
         ...
 
     def paths(self, spec: Spec) -> frozenset[str]:
@@ -277,6 +294,9 @@ class Adapter:
 
     def sources(self, spec: Spec) -> Mapping[str, str]:
         return {"model": spec.source} if spec.source else {}
+
+    def rungs(self, spec: Spec, files: Files) -> Sequence[Rung]:
+        return ()
 
     def context(self, spec: Spec, files: Files) -> int | None:
         context = spec.parameters.get("context")

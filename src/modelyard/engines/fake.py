@@ -4,6 +4,7 @@ A spec's parameters are the options of `servers.fake_script.Script`, except that
 
 - `memory` also takes `accelerator` (and `accelerator1`, `accelerator2` … for further ones): bytes on
   whatever device the placement gives; with `parallel`, `accelerator` is the sum of its equal parts;
+- `asleep` likewise, bytes that it holds asleep: with some it offers to sleep;
 - `declared` is what the estimate says when it shall differ from `memory`, what is really taken;
 - `known: false` marks the estimate as unmeasured.
 """
@@ -17,13 +18,13 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
-from modelyard.engines.base import Call, Command, Exit, Files, Profile
+from modelyard.engines.base import Call, Command, Exit, Files, Profile, Rung
 from modelyard.engines.llama_http import LlamaHttp, warm_up, warm_up_problems
 from modelyard.engines.openai_http import post
 from modelyard.servers import fake_script
 
 _ACCELERATOR = re.compile(r"accelerator\d*")
-_OURS = ("declared", "known", "memory", "slots")
+_OURS = ("asleep", "declared", "known", "memory", "slots")
 _PATHS = {
     "chat": ("/v1/chat/completions",),
     "completions": ("/v1/completions",),
@@ -65,7 +66,7 @@ class FakeEngine(LlamaHttp):
                 {name: value for name, value in options.items() if name not in _OURS}
             )
         ]
-        for name in ("memory", "declared"):
+        for name in ("memory", "asleep", "declared"):
             if name in options:
                 found += fake_script.memory_problems(f"parameters.{name}", options[name])
             if spec.parallel.devices > 1 and {*_given(spec, name)} - {"accelerator", "ram"}:
@@ -82,11 +83,7 @@ class FakeEngine(LlamaHttp):
         return {}
 
     def need(self, spec: Spec, files: Files) -> Need:
-        memory = _memory(spec, "declared" if "declared" in spec.parameters else "memory")
-        shares = tuple(
-            Share("accelerator" if _ACCELERATOR.fullmatch(device) else device, size)
-            for device, size in memory.items()
-        )
+        shares = _shares(_memory(spec, "declared" if "declared" in spec.parameters else "memory"))
         return Need(shares or (Share("ram", 0),), known=spec.parameters.get("known") is not False)
 
     def command(
@@ -104,14 +101,20 @@ class FakeEngine(LlamaHttp):
             "--script",
             json.dumps(script, default=list),
         ]
-        for device, size in _placed(_memory(spec, "memory"), placement).items():
-            argv += ["--memory", f"{device}={size}"]
+        for name in ("memory", "asleep"):
+            for device, size in _placed(_memory(spec, name), placement).items():
+                argv += [f"--{name}", f"{device}={size}"]
         return Command(tuple(argv))
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
         api = next(name for name in _WARM_UPS if name in _apis(spec))
         first = post(_PATHS[api][0], {"model": spec.model, **_WARM_UPS[api]})
         return warm_up(spec, self.paths(spec), first)
+
+    def rungs(self, spec: Spec, files: Files) -> Sequence[Rung]:
+        asleep = _shares(_memory(spec, "asleep"))
+        rung = Rung("asleep", asleep, (Call("POST", "/sleep"),), (Call("POST", "/wake"),))
+        return (rung,) if asleep else ()
 
     def paths(self, spec: Spec) -> frozenset[str]:
         return frozenset(path for api in _apis(spec) for path in _PATHS[api])
@@ -141,6 +144,13 @@ def _memory(spec: Spec, name: str) -> dict[str, int]:
         return memory
     each = -(-memory.pop("accelerator") // parts)
     return {**{f"accelerator{number or ''}": each for number in range(parts)}, **memory}
+
+
+def _shares(memory: Mapping[str, int]) -> tuple[Share, ...]:
+    return tuple(
+        Share("accelerator" if _ACCELERATOR.fullmatch(device) else device, size)
+        for device, size in memory.items()
+    )
 
 
 def _placed(memory: Mapping[str, int], placement: Placement) -> dict[str, int]:

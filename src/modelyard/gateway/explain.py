@@ -39,7 +39,10 @@ _ABOUT_REQUESTS = frozenset(
 _ABOUT_ALL = frozenset(
     {Kind.OPENED, Kind.CLOSED, Kind.LOST, Kind.SHUTDOWN, Kind.DEVICE_CLOSED, Kind.DEVICE_OPENED}
 )
-_BEFORE = (Kind.START, Kind.READY, Kind.FAILED, Kind.LEAVE, Kind.RELEASED, Kind.OPENED)
+_BEFORE = (
+    *(Kind.START, Kind.WAKE, Kind.READY, Kind.FAILED),
+    *(Kind.LEAVE, Kind.ASLEEP, Kind.RELEASED, Kind.OPENED),
+)
 _SNAPSHOT_MARK = b'"kind":"%b"' % Kind.SNAPSHOT.encode()
 _BEFORE_MARKS = tuple(b'"kind":"%b"' % kind.encode() for kind in _BEFORE)
 
@@ -141,7 +144,7 @@ def _note_under_way(under_way: dict[str, Json], record: Json) -> None:
     name = record.get("instance", "")
     if record["kind"] == Kind.OPENED:  # whoever was under way ended with the run before
         under_way.clear()
-    elif record["kind"] in (Kind.START, Kind.LEAVE):
+    elif record["kind"] in (Kind.START, Kind.WAKE, Kind.LEAVE):
         under_way[name] = record
     else:
         under_way.pop(name, None)

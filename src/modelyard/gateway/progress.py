@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from modelyard.core.lifecycle import FilesState, InstanceState
+from modelyard.core.outlook import usual
 from modelyard.core.state import LEAVING, Version
 from modelyard.core.types import Spec
 from modelyard.errors import InvalidRequest
@@ -134,6 +135,8 @@ class Progress:
             return stage | {"state": "warming"}
         if InstanceState.STARTING in states:
             return stage | {"state": "loading"}
+        if InstanceState.WAKING in states:
+            return stage | {"state": "waking"}
         stage["line"] = next((place for place, (_, name) in enumerate(state.line, 1) if name == key), None)
         stage["waiting_for"] = version.blocked_by
         leaving = [other for other in state.instances.values() if other.leaving_for == key]
@@ -171,8 +174,8 @@ class Progress:
         if version.load_seconds is None:
             return None
         if live := version.live():
-            begun = min(instance.started_at for instance in live)
-            return max(0.0, version.load_seconds - (now - begun)) + later
+            first = min(live, key=lambda instance: instance.started_at)
+            return max(0.0, usual(first) - (now - first.started_at)) + later
         return estimate
 
     def _transfer_left(self, key: str, now: float) -> float | None:

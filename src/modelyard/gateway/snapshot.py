@@ -19,7 +19,7 @@ from modelyard import __version__
 from modelyard.config.secrets import shown
 from modelyard.core.actions import Note
 from modelyard.core.lifecycle import FilesState, InstanceState
-from modelyard.core.state import Instance, State, Version
+from modelyard.core.state import COMING, Instance, State, Version
 from modelyard.core.types import Priority
 from modelyard.errors import InstanceNotFound, ModelNotFound
 from modelyard.gateway import views
@@ -378,10 +378,12 @@ def _model_state(version: Version | None, entry: Entry) -> views.ModelState:
     states = {instance.state for instance in version.instances.values()}
     if InstanceState.READY in states:
         return views.ModelState.LOADED
-    if states & {InstanceState.STARTING, InstanceState.WARMING}:
+    if states & COMING:
         return views.ModelState.LOADING
     if version.files is FilesState.FETCHING:
         return views.ModelState.FETCHING
     if version.never is not None or version.last_error[0] or _unusable(entry):
         return views.ModelState.FAILED
+    if InstanceState.ASLEEP in states:
+        return views.ModelState.ASLEEP
     return views.ModelState.IDLE

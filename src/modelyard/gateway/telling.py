@@ -91,18 +91,21 @@ def _end(record: Json) -> str:
 
 
 def _leave(record: Json) -> str:
-    said = f"{record['instance']} leaves: {record['reason']}."
+    slept = f" It sleeps ({record['rung']}) instead of stopping." if "rung" in record else ""
+    said = f"{record['instance']} leaves: {record['reason']}.{slept}"
     if "cost" in record:
         score = f"{record['standing']}, {record['cost']:.2f} (usual load time x demand lately)"
         said = f"{record['instance']} is the victim: {record['reason']}. Its score: {score}"
         said += f"; who stays: {record['spared']}." if record.get("spared") else "."
+        said += slept
     return said
 
 
 def _start(record: Json) -> str:
     placement = record["placement"].items()
     where = ", ".join(f"{device} ({size / 1e6:,.1f} MB)" for device, size in placement)
-    return f"{record['instance']} was started on {where}: {record['reason']}."
+    how = "woken" if record["kind"] == Kind.WAKE else "started"
+    return f"{record['instance']} was {how} on {where}: {record['reason']}."
 
 
 def _stop(record: Json) -> str:
@@ -174,7 +177,13 @@ _SENTENCES: dict[str, Callable[[Json], str]] = {
     Kind.LOADED: _loaded,
     Kind.UNLOAD_ASKED: lambda r: f"{r['model']} is to be unloaded{' at once' if r['now'] else ''}.",
     Kind.START: _start,
-    Kind.READY: lambda r: f"{r['instance']} was ready after {r['seconds']:.2f} s.",
+    Kind.READY: lambda r: (
+        f"{r['instance']} was {'awake' if 'rung' in r else 'ready'} after {r['seconds']:.2f} s."
+    ),
+    Kind.SLEEP: lambda r: f"{r['instance']} is put to sleep ({r['rung']}): {r['reason']}.",
+    Kind.ASLEEP: lambda r: f"{r['instance']} is {r['reason']}.",
+    Kind.NO_SLEEP: lambda r: f"{r['instance']} did not sleep, and stops: {r['reason']}.",
+    Kind.WAKE: _start,
     Kind.FAILED: lambda r: f"{r.get('instance', r['model'])} failed: {r['reason']}.",
     Kind.LEAVE: _leave,
     Kind.STOP: _stop,

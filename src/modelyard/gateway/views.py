@@ -25,14 +25,15 @@ class ModelState(StrEnum):
     """Where a model stands, seen from a client.
 
     loaded: an instance is ready. loading: one is on its way. fetching: its files are. failed: the last try
-    failed, its files cannot be read, it fits on no device, or it cannot be served here at all. idle: in no
-    memory; the next request loads it.
+    failed, its files cannot be read, it fits on no device, or it cannot be served here at all. asleep: in
+    host memory; the next request wakes it. idle: in no memory; the next request loads it.
     """
 
     LOADED = "loaded"
     LOADING = "loading"
     FETCHING = "fetching"
     FAILED = "failed"
+    ASLEEP = "asleep"
     IDLE = "idle"
 
 

@@ -1,8 +1,8 @@
 """Commands: what the scheduler asked for, carried out with real processes, files and probes.
 
 Owned by the driver. Each command runs in one task and posts exactly one terminal event, whatever goes
-wrong: Ready or Failed for a start, Released for a stop or a release, Cached or FetchFailed for a fetch,
-Probed for a probe. Nothing here decides.
+wrong: Ready or Failed for a start or a wake, Slept or Failed for a sleep, Released for a stop or a release,
+Cached or FetchFailed for a fetch, Probed for a probe. Nothing here decides.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
+from modelyard.core.sleep import LEFT, claimed
 from modelyard.core.state import Instance
 from modelyard.core.types import Address, Cause
 from modelyard.engines.base import Attach, Command, Exit, Files
@@ -33,6 +33,7 @@ from modelyard.runtime.endpoint import Endpoint
 from modelyard.runtime.entries import Entry, FileProvider, Progress
 from modelyard.runtime.observer import Observer
 from modelyard.runtime.read_ahead import read_ahead
+from modelyard.runtime.resident import Resident, StartFailed, describe, refused, rung_of, warm_up_cause
 from modelyard.wire.errors import WireError
 from modelyard.wire.pool import Pool
 
@@ -44,15 +45,7 @@ LOG_LINES = 400
 LATEST = 5.0  # seconds that what was cancelled may take to end
 
 
-@dataclass(slots=True)
-class Resident:
-    """A started instance as the runtime sees it. `exit` is resolved when its main process has ended."""
-
-    entry: Entry
-    generation: int
-    exit: asyncio.Future[Exit]
-    endpoint: Endpoint | None = None
-    starting: asyncio.Task[None] | None = None
+Result = TypeVar("Result")
 
 
 class Commands:
@@ -82,7 +75,17 @@ class Commands:
     def start(self, action: ac.Start, entry: Entry) -> None:
         resident = Resident(entry, action.generation, asyncio.get_running_loop().create_future())
         self.residents[action.instance] = resident
-        resident.starting = self._spawn(self._start(action, resident))
+        resident.task = self._spawn(self._start(action, resident))
+
+    def sleep(self, action: ac.Sleep, instance: Instance) -> None:
+        resident = self.residents[action.instance]
+        resident.generation = action.generation
+        resident.task = self._spawn(self._sleep(action, instance, resident))
+
+    def wake(self, action: ac.Wake) -> None:
+        resident = self.residents[action.instance]
+        resident.generation = action.generation
+        resident.task = self._spawn(self._wake(action, resident))
 
     def stop(self, action: ac.Stop | ac.Release, instance: Instance) -> None:
         resident = self.residents.get(action.instance)
@@ -102,9 +105,12 @@ class Commands:
     def probe(self, action: ac.Probe) -> None:
         self._spawn(self._probe(action))
 
-    def learn(self, instance: Instance, load_seconds: float | None = None) -> None:
+    def learn(self, instance: Instance, load_seconds: float | None = None, rung: str = "") -> None:
+        """Keep how long it took to be ready, after it had slept on this rung or from its start."""
         resident = self.residents.get(instance.id)
-        if resident is not None:
+        if resident is not None and rung:
+            self._observer.keep_asleep(resident.entry, instance, rung, seconds=load_seconds)
+        elif resident is not None:
             self._spawn(self._learn(resident, instance, load_seconds))
 
     async def close(self) -> None:
@@ -134,64 +140,118 @@ class Commands:
             log.error("command.failed", exc_info=error)
 
     async def _start(self, action: ac.Start, resident: Resident) -> None:
+        observed = await self._tried(action, self._bring_up(action, resident))
+        if observed is not None:
+            self._post(ev.Ready(action.instance, action.generation, observed))
+
+    async def _sleep(self, action: ac.Sleep, instance: Instance, resident: Resident) -> None:
+        kept = await self._tried(action, self._put_to_sleep(action, instance, resident))
+        if kept is not None:
+            self._post(ev.Slept(action.instance, action.generation, *kept))
+            self._observer.keep_asleep(resident.entry, instance, action.rung.name, kept[1])
+            await self._observer.look()
+
+    async def _wake(self, action: ac.Wake, resident: Resident) -> None:
+        if await self._tried(action, self._wake_up(action, resident)):
+            self._post(ev.Ready(action.instance, action.generation))
+
+    async def _tried(
+        self, action: ac.Start | ac.Sleep | ac.Wake, work: Coroutine[Any, Any, Result]
+    ) -> Result | None:
+        """What comes of `work`; None when it failed, which was posted then."""
         instance, generation = action.instance, action.generation
         try:
-            observed = await self._bring_up(action, resident)
-        except _StartFailed as failure:
+            return await work
+        except StartFailed as failure:
             with suppress(Exception):  # somebody may have taken the memory since the last look, or it is lost
-                await self._observer.look(ended=instance)
+                await self._observer.look(ended=None if isinstance(action, ac.Sleep) else instance)
             self._post(ev.Failed(instance, generation, failure.cause, failure.detail))
         except asyncio.CancelledError:
             raise
         except Exception as error:
             log.exception("start.failed", instance=instance)
             self._post(ev.Failed(instance, generation, Cause.LAUNCH, f"{type(error).__name__}: {error}"))
-        else:
-            self._post(ev.Ready(instance, generation, observed))
+        return None
 
     async def _bring_up(self, action: ac.Start, resident: Resident) -> Mapping[str, int]:
-        """Launch, wait until it is healthy, have it generate. Raises _StartFailed."""
+        """Launch, wait until it is healthy, have it generate. Raises StartFailed."""
         entry, instance = resident.entry, action.instance
         await self._recheck(entry, instance)
         try:
             address = await self._launcher.start(self._launch(action, entry))
         except LaunchFailed as error:
-            cause, advice = _refused(error, entry) or (error.cause, "")
-            raise _StartFailed(cause, f"{error}\n{advice}".strip()) from error
+            cause, advice = refused(error, entry) or (error.cause, "")
+            raise StartFailed(cause, f"{error}\n{advice}".strip()) from error
         pool = Pool(address)
         resident.endpoint = Endpoint(instance, entry.spec, entry.engine, address, pool)
         resident.endpoint.on_first_token = partial(self._observer.keep_first_token, entry)
-        loading = asyncio.ensure_future(self._warm(action, resident, pool))
         stop = threading.Event()
         if entry.spec.warm_up.read_ahead and entry.files:
             self._spawn(self._read_ahead(action, entry.files, stop))
         try:
-            waits: set[asyncio.Future[Any]] = {loading, resident.exit}
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if not loading.done():
-                raise _StartFailed(*self._why(entry, instance, resident.exit.result()))
-            loading.result()
-        except (WireError, TimeoutError, probes.WarmUpFailed) as error:
-            await asyncio.wait({resident.exit}, timeout=EXIT_NOTICE)
-            if resident.exit.done():
-                raise _StartFailed(*self._why(entry, instance, resident.exit.result())) from error
-            cause, advice = _warm_up_cause(error, entry)
-            last = entry.engine.telling(self._launcher.tail(instance, LOG_LINES))
-            detail = "\n".join(filter(None, (str(error), advice, last)))
-            raise _StartFailed(cause, detail) from error
+            await self._unless_it_ends(instance, resident, self._warm(action, resident, pool))
         finally:
             stop.set()
-            loading.cancel()
-            await asyncio.gather(loading, return_exceptions=True)
         observed: Mapping[str, int] = {}
         if entry.files is not None and not entry.engine.need(entry.spec, entry.files).known:
             observed = await self._observer.measure(instance)
         if resident.exit.done():  # it ended right after its first token: `_on_exit` left that to us
-            raise _StartFailed(*self._why(entry, instance, resident.exit.result()))
+            raise StartFailed(*self._why(entry, instance, resident.exit.result()))
         return observed
 
+    async def _unless_it_ends(
+        self, instance: str, resident: Resident, work: Coroutine[Any, Any, None]
+    ) -> None:
+        """Do `work`, which talks to its process. Raises StartFailed when that fails, or the process ends."""
+        working = asyncio.ensure_future(work)
+        try:
+            waits: set[asyncio.Future[Any]] = {working, resident.exit}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise StartFailed(*self._why(resident.entry, instance, resident.exit.result()))
+            working.result()
+        except (WireError, TimeoutError, probes.WarmUpFailed) as error:
+            await asyncio.wait({resident.exit}, timeout=EXIT_NOTICE)
+            if resident.exit.done():
+                why = self._why(resident.entry, instance, resident.exit.result())
+                raise StartFailed(*why) from error
+            cause, advice = warm_up_cause(error, resident.entry)
+            last = resident.entry.engine.telling(self._launcher.tail(instance, LOG_LINES))
+            detail = "\n".join(filter(None, (str(error), advice, last)))
+            raise StartFailed(cause, detail) from error
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    async def _put_to_sleep(
+        self, action: ac.Sleep, instance: Instance, resident: Resident
+    ) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """Have it sleep, and wait until its memory is back. Its own bytes before and after. Raises
+        StartFailed."""
+        pool, rung = resident.pool, rung_of(resident.entry, action.rung.name)
+        baseline = await self._observer.baseline(instance)
+        before = await self._observer.held(instance, baseline)
+        await self._unless_it_ends(
+            instance.id, resident, probes.ask(pool, rung.sleep, f"sleep ({rung.name})", action.deadline)
+        )
+        most = {device: int(LEFT * before.get(device, 0)) for device in claimed(instance, action.rung)}
+        return before, await self._observer.given_back(instance, baseline, most, action.deadline)
+
+    async def _wake_up(self, action: ac.Wake, resident: Resident) -> bool:
+        """Have it take its memory again, and generate. Raises StartFailed."""
+        entry, pool = resident.entry, resident.pool
+        rung = rung_of(entry, action.rung.name)
+        await self._recheck(entry, action.instance)
+
+        async def wake() -> None:
+            await probes.ask(pool, rung.wake, f"wake ({rung.name})", action.deadline)
+            await probes.warm_up(pool, entry.engine.warm_up(entry.spec), action.deadline)
+
+        await self._unless_it_ends(action.instance, resident, wake())
+        return True
+
     async def _recheck(self, entry: Entry, instance: str) -> None:
-        """Its files are what they were. Raises _StartFailed; then they are fetched before another start."""
+        """Its files are what they were. Raises StartFailed; then they are fetched before another start."""
         code, detail = "", "its files are not in the cache any more; they are fetched again"
         try:
             if entry.files is not None and await self._files.recheck(entry, instance):
@@ -200,7 +260,7 @@ class Commands:
             code, detail = error.code, error.message
         entry.files = None
         self._post(ev.FilesLost(entry.spec.version, code, detail))
-        raise _StartFailed(Cause.LAUNCH, detail)
+        raise StartFailed(Cause.LAUNCH, detail)
 
     def _launch(self, action: ac.Start, entry: Entry) -> Launch:
         files = entry.files or {}
@@ -241,7 +301,7 @@ class Commands:
     def _why(self, entry: Entry, instance: str, exit: Exit) -> tuple[Cause, str]:
         """The cause of an exit, and what to say of it."""
         tail = self._launcher.tail(instance, LOG_LINES)
-        return entry.engine.cause(exit, tail), f"{_describe(exit)}\n{entry.engine.telling(tail)}".strip()
+        return entry.engine.cause(exit, tail), f"{describe(exit)}\n{entry.engine.telling(tail)}".strip()
 
     async def _stop(
         self, action: ac.Stop | ac.Release, instance: Instance, resident: Resident | None, grace: float
@@ -257,9 +317,9 @@ class Commands:
             log.exception("measure.failed", instance=action.instance)
         try:
             if resident is not None:
-                if resident.starting is not None and not resident.starting.done():
-                    resident.starting.cancel()
-                    await asyncio.wait({resident.starting})
+                if resident.task is not None and not resident.task.done():
+                    resident.task.cancel()
+                    await asyncio.wait({resident.task})
                 if resident.endpoint is not None:
                     resident.endpoint.close()
             await self._launcher.stop(action.instance, grace)
@@ -315,36 +375,6 @@ class Commands:
         if resident is None or resident.exit.done():
             return
         resident.exit.set_result(exit)
-        if resident.starting is not None and resident.starting.done():
+        if resident.task is not None and resident.task.done():
             self._post(ev.Exited(instance, resident.generation, *self._why(resident.entry, instance, exit)))
             self._spawn(self._observer.look())  # its device may be lost
-
-
-class _StartFailed(Exception):
-    def __init__(self, cause: Cause, detail: str) -> None:
-        super().__init__(detail)
-        self.cause = cause
-        self.detail = detail
-
-
-def _warm_up_cause(error: Exception, entry: Entry) -> tuple[Cause, str]:
-    """Why an engine that lives on did not generate its first token, and what to do about it."""
-    if isinstance(error, TimeoutError):
-        return Cause.START_DEADLINE, ""
-    if isinstance(error, probes.WarmUpFailed):
-        usual = Cause.BAD_ARGUMENTS if error.configured else Cause.BAD_MODEL
-        return _refused(error, entry) or (usual, "")
-    return Cause.CRASHED, ""
-
-
-def _refused(error: LaunchFailed | probes.WarmUpFailed, entry: Entry) -> tuple[Cause, str] | None:
-    """What it means that an engine that lives on does not load its model."""
-    if entry.engine.cause(Exit(1), str(error)) is Cause.OUT_OF_MEMORY:
-        return Cause.OUT_OF_MEMORY, ""
-    return entry.engine.refused(entry.spec, error.status) if error.status else None
-
-
-def _describe(exit: Exit) -> str:
-    if exit.code is exit.signal is None:
-        return "what it was attached to is gone"
-    return f"killed by signal {exit.signal}" if exit.signal is not None else f"exit code {exit.code}"

@@ -100,6 +100,8 @@ class Driver:
             ac.Cut: self._cut,
             ac.Fetch: self._fetch,
             ac.Start: self._start,
+            ac.Sleep: self._sleep,
+            ac.Wake: self.commands.wake,
             ac.Stop: self._stop,
             ac.Release: self._stop,
             ac.Probe: self._probe,
@@ -377,6 +379,9 @@ class Driver:
     def _start(self, action: ac.Start) -> None:
         self.commands.start(action, self.entries[action.version])
 
+    def _sleep(self, action: ac.Sleep) -> None:
+        self.commands.sleep(action, self.scheduler.state.instances[action.instance])
+
     def _stop(self, action: ac.Stop | ac.Release) -> None:
         self.commands.stop(action, self.scheduler.state.instances[action.instance])
 
@@ -449,7 +454,8 @@ class Driver:
     def _note(self, note: ac.Note) -> None:
         if note.kind == "ready":
             instance = self.scheduler.state.instances[note.subject]
-            self.commands.learn(instance, instance.ready_at - instance.started_at)
+            took, rung = instance.ready_at - instance.started_at, str(dict(note.fields).get("rung", ""))
+            self.commands.learn(instance, took, rung)
         elif note.kind == "gone":
             self._gone.set()
         self.notes.take(self._loop.time(), note)

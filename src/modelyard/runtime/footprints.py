@@ -35,12 +35,14 @@ class Key:
     device: str
 
 
-def key_of(spec: Spec, files: Files, device: str) -> Key:
-    """The key of this version with these files on this kind of device."""
+def key_of(spec: Spec, files: Files, device: str, rung: str = "") -> Key:
+    """The key of this version with these files on this kind of device, awake or asleep on a rung."""
     names = {role: file.digest or f"{file.path}:{file.size}" for role, file in files.items()}
     parameters: dict[str, object] = {"slots": spec.slots, "parameters": dict(spec.parameters)}
     if spec.warm_up != WarmUp():  # it takes its time
         parameters["warm_up"] = asdict(spec.warm_up)
+    if rung:
+        parameters["asleep"] = rung
     return Key(_digest(names), spec.engine, _digest(parameters), device)
 
 
@@ -84,7 +86,7 @@ class Footprint:
             replace(share, bytes=round(observed * (1 + self.margin))) if observed else share
             for share, observed in zip(need.shares, self.bytes, strict=True)
         )
-        return Need(shares, known=True)
+        return replace(need, shares=shares, known=True)
 
     def observed(
         self,

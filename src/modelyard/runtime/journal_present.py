@@ -67,5 +67,5 @@ class Present:
 
     def _ready(self, record: Fields) -> None:
         version = str(record.get("version", ""))
-        if (known := self._models.get(version)) is not None and "seconds" in record:
+        if (known := self._models.get(version)) is not None and "seconds" in record and "rung" not in record:
             self._models[version] = {**known, "load": record["seconds"]}

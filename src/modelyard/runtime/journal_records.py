@@ -61,6 +61,10 @@ class Kind(StrEnum):
     EXITED = "exited"
     RELEASE = "release"
     RELEASED = "released"
+    SLEEP = "sleep"
+    ASLEEP = "asleep"
+    NO_SLEEP = "no_sleep"
+    WAKE = "wake"
     GAP = "gap"
     NEED = "need"
     DEVICE_CLOSED = "device_closed"
@@ -69,7 +73,7 @@ class Kind(StrEnum):
 
 _NOTES = frozenset(
     {Kind.BLOCKED, Kind.LEAVE, Kind.READY, Kind.FAILED, Kind.GAP, Kind.NEED}
-    | {Kind.DEVICE_CLOSED, Kind.DEVICE_OPENED}
+    | {Kind.DEVICE_CLOSED, Kind.DEVICE_OPENED, Kind.ASLEEP, Kind.NO_SLEEP}
 )
 
 
@@ -136,6 +140,8 @@ class Encoder:
             ac.Cut: self._cut,
             ac.Fetch: lambda action: {"kind": Kind.FETCH, **_model(action.version)},
             ac.Start: self._start,
+            ac.Sleep: self._sleep,
+            ac.Wake: self._wake,
             ac.Stop: self._stop,
             ac.Release: self._stop,
             ac.Loaded: self._loaded,
@@ -265,6 +271,15 @@ class Encoder:
         placement = {charge.device: charge.bytes for charge in action.placement}
         of = {"instance": action.instance, **_model(action.version), "placement": placement}
         return {"kind": Kind.START, **of, "reason": action.reason}
+
+    def _sleep(self, action: ac.Sleep) -> Fields:
+        of = {"instance": action.instance, **self._of(action.instance), "rung": action.rung.name}
+        return {"kind": Kind.SLEEP, **of, "reason": _reason(action.reason)}
+
+    def _wake(self, action: ac.Wake) -> Fields:
+        placement = {charge.device: charge.bytes for charge in action.placement}
+        of = {"instance": action.instance, **self._of(action.instance), "rung": action.rung.name}
+        return {"kind": Kind.WAKE, **of, "placement": placement, "reason": action.reason}
 
     def _stop(self, action: ac.Stop | ac.Release) -> Fields:
         kind = Kind.STOP if isinstance(action, ac.Stop) else Kind.RELEASE

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import structlog
 
 from modelyard.core.events import DeviceLost, DeviceSeen, Event, Learned, Observed
+from modelyard.core.sleep import RAM
 from modelyard.core.state import Instance
-from modelyard.core.types import Device, DeviceKind, Need, Placement, Share
+from modelyard.core.types import Device, DeviceKind, Need, Placement, Rung, Share
 from modelyard.core.units import short
 from modelyard.engines.base import Files
 from modelyard.launchers.base import Launcher
@@ -26,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 GAP_TOLERANCE = 64 << 20  # bytes that a driver may keep for itself after an exit
 GAP_POLL = 0.02
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Observer:
@@ -84,8 +87,39 @@ class Observer:
         sizes = _by_share(estimate, instance.placement, own)
         footprint = self._footprints.observe(key, sizes, need=estimate, load_seconds=load_seconds)
         learned = self._learned(entry, footprint, estimate) if measured else need
+        learned = replace(learned, rungs=self._rungs(entry, entry.files))
         usual = footprint.load
         self._post(Learned(entry.spec.version, learned, usual.median if usual is not None else None))
+
+    def keep_asleep(
+        self,
+        entry: Entry,
+        instance: Instance,
+        rung: str,
+        own: Mapping[str, int] = NOTHING,
+        seconds: float | None = None,
+    ) -> None:
+        """Keep what an instance held when it slept on this rung, or how long it took to wake, and tell the
+        scheduler."""
+        need, files = instance.version.need, entry.files
+        found = next((each for each in need.rungs if each.name == rung), None) if need is not None else None
+        if need is None or files is None or found is None:
+            return
+        asleep = Need(found.shares)
+        sizes = _by_share(asleep, instance.awake or instance.placement, own)
+        self._footprints.observe(self._key(entry, files, rung), sizes, need=asleep, load_seconds=seconds)
+        learned = replace(need, rungs=self._rungs(entry, files))
+        self._post(Learned(entry.spec.version, learned, instance.version.load_seconds))
+
+    def _rungs(self, entry: Entry, files: Files) -> tuple[Rung, ...]:
+        """How it can sleep, as was measured or as its engine says."""
+        rungs = []
+        for rung in entry.engine.rungs(entry.spec, files):
+            footprint = self._footprints.get(self._key(entry, files, rung.name)) or Footprint()
+            learned = footprint.learned(Need(rung.shares, known=False))
+            seconds = None if footprint.load is None else footprint.load.median
+            rungs.append(Rung(rung.name, learned.shares, learned.known, seconds))
+        return tuple(rungs)
 
     def _compare(self, entry: Entry, key: Key, estimated: int, measured: int) -> None:
         """Say once how far the first estimate was from what an instance really takes of its own."""
@@ -115,11 +149,11 @@ class Observer:
             need = self.estimate(entry, entry.files)
             self._post(Learned(entry.spec.version, need, self.usual_load(entry)))
 
-    def _key(self, entry: Entry, files: Files) -> Key:
+    def _key(self, entry: Entry, files: Files, rung: str = "") -> Key:
         """What its footprints are kept by. One that was learned on one kind of devices says nothing of
         another."""
         kinds = {device.kind.value for device in self._devices.all if _may_use(entry, device)}
-        return key_of(entry.spec, files, "+".join(sorted(kinds)))
+        return key_of(entry.spec, files, "+".join(sorted(kinds)), rung)
 
     async def baseline(self, instance: Instance) -> Mapping[str, int]:
         """Bytes in use on each GPU of the instance's placement that are not its own: what must be left in
@@ -132,6 +166,30 @@ class Observer:
             for seen in await self._look()
             if seen.device in gpus
         }
+
+    async def held(self, instance: Instance, baseline: Mapping[str, int]) -> Mapping[str, int]:
+        """Its own bytes per device now; on a GPU that does not tell of processes, what is in use beyond
+        `baseline`."""
+        held: dict[str, int] = {}
+        for seen in await self._look():
+            if instance.id in seen.ours:
+                held[seen.device] = seen.ours[instance.id]
+            elif seen.device in baseline:
+                held[seen.device] = max(0, self._others(seen, instance) - baseline[seen.device])
+        return held
+
+    async def given_back(
+        self, instance: Instance, baseline: Mapping[str, int], most: Mapping[str, int], deadline: float
+    ) -> Mapping[str, int]:
+        """Wait until it holds no more than `most` bytes of its own on these devices, at the longest until the
+        loop's time is `deadline`. Returns what it holds."""
+        loop = asyncio.get_running_loop()
+        while True:
+            held = await self.held(instance, baseline)
+            enough = all(held.get(device, 0) <= size for device, size in most.items())
+            if enough or loop.time() + GAP_POLL >= deadline:
+                return held
+            await asyncio.sleep(GAP_POLL)
 
     async def gap(self, instance: Instance, baseline: Mapping[str, int], cap: float) -> Mapping[str, int]:
         """Wait until the GPUs have given back what the instance held, at most `cap` seconds.
@@ -159,7 +217,8 @@ class Observer:
         parameters, else what the engine says."""
         need = entry.engine.need(entry.spec, files)
         footprint = self._footprints.get(self._key(entry, files))
-        return need if footprint is None else self._learned(entry, footprint, need)
+        learned = need if footprint is None else self._learned(entry, footprint, need)
+        return replace(learned, rungs=self._rungs(entry, files))
 
     def timings(self, entry: Entry) -> tuple[Timing | None, Timing | None]:
         """How long loads of the same files and parameters usually took here, and how soon the first answers
@@ -238,7 +297,7 @@ def _by_share(need: Need, placement: Placement, own: Mapping[str, int]) -> list[
     Shares on a named device are found by its name; accelerator shares took the other devices in their order,
     as `placement.place` puts them.
     """
-    named = {share.on for share in need.shares}
+    named = {share.on for share in need.shares} | {RAM}
     others = iter([charge.device for charge in placement if charge.device not in named])
     devices = [next(others, "") if share.on == "accelerator" else share.on for share in need.shares]
     return [own.get(device, 0) for device in devices]

@@ -49,11 +49,17 @@ async def wait_healthy(pool: Pool, path: str) -> None:
 
 
 async def warm_up(pool: Pool, calls: Sequence[Call], deadline: float) -> None:
-    """Have it generate, one call after the other, until the loop's time is `deadline`; a call that begins
-    later has a second. Raises WarmUpFailed, WireError or TimeoutError, which names the call."""
+    """Have it generate. As `ask`."""
+    await ask(pool, calls, "its first generation", deadline)
+
+
+async def ask(pool: Pool, calls: Sequence[Call], usual: str, deadline: float) -> None:
+    """Make all these calls, one after the other, until the loop's time is `deadline`; one that begins later
+    has a second. Raises WarmUpFailed, WireError or TimeoutError, which names the call: `usual` where it has
+    no name."""
     loop = asyncio.get_running_loop()
     for call in calls:
-        what = call.name or "its first generation"
+        what = call.name or usual
         try:
             status, body = await pool.fetch(
                 call.method, call.path, call.body, timeout=max(1.0, deadline - loop.time())

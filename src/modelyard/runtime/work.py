@@ -15,7 +15,7 @@ import structlog
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.state import Instance
 from modelyard.engines.base import Work
-from modelyard.runtime.commands import Resident
+from modelyard.runtime.resident import Resident
 from modelyard.wire.errors import WireError
 
 TIMEOUT = 1.0  # seconds that an engine may take to say it

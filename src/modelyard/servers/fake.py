@@ -11,7 +11,6 @@ and httptools only: it has to be up in well under 100 ms.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -44,7 +43,7 @@ def main(argv: list[str]) -> int:
 
 
 async def _serve(address: str, model: str, script: Script, held: fake_memory.Held) -> int:
-    api = Api(model, script, Random(script.seed))
+    api = Api(model, script, Random(script.seed), held)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop.set)
@@ -73,14 +72,13 @@ async def _serve(address: str, model: str, script: Script, held: fake_memory.Hel
 async def _load(script: Script, held: fake_memory.Held, stopping: asyncio.Task[bool]) -> int | None:
     """Take the memory, then the time. The exit code when the process has to end, else None."""
     start = time.monotonic()
-    pools = os.environ.get(fake_memory.POOLS)
     if script.flood_output:
         await asyncio.to_thread(_flood, script.flood_output)
     if script.oom_at_load:
         _log("error: unable to allocate buffer: out of memory")
         return 1
     try:
-        await asyncio.to_thread(fake_memory.take, script.memory, Path(pools) if pools else None, held)
+        await asyncio.to_thread(fake_memory.take, script.memory, fake_memory.pools(), held)
     except fake_memory.OutOfMemory as error:
         _log(f"error: unable to allocate buffer: out of memory ({error})")
         return 1

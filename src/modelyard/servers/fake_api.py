@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from random import Random
 
-from modelyard.servers import fake_text
+from modelyard.servers import fake_memory, fake_text
 from modelyard.servers.fake_generation import Generation, crash
 from modelyard.servers.fake_script import Order, Script, order_from
 from modelyard.servers.plain_http import Exchange
@@ -33,8 +33,11 @@ class ApiError(Exception):
 class Api:
     """The state of one fake engine: whether it is loaded, its slots, its counters."""
 
-    def __init__(self, model: str, script: Script, random: Random) -> None:
+    def __init__(self, model: str, script: Script, random: Random, held: fake_memory.Held) -> None:
         self.loaded = False
+        self._held = held
+        self._asleep = False
+        self._woken = 0  # how many generations there were before it woke
         self._model = model
         self._script = script
         self._random = random
@@ -66,6 +69,10 @@ class Api:
             exchange.answer(503, {"status": "loading model", "error": body})
         elif key in _PLAIN:
             _PLAIN[key](self, exchange)
+        elif key in _TIERS and self._script.asleep:
+            await _TIERS[key](self, exchange)
+        elif self._asleep:
+            raise ApiError(503, "unavailable_error", "it sleeps")
         elif key in _GENERATIONS:
             api, chat = _GENERATIONS[key]
             await self._generate(exchange, self._body(exchange, api), chat)
@@ -90,6 +97,33 @@ class Api:
         if not isinstance(body, dict):
             raise ApiError(400, "invalid_request_error", "the body must be an object")
         return body
+
+    # -- sleep ------------------------------------------------------------------------------------------
+
+    async def _sleep(self, exchange: Exchange) -> None:
+        if self._script.refuse_sleep or any(self._busy):
+            raise ApiError(409, "conflict_error", "it does not sleep now")
+        if self._script.hang_at_sleep:
+            await asyncio.Event().wait()
+        if not self._script.keep_at_sleep:
+            await asyncio.to_thread(
+                fake_memory.take_instead, self._script.asleep, fake_memory.pools(), self._held
+            )
+        self._asleep = True
+        exchange.answer(200, {"asleep": True})
+
+    async def _wake(self, exchange: Exchange) -> None:
+        if self._script.refuse_wake:
+            raise ApiError(500, "server_error", "it does not wake")
+        try:
+            await asyncio.to_thread(
+                fake_memory.take_instead, self._script.memory, fake_memory.pools(), self._held
+            )
+        except fake_memory.OutOfMemory as error:
+            raise ApiError(500, "server_error", f"out of memory ({error})") from None
+        await asyncio.sleep(self._script.wake_time)
+        self._asleep, self._woken = False, self._requests
+        exchange.answer(200, {"asleep": False})
 
     # -- generations ------------------------------------------------------------------------------------
 
@@ -144,6 +178,7 @@ class Api:
             or script.health_ok_but_requests_hang
             or self._requests == script.hang_on_request
             or 0 < hang_from <= self._requests
+            or (script.hang_after_wake and 0 < self._woken < self._requests - 1)
         ):
             await asyncio.Event().wait()
         if order.status:
@@ -317,6 +352,10 @@ _PLAIN: dict[tuple[str, str], Callable[[Api, Exchange], None]] = {
     ("GET", "/v1/models"): Api._models,
     ("GET", "/slots"): Api._list_slots,
     ("GET", "/metrics"): Api._metrics,
+}
+_TIERS: dict[tuple[str, str], Callable[[Api, Exchange], Awaitable[None]]] = {
+    ("POST", "/sleep"): Api._sleep,
+    ("POST", "/wake"): Api._wake,
 }
 _GENERATIONS = {
     ("POST", "/v1/chat/completions"): ("chat", True),

@@ -88,6 +88,22 @@ def take(memory: Mapping[str, int], pools: Path | None, held: Held) -> None:
             held.pool(pools / device, size)
 
 
+def take_instead(memory: Mapping[str, int], pools: Path | None, held: Held) -> None:
+    """Give back what is held, and take this. Raises as `take`; then nothing is held."""
+    held.drop()
+    try:
+        take(memory, pools, held)
+    except (OutOfMemory, ValueError):
+        held.drop()
+        raise
+
+
+def pools() -> Path | None:
+    """The folder of all pools, by the environment."""
+    folder = os.environ.get(POOLS)
+    return Path(folder) if folder else None
+
+
 def size_of(pool: Path, file: str = "size") -> int | None:
     """The pool's size in bytes from its file `size` (or the number in another one); None when it has none."""
     try:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
+MAPPINGS = ("memory", "asleep")  # options that map a device to bytes
 APIS = ("chat", "completions", "embeddings", "rerank", "tokenize")
 
 
@@ -24,7 +25,10 @@ class Script:
     # how it works when nothing is wrong
     memory: Mapping[str, int] = field(default_factory=dict)
     """Bytes to take at load, by device: `ram`, or the name of a pool."""
+    asleep: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that it holds asleep, by device; with none it does not know how to sleep."""
     load_time: float = 0.0
+    wake_time: float = 0.0
     first_token_time: float = 0.0
     tokens_per_second: float = 0.0
     default_tokens: int = 16
@@ -46,6 +50,14 @@ class Script:
     flood_output: int = 0
     """Bytes without a newline that are written to standard output at load."""
     fork_grandchild: bool = False
+    # failures of sleep
+    refuse_sleep: bool = False
+    hang_at_sleep: bool = False
+    keep_at_sleep: bool = False
+    """Answer that it sleeps, and keep all its memory."""
+    refuse_wake: bool = False
+    hang_after_wake: bool = False
+    """Every generation after its warm-up."""
     # failures while serving
     crash_after_tokens: int = 0
     crash_mid_event: int = 0
@@ -108,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
         flag = "--" + option.name.replace("_", "-")
         if isinstance(default, bool):
             result.add_argument(flag, action="store_true", default=None)
-        elif option.name == "memory":
+        elif option.name in MAPPINGS:
             result.add_argument(flag, action="append", metavar="DEVICE=BYTES")
         elif option.name == "tool_calls":
             result.add_argument(flag, type=json.loads, metavar="JSON")
@@ -127,8 +139,9 @@ def parse(argv: Sequence[str]) -> tuple[str, str, Script]:
     try:
         options = json.loads(given.pop("script"))
         options |= {name: value for name, value in given.items() if value is not None}
-        if isinstance(options.get("memory"), list):
-            options["memory"] = _memory_from(options["memory"])
+        for name in MAPPINGS:
+            if isinstance(options.get(name), list):
+                options[name] = _memory_from(options[name])
         return address, model, script_from(options)
     except (ValueError, TypeError) as error:
         arguments.error(str(error))
@@ -157,8 +170,8 @@ def _problems(options: Mapping[str, object], like: Script | Order) -> list[tuple
         if not hasattr(like, name):
             known = ", ".join(option.name for option in fields(like))
             found.append((name, f"is not an option of the fake engine; there are {known}"))
-        elif name == "memory":
-            found += memory_problems("memory", value)
+        elif name in MAPPINGS:
+            found += memory_problems(name, value)
         elif name == "tool_calls":
             if not isinstance(value, list | tuple) or not all(_is_call(call) for call in value):
                 found.append((name, "must be a list of {name: TEXT, arguments: OBJECT}"))

@@ -95,7 +95,8 @@ BROKEN_PROMISES = _declare(
 LOADS = _declare(
     "load_seconds",
     Kind.HISTOGRAM,
-    "Time from the start of an instance until it was ready (outcome ready) or given up (outcome failed).",
+    "Time from the start of an instance until it was ready (outcome ready) or given up (outcome failed), or "
+    "until one that slept was ready again (outcome woken).",
     "model",
     "outcome",
     buckets=LOAD_BUCKETS,
@@ -238,8 +239,8 @@ class Metrics:
         fields = dict(note.fields)
         model = str(fields.get("model", NO_MODEL))
         if note.kind == "ready":
-            self.loads.of(model, "ready").observe(float(fields["seconds"]))
-        elif note.kind == "start":
+            self.loads.of(model, "woken" if "rung" in fields else "ready").observe(float(fields["seconds"]))
+        elif note.kind in ("start", "wake"):
             if model in self._room_made:
                 self.swaps.add(model, self._room_made.pop(model))
             if model in self._failed:
