@@ -17,6 +17,7 @@ from e2e import served
 from engines.demo_model import demo_gguf
 from gateway.live_yard import LiveYard, live_yard
 from launchers.process_table import alive
+from modelyard.core.events import DeviceSeen
 from modelyard.core.state import Instance
 from modelyard.launchers import attached
 from waiting import until
@@ -119,6 +120,8 @@ async def test_a_template_that_is_none_is_said_with_its_path() -> None:
 async def test_too_little_memory_is_said_as_that() -> None:
     """Ollama looks at what the machine has before it loads, and lives on."""
     async with own() as yard:
+        await yard.unload((await yard.load(NAMES[0])).version.spec.model)  # what it takes is known
+        await until(lambda: not yard.state.instances)
         entry = next(entry for entry in yard.driver.entries.values() if entry.spec.model == NAMES[0])
         entry.spec = replace(entry.spec, slots=20_000, parameters={**entry.spec.parameters, "context": 8192})
         answer = await yard.chat(NAMES[0])
@@ -186,17 +189,13 @@ async def test_attached_what_others_load_there_is_foreign(tmp_path: Path) -> Non
     with there(tmp_path) as ollama:
         async with beside(ollama.url) as yard:
             instance = await yard.load(NAMES[0])
-            await yard.driver.observer.look()
-            account = yard.state.ledger.devices["ram"]
-            before, own = account.foreign, held(yard, instance)
+            own = held(yard, instance)
             ollama.keep("other", -1)
-
-            async def seen() -> bool:
-                await yard.driver.observer.look()
-                return account.foreign - before > LOADED / 2  # others come and go on a machine
-
-            await until(seen)
-            assert held(yard, instance) == own
+            assert len(ollama.loaded()) == 2
+            (ram,) = (seen for seen in await yard.driver.observer._look() if seen.device == "ram")
+            assert ram.ours == {instance.id: own}
+            yard.driver.post(DeviceSeen(ram.device, ram.total, ram.free, ram.ours))
+            assert yard.state.ledger.devices["ram"].foreign == ram.total - ram.free - own
             await yard.unload(NAMES[0])
             await until(lambda: list(ollama.loaded()) == ["other:latest"])
 
