@@ -131,6 +131,14 @@ class Client:
         """Let the instances of a model finish (`now`: cut them) and stop them."""
         return self._object("POST", f"/admin/models/{_path(model)}/unload", {"now": now, "wait": wait})
 
+    def fence(self, device: str, reason: str = "by order", *, now: bool = False) -> Json:
+        """Place nothing on a device any more; who is there finishes (`now`: is cut) and leaves."""
+        return self._object("POST", f"/admin/devices/{_path(device)}/fence", {"reason": reason, "now": now})
+
+    def unfence(self, device: str) -> Json:
+        """Use a fenced device again."""
+        return self._object("POST", f"/admin/devices/{_path(device)}/unfence")
+
     # -- the registry -------------------------------------------------------------------------------------
 
     def register(self, name: str | None = None, /, description: str = "", **fields: Any) -> Json:

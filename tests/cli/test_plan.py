@@ -114,3 +114,35 @@ def test_a_wait_is_a_number_of_seconds(seconds: str) -> None:
     assert refused.returncode == 2
     assert "--max-wait" in refused.stderr
     assert "is not a number of seconds from 0 on" in refused.stderr
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PLANS = Path(__file__).parent / "plans"
+
+
+@pytest.mark.parametrize("name", ["two-24gb-gpus", "four-gpus-dp-mp", "two-gpus"])
+def test_the_plan_of_a_start_is_told_without_a_server(name: str, tmp_path: Path) -> None:
+    made = run("plan", "--config", str(EXAMPLES / f"{name}.yaml"), HOME=str(tmp_path), COLUMNS="120")
+    assert made.returncode == 0, made.stderr
+    lines = [line.rstrip() for line in made.stdout.splitlines()]
+    assert lines == (PLANS / f"{name}.txt").read_text().splitlines()
+
+
+def test_a_start_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "modelyard.yaml"
+    path.write_text(
+        "devices: {g: {kind: declared, memory: 1MB}}\n"
+        "models: {a: {engine: fake, parameters: {memory: {accelerator: 2000000}}}}"
+    )
+    refused = run("plan", "--config", str(path), HOME=str(tmp_path))
+    assert refused.returncode != 0
+    assert "models.a: needs 2000000 bytes (2.0 MB) and can never fit" in refused.stderr
+    both = run("plan", "load", "a", "--config", str(path))
+    assert both.returncode == 2
+
+
+def test_the_plan_of_a_start_as_json(tmp_path: Path) -> None:
+    path = str(EXAMPLES / "four-gpus-dp-mp.yaml")
+    told = json.loads(run("plan", "--config", path, "--json", HOME=str(tmp_path)).stdout)
+    starts = [sorted(step["memory"]) for step in told["steps"] if step["does"] == "start"]
+    assert starts == [["gpu0", "gpu2"], ["gpu1", "gpu3"]]

@@ -143,8 +143,8 @@ MUTANTS: dict[str, tuple[Callable[[], None], Callable[..., object], str, str]] =
     "retry granted the failed instance": (
         a_retry_goes_elsewhere,
         dispatch.pick,
-        "free > most and instance.id not in exclude",
-        "free > most",
+        "> 0 and each.id not in exclude",
+        "> 0",
     ),
 }
 

@@ -39,8 +39,8 @@ def test_ten_thousand_requests_are_shared_evenly(at_a_time: int) -> None:
     yard, key = replicas()
     chance, running, shares = random.Random(at_a_time), list[str](), Counter[str]()
     for number in range(10_000):
-        if len(running) >= at_a_time:  # the oldest ends, or one that is not much younger
-            yard.finish(running.pop(chance.randrange(min(3, len(running)))))
+        if len(running) >= at_a_time:
+            yard.finish(running.pop(chance.randrange(len(running))))
         shares[ask(yard, f"r{number}", key)] += 1
         running.append(f"r{number}")
     even(shares, 4)

@@ -86,6 +86,32 @@ def unload(
         typer.echo(f"{answer['model']} is leaving: {instances}")
 
 
+DeviceName = Annotated[str, typer.Argument(metavar="DEVICE", help="A device, as `devices` names it.")]
+
+
+def fence(
+    device: DeviceName,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    reason: Annotated[
+        str, typer.Option(help="Told to whoever asks why nothing is placed there.")
+    ] = "by order",
+    now: Annotated[bool, typer.Option("--now", help="Cut what runs there.")] = False,
+) -> None:
+    """Place nothing on a device any more: who is there finishes what runs, and leaves."""
+    with connect(url, key) as client:
+        there = client.fence(device, reason, now=now)["instances"]
+    leaving = ", ".join(use["instance"] for use in there)
+    typer.echo(f"{device} is fenced; {f'{leaving} leave it' if leaving else 'nobody is there'}")
+
+
+def unfence(device: DeviceName, url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """Use a fenced device again."""
+    with connect(url, key) as client:
+        closed = client.unfence(device)["closed"]
+    typer.echo(f"{device} is {closed or 'in use again'}")
+
+
 def logs(
     instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="An instance, as `ps` names it.")],
     url: Url = DEFAULT_URL,

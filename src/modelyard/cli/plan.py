@@ -39,6 +39,10 @@ def plan(
         Path | None,
         typer.Option("-f", "--file", help="Plan to serve this configuration instead; see `apply`."),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("-c", "--config", help="Plan a start with this configuration here, without a server."),
+    ] = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
     evict: Annotated[bool, typer.Option(help="load: put others out for it.")] = True,
@@ -53,29 +57,67 @@ def plan(
 ) -> None:
     """Show what loading, unloading or asking a model, or serving a file, would do, and why; with --apply, do
     exactly that."""
-    if (action is None) == (file is None) or (action is None) != (model is None):
-        raise typer.BadParameter("name an action and a model, or --file")
+    if sum(each is not None for each in (action, file, config)) != 1 or (action is None) != (model is None):
+        raise typer.BadParameter("name an action and a model, or --file, or --config")
+    if config is not None and apply:
+        raise typer.BadParameter("nothing is served that --apply could change: use `serve`")
     _refuse_foreign(action, evict=not evict, now=now, priority=priority, max_wait=max_wait)
     options: dict[Action, dict[str, Any]] = {
         Action.LOAD: {"evict": evict},
         Action.UNLOAD: {"now": now},
         Action.REQUEST: {"priority": priority, "max_wait": max_wait},
     }
+    if config is not None:
+        made = _without_server(config)
+        _show(made, as_json=as_json)
+        if not as_json:
+            typer.echo(_fits(made["steps"]))
+        return
     with connect(url, key) as client:
         if action is not None and model is not None:
             made = client.plan(action.value, model, **options[action])
         else:
             made = client.plan_config(file)
         if not as_json:
-            from modelyard.cli import plan_tables, tables
-
-            plan_tables.print_plan(tables.console(), made)
+            _show(made, as_json=False)
         done = client.apply_plan(made["id"]) if apply else None
     if as_json:
         print_json({**made, "applied": done})
     elif done is not None:
         state = "done" if done["done"] else "under way"
         typer.echo(f"{done['order']}: {state} after {done['seconds']:.2f} s")
+
+
+def _without_server(path: Path) -> dict[str, Any]:
+    """The plan of a start with this configuration."""
+    import asyncio
+
+    from modelyard.compose.offline import plan_of
+    from modelyard.config import load
+    from modelyard.gateway.kept_plans import Kept
+    from modelyard.gateway.plan import view_of
+    from modelyard.telemetry import log_output
+
+    log_output.configure(quiet=True)
+    made = Kept(f"serve {path.name}", asyncio.run(plan_of(load(path))))
+    return view_of(made).model_dump(mode="json", by_alias=True, exclude={"id", "preconditions"})
+
+
+def _fits(steps: list[dict[str, Any]]) -> str:
+    """Whether all of it is in memory at once."""
+    left = dict.fromkeys(f"{step['model']} for {step['for']}" for step in steps if step["does"] == "leave")
+    if left:
+        return f"Not all of it fits at once: who is not in use leaves ({', '.join(left)})."
+    return "All of it fits at once: nobody has to leave for another."
+
+
+def _show(made: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(made)
+        return
+    from modelyard.cli import plan_tables, tables
+
+    plan_tables.print_plan(tables.console(), made)
 
 
 def _refuse_foreign(action: Action | None, **given: object) -> None:

@@ -25,7 +25,8 @@ def print_plan(where: Console, made: Json) -> None:
         where.print(
             escape(f"{device['device']}: {size(free['before'])} free now, {size(free['after'])} then")
         )
-    rests = made["preconditions"]
+    if not (rests := made.get("preconditions")):
+        return
     table = new(prose=("holds while", "is", ""))
     for each in rests[:LISTED]:
         table.add_row(escape(each["name"]), escape(each["value"]), escape(each["note"]))

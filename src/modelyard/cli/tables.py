@@ -97,6 +97,7 @@ def print_devices(console: Console, devices: Iterable[Json]) -> None:
         gpu = device["kind"] in ("cuda", "rocm")
         name = escape(f"{device['name']} {device['id'][:12]}" if gpu else device["id"])
         drawn = (bar(device),) if with_bars else ()
+        holders += [f"[red]{escape(device['closed'])}[/]"] if device["closed"] else []
         table.add_row(name, *drawn, *numbers, "\n".join(holders) or "-")
     show(console, table)
 

@@ -5,27 +5,31 @@ Called by the scheduler's request handlers; reads only.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from zlib import crc32
 
 from modelyard.core.state import LIVE, Instance, Version, Waiting
 
 NOBODY: frozenset[str] = frozenset()
+ABOUT = 4  # a quarter of the slots more or less: as free
 
 
 def pick(version: Version, exclude: frozenset[str] = NOBODY, prefix: int | None = None) -> Instance | None:
-    """The ready instance with the most free slots that did not fail this request; of several, the one that
-    was given a request longest ago. With a `prefix`, the one that this beginning leads to, among those that
-    have a free slot. None when all are full."""
+    """A ready instance with a free slot that did not fail this request; None when all are full. Of several,
+    one that is about as free as any, and of those the one that was given the fewest requests. With a
+    `prefix`, the one that this beginning leads to."""
+    found = [
+        (free, each) for each in version.ready if (free := each.free_slots()) > 0 and each.id not in exclude
+    ]
+    if len(found) < 2:
+        return found[0][1] if found else None
     if prefix is not None:
-        those = [each for each in version.ready if each.free_slots() > 0 and each.id not in exclude]
-        return max(those, key=lambda each: _attraction(prefix, each.id), default=None)
-    best: Instance | None = None
-    most = 0
-    for instance in version.ready:  # in the order of their last grants
-        free = instance.free_slots()
-        if free > most and instance.id not in exclude:
-            best, most = instance, free
-    return best
+        return max((each for _, each in found), key=lambda each: _attraction(prefix, each.id))
+    least = max(free for free, _ in found) - version.capacity // ABOUT
+    return min((each for free, each in found if free >= least), key=_granted)
+
+
+_granted = attrgetter("granted")
 
 
 def _attraction(prefix: int, instance: str) -> tuple[int, str]:

@@ -103,6 +103,7 @@ class Instance:
     ready_at: float = inf
     idle_since: float = inf
     leases: dict[str, Lease] = field(default_factory=dict)
+    granted: int = 0  # requests; one that becomes ready counts as those beside it
     strikes: int = 0
     suspect: bool = False
     last_success: float = -inf

@@ -13,6 +13,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
+from modelyard.core.events import FenceAsked
 from modelyard.errors import (
     CannotLoad,
     InstanceNotFound,
@@ -67,6 +68,7 @@ def admin_router(
     router = APIRouter(prefix="/admin", dependencies=[Depends(needs_json)])
     followers = follow.Followers(lambda: live.keys)
     _add_reading(router, driver, snapshot)
+    _add_fences(router, driver, snapshot)
     _add_instances(router, driver, snapshot)
     _add_logs(router, driver, snapshot, followers)
     _add_events(router, driver, snapshot, followers)
@@ -100,6 +102,31 @@ def _add_reading(router: APIRouter, driver: Driver, snapshot: Snapshot) -> None:
     async def models() -> list[views.ModelView]:
         """Every model with what scheduling knows of it."""
         return snapshot.models()
+
+
+def _add_fences(router: APIRouter, driver: Driver, snapshot: Snapshot) -> None:
+    def device(name: str) -> views.DeviceView:
+        found = next((one for one in snapshot.devices({}) if one.id == name), None)
+        if found is None:
+            known = ", ".join(driver.scheduler.state.ledger.devices)
+            raise NotFound(f"There is no device {name}; there are {known}.")
+        return found
+
+    @router.post("/devices/{name}/fence", tags=["status"], responses=refusals(NotFound, UnsupportedMediaType))
+    async def fence(name: str, order: Annotated[views.FenceOrder | None, Body()] = None) -> views.DeviceView:
+        """Place nothing on this device any more; who is there finishes what runs, and leaves. Does not
+        wait."""
+        order = order or views.FenceOrder()
+        device(name)
+        driver.post(FenceAsked(name, order.reason, order.now))
+        return device(name)
+
+    @router.post("/devices/{name}/unfence", tags=["status"], responses=refusals(NotFound))
+    async def unfence(name: str) -> views.DeviceView:
+        """Use this device again. One that is lost comes back by itself."""
+        device(name)
+        driver.post(FenceAsked(name))
+        return device(name)
 
 
 def _add_instances(router: APIRouter, driver: Driver, snapshot: Snapshot) -> None:

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from modelyard.core.events import Arrived
-from modelyard.core.types import OutcomeKind
+from modelyard.core.types import Affinity, OutcomeKind
 from modelyard.errors import (
     BrokenPromise,
     EngineError,
@@ -24,6 +24,7 @@ from modelyard.errors import (
     ModelyardError,
     NoAlternative,
 )
+from modelyard.gateway.affinity import prefix_of
 from modelyard.gateway.demand import Demand
 from modelyard.gateway.engine_errors import overflow, refusal
 from modelyard.gateway.exchange import Disconnected, Exchange
@@ -173,6 +174,7 @@ class _Serving:
                 demand.exclude,
                 self._since,
                 demand.load,
+                prefix_of(demand.body) if policy.affinity is Affinity.PREFIX else None,
             ),
             demand.kind,
         )

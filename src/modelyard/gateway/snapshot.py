@@ -71,10 +71,15 @@ class Snapshot:
         found = views.Health(
             config="refused" if self._live.standing.problem else None,
             journal=lost,
+            devices=self._closed() or None,
             state_file=self._driver.launcher.problem or None,
             registry=self._catalog.problem or self._catalog.unkept or None,
         )
         return found.model_copy(update={"status": "degraded"}) if found != views.Health() else found
+
+    def _closed(self) -> dict[str, str]:
+        accounts = self._state.ledger.devices
+        return {device: account.closed for device, account in accounts.items() if account.closed}
 
     def readiness(self) -> views.Readiness:
         """Whether a request for at least one model could be served, with the reason when not."""
@@ -133,7 +138,9 @@ class Snapshot:
             for kind in ("budget", "reserved", "observed", "foreign", "free")
         }
         refused = bool(self._live.standing.problem)
-        return Gauges(states, queued, leases, sizes, refused, **self._driver.work.by_version())
+        closed = {name: bool(account.closed) for name, account in self._state.ledger.devices.items()}
+        work = self._driver.work.by_version()
+        return Gauges(states, queued, leases, sizes, refused, closed=closed, **work)
 
     # -- models -------------------------------------------------------------------------------------------
 
@@ -333,6 +340,9 @@ class Snapshot:
                     observed=account.observed,
                     foreign=account.foreign,
                     free=account.free,
+                    closed=account.closed,
+                    group=device.group,
+                    exclusive=device.exclusive,
                     instances=uses,
                 )
             )

@@ -58,6 +58,9 @@ class Health(View):
     journal: JournalHealth | None = Field(
         default=None, description="Only when records were lost or the disk takes none."
     )
+    devices: dict[str, str] | None = Field(
+        default=None, description="Only when some are lost or fenced: why, by device."
+    )
     state_file: str | None = Field(
         default=None,
         description="Only when the file that names what runs cannot be written: what the disk says.",
@@ -255,6 +258,9 @@ class DeviceView(View):
     observed: int
     foreign: int
     free: int
+    closed: str = Field(description="Why nothing is placed on it: lost, or fenced; empty when it is in use.")
+    group: str = Field(description="Devices of one group are linked; empty where nobody knows.")
+    exclusive: str = Field(description="The engine profile whose models alone go there; empty: any.")
     instances: list[DeviceUse]
 
 
@@ -337,6 +343,11 @@ class Order(BaseModel):
 class LoadOrder(Order):
     wait: bool = Field(default=True, description="Answer when it is ready, or with what stood in the way.")
     evict: bool = Field(default=True, description="Put others out for it; false: only in free memory.")
+
+
+class FenceOrder(Order):
+    reason: str = Field(default="by order", min_length=1, max_length=200, examples=["a new fan"])
+    now: bool = Field(default=False, description="Cut what runs there.")
 
 
 class UnloadOrder(Order):

@@ -159,6 +159,9 @@ ACCEPTED = _declare(
     "model",
     "version",
 )
+DEVICE_CLOSED = _declare(
+    "device_closed", Kind.GAUGE, "1 while nothing is placed on a device: it is lost, or fenced.", "device"
+)
 CONFIG_REFUSED = _declare(
     "config_refused",
     Kind.GAUGE,
@@ -197,6 +200,7 @@ class Snapshot:
     leases: Mapping[str, int] = field(default_factory=dict)
     devices: Mapping[tuple[str, str], int] = field(default_factory=dict)
     config_refused: bool = False
+    closed: Mapping[str, bool] = field(default_factory=dict)
     batch: Mapping[tuple[str, str], float] = field(default_factory=dict)
     kv_use: Mapping[tuple[str, str], float] = field(default_factory=dict)
     accepted: Mapping[tuple[str, str], float] = field(default_factory=dict)
@@ -290,6 +294,7 @@ class Metrics:
         yield gauge(BATCH_SIZE, now.batch.items())
         yield gauge(KV_USE, now.kv_use.items())
         yield gauge(ACCEPTED, now.accepted.items())
+        yield gauge(DEVICE_CLOSED, (((device,), int(closed)) for device, closed in now.closed.items()))
         yield gauge(CONFIG_REFUSED, [((), int(now.config_refused))])
 
     @staticmethod
