@@ -6,8 +6,11 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 from cli.command_line import run
 from gateway.live_yard import child_yard, fake, short_folder
+from modelyard.cli import installed
 
 
 async def test_profiles_are_put_listed_and_removed() -> None:
@@ -34,6 +37,14 @@ async def test_profiles_are_put_listed_and_removed() -> None:
             assert "holds no fields" in await order("put", "org/slow", "-f", str(file), code=2)
             assert await order("rm", "org/slow") == "org/slow is gone\n"
             assert "There is no engine profile" in await order("rm", "org/slow", code=1)
+
+
+def test_brackets_of_an_extra_are_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installed, "_rows", lambda: [installed.Row("x", "golden", "run pip install 'a[b]'")])
+    installed.engines()
+    assert "run pip install 'a[b]'" in capsys.readouterr().out
 
 
 def test_the_engines_of_this_machine(tmp_path: Path) -> None:

@@ -24,11 +24,13 @@ def engines(as_json: AsJson = False) -> None:
     if as_json:
         print_json([asdict(row) for row in rows])
         return
+    from rich.markup import escape
+
     from modelyard.cli import tables
 
-    table = tables.new("engine", "verified", "here")
+    table = tables.new("engine", "verified", prose=("here",))
     for row in rows:
-        table.add_row(row.engine, row.verified, row.missing or "can be run")
+        table.add_row(row.engine, row.verified, escape(row.missing) or "can be run")
     tables.show(tables.console(), table)
 
 

@@ -355,7 +355,7 @@ class RegistrySection(Section):
     allow_programs: Flag = Field(
         default=False,
         description="Whoever has the scope `admin` may say over the API which programs are run on this "
-        "machine: `program` and `environment` of engine profiles, `extra_args` of models.",
+        "machine: `program` and `environment` of engine profiles, `extra_args` of models, and the like.",
     )
 
 
