@@ -291,6 +291,20 @@ async def test_a_generation_that_breaks_off_is_an_error_before_and_within_a_stre
         assert (await server.stats())["processing"] == 0
 
 
+async def test_a_failure_of_its_own_ends_the_connection_and_frees_the_slot() -> None:
+    class Broken(Speaker):
+        def start(self, job: Job) -> None:
+            if not self.jobs:
+                self.jobs.append(job)
+                raise KeyError("of our own making")
+            super().start(job)
+
+    async with served(Broken(), slots=1) as server:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await server.post(TEXT, prompt="p")
+        assert (await server.post(TEXT, prompt="p", max_tokens=1)).status_code == 200
+
+
 async def test_it_sleeps_when_it_is_idle_and_answers_nothing_until_it_wakes() -> None:
     async with served(Speaker(at_once=False)) as server:
         asking = asyncio.create_task(server.post(TEXT, prompt="p", max_tokens=1))

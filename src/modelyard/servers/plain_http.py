@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -189,7 +190,12 @@ class Connection(asyncio.Protocol):
         self._task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, exchange: Exchange) -> None:
-        await self._handler(exchange)
+        try:
+            await self._handler(exchange)
+        except Exception:  # whatever was sent is no answer: who waits for the rest shall know
+            traceback.print_exc()
+            self._close()
+            return
         self._task = self.departure = None
         if exchange.last:
             self._close()

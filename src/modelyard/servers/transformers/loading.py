@@ -77,7 +77,7 @@ class Tokenizer:
         given = {**more, "tokenize": True, "return_dict": False, "add_generation_prompt": True}
         try:
             return list(self._tokenizer.apply_chat_template(list(messages), **given))
-        except TemplateError as error:
+        except (TemplateError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"the model's chat template refuses these messages: {error}") from None
 
     def decode(self, tokens: Sequence[int], special: bool = False) -> str:
