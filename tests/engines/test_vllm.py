@@ -17,6 +17,7 @@ ENGINE = VllmEngine()
 PROFILE = Profile("vllm", "vllm", found={"vllm": "/opt/bin/vllm"})
 SOCKET = Address(path="/run/i1.sock")
 BLOCK = 128
+GB = 10**9
 
 # Two layers of 3 heads of 64, for 1,000 tokens at most.
 CONFIG: Mapping[str, object] = {
@@ -104,13 +105,13 @@ class TestCommand:
         )
         placement = (
             Charge("ram", 1, total=1),
-            *(Charge(f"GPU-{number}", 6, total=24 + number) for number in range(4)),
+            *(Charge(f"GPU-{number}", 6 * GB, total=(24 + number) * GB) for number in range(4)),
         )
         made = command(full, placement, files(lora0=1000, draft=2000))
         assert " ".join(made.argv) == (
             "/opt/bin/vllm serve /c/qwen --uds /run/i1.sock --served-model-name base --enable-lora"
             ' --lora-modules {"name": "qwen", "path": "/c/lora0"} --max-model-len 1000 --max-num-seqs 3'
-            f" --kv-cache-memory-bytes {10 << 20} --gpu-memory-utilization 0.2500"
+            f" --kv-cache-memory-bytes {10 << 20} --gpu-memory-utilization 0.2250"
             " --tensor-parallel-size 2 --pipeline-parallel-size 2"
             " --dtype float16 --quantization awq --kv-cache-dtype fp8 --max-num-batched-tokens 4096"
             " --no-enable-prefix-caching --no-enforce-eager --seed 7 --max-lora-rank 32"

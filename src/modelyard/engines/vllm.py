@@ -17,7 +17,7 @@ from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import openai_http, vllm_memory, vllm_options
 from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile, Work
 from modelyard.engines.exposition import ratio, sums
-from modelyard.engines.vllm_memory import BATCH, DEFAULT_CONTEXT, MIB, Model, Plan
+from modelyard.engines.vllm_memory import BATCH, CUDA_CONTEXT, DEFAULT_CONTEXT, MIB, Model, Plan
 
 PROGRAM = "vllm"
 _BASE = "base"  # what the model under an adapter is called; nobody asks for it
@@ -261,9 +261,14 @@ def _name(spec: Spec, files: Files) -> list[str]:
 def _memory(plan: Plan, placement: Placement, files: Files) -> list[str]:
     cache = vllm_memory.kv_cache(plan, files)
     argv = ["--kv-cache-memory-bytes", str(cache)] if cache else []
-    parts = [charge.bytes / charge.total for charge in placement if charge.device != "ram" and charge.total]
-    if parts and not plan.on_ram:  # it does not start where less than this is free
-        argv += ["--gpu-memory-utilization", f"{min(max(parts), 1.0):.4f}"]
+    # It does not start where less than this is free, and looks when its CUDA context is there already.
+    parts = [
+        (charge.bytes - CUDA_CONTEXT) / charge.total
+        for charge in placement
+        if charge.device != "ram" and charge.total
+    ]
+    if parts and not plan.on_ram:
+        argv += ["--gpu-memory-utilization", f"{min(max(*parts, 0.01), 1.0):.4f}"]
     return argv
 
 
