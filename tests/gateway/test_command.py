@@ -1,0 +1,57 @@
+"""Models of the engine `command` in a yard: it runs the fake engine by a template."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from gateway.live_yard import live_yard, right_text
+
+ENGINES = {"own": {"type": "command", "program": sys.executable}}
+FAKE = ["-m", "modelyard.servers.fake", "--address", "{address}", "--slots", "{slots}"]
+
+
+def own(*arguments: str, **parameters: Any) -> dict[str, Any]:
+    return {"engine": "own", "parameters": {"arguments": [*FAKE, *arguments], **parameters}}
+
+
+async def test_on_a_port_and_on_a_socket() -> None:
+    models = {
+        "port": own("--model", "{model}", memory={"ram": "50MB"}),
+        "socket": own("--model", "{model}", memory={"ram": "50MB"}, socket=True),
+    }
+    async with live_yard(models, engines=ENGINES, devices={}) as yard:
+        for name in models:
+            answer = await yard.chat(name)
+            assert (answer.status, answer.text) == (200, right_text(name, "hi", 4))
+            instance = yard.ready(name)
+            assert instance is not None
+            endpoint = yard.driver.commands.residents[instance.id].endpoint
+            assert endpoint is not None
+            assert bool(endpoint.address.path) is (name == "socket")
+            (charge,) = instance.placement
+            assert (charge.device, charge.bytes) == ("ram", 50_000_000)
+
+
+async def test_what_it_takes_is_measured_where_nothing_is_said() -> None:
+    models = {"a": own("--model", "{model}", "--memory", "ram=30000000")}
+    async with live_yard(models, engines=ENGINES, devices={}) as yard:
+        await yard.load("a")
+        await yard.unload("a")
+        (charge,) = (await yard.load("a")).placement
+        assert 30_000_000 < charge.bytes < 90_000_000
+
+
+async def test_its_own_name_for_the_model() -> None:
+    models = {"a": own("--model", "inner", model_name="inner", memory={"ram": "50MB"})}
+    async with live_yard(models, engines=ENGINES, devices={}) as yard:
+        assert (await yard.chat("a")).text == right_text("inner", "hi", 4)
+
+
+async def test_what_ends_at_once_says_its_last_words() -> None:
+    models = {"a": own("--model", "{model}", "--nonsense", memory={"ram": "50MB"})}
+    async with live_yard(models, engines=ENGINES, devices={}) as yard:
+        answer = await yard.chat("a")
+        assert (answer.status, answer.code) == (503, "cannot_load")
+        assert "bad_arguments: exit code 2" in answer.message
+        assert "unrecognized arguments: --nonsense" in answer.message
