@@ -109,3 +109,47 @@ models: {{a: {{engine: own}}, b: {{engine: own}}, c: {{engine: other}}}}
     finally:
         store.close()
         devices.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "devices"),
+    [
+        ("engine: own", ("gpu0",)),
+        ("engine: fake", ()),
+        ("engine: fake, devices: [gpu0]", "gpu0 is for the models of the engine profile 'own' alone"),
+    ],
+)
+def test_an_exclusive_device_is_for_its_models_alone(
+    tmp_path: Path, model: str, devices: tuple[str, ...] | str
+) -> None:
+    text = (
+        "devices: {gpu0: {kind: declared, memory: 1MB}, gpu1: {kind: declared, memory: 1MB}}\n"
+        "engines: {own: {type: fake, devices: [gpu0], exclusive: true}}\n"
+        f"models: {{m: {{{model}}}}}"
+    )
+    config = load(None, text, engine_types=["fake"])
+    found, store = Devices.discover(config.all_devices, {}), Store(tmp_path / "store")
+    try:
+        if isinstance(devices, str):
+            with pytest.raises(ConfigErrors, match=devices):
+                entries_of(config, config.models, found, store)
+        else:
+            assert entries_of(config, config.models, found, store)["m"].spec.devices == devices
+    finally:
+        store.close()
+        found.close()
+
+
+def test_who_has_no_accelerator_left_is_run_in_host_memory(tmp_path: Path) -> None:
+    text = (
+        "devices: {gpu0: {kind: declared, memory: 1MB}}\n"
+        "engines: {own: {type: fake, devices: [gpu0], exclusive: true}}\n"
+        "models: {m: {engine: fake}}"
+    )
+    config = load(None, text, engine_types=["fake"])
+    found, store = Devices.discover(config.all_devices, {}), Store(tmp_path / "store")
+    try:
+        assert entries_of(config, config.models, found, store)["m"].spec.devices == ("ram",)
+    finally:
+        store.close()
+        found.close()

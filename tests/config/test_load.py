@@ -417,6 +417,26 @@ def test_parallelism_is_a_part_of_a_version() -> None:
         text("models: {a: {engine: fake, parallel: {tensor: 0}}}")
 
 
+def test_replicas_are_both_bounds_at_once() -> None:
+    config = text("defaults: {max_replicas: 3}\nmodels: {a: {engine: fake, replicas: 2}, b: {engine: fake}}")
+    bounds = [(one.policy.min_replicas, one.policy.max_replicas) for one in config.models]
+    assert bounds == [(2, 2), (0, 3)]
+    for field in ("min_replicas: 1", "max_replicas: 2"):
+        with pytest.raises(ConfigErrors, match=r"models\.a\.replicas: is min_replicas and max_replicas"):
+            text(f"models: {{a: {{engine: fake, replicas: 2, {field}}}}}")
+
+
+def test_where_models_go_is_said_by_the_nearest() -> None:
+    config = text(
+        "defaults: {placement: spread}\n"
+        "engines: {packed: {type: fake, placement: pack}, plain: {type: fake}}\n"
+        "models: {a: {engine: packed}, b: {engine: plain}, c: {engine: packed, placement: spread}}"
+    )
+    assert [one.policy.placement.value for one in config.models] == ["pack", "spread", "spread"]
+    with pytest.raises(ConfigErrors, match="placement: must be 'pack' or 'spread'"):
+        text("models: {a: {engine: fake, placement: random}}")
+
+
 def test_what_a_version_demands_of_its_file_is_a_part_of_it() -> None:
     fields = ("", "sha256: ", "allow_pickle: true")
     specs = [
@@ -462,7 +482,9 @@ def test_the_schema_names_every_section_and_forbids_others() -> None:
         "include",
     } == set(schema["properties"])
     assert set(Policy.__dataclass_fields__) <= set(schema["$defs"]["ModelSection"]["properties"])
-    assert {*Policy.__dataclass_fields__, "price", "replicas"} == set(schema["$defs"]["PolicySection"]["properties"])
+    assert {*Policy.__dataclass_fields__, "price", "replicas"} == set(
+        schema["$defs"]["PolicySection"]["properties"]
+    )
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.yaml")))

@@ -15,17 +15,19 @@ from types import SimpleNamespace
 import pytest
 from structlog.testing import capture_logs
 
-from modelyard.config import DeviceSetting
+from modelyard.config import ConfigErrors, DeviceSetting, load
 from modelyard.core.memory import DeviceLedger
 from modelyard.core.placement import place
 from modelyard.core.types import Charge, DeviceKind, Need, NoFit, Share, Spec
 from modelyard.errors import ConfigError
 from modelyard.runtime.devices import Devices
-from modelyard.runtime.devices.nvml import GPU_RESERVE, Cuda, Gpu, PyNvml
+from modelyard.runtime.devices.declared import LOST
+from modelyard.runtime.devices.nvml import GPU_RESERVE, Cuda, Gpu, Link, PyNvml
 from modelyard.runtime.devices.ram import Ram, default_reserve, private_bytes
 from modelyard.runtime.devices.rocm import Rocm
-from modelyard.runtime.devices.source import masked
+from modelyard.runtime.devices.source import DeviceGone, masked
 from modelyard.runtime.observer import _by_share
+from modelyard.servers import fake_memory
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -40,12 +42,19 @@ class Driver:
         self.free = {gpu.uuid: gpu.total for gpu in self.list}
         self.by_pid: dict[str, dict[int, int]] = {}
         self.lost: set[str] = set()
+        self.gone: set[str] = set()
+        self.links: dict[frozenset[str], Link] = {}
         self.closed = 0
 
     def gpus(self) -> list[Gpu]:
         return self.list
 
+    def link(self, one: str, other: str) -> Link:
+        return self.links.get(frozenset((one, other)), Link.FAR)
+
     def memory(self, uuid: str) -> tuple[int, int]:
+        if uuid in self.gone:
+            raise DeviceGone("NVML: GPU is lost")
         if uuid in self.lost:
             raise OSError("NVML: GPU is lost")
         return next(gpu.total for gpu in self.list if gpu.uuid == uuid), self.free[uuid]
@@ -184,12 +193,15 @@ class Library:
     class NVMLError(Exception):
         pass
 
+    class NVMLError_GpuIsLost(NVMLError):
+        pass
+
     def nvmlDeviceGetCount(self) -> int:
         return 3
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         if index == 1:
-            raise self.NVMLError("GPU is lost")
+            raise self.NVMLError_GpuIsLost("GPU is lost")
         return index
 
     def nvmlDeviceGetUUID(self, handle: int) -> str:
@@ -493,3 +505,88 @@ def test_nvml_on_a_real_gpu() -> None:
     assert 0 < reading.free <= reading.total == found[0].total
     cuda.close()
     cuda.close()
+
+
+# -- links, loss, and who may go where --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("links", "groups"),
+    [
+        ({}, ["", "", "", ""]),
+        ({"ab": Link.NVLINK, "cd": Link.NVLINK}, ["nvlink0", "nvlink0", "nvlink1", "nvlink1"]),
+        (
+            {"ad": Link.NVLINK, "bc": Link.BRIDGE, "ab": Link.BRIDGE},
+            ["nvlink0", "bridge1", "bridge1", "nvlink0"],
+        ),
+        ({"ab": Link.NVLINK, "bc": Link.NVLINK}, ["nvlink0", "nvlink0", "nvlink0", ""]),
+    ],
+)
+def test_gpus_that_are_linked_are_a_group(links: Mapping[str, Link], groups: list[str]) -> None:
+    driver = Driver([Gpu(f"GPU-{name}", "A", f"GPU-{name}", GIB) for name in "abcd"])
+    driver.links = {frozenset(f"GPU-{name}" for name in pair): link for pair, link in links.items()}
+    with devices(driver) as found:
+        assert [device.group for device in found.all[1:]] == groups
+    with devices(driver, GPU_a=DeviceSetting(group="mine")) as found:
+        assert found.all[1].group == "mine", "the operator knows better"
+
+
+def test_a_gpu_that_is_lost_is_told_so_and_others_are_read() -> None:
+    driver = Driver()
+    with devices(driver) as found:
+        driver.gone.add("GPU-bbbb")
+        seen = {one.device: one.lost for one in found.look({})}
+        assert seen == {"ram": "", "GPU-aaaa": "", "GPU-bbbb": "NVML: GPU is lost"}
+        driver.gone.clear()
+        assert not any(one.lost for one in found.look({}))
+
+
+def test_nvml_s_word_for_lost_is_understood() -> None:
+    pynvml = pytest.importorskip("pynvml")
+    nvml = PyNvml(pynvml)
+
+    def fails(code: int) -> None:
+        raise pynvml.NVMLError(code)
+
+    with pytest.raises(DeviceGone):
+        nvml._ask(fails, pynvml.NVML_ERROR_GPU_IS_LOST)
+    with pytest.raises(OSError, match="NVML") as other:
+        nvml._ask(fails, pynvml.NVML_ERROR_UNKNOWN)
+    assert not isinstance(other.value, DeviceGone)
+
+
+def test_a_declared_device_may_be_of_a_scale_and_lost(tmp_path: Path) -> None:
+    pool = DeviceSetting(memory=24_000, kind="declared", scale=100)
+    with devices(pools=tmp_path, pool=pool) as found:
+        folder = Path(found.environment(())["MODELYARD_POOLS"]) / "pool"
+        held = fake_memory.Held()
+        held.pool(folder, 20_000)
+        (file,) = folder.glob("*.mem")
+        assert file.stat().st_size == 200
+        seen = next(one for one in found.look({"a-1": [os.getpid()]}) if one.device == "pool")
+        assert (seen.total, seen.free, seen.ours) == (24_000, 4_000, {"a-1": 20_000})
+        with pytest.raises(fake_memory.OutOfMemory, match="5000 bytes asked for, 4000 of 24000 free"):
+            held.pool(folder, 5_000)
+        held.drop()
+        (folder / LOST).write_text("pulled out")
+        assert [one.lost for one in found.look({}) if one.device == "pool"] == ["pulled out"]
+
+
+def test_a_device_is_exclusive_to_the_profile_that_says_so(tmp_path: Path) -> None:
+    text = (
+        "devices: {{g0: {{kind: declared, memory: 5MB}}, g1: {{kind: declared, memory: 5MB}}}}\n"
+        "engines: {{own: {{type: fake, devices: [g0], exclusive: true}}{more}}}\n"
+        "models: {{a: {{engine: own}}, b: {{engine: fake{fields}}}}}"
+    )
+    config = load(None, text.format(more="", fields=""), engine_types={"fake"})
+    found = Devices(config.all_devices, [Ram()], tmp_path)
+    try:
+        assert [device.exclusive for device in found.all] == ["", "own", ""]
+    finally:
+        found.close()
+    for more, fields, said in (
+        (", two: {type: fake, devices: [g0], exclusive: true}", "", "exclusive to the engine profile 'own'"),
+        (", two: {type: fake, exclusive: true}", "", r"engines\.two\.exclusive: is of `devices`"),
+    ):
+        with pytest.raises(ConfigErrors, match=said):
+            load(None, text.format(more=more, fields=fields), engine_types={"fake"})

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Protocol
 
 import structlog
 
 from modelyard.core.types import DeviceKind
 from modelyard.errors import ConfigError
-from modelyard.runtime.devices.source import DeviceMemory, Found, masked
+from modelyard.runtime.devices.source import DeviceGone, DeviceMemory, Found, masked
 
 _log = structlog.get_logger(__name__)
 
@@ -34,10 +35,20 @@ class Gpu:
     card: str = ""
 
 
+class Link(IntEnum):
+    """How two GPUs reach each other, the fastest last."""
+
+    FAR = 0
+    BRIDGE = 1  # below one host bridge
+    NVLINK = 2
+
+
 class Nvml(Protocol):
-    """The few calls that are needed of NVML. Each raises OSError when the driver does not answer."""
+    """The few calls that are needed of NVML. Each raises OSError when the driver does not answer, DeviceGone
+    when it says that the GPU is lost."""
 
     def gpus(self) -> list[Gpu]: ...
+    def link(self, one: str, other: str) -> Link: ...  # between two physical GPUs, by UUID
     def memory(self, uuid: str) -> tuple[int, int]: ...  # total, free
     def processes(self, uuid: str) -> Mapping[int, int]: ...  # bytes by pid, where known
     def close(self) -> None: ...
@@ -64,7 +75,25 @@ class Cuda:
         else:
             visible = set(masked(physical, self._mask))
             left = [gpu for gpu in gpus if gpu.parent in visible]
-        return [Found(gpu.uuid, gpu.name, gpu.total, min(GPU_RESERVE, gpu.total // 10)) for gpu in left]
+        groups = self._groups([gpu.uuid for gpu in left if gpu.uuid == gpu.parent])
+        return [
+            Found(gpu.uuid, gpu.name, gpu.total, min(GPU_RESERVE, gpu.total // 10), groups.get(gpu.uuid, ""))
+            for gpu in left
+        ]
+
+    def _groups(self, gpus: list[str]) -> dict[str, str]:
+        """The name of the group of each GPU that is linked to others: by NVLink, or else by being near."""
+        groups: dict[str, str] = {}
+        for level in (Link.NVLINK, Link.BRIDGE):
+            for first in gpus:
+                group = [first] if first not in groups else []
+                for member in group:  # it grows by those that its members reach
+                    others = (one for one in gpus if one not in groups and one not in group)
+                    group += [one for one in others if self._nvml.link(member, one) >= level]
+                if len(group) > 1:
+                    name = f"{level.name.lower()}{len(set(groups.values()))}"
+                    groups.update(dict.fromkeys(group, name))
+        return groups
 
     def _check_numbers(self, gpus: list[Gpu], physical: list[str]) -> None:
         """NVML counts in the order of the bus; CUDA, unless told to do so too, counts the fastest card first,
@@ -132,6 +161,23 @@ class PyNvml:
                 found.append(Gpu(uuid, name, parent, self.memory(uuid)[0], card))
         return found
 
+    def link(self, one: str, other: str) -> Link:
+        pair = self._handles[one], self._handles[other]
+        nvml = self._nvml
+        try:
+            if (
+                self._ask(nvml.nvmlDeviceGetP2PStatus, *pair, nvml.NVML_P2P_CAPS_INDEX_NVLINK)
+                == nvml.NVML_P2P_STATUS_OK
+            ):
+                return Link.NVLINK
+        except OSError:  # a driver or a card that knows no such thing
+            pass
+        try:
+            near = self._ask(nvml.nvmlDeviceGetTopologyCommonAncestor, *pair) <= nvml.NVML_TOPOLOGY_HOSTBRIDGE
+        except OSError:
+            return Link.FAR
+        return Link.BRIDGE if near else Link.FAR
+
     def memory(self, uuid: str) -> tuple[int, int]:
         info = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, self._handles[uuid])
         return int(info.total), int(info.free)
@@ -165,6 +211,8 @@ class PyNvml:
     def _ask(self, call: Any, *arguments: Any) -> Any:
         try:
             return call(*arguments)
+        except self._nvml.NVMLError_GpuIsLost as error:
+            raise DeviceGone(f"NVML: {error}") from error
         except self._nvml.NVMLError as error:
             raise OSError(f"NVML: {error}") from error
 
