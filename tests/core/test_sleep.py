@@ -64,6 +64,11 @@ class TestASwap:
         assert reserved(yard) == {"ram": 60, "gpu0": 60}
         assert yard.version(A).load_seconds == 0.0, "a wake was learned as a load"
 
+    def test_what_it_was_seen_to_use_before_is_back(self, yard: Yard) -> None:
+        yard.do(ev.Observed("a-1", {"gpu0": 60}))
+        yard.ask("r", B)
+        assert started(yard.slept(A)) == ["b"]
+
     def test_a_busy_victim_sleeps_when_its_answers_have_ended(self, yard: Yard) -> None:
         yard.ask("busy", A)
         yard.ask("r", B)

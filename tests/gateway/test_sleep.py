@@ -81,14 +81,11 @@ async def test_it_is_shown_everywhere() -> None:
     async with yard_of({"a": sleeper(), "b": sleeper()}) as yard:
         await asked(yard, "a")
         await asked(yard, "b")
-        (row,) = [
-            one
-            for one in (await yard.http.get("/admin/instances")).json()["instances"]
-            if one["model"] == "a"
-        ]
+        listed = (await yard.http.get("/admin/instances")).json()
+        (row,) = [one for one in listed if one["model"] == "a"]
         assert row["state"] == "asleep"
         assert {one["device"] for one in row["memory"]} == {"gpu0", "ram"}
-        plan = (await yard.post("/admin/plan/load", {"model": "a"})).body
+        plan = (await yard.post("/admin/plan", {"load": {"model": "a"}})).body
         assert [step["does"] for step in plan["steps"]] == ["leave", "asleep", "wake", "ready", "loaded"]
         assert plan["steps"][0]["score"]["rung"] == "asleep"
         answer = await yard.chat("a")
@@ -120,10 +117,10 @@ async def test_what_was_learned_outlives_the_process_that_slept() -> None:
             await asked(yard, model)
         await yard.unload("a")
         await until(lambda: not yard.instances("a"))
-        (footprints,) = [yard.driver.footprints]
+        footprints = yard.driver.footprints
         asleep = [one for one in footprints.changed().values() if one.loads and one.loads[0] < 0.3]
         assert asleep
-        assert any(one.bytes and one.bytes[0] >= MB for one in asleep), "bytes in host memory were measured"
+        assert any(sum(one.bytes) >= 40 * MB for one in asleep), "bytes in host memory were measured"
 
 
 async def test_without_room_in_host_memory_it_stops() -> None:

@@ -219,7 +219,7 @@ def _make_room(room: Room, wish: Wish, moves: list[Move]) -> None:
         if wish.wakes is None:
             room.loads(wish.version, placement)
         costs = {instance.id: cost for cost, instance in room.ranked()}
-        spared = _spared(room, victims)
+        spared = _spared(room, wish, victims)
         moves.extend(
             Leave(
                 victim, wish.version, _why_leave(victim, wish), costs[victim.id], spared, rungs.get(victim.id)
@@ -283,9 +283,13 @@ def _why_leave(victim: Instance, wish: Wish) -> str:
     return f"makes room for {wish.version.spec.model} (which waited {waited:.1f} s for it); {state}"
 
 
-def _spared(room: Room, victims: Collection[Instance]) -> str:
+def _spared(room: Room, wish: Wish, victims: Collection[Instance]) -> str:
     """The next cheapest who stay, with what their loss would cost."""
-    others = [(cost, instance.id) for cost, instance in room.ranked() if instance not in victims]
+    others = [
+        (cost, instance.id)
+        for cost, instance in room.ranked()
+        if instance not in victims and instance.version is not wish.version
+    ]
     return ", ".join(f"{name} ({standing(cost)}, {cost[1]:.2f})" for cost, name in others[:SPARED])
 
 

@@ -48,6 +48,7 @@ def wake(step: Step, instance: Instance, reason: str) -> None:
     placement = sleep.awake(instance)
     _hold(step, instance, sleep.both(instance.placement, placement))
     instance.started_at, instance.idle_since, instance.reason = step.now, inf, reason
+    instance.leaving_for = ""
     cancel_timers(step, instance)
     deadline, waited = _comes_up(step, instance)
     step.out.append(Wake(instance.id, instance.generation, rung, placement, deadline, reason))
@@ -255,8 +256,11 @@ def slept(step: Step, instance: Instance, before: Mapping[str, int], after: Mapp
             device: Charge(device, min(own, most[device])) for device, own in after.items() if device in most
         }
     _hold(step, instance, tuple(held.values()))
-    state.ledger.observe(instance.id, after)
-    instance.idle_since, instance.leaving_for = step.now, ""
+    # What was not measured is as it should be: what it held awake says nothing any more.
+    state.ledger.observe(
+        instance.id, {charge.device: after.get(charge.device, 0) for charge in instance.placement}
+    )
+    instance.idle_since = step.now
     _set_expiry(step, instance)
     where = ", ".join(f"{in_units(charge.bytes)} on {charge.device}" for charge in instance.placement)
     said = f"asleep on {rung.name}, holds {where or 'nothing'}"
