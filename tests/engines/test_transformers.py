@@ -142,6 +142,25 @@ def test_the_need_is_weights_cache_and_process_where_they_lie() -> None:
     assert not ENGINE.need(SPEC, {"model": ModelFile(Path("/x"), 1000)}).known
 
 
+def test_it_sleeps_with_its_weights_in_a_file_or_in_host_memory() -> None:
+    (file_rung,) = ENGINE.rungs(replace(SPEC, devices=("ram",)), FILES)
+    (ram_rung,) = ENGINE.rungs(SPEC, FILES)
+    weights = 134_515_008 * 2
+    assert (file_rung.name, [share.on for share in file_rung.shares]) == ("file", ["ram"])
+    assert file_rung.shares[0].bytes < ENGINE.need(replace(SPEC, devices=("ram",)), FILES).bytes - 2 * weights
+    assert (ram_rung.name, [share.on for share in ram_rung.shares]) == ("ram", ["ram", "accelerator"])
+    host, gpu = ENGINE.need(SPEC, FILES).shares
+    assert ram_rung.shares[0].bytes == pytest.approx(host.bytes + weights, abs=6_000_000)
+    assert ram_rung.shares[1].bytes < gpu.bytes - weights
+    assert [call.path for call in (*ram_rung.sleep, *ram_rung.wake)] == ["/sleep", "/wake"]
+
+
+@pytest.mark.parametrize("parameters", [{"quantization": "fp8"}, {"draft": {"source": "x"}}])
+def test_what_was_changed_at_its_load_does_not_sleep(parameters: dict[str, object]) -> None:
+    assert ENGINE.rungs(replace(SPEC, parameters=parameters), FILES) == ()
+    assert ENGINE.rungs(SPEC, {"model": file(quantization_config={"bits": 4})}) == ()
+
+
 def test_a_model_that_embeds_is_told_by_its_config() -> None:
     assert ENGINE.suited(SPEC, {"model": file(architectures=["BertModel"])}) == {"embedding": True}
     assert ENGINE.suited(SPEC, FILES) == {}

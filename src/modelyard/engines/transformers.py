@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import openai_http, transformers_memory
-from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile, Work
+from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile, Rung, Work
 from modelyard.engines.openai_http import CHAT
 from modelyard.engines.options import Option, Table, one_of, text, truth, whole
 from modelyard.engines.transformers_memory import DEFAULT_CONTEXT, Model, Plan
@@ -126,6 +126,15 @@ class TransformersEngine(Adapter):
     def warm_up(self, spec: Spec) -> Sequence[Call]:
         # Not every model chats, but all that generate complete.
         return openai_http.warm_up(spec, self.paths(spec) - {CHAT})
+
+    def rungs(self, spec: Spec, files: Files) -> Sequence[Rung]:
+        options, plan = _flat(spec), _plan(spec, files)
+        quantized = "quantization" in options or Model(files["model"]).quantized
+        if quantized or "draft.source" in options:
+            return ()
+        shares = transformers_memory.asleep(plan, files)
+        name = "file" if plan.on_ram else "ram"
+        return (Rung(name, shares, (Call("POST", "/sleep"),), (Call("POST", "/wake"),)),)
 
     def paths(self, spec: Spec) -> frozenset[str]:
         common = {"/tokenize", "/detokenize"}

@@ -52,6 +52,7 @@ class Model:
         self._dtypes: Mapping[str, int] = dtypes if isinstance(dtypes, Mapping) else {}
         named = whole.get("architectures")
         self.architectures = tuple(map(str, named)) if isinstance(named, list | tuple) else ()
+        self.quantized = whole.get("quantization_config") is not None
         self.trained_context = self.whole("max_position_embeddings")
 
     def weights(self, plan: Plan) -> int:
@@ -92,3 +93,11 @@ def need(plan: Plan, files: Files) -> Need:
     if plan.on_ram:
         return Need((Share("ram", PROCESS + own),), known=known)
     return Need((Share("ram", PROCESS + CUDA_HOST), Share("accelerator", own + CUDA_CONTEXT)), known=known)
+
+
+def asleep(plan: Plan, files: Files) -> tuple[Share, ...]:
+    """What stays while its weights lie in a file, or in host RAM for a GPU."""
+    if plan.on_ram:
+        return (Share("ram", PROCESS),)
+    weights = Model(files["model"]).weights(plan)
+    return Share("ram", PROCESS + CUDA_HOST + weights), Share("accelerator", CUDA_CONTEXT)

@@ -113,18 +113,20 @@ def _pages(size: int) -> mmap.mmap:
 
 
 def _written(pages: mmap.mmap, folder: str) -> int:
-    """A file with these bytes, safe on its disk, so that the system can take even its cached pages back."""
+    """A file with these bytes, on its way to the disk: the system can take its cached pages back then."""
     if _filesystem(folder) in _MEMORY_FILESYSTEMS:
         raise OSError(f"{folder} lies in memory: nothing would be freed; name a folder on a disk")
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         view = memoryview(pages)
         try:
             for start in range(0, len(view), _PIECE):
-                file.write(view[start : start + _PIECE])
+                piece = view[start : start + _PIECE]
+                while piece:
+                    piece = piece[file.write(piece) :]
+                # Pages that are still to be written stay, and begin to be: nobody waits for the disk.
+                os.posix_fadvise(file.fileno(), start, _PIECE, os.POSIX_FADV_DONTNEED)
         finally:
             view.release()
-        file.flush()
-        os.fdatasync(file.fileno())
         return os.dup(file.fileno())
 
 
