@@ -251,6 +251,38 @@ class TestSpec:
         assert ENGINE.missing(PROFILE) == ""
 
 
+class TestSleep:
+    def test_is_offered_when_it_is_asked_for(self) -> None:
+        assert not ENGINE.rungs(on_gpus(), files())
+        first, second = ENGINE.rungs(on_gpus({"sleep_mode": True}), files())
+        assert [(call.method, call.path) for call in (*first.sleep, *first.wake)] == [
+            ("POST", "/sleep?level=1"),
+            ("POST", "/wake_up"),
+        ]
+        assert [(call.path, call.body) for call in (*second.sleep, *second.wake)] == [
+            ("/sleep?level=2", b""),
+            ("/wake_up?tags=weights", b""),
+            ("/collective_rpc", b'{"method": "reload_weights"}'),
+            ("/wake_up?tags=kv_cache", b""),
+        ]
+
+    def test_keeps_weights_in_host_memory_or_nowhere_and_the_context_of_cuda(self) -> None:
+        spec = on_gpus({"sleep_mode": True, "enforce_eager": True}, parallel=Parallel(2))
+        first, second = ENGINE.rungs(spec, files())
+        assert [(share.on, share.bytes) for share in second.shares] == [
+            ("ram", 4 * PROCESS),
+            ("accelerator", CUDA_CONTEXT),
+            ("accelerator", CUDA_CONTEXT),
+        ]
+        assert first.shares[0].bytes == 4 * PROCESS + 50_000_000
+        assert first.shares[1:] == second.shares[1:]
+
+    @pytest.mark.parametrize("with_it", [files(lora0=1000), files(draft=1000)])
+    def test_what_is_not_in_the_models_files_alone_keeps_its_weights(self, with_it: Files) -> None:
+        rungs = ENGINE.rungs(on_gpus({"sleep_mode": True}), with_it)
+        assert [rung.name for rung in rungs] == ["level-1"]
+
+
 METRICS = b"""# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="smol/name"} 2.0

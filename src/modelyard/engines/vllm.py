@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import openai_http, vllm_memory, vllm_options
-from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile, Work
+from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile, Rung, Work
 from modelyard.engines.exposition import ratio, sums
 from modelyard.engines.vllm_memory import BATCH, CUDA_CONTEXT, DEFAULT_CONTEXT, MIB, Model, Plan
 
@@ -151,6 +151,19 @@ class VllmEngine(Adapter):
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
         return openai_http.warm_up(spec, self.paths(spec))
+
+    def rungs(self, spec: Spec, files: Files) -> Sequence[Rung]:
+        """Level 1 keeps the weights in host RAM; level 2 reads the model's own files anew."""
+        options, plan = vllm_options.flatten(spec.parameters), _plan(spec, files)
+        if not options.get("sleep_mode"):
+            return ()
+        first, second = (vllm_memory.asleep(plan, files, keeps_weights=keeps) for keeps in (True, False))
+        rungs = [Rung("level-1", first, (Call("POST", "/sleep?level=1"),), (Call("POST", "/wake_up"),))]
+        if not {"quantization", "draft", "lora0"} & (options.keys() | files.keys()):
+            reload = openai_http.post("/collective_rpc", {"method": "reload_weights"})
+            wake = (Call("POST", "/wake_up?tags=weights"), reload, Call("POST", "/wake_up?tags=kv_cache"))
+            rungs.append(Rung("level-2", second, (Call("POST", "/sleep?level=2"),), wake))
+        return rungs
 
     def paths(self, spec: Spec) -> frozenset[str]:
         options = vllm_options.flatten(spec.parameters)

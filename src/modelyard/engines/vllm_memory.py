@@ -94,13 +94,24 @@ def need(plan: Plan, files: Files) -> Need:
     """The shares of one instance: on the CPU all in host RAM; else its processes there, and an equal part on
     each accelerator. Unknown where the model's config does not tell what its cache takes."""
     parts, cache = plan.parallel.devices, kv_cache(plan, files)
-    weights = sum(Model(file).weights(plan) for file in files.values())
-    computation = Model(files["model"]).computation(plan)
+    weights, computation = _weights(plan, files), Model(files["model"]).computation(plan)
     if plan.on_ram:
         return Need((Share("ram", 3 * PROCESS + weights + cache + computation),), known=cache > 0)
-    device = -(-weights // parts) + cache + computation + CUDA_CONTEXT + (0 if plan.eager else CUDA_GRAPHS)
-    ram = PROCESS * (2 + (parts if parts > 1 else 0))
-    return Need((Share("ram", ram), *(Share("accelerator", device),) * parts), known=cache > 0)
+    host, *devices = asleep(plan, files, keeps_weights=False)
+    more = -(-weights // parts) + cache + computation
+    return Need((host, *(Share(each.on, each.bytes + more) for each in devices)), known=cache > 0)
+
+
+def asleep(plan: Plan, files: Files, *, keeps_weights: bool) -> tuple[Share, ...]:
+    """What one instance on accelerators holds while it sleeps, with its weights in host RAM or nowhere."""
+    parts = plan.parallel.devices
+    host = PROCESS * (2 + (parts if parts > 1 else 0)) + (_weights(plan, files) if keeps_weights else 0)
+    device = CUDA_CONTEXT + (0 if plan.eager else CUDA_GRAPHS)
+    return (Share("ram", host), *(Share("accelerator", device),) * parts)
+
+
+def _weights(plan: Plan, files: Files) -> int:
+    return sum(Model(file).weights(plan) for file in files.values())
 
 
 def kv_cache(plan: Plan, files: Files) -> int:
