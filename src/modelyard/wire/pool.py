@@ -13,8 +13,6 @@ import socket
 import ssl
 from pathlib import Path
 
-import certifi
-
 from modelyard.core.types import Address
 from modelyard.wire.call import Target
 from modelyard.wire.connection import Call, Connection, Headers
@@ -220,6 +218,8 @@ class Pool:
 def _trusting(ca: str) -> ssl.SSLContext:
     """Certificates are checked against those of this file, empty: against those that the machine trusts.
     Raises NotTrusted for a file that has none. Reads from the disk."""
+    import certifi  # noqa: PLC0415 - most engines are on this machine
+
     try:
         if ca:
             return ssl.create_default_context(cadata=Path(ca).read_text("ascii"))
