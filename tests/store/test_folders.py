@@ -322,6 +322,9 @@ async def test_what_is_held_stays_whole_and_all_goes_by_its_source(store: Store,
     assert store.hold("engine", [file])
     assert not any(went for _, went in store.shelf.prune(store.shelf.items()))
     store.let_go("engine")
+    store.shelf.kept = lambda: file.paths  # a policy keeps it
+    assert not any(went for _, went in store.shelf.prune(store.shelf.items()))
+    store.shelf.kept = tuple
     found = report.prune(store, report.Prune(files=(SOURCE,)))
     assert len(found["removed"]) == len(NEEDED) + 1
     assert not blobs(tmp_path / "store")
