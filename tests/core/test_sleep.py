@@ -278,6 +278,15 @@ class TestFailures:
         assert started(yard.released(A)) == ["a"]
         assert granted(yard.ready(A)) == ["r"]
 
+    def test_the_device_that_it_would_wake_on_is_lost(self) -> None:
+        nothing_there = Rung("file", (Share("ram", 5),))
+        yard = house()
+        yard.load("a", need(60, rungs=[nothing_there]), keep_alive=5.0)
+        yard.pass_time(5.0)
+        yard.slept(A)
+        yard.do(ev.DeviceLost("gpu0", "XID 79"))
+        assert yard.states(A) == ["releasing"]
+
     def test_it_is_killed_while_it_sleeps(self, yard: Yard) -> None:
         swap(yard, B, A)
         instance = yard.instance(A)

@@ -63,5 +63,5 @@ def closed_to(state: State, version: Version) -> dict[str, str]:
 
 def _on(state: State, device: str) -> Iterator[Instance]:
     for instance in list(state.instances.values()):
-        if any(charge.device == device for charge in instance.placement):
+        if any(charge.device == device for charge in (*instance.placement, *instance.awake)):
             yield instance
