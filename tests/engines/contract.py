@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import dropwhile, product
 
 import httpx
 
@@ -51,7 +51,8 @@ def placement_of(need: Need) -> Placement:
 
 
 def check_command(case: Case) -> None:
-    """The command holds the address it was given, and nothing that is no text; what runs already has one."""
+    """The command or its environment holds the address it was given, and nothing that is no text; what runs
+    already has one. The model's name is there, or in what the engine is asked first."""
     placement = placement_of(case.engine.need(case.spec, case.files))
     addresses = [address for address in ADDRESSES if case.engine.unix or not address.path]
     for address in addresses:
@@ -59,10 +60,10 @@ def check_command(case: Case) -> None:
         if isinstance(command, Attach):
             assert address_of(command).scheme
             continue
-        line = " ".join(command.argv)
+        line = " ".join((*command.argv, *command.environment.values()))
         assert all(isinstance(word, str) and "\0" not in word for word in command.argv)
         assert (address.path or str(address.port)) in line
-        assert case.spec.model in line
+        assert case.spec.model in line + case.engine.warm_up(case.spec)[0].body.decode()
 
 
 def check_need(case: Case) -> None:
@@ -87,16 +88,17 @@ def check_problems(case: Case) -> None:
 
 
 def check_calls(case: Case) -> None:
-    """The warm-up is some requests with JSON bodies, to paths that the engine says it answers; what the spec
-    asks for is in them, by its name."""
+    """The warm-up is some requests with JSON bodies, to paths that the engine says it answers, after others
+    that have it make the model; what the spec asks for is in them, by its name."""
     asked = replace(case.spec, slots=2, warm_up=WarmUp(("one prompt", "another"), ("Be brief.",)))
     for spec in (case.spec, asked):
         calls = case.engine.warm_up(spec)
-        assert calls
         for call in calls:
             assert call.method == "POST"
             assert isinstance(json.loads(call.body), dict)
-            assert call.path in case.engine.paths(spec)
+        generations = list(dropwhile(lambda call: call.path not in case.engine.paths(case.spec), calls))
+        assert generations
+        assert {call.path for call in generations} <= case.engine.paths(spec)
     assert case.engine.problems(asked, case.profile) == []
     sent = {call.name: call.body for call in case.engine.warm_up(asked)}
     assert b"one prompt" in sent["warm_up.prompts[0]"]

@@ -18,7 +18,7 @@ from modelyard.engines.registry import load
 from servers.live import running
 
 ENGINES = load()
-HEAVY = {"vllm"}  # minutes to install
+HEAVY = {"vllm", "ollama"}  # minutes to install or to build
 
 
 def fake_case(_: pytest.FixtureRequest) -> Case:
@@ -74,6 +74,25 @@ def command_case(_: pytest.FixtureRequest) -> Case:
     )
 
 
+def ollama_case(request: pytest.FixtureRequest) -> Case:
+    path: Path = request.getfixturevalue("gguf")
+    file = ModelFile(path, path.stat().st_size, "b" * 64, facts(read_header(path)))
+    spec = Spec("public/name", "a" * 64, "ollama", str(path), {"context": 2048})
+    return Case(
+        engine=ENGINES["ollama"],
+        spec=spec,
+        long=spec,
+        bad={
+            "parameters.kv": {"kv": "q9"},
+            "parameters.contxt": {"contxt": 1},
+            "parameters.settings": {"settings": {"num_ctx": 1}},
+            "source": {"url": "http://localhost:11434"},
+        },
+        files={"model": file},
+        program="/usr/bin/ollama",
+    )
+
+
 def openai_case(_: pytest.FixtureRequest) -> Case:
     parameters: dict[str, object] = {"url": "https://far.example/v1"}
     spec = Spec("public/name", "a" * 64, "openai", parameters=parameters)
@@ -113,6 +132,7 @@ CASES = {
     "command": command_case,
     "fake": fake_case,
     "llamacpp": llamacpp_case,
+    "ollama": ollama_case,
     "openai": openai_case,
     "vllm": vllm_case,
 }

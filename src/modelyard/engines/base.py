@@ -213,7 +213,7 @@ class Engine(Protocol):
     def warm_up(self, spec: Spec) -> Sequence[Call]:
         """Requests in their order, one at least: when each was answered with 2xx, the instance is ready. They
         generate a token (or an embedding) of each prompt of `spec.warm_up`, or of any where it has none, and
-        leave its prefixes in the engine's slots."""
+        leave its prefixes in the engine's slots. Before these may be some that have it make the model."""
         ...
 
     def rungs(self, spec: Spec, files: Files) -> Sequence[Rung]:
