@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modelyard.core.types import Address, Cause, Charge, Placement, Share, Spec
+from modelyard.core.types import Address, Cause, Charge, Parallel, Placement, Share, Spec
 from modelyard.engines.base import Exit, Files, Listening, ModelFile, Profile
 from modelyard.engines.command import PLACEHOLDERS, CommandEngine
 
@@ -91,6 +91,8 @@ def test_memory() -> None:
     need = ENGINE.need(declared, FILES)
     assert need.shares == (Share("ram", 10**9), Share("accelerator", 2**31), Share("accelerator", 7))
     assert need.known
+    halves = replace(spec(arguments=["{port}"], memory={"accelerator": "2GB"}), parallel=Parallel(2))
+    assert ENGINE.need(halves, FILES).shares == (Share("accelerator", 10**9), Share("accelerator", 10**9))
     guessed = ENGINE.need(spec(arguments=["{port}"]), FILES)
     assert (guessed.shares, guessed.known) == ((Share("ram", 5000),), False)
 

@@ -115,6 +115,7 @@ class CommandEngine(Adapter):
     verified: ClassVar[Literal["real", "golden"]] = "real"
     trusted: ClassVar[frozenset[str]] = frozenset({"preset", "arguments", "extra_args"})
     presets: ClassVar[frozenset[str]] = frozenset(PRESETS)
+    parallel: ClassVar[frozenset[str]] = frozenset({"tensor"})
 
     def missing(self, profile: Profile) -> str:
         preset = PRESETS.get(str(profile.defaults.get("preset")))
@@ -137,14 +138,18 @@ class CommandEngine(Adapter):
     def need(self, spec: Spec, files: Files) -> Need:
         declared = _parameters(spec).get("memory")
         if isinstance(declared, Mapping):
-            return Need(
-                tuple(
-                    Share("accelerator" if _ACCELERATOR.fullmatch(device) else device, parse_size(size))
-                    for device, size in declared.items()
-                )
-            )
-        size = sum(file.size for file in files.values())
-        return Need((Share("ram" if set(spec.devices) == {"ram"} else "accelerator", size),), known=False)
+            sizes = {device: parse_size(size) for device, size in declared.items()}
+        else:
+            size = sum(file.size for file in files.values())
+            sizes = {"ram" if set(spec.devices) == {"ram"} else "accelerator": size}
+        shares: list[Share] = []
+        for device, size in sizes.items():
+            if _ACCELERATOR.fullmatch(device):
+                parts = spec.parallel.devices
+                shares += [Share("accelerator", size // parts)] * parts
+            else:
+                shares.append(Share(device, size))
+        return Need(tuple(shares), known=bool(declared))
 
     def command(
         self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
