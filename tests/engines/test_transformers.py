@@ -184,6 +184,7 @@ def test_the_context_is_said_or_known_or_usual() -> None:
 def test_how_many_it_processes() -> None:
     assert ENGINE.count_busy(b'{"processing": 3, "waiting": 1}') == 3
     assert ENGINE.read_work(b'{"processing": 3, "kv_use": 0.25}') == Work(3, 0.25)
+    assert ENGINE.read_work(b'{"processing": 1, "drafted": 8, "accepted": 6}') == Work(1, None, 0.75)
     assert ENGINE.read_work(b'{"processing": 0}') == Work(0)
     with pytest.raises(ValueError, match="does not tell"):
         ENGINE.count_busy(b"[]")

@@ -166,7 +166,9 @@ class TransformersEngine(Adapter):
     def read_work(self, body: bytes) -> Work:
         stats = json.loads(body)
         found = stats if isinstance(stats, dict) else {}
-        return Work(batch=found.get("processing"), kv_use=found.get("kv_use"))
+        drafted = found.get("drafted")
+        accepted = found.get("accepted", 0) / drafted if drafted else None
+        return Work(found.get("processing"), found.get("kv_use"), accepted)
 
     def cause(self, exit: Exit, log_tail: str) -> Cause:
         said = next((cause for text, cause in _CAUSES if text in log_tail), None)

@@ -6,7 +6,7 @@ A draft model guesses tokens, or the prompt does (prompt lookup); the model chec
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,9 +29,12 @@ class Single:
         self._model = model
         self._threads = ThreadPoolExecutor(parameters.slots, thread_name_prefix="slot")
         self._cancelled: set[Job] = set()
+        self._guesses = (parameters.draft_tokens or _DRAFT_TOKENS) if draft is not None else 0
+        self._drafted = self._accepted = 0
         self._more: dict[str, object] = {"prompt_lookup_num_tokens": parameters.ngram or None}
         if draft is not None:
-            draft.generation_config.num_assistant_tokens = parameters.draft_tokens or _DRAFT_TOKENS
+            draft.generation_config.num_assistant_tokens = self._guesses
+            draft.generation_config.assistant_confidence_threshold = 0.0
             draft.generation_config.num_assistant_tokens_schedule = "constant"
             self._more = {"assistant_model": draft}
 
@@ -62,7 +65,13 @@ class Single:
         self._cancelled.add(job)
 
     def counts(self) -> Mapping[str, float]:
-        return {}
+        return {"drafted": self._drafted, "accepted": self._accepted} if self._guesses else {}
+
+    def _say(self, job: Job, tokens: list[int]) -> None:
+        """Tokens of one step: the guesses that were right, and the one after them."""
+        self._drafted += self._guesses
+        self._accepted += len(tokens) - 1
+        job.said.put_nowait(tokens)
 
     def _generate(self, job: Job, loop: asyncio.AbstractEventLoop) -> None:
         prompt = torch.tensor([list(job.prompt)], device=self._model.device)
@@ -77,7 +86,7 @@ class Single:
             ),
             logits_processor=LogitsProcessorList([_Drawing(job.sampling)]),
             stopping_criteria=[_Cancelled(job, self._cancelled)],
-            streamer=_Stream(job, loop),
+            streamer=_Stream(lambda tokens: loop.call_soon_threadsafe(self._say, job, tokens)),
             **self._more,
         )
 
@@ -102,18 +111,16 @@ class _Cancelled(StoppingCriteria):  # type: ignore[misc]
 
 
 class _Stream(BaseStreamer):  # type: ignore[misc]
-    """Tokens to the event loop; the prompt comes first, and is no answer."""
+    """Tokens as they come; the prompt comes first, and is no answer."""
 
-    def __init__(self, job: Job, loop: asyncio.AbstractEventLoop) -> None:
-        self._job, self._loop = job, loop
+    def __init__(self, say: Callable[[list[int]], object]) -> None:
+        self._say = say
         self._prompt = True
 
     def put(self, value: torch.Tensor) -> None:
-        if self._prompt:
-            self._prompt = False
-            return
-        tokens = value.flatten().tolist()
-        self._loop.call_soon_threadsafe(self._job.said.put_nowait, tokens)
+        if not self._prompt:
+            self._say(value.flatten().tolist())
+        self._prompt = False
 
     def end(self) -> None:
         pass
