@@ -110,6 +110,16 @@ def test_a_day_with_a_server(server: str) -> None:
     assert run("unload", "one", "--url", server).stdout == "one was not loaded\n"
 
 
+def test_a_device_is_fenced_and_used_again(server: str) -> None:
+    fenced = run("fence", "pool", "--reason", "a new fan", MODELYARD_URL=server)
+    assert fenced.stdout == "pool is fenced; nobody is there\n", fenced.stderr
+    assert "fenced: a new fan" in run("devices", MODELYARD_URL=server).stdout
+    assert run("unfence", "pool", MODELYARD_URL=server).stdout == "pool is in use again\n"
+    unknown = run("fence", "gpu9", MODELYARD_URL=server)
+    assert unknown.returncode == 1
+    assert "There is no device gpu9; there are ram, pool" in unknown.stderr
+
+
 def test_a_request_and_a_model_are_explained(server: str) -> None:
     for model in ("one", "two", "six"):
         answer = httpx.post(f"{server}/generate", json={"model": model, "prompt": "secret"}, timeout=DEADLINE)

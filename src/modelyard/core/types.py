@@ -122,7 +122,7 @@ class Charge:
     device: str
     bytes: int
     mapped: Mapping[str, int] = field(default_factory=dict)
-    total: int = field(default=0, compare=False)
+    total: int = field(default=0, compare=False, repr=False)
 
     @property
     def whole(self) -> int:

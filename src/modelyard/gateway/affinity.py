@@ -21,7 +21,7 @@ def prefix_of(body: bytes) -> int:
     value = orjson.loads(body)
     head = b""
     for text in _texts(value):
-        head += text.encode(errors="replace") + b"\0"
+        head += text.encode() + b"\0"
         if len(head) >= LONGEST:
             break
     return crc32(head[:LONGEST])
