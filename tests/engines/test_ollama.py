@@ -90,7 +90,7 @@ FULL: Mapping[str, object] = {
     "batch": 256,
     "mmap": True,
     "gpu_layers": 12,
-    "lora": ["a.gguf"],
+    "lora": [{"source": "a.gguf"}],
     "mmproj": "p.gguf",
     "template": "{{ .Prompt }}",
     "system": "You are kind.",
@@ -101,10 +101,10 @@ FULL: Mapping[str, object] = {
 def test_every_parameter() -> None:
     given = spec(FULL, devices=(), parallel=Parallel(pipeline=2))
     assert ENGINE.problems(given, HERE) == []
-    assert ENGINE.sources(given) == {"model": "m.gguf", "mmproj": "p.gguf", "lora0": "a.gguf"}
-    made = command(given, files("mmproj", "lora0"))
+    assert ENGINE.sources(given) == {"model": "m.gguf", "mmproj": "p.gguf", "lora": "a.gguf"}
+    made = command(given, files("mmproj", "lora"))
     blobs = json.loads(made.argv[3])["blobs"]
-    assert sorted(blobs.values()) == ["/c/lora0.gguf", "/c/m.gguf", "/c/mmproj.gguf"]
+    assert sorted(blobs.values()) == ["/c/lora.gguf", "/c/m.gguf", "/c/mmproj.gguf"]
     asked = {
         name: value for name, value in made.environment.items() if name not in command(spec()).environment
     }
@@ -116,7 +116,7 @@ def test_every_parameter() -> None:
     assert made.environment["OLLAMA_CONTEXT_LENGTH"] == "2048"
     body = created(given)
     assert {blobs[digest] for digest in body["files"].values()} == {"/c/m.gguf", "/c/mmproj.gguf"}
-    assert [blobs[digest] for digest in body["adapters"].values()] == ["/c/lora0.gguf"]
+    assert [blobs[digest] for digest in body["adapters"].values()] == ["/c/lora.gguf"]
     assert body["parameters"] == {
         "temperature": 0.2,
         "stop": ["</s>"],
@@ -140,7 +140,9 @@ def test_all_layers_are_on_an_accelerator_unless_it_is_said_otherwise() -> None:
         ({"kv": "q8_0", "flash_attention": False}, "kv", "needs flash attention"),
         ({"settings": {"num_ctx": 1}}, "settings", "num_ctx"),
         ({"settings": "x"}, "settings", "mapping"),
-        ({"lora": [{"source": "x"}]}, "lora", "list of sources"),
+        ({"lora": ["x"]}, "lora", "list of one {source}"),
+        ({"lora": [{"source": "x"}, {"source": "y"}]}, "lora", "takes one adapter"),
+        ({"lora": [{"source": "x", "scale": 0.5}]}, "lora", "as it is"),
         ({"keep_alive": 5}, "keep_alive", "is not a parameter of ollama"),
     ],
 )

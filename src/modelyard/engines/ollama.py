@@ -68,9 +68,15 @@ def _settings(value: object) -> str:
     return ""
 
 
-def _sources(value: object) -> str:
-    fine = isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value)
-    return "" if fine else "must be a list of sources"
+def _lora(value: object) -> str:
+    fine = (
+        isinstance(value, list | tuple)
+        and len(value) == 1
+        and isinstance(value[0], Mapping)
+        and value[0].keys() == {"source"}
+        and not text(value[0]["source"])
+    )
+    return "" if fine else "must be a list of one {source}: Ollama takes one adapter, as it is"
 
 
 def _url(value: object) -> str:
@@ -92,7 +98,7 @@ _OWN = Table(
         Option("batch", whole(1)),
         Option("gpu_layers", whole(0)),
         Option("mmap", truth),
-        Option("lora", _sources),
+        Option("lora", _lora),
         Option("mmproj", text),
         Option("embedding", truth),
         Option("template", text),
@@ -152,9 +158,10 @@ class OllamaEngine(Adapter):
         found = {"model": spec.source} if spec.source else {}
         if spec.parameters.get("mmproj"):
             found["mmproj"] = str(spec.parameters["mmproj"])
-        lora = spec.parameters.get("lora")
-        adapters = lora if isinstance(lora, list | tuple) else ()
-        return found | {f"lora{number}": str(source) for number, source in enumerate(adapters)}
+        lora = spec.parameters.get("lora", ())
+        if not _lora(lora) and isinstance(lora, list | tuple):
+            found["lora"] = str(lora[0]["source"])
+        return found
 
     def need(self, spec: Spec, files: Files) -> Need:
         if "url" in spec.parameters:
@@ -283,15 +290,14 @@ def _digest(role: str) -> str:
 
 def _create(spec: Spec, roles: Collection[str]) -> Call:
     """Have it make a model of the files that it finds in its store."""
-    files = {f"{role}.gguf": _digest(role) for role in roles if not role.startswith("lora")}
-    adapters = {f"{role}.gguf": _digest(role) for role in roles if role.startswith("lora")}
+    files = {f"{role}.gguf": _digest(role) for role in roles if role != "lora"}
     options = spec.parameters
     settings = options.get("settings")
     parameters = dict(settings) if isinstance(settings, Mapping) else {}
     parameters |= {theirs: options[ours] for ours, theirs in _LOADED_WITH.items() if ours in options}
     parameters["num_gpu"] = _gpu_layers(spec)
     body: dict[str, object] = {"model": _name(spec), "files": files, "parameters": parameters}
-    body |= {"adapters": adapters} if adapters else {}
+    body |= {"adapters": {"lora.gguf": _digest("lora")}} if "lora" in roles else {}
     body |= {name: options[name] for name in ("template", "system") if name in options}
     told = [name for name in ("template", "system", "settings", "lora", "mmproj") if name in options]
     name = f"parameters.{told[0]}" if told else ""

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
         (blobs / digest.replace(":", "-")).symlink_to(path)
     program, own = given["program"], {"HOME": str(store), "OLLAMA_MODELS": str(store)}
     try:
-        os.execve(program, [program, "serve"], {**os.environ, **own})  # noqa: S606 - that is its purpose
+        os.execvpe(program, [program, "serve"], {**os.environ, **own})  # noqa: S606 - that is its purpose
     except OSError as error:
         print(f"{program} cannot be executed: {error.strerror}", file=sys.stderr)
         return 127
