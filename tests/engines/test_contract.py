@@ -18,7 +18,7 @@ from modelyard.engines.registry import load
 from servers.live import running
 
 ENGINES = load()
-HEAVY = {"vllm", "ollama"}  # minutes to install or to build
+HEAVY = {"ollama", "transformers", "vllm"}  # minutes to install or to build
 
 
 def fake_case(_: pytest.FixtureRequest) -> Case:
@@ -110,6 +110,23 @@ def openai_case(_: pytest.FixtureRequest) -> Case:
     )
 
 
+def transformers_case(_: pytest.FixtureRequest) -> Case:
+    config = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 64}
+    spec = Spec("public/name", "a" * 64, "transformers", "/models/some", {"context": 2048})
+    return Case(
+        engine=ENGINES["transformers"],
+        spec=spec,
+        long=spec,
+        bad={
+            "parameters.dtype": {"dtype": "q4"},
+            "parameters.contxt": {"contxt": 1},
+            "parameters.draft.source": {"draft": {"max": 4}},
+        },
+        files={"model": ModelFile(Path("/models/some"), 1000, "b" * 64, {"config": config})},
+        program=sys.executable,
+    )
+
+
 def vllm_case(_: pytest.FixtureRequest) -> Case:
     config = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 64}
     spec = Spec("public/name", "a" * 64, "vllm", "/models/some", {"context": 2048})
@@ -134,6 +151,7 @@ CASES = {
     "llamacpp": llamacpp_case,
     "ollama": ollama_case,
     "openai": openai_case,
+    "transformers": transformers_case,
     "vllm": vllm_case,
 }
 
