@@ -28,11 +28,13 @@ INPUTS = {  # by the engine's path: the field that holds what may be too long
 
 # llama.cpp answers 500 also to some requests that it can never take, on every instance alike:
 _CLIENTS = re.compile(r"(image|audio|video) input is not supported|Failed to parse (messages|tools):")
+# How engines say that an input is too long: llama.cpp, OpenAI, vLLM.
+_TOO_LONG = re.compile(rb"exceed_context_size|context_length_exceeded|maximum context length is")
 
 
 def overflow(path: bytes, result: Result) -> ContextOverflow | None:
     """What an answer is that says that the input of `path` was too long; None for any other."""
-    if result.status != 400 or b"exceed_context_size" not in result.body:
+    if result.status != 400 or not _TOO_LONG.search(result.body):
         return None
     return ContextOverflow(message(result.body), param=INPUTS.get(path))
 

@@ -242,7 +242,7 @@ async def test_no_orphan(bench: Bench) -> None:
     ours_alone(bench)
     with short_folder() as folder, bench.stand.sections(folder) as sections:
         models = sections.pop("models")
-        patient = {"load_cap": bench.stand.start}
+        patient = {"max_wait": "10m", "load_cap": bench.stand.start}
         async with child_yard(folder, models, **sections, defaults=patient) as yard:
             yard.http.timeout = httpx.Timeout(bench.stand.start)
             assert (await yard.post(f"/admin/models/{CHAT}/load")).status == 200

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from e2e.engines.stand import CHAT, Stand
+from e2e.engines.stand import CHAT, VECTORS, Stand
 from e2e.heavy import MODEL, VLLM, absent
 
 
@@ -20,10 +20,16 @@ class Vllm(Stand):
 
     @contextmanager
     def sections(self, folder: Path) -> Iterator[dict[str, Any]]:
-        parameters = {"context": 2048, "enforce_eager": True}
-        chat = {"engine": "cpu", "source": str(MODEL), "slots": self.slots, "parameters": parameters}
-        engines = {"cpu": {"type": "vllm", "program": str(VLLM)}}
-        yield {"devices": {"ram": {"memory": "6GB"}}, "engines": engines, "models": {CHAT: chat}}
+        model = {"engine": "cpu", "source": str(MODEL), "slots": self.slots}
+        vectors = {"context": 512, "embedding": True, "pooling": "mean", "dtype": "float32"}
+        yield {
+            "devices": {"ram": {"memory": "6GB"}},
+            "engines": {"cpu": {"type": "vllm", "program": str(VLLM), "defaults": {"enforce_eager": True}}},
+            "models": {
+                CHAT: {**model, "parameters": {"context": 2048}},
+                VECTORS: {**model, "parameters": vectors},
+            },
+        }
 
 
 STAND = Vllm()
