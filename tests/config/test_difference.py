@@ -83,6 +83,13 @@ def test_a_changed_spec_is_another_version(fields: dict[str, Any], changed: Valu
     assert (one.kind, one.fields) == (Kind.REPLACED, (changed,))
 
 
+def test_a_rate_limit_is_a_policy_and_is_told_as_it_is_written() -> None:
+    after = read(models=models(a={"rate_limit": {"requests": 3, "per": "10s"}}))
+    (one,) = compare(read(), after).models
+    told = Value("rate_limit", None, {"requests": 3, "per": 10.0})
+    assert (one.kind, one.fields) == (Kind.POLICY, (told,))
+
+
 def test_defaults_change_the_policy_of_all_who_do_not_say_otherwise() -> None:
     usual = Policy().patience
     after = read(defaults={"patience": "1s"}, models=models(b={"patience": f"{usual:g}s"}))

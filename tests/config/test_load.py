@@ -14,7 +14,7 @@ import pytest
 
 from modelyard.config import Config, ConfigErrors, DeviceSetting, Limits, Model, Scope, json_schema, load
 from modelyard.config.listen import check_protected
-from modelyard.core.types import Parallel, Policy, Price, Priority, WhenFull
+from modelyard.core.types import Parallel, Policy, Price, Priority, RateLimit, WhenFull
 from modelyard.engines.base import Profile
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -120,6 +120,7 @@ models:
     token_timeout: 10s
     queue_bound: 9
     overcommit: 1
+    rate_limit: {requests: 60}
 """,
         path=Path("/etc/yard/c.yaml"),
     )
@@ -146,7 +147,7 @@ models:
         priority=Priority.HIGH, when_full=WhenFull.WAIT, keep_alive=inf, pin=True, home=True, preload=True,
         min_replicas=1, max_replicas=2, patience=1, min_residency=0, drain_cap=30, release_cap=5, load_cap=60,
         max_wait=60, request_timeout=120, first_byte_timeout=20, token_timeout=10,
-        queue_bound=9, overcommit=1,
+        queue_bound=9, overcommit=1, rate_limit=RateLimit(60, 60.0),
     )  # fmt: skip
     assert config.preload == ("org/qwen-2.5:7b",)
 

@@ -31,7 +31,7 @@ RUN = 5.0
 
 def wait(yard: Yard, key: str) -> tuple[float, float]:
     """(estimate, bound) of a request of the normal class that arrives now."""
-    return waits(yard.state, yard.scheduler.sums, yard.version(key), Priority.NORMAL)
+    return waits(yard.state, yard.scheduler.sums, yard.version(key), Priority.NORMAL, yard.now)
 
 
 def test_a_cold_version_alone_is_one_swap_away() -> None:

@@ -320,8 +320,37 @@ async def test_refusals_while_it_serves(
         assert said in refused.message
 
 
-async def test_its_rate_limit_is_passed_on() -> None:
-    slower = no("429 Too Many Requests", "slower", "Retry-After: 7")
-    async with engine(replies(slower)) as at, live_yard({"near": far(at.address.port)}) as yard:
-        refused = await yard.chat("near")
-        assert (refused.status, refused.code, refused.headers["retry-after"]) == (429, "rate_limited", "7")
+async def test_a_pause_that_is_too_long_is_passed_on() -> None:
+    slower = no("429 Too Many Requests", "slower", "Retry-After: 70")
+    async with engine(replies(slower)) as at:
+        models = {"near": far(at.address.port, max_wait="5s")}
+        async with live_yard(models) as yard:
+            refused = await yard.chat("near")
+            assert (refused.status, refused.code) == (429, "rate_limited"), refused.body
+            assert refused.headers["retry-after"] == "70"
+            refused = await yard.chat("near")  # it is not even asked
+            assert (refused.status, refused.code) == (429, "wait_too_long"), refused.body
+            assert 60 < int(refused.headers["retry-after"]) <= 66
+
+
+async def test_a_short_pause_is_waited_for() -> None:
+    slower = no("429 Too Many Requests", "slower", "Retry-After: 1")
+    fine = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    async with engine(replies(slower, fine)) as at, live_yard({"near": far(at.address.port)}) as yard:
+        began = asyncio.get_running_loop().time()
+        assert (await yard.chat("near")).status == 200
+        assert asyncio.get_running_loop().time() - began > 0.9
+
+
+async def test_its_rate_is_kept_to() -> None:
+    fine = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    async with engine(replies(fine)) as at:
+        limit = {"requests": 2, "per": "1s"}
+        async with live_yard({"near": far(at.address.port, rate_limit=limit, max_wait="2.5s")}) as yard:
+            await yard.load("near")
+            began = asyncio.get_running_loop().time()
+            answers = await asyncio.gather(*(yard.chat("near") for _ in range(10)))
+            statuses = sorted(answer.status for answer in answers)
+            assert statuses == [200] * 6 + [429] * 4
+            assert {answer.code for answer in answers if answer.status == 429} == {"wait_too_long"}
+            assert 1.9 < asyncio.get_running_loop().time() - began < 3.5

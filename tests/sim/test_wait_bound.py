@@ -49,7 +49,7 @@ def test_nobody_whose_estimate_is_within_max_wait_is_refused() -> None:
             event: ev.Arrived, world: World = world, estimates: list[tuple[float, str]] = estimates
         ) -> None:
             state, version = world.scheduler.state, world.scheduler.state.versions[event.version]
-            estimate, _ = waits(state, world.scheduler.sums, version, version.policy.priority)
+            estimate, _ = waits(state, world.scheduler.sums, version, version.policy.priority, world.now)
             estimates.append((estimate, event.request))
 
         world.before_arrival = note

@@ -40,6 +40,7 @@ from modelyard.core.types import (
     Policy,
     Price,
     Priority,
+    RateLimit,
     Spec,
     Speculative,
     WarmUp,
@@ -412,4 +413,6 @@ def _policy_fields(section: PolicySection) -> dict[str, object]:
         chosen["priority"] = Priority[section.priority.upper()]
     if section.when_full is not None:
         chosen["when_full"] = WhenFull(section.when_full)
+    if section.rate_limit is not None:
+        chosen["rate_limit"] = RateLimit(section.rate_limit.requests, section.rate_limit.per)
     return chosen

@@ -158,6 +158,13 @@ class PriceSection(Section):
     load: Amount = Field(default=0, description="For each time that it is loaded.")
 
 
+class RateLimitSection(Section):
+    """At most so many requests in any span of this length."""
+
+    requests: PositiveCount = Field(description="Requests that are sent in each span.")
+    per: PositiveDuration = Field(default=60.0, description="The length of a span.")
+
+
 class PolicySection(Section):
     """What may change while a version stays."""
 
@@ -200,6 +207,9 @@ class PolicySection(Section):
     )
     queue_bound: PositiveCount | None = Field(default=None, description="Requests waiting for this model.")
     overcommit: Count | None = Field(default=None, description="Requests granted beyond the slots.")
+    rate_limit: RateLimitSection | None = Field(
+        default=None, description="Requests that it is given in a span of time; others wait, up to max_wait."
+    )
     placement: Packing | None = Field(
         default=None, description="Of the devices with room for it: the fullest (pack), or the emptiest."
     )

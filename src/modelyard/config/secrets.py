@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from enum import Enum
 from math import inf
 from pathlib import Path
 
 from pydantic import SecretStr
+
+from modelyard.core.types import RateLimit
 
 HIDDEN = "…"  # in place of a value that may be a secret
 SECRET = re.compile("key|token|secret|passw|credential|auth|header|hft", re.IGNORECASE)  # in a name
@@ -34,6 +37,8 @@ def plain(value: object) -> object:
         return value.name.lower()
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, RateLimit):
+        return plain(asdict(value))
     if isinstance(value, frozenset):
         return sorted(value)
     if isinstance(value, tuple | list):

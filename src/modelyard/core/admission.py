@@ -26,12 +26,16 @@ no memory taken by others, no later request of a higher class and no turn that t
 
 The estimate has learned durations in place of the caps (0 s for what was never seen), and one swap for each
 version that is not ready.
+
+Where a version has a `rate_limit` of N requests in P seconds, its ⌈requests ahead / N⌉ x P are added, and to
+v's own what is left of the span before, or of a pause that its server asked for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from modelyard.core import rates
 from modelyard.core.lifecycle import FilesState
 from modelyard.core.state import CLASSES, NOTHING, Ahead, State, Version, Waiting
 from modelyard.core.types import Priority, WhenFull
@@ -115,7 +119,8 @@ def _cost(state: State, sums: Sums, version: Version, ahead: int, asked: bool) -
         estimate += swap_estimate(state, version)
     longest = turns * _finite(version.policy.request_timeout)
     swaps = _interrupted(sums, version, ahead) + (swap_bound(sums, version) if asked else 0.0)
-    return Ahead(estimate, longest, swaps, 1, int(asked or not version.ready))
+    spans = rates.spans(version, ahead)
+    return Ahead(estimate, longest + spans, swaps + spans, 1, int(asked or not version.ready))
 
 
 def _interrupted(sums: Sums, version: Version, ahead: int) -> float:
@@ -125,7 +130,7 @@ def _interrupted(sums: Sums, version: Version, ahead: int) -> float:
     return turns * max(longest, swap_bound(sums, version)) + again * longest
 
 
-def waits(state: State, sums: Sums, version: Version, priority: Priority) -> tuple[float, float]:
+def waits(state: State, sums: Sums, version: Version, priority: Priority, now: float) -> tuple[float, float]:
     """(estimate, bound) in seconds of the wait of a request of this class that arrives now."""
     others = sums.ahead[priority].less(version.contribution[priority])
     cold = others.cold or version.contribution[priority].cold
@@ -140,7 +145,8 @@ def waits(state: State, sums: Sums, version: Version, priority: Priority) -> tup
     else:
         bound = others.turns + turns * _finite(version.policy.request_timeout)
         bound += 0.0 if version.ready else swap_bound(sums, version)
-    return estimate, bound
+    closed = rates.wait(version, sum(version.queue.counts[priority:]), now)
+    return max(estimate, closed), bound + closed
 
 
 def admit(state: State, sums: Sums, waiting: Waiting, now: float) -> Verdict:
@@ -157,7 +163,7 @@ def admit(state: State, sums: Sums, waiting: Waiting, now: float) -> Verdict:
     if len(state.waiting) >= state.queue_bound:
         message = f"{len(state.waiting)} requests wait for all models already (server.queue_bound)"
         return Verdict("queue_full", message, _soon(version.service_seconds))
-    estimate, bound = waits(state, sums, version, waiting.priority)
+    estimate, bound = waits(state, sums, version, waiting.priority, now)
     max_wait = waiting.deadline - waiting.queued_at
     if version.files is FilesState.CACHED and estimate > max_wait and policy.when_full is WhenFull.EVICT:
         message = f"{model} would be ready in about {estimate:.1f} s, after the max_wait of {max_wait:g} s"

@@ -58,4 +58,5 @@ def _version(version: Version, waiting: dict[str, Waiting]) -> Version:
         version,
         queue=version.queue.copy(waiting),
         contribution=version.contribution.copy(),
+        grants=version.grants.copy(),
     )

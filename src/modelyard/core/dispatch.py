@@ -17,7 +17,9 @@ ABOUT = 4  # a quarter of the slots more or less: as free
 def pick(version: Version, exclude: frozenset[str] = NOBODY, prefix: int | None = None) -> Instance | None:
     """A ready instance with a free slot that did not fail this request; None when all are full. Of several,
     one that is about as free as any, and of those the one that was given the fewest requests. With a
-    `prefix`, the one that this beginning leads to."""
+    `prefix`, the one that this beginning leads to. None, too, when the version is closed."""
+    if version.closed_until is not None:
+        return None
     found = [
         (free, each) for each in version.ready if (free := each.free_slots()) > 0 and each.id not in exclude
     ]

@@ -45,12 +45,14 @@ class Cancelled:
 
 @record
 class Finished:
-    """The lease of `request` on this instance ended; `generation` is the one it was granted with."""
+    """The lease of `request` on this instance ended; `generation` is the one it was granted with. `rest`: its
+    server asked to be left alone for so many seconds."""
 
     request: str
     instance: str
     generation: int
     outcome: OutcomeKind
+    rest: float = 0.0
 
 
 # -- instances ------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ shut down. Part of the scheduler; called by it alone."""
 from __future__ import annotations
 
 from modelyard.core import events as ev
-from modelyard.core import instances
+from modelyard.core import instances, rates
 from modelyard.core.actions import Loaded
 from modelyard.core.admission import never_message
 from modelyard.core.lifecycle import FilesSignal, FilesState, next_files
@@ -44,6 +44,8 @@ def _set_policy(step: Step, version: Version, policy: Policy) -> None:
     version.policy = policy
     version.policy_at = step.now
     version.capacity = version.spec.slots + policy.overcommit
+    version.closed_until = None
+    rates.renew(step.state, version, step.now)
     step.sums.stale = True
     step.look_at(version)
     step.state.replan = True

@@ -283,7 +283,7 @@ def _admission(scheduler: Scheduler, version: Version, query: Query, now: float)
     longest = policy.max_wait if query.max_wait is None else query.max_wait
     asked = Waiting("", version.key, priority, now, now, now + longest, NOBODY)
     verdict = admit(state, sums, asked, now)
-    estimate, _ = waits(state, sums, version, priority)
+    estimate, _ = waits(state, sums, version, priority, now)
     value = f"refused: {verdict.code}" if verdict.code else "may wait"
     return value, f"expected wait {estimate:.1f} s, at most {longest:g} s"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from modelyard.core import failures, fencing, instances
+from modelyard.core import failures, fencing, instances, rates
 from modelyard.core.actions import Grant, Probe, Refuse
 from modelyard.core.admission import admit
 from modelyard.core.dispatch import has_alternative, next_pair, pick
@@ -31,6 +31,7 @@ def arrive(step: Step, event: Arrived) -> None:
         return
     if event.since is None:
         version.touch(now)
+    rates.look(version, step.now)
     if not version.queue.count:
         instance = pick(version, event.exclude, event.prefix)
         if instance is not None:
@@ -100,6 +101,7 @@ def expire(step: Step, request: str) -> None:
 def serve(step: Step, version: Version) -> None:
     """Grant free slots of this version to those who wait, in order."""
     state = step.state
+    rates.look(version, step.now)
     while version.queue.count and (pair := next_pair(version)) is not None:
         waiting, instance = pair
         del state.waiting[waiting.request]
@@ -117,6 +119,7 @@ def _grant(step: Step, request: str, instance: Instance, queued_at: float) -> No
     instance.leases[request] = lease
     instance.idle_since = inf
     step.state.leases[request] = lease
+    rates.granted(step.state, instance.version, now)
     waited = now - queued_at
     loading = max(0.0, instance.ready_at - max(queued_at, instance.started_at))
     step.out.append(Grant(request, instance.id, instance.generation, waited, loading))
@@ -136,13 +139,17 @@ def finish(step: Step, event: Finished) -> None:
         instance.strikes = 0
         instance.last_success = now
         version.failures = 0
-        version.learn_service(now - lease.granted_at)
+        if event.rest:
+            rates.close(state, version, now + event.rest, now)
+        else:
+            version.learn_service(now - lease.granted_at)
     elif event.outcome.is_failure:
         _strike(step, lease, event.outcome)
     if instance.state is InstanceState.READY:
         if version.queue.count:
             step.look_at(version)
-        if not instance.leases and next_pair(version) is None:
+        waits = version.closed_until is not None and version.queue.count
+        if not instance.leases and not waits and next_pair(version) is None:
             instances.rest(step, instance)
     elif instance.state is InstanceState.DRAINING and not instance.leases:
         instances.part(step, instance, "drained")

@@ -163,6 +163,8 @@ class Scheduler:
         """One more replica: every slot is taken, the head has waited its patience, none is on its way."""
         if len(live) >= version.policy.max_replicas or len(version.ready) < len(live):
             return False
+        if version.closed_until is not None:
+            return False
         head = version.queue.head()
         assert head is not None
         if all(instance.id in head.exclude for instance in live):
@@ -303,7 +305,7 @@ class Scheduler:
     def _forget(self, step: Step, version: Version) -> None:
         if version.key in self.state.line:
             self._leave_line(step, version)
-        for kind in ("backoff", "grow", "keep"):
+        for kind in ("backoff", "grow", "keep", "rate"):
             self.state.timers.cancel((kind, version.key))
         del self.state.versions[version.key]
         self.sums.stale = True

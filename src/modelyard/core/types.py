@@ -217,6 +217,14 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most so many requests in any `per` seconds."""
+
+    requests: int
+    per: float
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What may change while a version stays. Seconds throughout; `drain_cap` None means `request_timeout`."""
 
@@ -243,6 +251,7 @@ class Policy:
     overcommit: int = 0
     placement: Packing = Packing.PACK
     affinity: Affinity = Affinity.NONE
+    rate_limit: RateLimit | None = None
 
     @property
     def drain(self) -> float:

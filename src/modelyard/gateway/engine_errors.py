@@ -19,6 +19,7 @@ from modelyard.gateway.demand import Demand
 from modelyard.gateway.relay import Result
 from modelyard.runtime.entries import Entry
 
+LONGEST_PAUSE = 3600.0  # seconds
 INPUTS = {  # by the engine's path: the field that holds what may be too long
     b"/v1/chat/completions": "messages",
     b"/v1/completions": "prompt",
@@ -51,6 +52,14 @@ def refusal(demand: Demand, result: Result) -> ModelyardError:
     if result.status >= 500 and not (result.status == 500 and _CLIENTS.match(said)):
         return EngineFailed(said)
     return InvalidRequest(said) if result.status >= 400 else EngineProtocol(said)
+
+
+def pause(result: Result) -> float:
+    """For how many seconds the server asks to be left alone; 0 where it does not."""
+    if result.status != 429:
+        return 0.0
+    said = next((value for name, value in result.headers if name == b"retry-after"), b"")
+    return min(max(float(said), 1.0), LONGEST_PAUSE) if said.isdigit() else 1.0
 
 
 def _refused_us(entry: Entry, result: Result) -> str:

@@ -26,7 +26,7 @@ from modelyard.errors import (
 )
 from modelyard.gateway.affinity import prefix_of
 from modelyard.gateway.demand import Demand
-from modelyard.gateway.engine_errors import overflow, refusal
+from modelyard.gateway.engine_errors import overflow, pause, refusal
 from modelyard.gateway.exchange import Disconnected, Exchange
 from modelyard.gateway.http.answers import JSON
 from modelyard.gateway.interrupt import Interrupt, Interrupted
@@ -146,9 +146,11 @@ class _Serving:
                 return last.error.code  # the client was told already
             if self._interrupt.departed:
                 raise Disconnected
-            if last.started or not _worth_a_retry(last):
+            if last.started or not self._worth_a_retry(last):
                 break
-            if last.outcome is OutcomeKind.CUT:
+            if pause(last):
+                self._since = self._course.started
+            elif last.outcome is OutcomeKind.CUT:
                 # Behind whoever it was cut for: before them, it would take their memory and be cut again.
                 self._since = self._loop.time()
             else:
@@ -259,7 +261,7 @@ class _Serving:
         )
         exchange.on_pause(attempt.pause)
         exchange.on_resume(attempt.resume)
-        outcome = OutcomeKind.CANCELLED
+        outcome, rest = OutcomeKind.CANCELLED, 0.0
         try:
             result = await attempt.run(b"POST", demand.path, demand.body)
             outcome = result.outcome
@@ -270,13 +272,23 @@ class _Serving:
                 if result.error is not None and not result.first_byte_at and not stopped:
                     # Slow or hung: a probe tells, unless the engine itself says that it goes on for nobody.
                     outcome = OutcomeKind.HUNG if stopped is False else OutcomeKind.UNREACHABLE
+            rest = pause(result)
         finally:
-            lease.release(outcome)
+            lease.release(outcome, rest)
             self._ran += self._loop.time() - granted
         if demand.stream and result.first_byte_at:
             lease.endpoint.began(result.first_byte_at - granted)
         self._count(result)
         return result
+
+    def _worth_a_retry(self, result: Result) -> bool:
+        """Whether another instance may do better, or the same one after the pause that it asks for: not when
+        it answered, nor when the request's time is over."""
+        if rest := pause(result):
+            return self._waited + rest < self._demand.entry.policy.max_wait
+        if result.error is None:
+            return result.status >= 500
+        return result.error.retryable
 
     # -- the answer ---------------------------------------------------------------------------------------
 
@@ -380,10 +392,3 @@ def _headers_of(lease: Lease, waited: float) -> HeaderPairs:
         (b"x-modelyard-queue-ms", b"%d" % (waited * 1000.0)),
         (b"x-modelyard-load-ms", b"%d" % (lease.loading * 1000.0)),
     ]
-
-
-def _worth_a_retry(result: Result) -> bool:
-    """Whether another instance may do better: not when it answered, nor when the request's time is over."""
-    if result.error is None:
-        return result.status >= 500
-    return result.error.retryable

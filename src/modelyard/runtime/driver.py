@@ -327,10 +327,10 @@ class Driver:
             self._tickets.pop(ticket.request, None)
             self.post(ev.Cancelled(ticket.request))
 
-    def _release(self, lease: Lease, outcome: OutcomeKind) -> None:
+    def _release(self, lease: Lease, outcome: OutcomeKind, rest: float) -> None:
         self._leases.pop(lease.request, None)
         lease.endpoint.active -= 1
-        self.post(ev.Finished(lease.request, lease.instance, lease.generation, outcome))
+        self.post(ev.Finished(lease.request, lease.instance, lease.generation, outcome, rest))
 
     def _doubt(self, lease: Lease) -> None:
         self.post(ev.Doubted(lease.instance, lease.generation))

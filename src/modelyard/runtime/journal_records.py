@@ -258,7 +258,8 @@ class Encoder:
 
     def _finished(self, event: ev.Finished) -> Fields:
         of = {"request": event.request, "instance": event.instance, **self._of(event.instance)}
-        return {"kind": Kind.ATTEMPT, **of, "outcome": event.outcome.value}
+        told = {"rest": event.rest} if event.rest else {}
+        return {"kind": Kind.ATTEMPT, **of, "outcome": event.outcome.value, **told}
 
     def _cut(self, action: ac.Cut) -> Fields:
         of = {"request": action.request, "instance": action.instance, **self._of(action.instance)}
@@ -363,7 +364,7 @@ def worth_a_record(event: ev.Event) -> bool:
 
 
 def _went_well(event: ev.Event) -> bool:
-    return type(event) is ev.Finished and event.outcome is OutcomeKind.DONE
+    return type(event) is ev.Finished and event.outcome is OutcomeKind.DONE and not event.rest
 
 
 _ALWAYS = frozenset(
