@@ -55,3 +55,18 @@ async def test_what_ends_at_once_says_its_last_words() -> None:
         assert (answer.status, answer.code) == (503, "cannot_load")
         assert "bad_arguments: exit code 2" in answer.message
         assert "unrecognized arguments: --nonsense" in answer.message
+
+
+async def test_over_the_api_a_profile_of_the_file_is_used_and_no_command_is_said() -> None:
+    defaults = {"arguments": [*FAKE, "--model", "{model}", ["--context", "{context}"]]}
+    engines = {"own": {**ENGINES["own"], "defaults": defaults}}
+    async with live_yard({}, engines=engines, devices={}) as yard:
+        memory = {"memory": {"ram": "50MB"}}
+        order = {"name": "a", "engine": "own", "parameters": {**memory, "context": 100}}
+        assert (await yard.post("/v1/models", order)).status == 201
+        assert (await yard.chat("a")).text == right_text("a", "hi", 4)
+        for said in ({"arguments": ["-c", "import os"]}, {"extra_args": ["-v"]}, {"preset": "tgi"}):
+            order = {"name": "b", "engine": "own", "parameters": {**memory, **said}}
+            refused = await yard.post("/v1/models", order)
+            assert (refused.status, refused.code) == (422, "spec_refused")
+            assert "says what is run on the server's machine" in refused.message
