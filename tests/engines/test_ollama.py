@@ -214,6 +214,7 @@ def test_a_machine_without_it() -> None:
         (Exit(None, 9), "", Cause.KILLED),
         (Exit(None, 11), "", Cause.CRASHED),
         (Exit(0), "", Cause.EXITED),
+        (Exit(None), "http://h has put the model out of its memory", Cause.EXITED),
     ],
 )
 def test_why_it_ended(end: Exit, log: str, cause: Cause) -> None:

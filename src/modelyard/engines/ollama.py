@@ -227,7 +227,7 @@ class OllamaEngine(Adapter):
         said = next((cause for text, cause in _CAUSES if text in log_tail), None)
         if exit.signal is not None:
             return Cause.KILLED if exit.signal in (9, 15) else Cause.CRASHED
-        if exit.code == 0:
+        if not exit.code:  # also a model that the server put out of its memory
             return Cause.EXITED
         return said or Cause.CRASHED
 

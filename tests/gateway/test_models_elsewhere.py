@@ -1,0 +1,98 @@
+"""Models in the memory of a server that is not ours: what it says of them counts, and is looked at again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from gateway.live_yard import LiveYard, live_yard
+from modelyard.launchers import attached
+from waiting import until
+from wire.raw_engines import Peer, engine
+
+SIZE = 300_000_000
+ANSWER = {
+    "choices": [{"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+}
+
+
+class Ollama:
+    """As much of its API as is asked for; `refusal` is the error of every load."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, int] = {}
+        self.refusal = ""
+
+    def answer(self, head: str, body: bytes) -> tuple[int, object]:
+        if head.startswith("POST /api/generate"):
+            asked = json.loads(body)
+            if self.refusal:
+                return 500, {"error": self.refusal}
+            self.loaded.pop(asked["model"], None)
+            if asked["keep_alive"] == -1:
+                self.loaded[asked["model"]] = SIZE
+        if head.startswith("GET /api/ps"):
+            listed = [{"name": name, "size": size, "size_vram": 0} for name, size in self.loaded.items()]
+            return 200, {"models": listed}
+        return 200, ANSWER
+
+    async def __call__(self, peer: Peer) -> None:
+        while True:
+            head, body = await peer.request()
+            status, answer = self.answer(head.decode(), body)
+            data = json.dumps(answer).encode()
+            kind = b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data)
+            await peer.send(b"HTTP/1.1 %d X\r\n" % status + kind + data)
+
+
+@asynccontextmanager
+async def beside(ollama: Ollama) -> AsyncIterator[LiveYard]:
+    model: dict[str, Any] = {"engine": "there", "devices": ["ram"]}
+    async with engine(ollama) as at:
+        engines = {"there": {"type": "ollama", "defaults": {"url": f"http://127.0.0.1:{at.address.port}"}}}
+        async with live_yard({"a:x": model}, engines=engines) as yard:
+            yield yard
+
+
+async def test_what_it_says_of_a_models_memory_counts_and_is_reserved_next_time() -> None:
+    ollama = Ollama()
+    async with beside(ollama) as yard:
+        instance = await yard.load("a:x")
+        assert ollama.loaded == {"a:x": SIZE}
+        await yard.driver.observer.look()
+        account = yard.state.ledger.devices["ram"]
+        assert account.holds(instance.id)[1] == SIZE
+        await yard.unload("a:x")
+        await until(lambda: not yard.state.instances)
+        assert ollama.loaded == {}
+        again = await yard.load("a:x")
+        assert SIZE <= account.holds(again.id)[0] <= 1.16 * SIZE
+
+
+async def test_one_that_is_put_out_behind_our_back_is_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attached, "EVERY", 0.02)
+    ollama = Ollama()
+    async with beside(ollama) as yard:
+        first = await yard.load("a:x")
+        ollama.loaded.clear()
+        await until(lambda: yard.ready("a:x") is not first)
+        (note,) = yard.notes("failed")
+        assert "what it was attached to is gone" in note
+        assert "has put the model out of its memory" in note
+        assert (await yard.chat("a:x")).status == 200
+        assert list(ollama.loaded) == ["a:x"]
+
+
+async def test_too_little_memory_there_is_said_as_that() -> None:
+    ollama = Ollama()
+    ollama.refusal = "model requires more system memory (9.0 GiB) than is available (2.0 GiB)"
+    async with beside(ollama) as yard:
+        answer = await yard.chat("a:x")
+        assert answer.status == 503
+        assert "out_of_memory" in answer.message
+        assert ollama.refusal in answer.message
