@@ -12,6 +12,7 @@ from modelyard.core.types import Address, Cause, Charge, Parallel, Placement, Sp
 from modelyard.engines.base import Command, Exit, Files, ModelFile, Profile
 from modelyard.engines.vllm import VllmEngine
 from modelyard.engines.vllm_memory import CUDA_CONTEXT, CUDA_GRAPHS, PROCESS
+from modelyard.errors import BadFile
 
 ENGINE = VllmEngine()
 PROFILE = Profile("vllm", "vllm", found={"vllm": "/opt/bin/vllm"})
@@ -196,6 +197,11 @@ class TestNeed:
     def test_of_a_model_that_sees_counts_its_language_part(self) -> None:
         seeing = files({**HEADER, "config": {"architectures": ["XForCausalLM"], "text_config": CONFIG}})
         assert ENGINE.need(spec(), seeing) == ENGINE.need(spec(), files())
+
+    def test_of_a_file_that_is_no_folder_is_refused(self) -> None:
+        gguf = files({"general.architecture": "llama"})
+        with pytest.raises(BadFile, match="/c/qwen is no folder of safetensors"):
+            ENGINE.need(spec(), gguf)
 
 
 class TestSpec:

@@ -18,6 +18,7 @@ from modelyard.engines import openai_http, vllm_memory, vllm_options
 from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile, Rung, Work
 from modelyard.engines.exposition import ratio, sums
 from modelyard.engines.vllm_memory import BATCH, CUDA_CONTEXT, DEFAULT_CONTEXT, MIB, Model, Plan
+from modelyard.errors import BadFile
 
 PROGRAM = "vllm"
 _BASE = "base"  # what the model under an adapter is called; nobody asks for it
@@ -122,6 +123,9 @@ class VllmEngine(Adapter):
         return {role: str(source) for role, source in roles.items() if source}
 
     def need(self, spec: Spec, files: Files) -> Need:
+        if "config" not in files["model"].header:
+            path = files["model"].path
+            raise BadFile(f"{path} is no folder of safetensors; name one, e.g. hf://ORG/REPO")
         return vllm_memory.need(_plan(spec, files), files)
 
     def command(
