@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from gateway.live_yard import live_yard, right_text
@@ -70,3 +71,27 @@ async def test_over_the_api_a_profile_of_the_file_is_used_and_no_command_is_said
             refused = await yard.post("/v1/models", order)
             assert (refused.status, refused.code) == (422, "spec_refused")
             assert "says what is run on the server's machine" in refused.message
+
+
+TAKEN_ONCE = """
+import os, pathlib, socket, sys
+mark, address, *more = sys.argv[1:]
+if not pathlib.Path(mark).exists():
+    pathlib.Path(mark).touch()
+    host, port = address.split(":")
+    taken = socket.create_server((host, int(port)))
+    taken.set_inheritable(True)
+os.execv(sys.executable, [sys.executable, "-m", "modelyard.servers.fake", "--address", address, *more])
+"""
+
+
+async def test_a_port_that_was_taken_meanwhile_is_another_one_the_next_time(tmp_path: Path) -> None:
+    script, mark = tmp_path / "engine.py", tmp_path / "mark"
+    script.write_text(TAKEN_ONCE)
+    arguments = [str(script), str(mark), "{address}", "--model", "{model}"]
+    model = {"engine": "own", "parameters": {"arguments": arguments, "memory": {"ram": "50MB"}}}
+    async with live_yard({"a": model}, engines=ENGINES, devices={}) as yard:
+        answer = await yard.chat("a")
+        assert (answer.status, answer.text) == (200, right_text("a", "hi", 4))
+        assert yard.state.sequence == 2
+        assert any("port_in_use" in message for message in yard.notes("failed"))
