@@ -175,7 +175,7 @@ class VllmEngine(Adapter):
             return frozenset({"/v1/rerank"})
         if options.get("embedding"):
             return frozenset({"/v1/embeddings"})
-        return frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+        return frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 
     def context(self, spec: Spec, files: Files) -> int | None:
         return _context(spec, files) if "model" in files else super().context(spec, files)
