@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from modelyard.core import events as ev
 from modelyard.core.invariants import check
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.types import Device, DeviceKind, Need, Policy, Share, Spec
+from modelyard.core.types import Device, DeviceKind, Need, Policy, Rung, Share, Spec
 from modelyard.sim.world import Job, Record, World
 
 
@@ -78,8 +78,9 @@ class Setting:
         }
         return Policy(**(values | changes))  # type: ignore[arg-type]
 
-    def world(self, **changes: object) -> World:
-        """`models` versions m0, m1, … that each fill one device; everything is cached, nothing is loaded."""
+    def world(self, *, rungs: tuple[Rung, ...] = (), **changes: object) -> World:
+        """`models` versions m0, m1, … that each fill one device; everything is cached, nothing is loaded.
+        They can sleep on `rungs`."""
         dice = Random(self.seed + 1)
         scheduler = Scheduler(queue_bound=100_000)
         load = self.load if self.worst else self.load * 0.5
@@ -94,7 +95,8 @@ class Setting:
         for number in range(self.models):
             size = 60 if number % 3 else 100
             name = f"m{number}"
-            world.post(ev.Added(spec(name, self.slots), self.policy(**changes), need(size)))
+            wanted = replace(need(size), rungs=rungs)
+            world.post(ev.Added(spec(name, self.slots), self.policy(**changes), wanted))
         return world
 
     def jobs(self, *, length: float, hot: bool = True) -> list[Job]:

@@ -9,11 +9,12 @@ from math import inf
 
 import pytest
 
+from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.admission import waits
 from modelyard.core.invariants import check
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.types import Policy, Spec
+from modelyard.core.types import Device, DeviceKind, Policy, Rung, Share, Spec
 from modelyard.sim.world import Job, World
 from sim.scenes import Setting, gpu, key, need, served, spec
 
@@ -36,6 +37,27 @@ def test_every_admitted_request_is_granted_within_its_stated_bound(block: int, l
         cuts += world.cuts
     assert waits > 100, "nobody had to wait: this load proves nothing"
     assert bool(cuts) == lower_drain_cap, "by default nothing is cut; a lowered drain cap cuts"
+
+
+@pytest.mark.parametrize("left", [0, 8])
+def test_it_holds_where_models_sleep(left: int) -> None:
+    """Sleeps as long as stops, wakes as long as loads, and not enough host memory for all."""
+    rung = Rung("asleep", (Share("accelerator", left), Share("ram", 50)))
+    slept = woken = 0
+    for seed in range(SEEDS):
+        setting = Setting.draw(seed)
+        world = setting.world(rungs=(rung,))
+        world.post(ev.DeviceAdded(Device("ram", DeviceKind.RAM, 120, 120)))
+        orders: list[ac.Action] = []
+        world.watch = lambda _now, _event, actions, orders=orders: orders.extend(actions)
+        world.submit(setting.jobs(length=6 * (setting.timeout + setting.load)))
+        world.run()
+        for name, record in world.records.items():
+            assert record.wait is not None, f"{name} was never served ({record.refused}): {setting}"
+            assert record.wait <= record.bound + 1e-6, f"{name} waited {record.wait}, {record}: {setting}"
+        slept += sum(isinstance(order, ac.Sleep) for order in orders)
+        woken += sum(isinstance(order, ac.Wake) for order in orders)
+    assert slept > woken > 50
 
 
 def test_nobody_whose_estimate_is_within_max_wait_is_refused() -> None:

@@ -48,7 +48,7 @@ def wake(step: Step, instance: Instance, reason: str) -> None:
     placement = sleep.awake(instance)
     _hold(step, instance, sleep.both(instance.placement, placement))
     instance.started_at, instance.idle_since, instance.reason = step.now, inf, reason
-    instance.leaving_for = ""
+    instance.leaving_for, instance.asked_keep_alive = "", None
     cancel_timers(step, instance)
     deadline, waited = _comes_up(step, instance)
     step.out.append(Wake(instance.id, instance.generation, rung, placement, deadline, reason))

@@ -344,8 +344,8 @@ def may_leave_at(instance: Instance, wish: Wish) -> float:
     """The moment from which this victim may leave for the wish, in absolute seconds; infinite while that
     depends on something else than time: a load that others wait for, requests there that came first."""
     other = instance.version
-    if other is wish.version:
-        return -inf  # sleeps, and is in the way of another of its own
+    if instance.state is InstanceState.ASLEEP:
+        return -inf  # whoever waits for it came later, or it would be woken
     if instance.state is not InstanceState.READY:
         return inf if other.queue.count or other.asked_since is not None else -inf
     head = other.queue.head()

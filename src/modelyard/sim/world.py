@@ -142,6 +142,10 @@ class World:
                 begins = max(self.now, self._drive_free)
                 self._drive_free = begins + self.read(version)
                 self.at(begins + self.load(version), ev.Ready(instance, generation))
+            case ac.Wake(instance, generation):
+                self.at(self.now + self.load(self._versions[instance]), ev.Ready(instance, generation))
+            case ac.Sleep(instance, generation):
+                self.at(self.now + self.stop(self._versions[instance]), ev.Slept(instance, generation))
             case ac.Stop(instance, generation) | ac.Release(instance, generation):
                 gone = ev.Released(instance, generation)
                 self.at(self.now + self.stop(self._versions[instance]), gone)
