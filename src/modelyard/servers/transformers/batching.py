@@ -41,6 +41,7 @@ class Batching:
             num_blocks=pages + 1,
             max_batch_tokens=max(parameters.batch, parameters.slots),
             max_requests_per_batch=parameters.slots,
+            safety_margin=0.0,  # there is room for what each slot may take
             allow_block_sharing=parameters.prefix_caching,
             use_async_batching=False,
             use_cuda_graph=False,
