@@ -221,6 +221,24 @@ async def test_its_key_is_shown_nowhere() -> None:
         assert KEY not in f"{endpoint.address} {endpoint.address!r}"
 
 
+async def test_where_keys_go_is_said_by_files_alone() -> None:
+    async with remote() as (_, socket), front(None, socket) as port:
+        url = f"http://localhost:{port}"
+        profile = {"type": "openai", "defaults": {"url": url, "key": KEY, "model": "there"}}
+        async with live_yard({"near": far(port)}, engines={"provider": profile}) as yard:
+            own = {"name": "own", "engine": "openai", "parameters": {"url": url}}
+            refused = await yard.post("/v1/models", own)
+            assert (refused.status, refused.code) == (422, "spec_refused"), refused.body
+            assert refused.message.startswith("parameters.url: ")
+            moved = {"name": "moved", "engine": "provider", "parameters": {"url": "http://else"}}
+            assert (await yard.post("/v1/models", moved)).code == "spec_refused"
+            made = await yard.post("/v1/models", {"name": "lent", "engine": "provider"})
+            assert made.status == 201, made.body
+            assert KEY not in repr(made.body)
+            assert (await yard.chat("lent", "Hello")).text == right_text("there", "Hello", 4)
+            assert KEY not in (await yard.http.get("/v1/engines")).text
+
+
 async def test_a_client_that_leaves_frees_the_slot_there() -> None:
     slow = fake(parameters={"tokens_per_second": 100})
     async with pair(there=slow) as (yard, child):

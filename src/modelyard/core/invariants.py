@@ -58,6 +58,8 @@ def _check_requests(state: State) -> None:
     for version in state.versions.values():
         assert version.queue.count == sum(version.queue.counts) == sum(1 for _ in version.queue), version.key
         assert next_pair(version) is None, f"{version.key}: a slot is free and somebody waits for it"
+        due = state.timers.when(("rate", version.key))
+        assert version.closed_until is None or due is not None, f"{version.key} is closed for ever"
         new = [waiting.since for waiting in version.queue if not waiting.retried]
         over = len(new) > version.policy.queue_bound
         assert not over or max(new) <= version.policy_at, f"{version.key}: its queue passed its bound"
