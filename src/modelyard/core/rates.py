@@ -11,11 +11,9 @@ from modelyard.core.state import State, Version
 
 
 def granted(state: State, version: Version, now: float) -> None:
-    """One more was granted now: close it when that was the last one of its span."""
-    limit = version.policy.rate_limit
-    if limit is not None:
-        version.grants.append(now)
-        renew(state, version, now)
+    """One more was granted now: close it when that was the last one of its span. It has a limit."""
+    version.grants.append(now)
+    renew(state, version, now)
 
 
 def renew(state: State, version: Version, now: float) -> None:
@@ -38,8 +36,8 @@ def close(state: State, version: Version, until: float, now: float) -> None:
 
 
 def look(version: Version, now: float) -> None:
-    """Open it if its time is over."""
-    if version.closed_until is not None and now >= version.closed_until:
+    """Open it if its time is over. It is closed."""
+    if now >= (version.closed_until or now):
         version.closed_until = None
 
 

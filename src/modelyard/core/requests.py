@@ -31,7 +31,8 @@ def arrive(step: Step, event: Arrived) -> None:
         return
     if event.since is None:
         version.touch(now)
-    rates.look(version, step.now)
+    if version.closed_until is not None:
+        rates.look(version, step.now)
     if not version.queue.count:
         instance = pick(version, event.exclude, event.prefix)
         if instance is not None:
@@ -101,7 +102,8 @@ def expire(step: Step, request: str) -> None:
 def serve(step: Step, version: Version) -> None:
     """Grant free slots of this version to those who wait, in order."""
     state = step.state
-    rates.look(version, step.now)
+    if version.closed_until is not None:
+        rates.look(version, step.now)
     while version.queue.count and (pair := next_pair(version)) is not None:
         waiting, instance = pair
         del state.waiting[waiting.request]
@@ -119,7 +121,8 @@ def _grant(step: Step, request: str, instance: Instance, queued_at: float) -> No
     instance.leases[request] = lease
     instance.idle_since = inf
     step.state.leases[request] = lease
-    rates.granted(step.state, instance.version, now)
+    if instance.version.policy.rate_limit is not None:
+        rates.granted(step.state, instance.version, now)
     waited = now - queued_at
     loading = max(0.0, instance.ready_at - max(queued_at, instance.started_at))
     step.out.append(Grant(request, instance.id, instance.generation, waited, loading))
