@@ -22,9 +22,9 @@ ENDED = 30.0
 
 
 @contextmanager
-def modelyard(config: Path, data: Path) -> Iterator[str]:
+def modelyard(config: Path, data: Path, port: int = 0) -> Iterator[str]:
     """The URL of a server of this configuration; it ends as with Ctrl-C, and has to end well."""
-    port = free_port()
+    port = port or free_port()
     words = command("serve", "-c", str(config), "--port", str(port))
     with _running(words, f"http://127.0.0.1:{port}/health", data, {}) as process:
         yield f"http://127.0.0.1:{port}"
