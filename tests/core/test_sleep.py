@@ -169,7 +169,7 @@ class TestWhoSleepsIsAVictimToo:
         swap(yard, B, A)
         yard.ask("busy", B)
         yard.ask("r", A)  # waits for the memory of b, and wakes then
-        cpu = yard.add("cpu", Need((Share("ram", 150),)))
+        cpu = yard.add("cpu", Need((Share("ram", 100),)))
         assert stopped(yard.ask("c", cpu)) == []
         yard.pass_time(8.0)
         yard.finish("busy")
@@ -225,8 +225,9 @@ class TestWhereItWakes:
         swap(yard, B, A)
         yard.do(ev.UnloadAsked(B))
         yard.ask("r", A)
-        yard.released(B)
         yard.ask("retry", A, exclude=["a-1"], since=yard.now)
+        assert "retry" in yard.state.waiting
+        yard.released(B)
         actions = yard.ready(A)
         assert granted(actions) == ["r"]
         assert "retry" not in yard.state.waiting
