@@ -93,8 +93,8 @@ reserved when an instance starts and freed only when it was released: a process 
 {_machine(lifecycle.FILES, "absent", "")}
 ## Instance
 
-Where its engine offers a way to sleep, an instance that has drained may sleep instead of stopping: its process
-stays, and most of its memory is given back.
+Where its engine offers a way to sleep, an instance that has drained may sleep instead of stopping: its
+process stays, and most of its memory is given back.
 
 {_machine(lifecycle.INSTANCE, "starting", "gone")}"""
 

@@ -88,7 +88,7 @@ class Driver:
         self._tickets: dict[str, Ticket] = {}
         self._leases: dict[str, Lease] = {}
         self._asks = Asks()
-        self.work = WorkSeen(lambda: scheduler.state.instances.values(), self.commands.residents.get)
+        self.work = WorkSeen(scheduler.state.instances.values, self.commands.residents.get)
         self._watches: list[asyncio.Task[None]] = []
         self._run = f"r{token_hex(4)}-"
         self._numbers = count(1)
