@@ -72,6 +72,19 @@ async def test_an_answer_is_the_same_alone_and_in_a_batch() -> None:
         assert 0 <= stats["kv_use"] < 1
 
 
+async def test_every_slot_has_room_for_its_whole_context() -> None:
+    context = 262  # two pages of the cache
+    async with served(slots=3, context=context) as live:
+        for turn in range(3):  # pages that earlier prompts left behind make room
+            bodies = [
+                {"prompt": [100 + 7 * slot + turn] * (context - 8), "max_tokens": 99, "ignore_eos": True}
+                for slot in range(3)
+            ]
+            asking = (live.client.post("/v1/completions", json=body) for body in bodies)
+            answers = [answer.json() for answer in await asyncio.gather(*asking)]
+            assert [answer["usage"]["total_tokens"] for answer in answers] == [context] * 3
+
+
 async def test_guesses_change_the_time_and_not_the_answer() -> None:
     async with served() as live:
         plain = [await chat(live, question) for question in QUESTIONS[:3]]
@@ -173,10 +186,11 @@ async def test_a_large_model_sleeps_when_another_needs_its_memory(large: Path) -
         "large": {"engine": "cpu", "source": str(large), "parameters": parameters, "slots": 1},
         "other": {"engine": "fake", "parameters": {"memory": {"ram": 2_000_000_000}}},
     }
-    patient = {"max_wait": "10m", "load_cap": "5m", "patience": "50ms"}
+    patient = {"max_wait": "10m", "load_cap": "5m", "patience": "50ms", "release_cap": "2m"}
     engines = {"cpu": {"type": "transformers", "program": str(PYTHON)}}
     devices = {"ram": {"memory": "6GB", "reserve": 0}}
     async with live_yard(models, engines=engines, devices=devices, defaults=patient) as yard:
+        yard.http.timeout = 600
         first = await yard.chat("large", "Say yes.", temperature=0)
         assert first.status == 200, first.body
         (instance,) = yard.instances("large")
