@@ -30,7 +30,8 @@ def main(argv: list[str]) -> int:
     except (ValueError, TypeError) as error:
         _log(f"error: invalid argument: {error}")
         return 2
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    os.environ |= dict.fromkeys(("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS"), "1")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a request's text is short
     return asyncio.run(_serve(parameters))
 
 
