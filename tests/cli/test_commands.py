@@ -331,7 +331,7 @@ def test_tables_keep_names_whole_however_narrow_the_terminal() -> None:
     name = "quick-chat-4-of-somebody"
     sizes = {"total": 10, "budget": 10, "reserved": 1, "observed": 1, "foreign": 0, "free": 9}
     holders = [{"instance": name, "observed": 1, "reserved": 1}]
-    device = {"id": "gpu0", "name": "gpu0", "kind": "declared", **sizes, "instances": holders}
+    device = {"id": "gpu0", "name": "gpu0", "kind": "declared", **sizes, "closed": "", "instances": holders}
     for console in (
         Console(file=io.StringIO(), width=40, force_terminal=True, color_system=None),
         tables.console(io.StringIO()),

@@ -270,7 +270,7 @@ async def test_pages(yard: LiveYard) -> None:
         assert second["has_more"] is False
     assert (await ask(yard, "GET", "/v1/models?limit=4"))["has_more"] is False
     assert (await ask(yard, "GET", "/v1/models?after=d"))["data"] == []
-    for wrong in ("limit=0", "limit=1001", "limit=x", "state=asleep", "pair=en"):
+    for wrong in ("limit=0", "limit=1001", "limit=x", "state=tired", "pair=en"):
         await refused(yard, "GET", f"/v1/models?{wrong}", None, 400, "invalid_request")
 
 

@@ -84,7 +84,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         "-s3",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
-        "-volume.max=8",
+        "-volume.max=64",
     ]
     argv += [f"-s3.config={folder / 's3.json'}", "-master.telemetry=false", "-master.volumeSizeLimitMB=128"]
     argv += [f"-{name}={port}" for name, port in zip(named, ports, strict=True)]
