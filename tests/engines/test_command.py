@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,13 @@ def test_bad_parameters(parameters: dict[str, Any], path: str, message: str) -> 
     ((where, said),) = ENGINE.problems(spec(**parameters), SERVER)
     assert where == f"parameters.{path}"
     assert message in said
+
+
+def test_the_warm_up_asks_for_what_the_server_calls_the_model() -> None:
+    (call,) = ENGINE.warm_up(spec(arguments=["{port}"], model_name="theirs"))
+    assert json.loads(call.body)["model"] == "theirs"
+    (call,) = ENGINE.warm_up(spec(arguments=["{port}"]))
+    assert json.loads(call.body)["model"] == "chat/m"
 
 
 def test_no_source_and_no_program() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
@@ -175,7 +176,7 @@ class CommandEngine(Adapter):
         return Command((*argv, *_list(parameters, "extra_args")))
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
-        return openai_http.warm_up(spec, self.paths(spec))
+        return openai_http.warm_up(replace(spec, model=self.model_name(spec) or spec.model), self.paths(spec))
 
     def paths(self, spec: Spec) -> frozenset[str]:
         apis = _list(_parameters(spec), "apis") or ("chat", "completions")
