@@ -98,12 +98,12 @@ async def test_tls_with_a_certificate_that_is_told(tmp_path: Path) -> None:
         pool.close()
 
 
-@pytest.mark.parametrize("case", ["unknown", "other name", "no file", "no certificate"])
+@pytest.mark.parametrize("case", ["unknown", "other name", "no file", "no certificate", "empty"])
 async def test_a_server_that_is_not_trusted_gets_no_request(tmp_path: Path, case: str) -> None:
     made, context = certificate(tmp_path, "elsewhere" if case == "other name" else "localhost")
-    if case == "no certificate":
+    if case in ("no certificate", "empty"):
         made = tmp_path / "text"
-        made.write_text("no")
+        made.write_text("no" if case == "no certificate" else "")
     ca = {"unknown": "", "no file": str(tmp_path / "none")}.get(case, str(made))
     async with engine(always(OK), tmp_path / "e") as peer, front(context, tmp_path / "e") as port:
         pool = Pool(Address(host="localhost", port=port, scheme="https", ca=ca))

@@ -222,7 +222,10 @@ def _trusting(ca: str) -> ssl.SSLContext:
 
     try:
         if ca:
-            return ssl.create_default_context(cadata=Path(ca).read_text("ascii"))
+            text = Path(ca).read_text("ascii")
+            if not text:  # else it would be those that the machine trusts
+                raise ValueError("it is empty")
+            return ssl.create_default_context(cadata=text)
         context = ssl.create_default_context()
         context.load_verify_locations(certifi.where())  # a machine may have none of its own
     except (OSError, ValueError) as error:
