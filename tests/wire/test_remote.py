@@ -58,6 +58,15 @@ def test_an_address_that_would_break_framing_is_refused(wrong: Address) -> None:
         Target(wrong)
 
 
+def has_addresses(monkeypatch: pytest.MonkeyPatch, *places: tuple[str, int]) -> None:
+    """Every name has these."""
+
+    async def found(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+
+
 async def test_each_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one takes no connection and says nothing: another one is tried before the time is over."""
     monkeypatch.setattr("modelyard.wire.pool.CONNECT_TIMEOUT", 1.0)
@@ -69,12 +78,7 @@ async def test_each_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) 
             one.setblocking(False)
             one.connect_ex(full.getsockname())
         async with engine(always(OK)) as peer:
-            places = [full.getsockname(), ("127.0.0.1", peer.address.port)]
-
-            async def two(*_: object, **__: object) -> list[tuple[object, ...]]:
-                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
-
-            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", two)
+            has_addresses(monkeypatch, full.getsockname(), ("127.0.0.1", peer.address.port))
             pool = Pool(Address(host="two.example", port=80, scheme="http"))
             assert await pool.fetch("GET", "/", timeout=5) == (200, b"ok")
             pool.close()
@@ -113,4 +117,16 @@ async def test_a_server_that_is_not_trusted_gets_no_request(tmp_path: Path, case
         with pytest.raises(NotTrusted, match=what):
             await pool.fetch("GET", "/", timeout=5)
         assert peer.accepted == pool.open == 0
+        pool.close()
+
+
+async def test_an_address_that_is_not_there_does_not_hide_a_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, context = certificate(tmp_path)
+    async with engine(always(OK), tmp_path / "e"), front(context, tmp_path / "e") as port:
+        has_addresses(monkeypatch, ("127.0.0.1", port), ("127.0.0.1", 1))
+        pool = Pool(Address(host="two.example", port=port, scheme="https"))
+        with pytest.raises(NotTrusted, match="self-signed certificate"):
+            await pool.fetch("GET", "/", timeout=5)
         pool.close()

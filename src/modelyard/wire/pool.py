@@ -184,6 +184,8 @@ class Pool:
                         self._make, at, port, ssl=self._tls, server_hostname=name
                     )
                     return connection
+            except ssl.SSLCertVerificationError:  # what another one fails of would hide it
+                raise
             except (OSError, TimeoutError) as error:
                 failure = error
         raise failure
