@@ -140,6 +140,34 @@ assert share(500, top_p=0.6)[2:] == [0, 0] and share(100, top_p=0.3) == [1, 0, 0
     subprocess.run([str(PYTHON), "-c", code], check=True, timeout=120)
 
 
+def test_a_request_brings_no_template_of_its_own_and_what_a_template_raises_is_a_refusal() -> None:
+    code = """
+import sys
+from types import SimpleNamespace as Of
+from transformers import AutoTokenizer
+from modelyard.servers.transformers.loading import Tokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = Of(get_input_embeddings=lambda: Of(num_embeddings=49152), can_generate=lambda: False)
+words = Tokenizer(tokenizer, model)
+def refused(call, *given):
+    try:
+        call(*given)
+    except ValueError as error:
+        return str(error)
+hi = [{"role": "user", "content": "hi"}]
+for name in ("chat_template", "padding", "max_length", "return_tensors", "tokenizer_kwargs", "tokenize"):
+    assert f"`{name}`" in refused(words.chat, hi, {name: "x"}), name
+assert "refuses this text" in refused(words.encode, chr(0xd800))
+assert "refuses these messages" in refused(words.chat, [{"role": "user", "content": chr(0xd800)}], {})
+for template in ("{{ range(10 ** 9) }}", "{{ 1 // 0 }}"):
+    tokenizer.chat_template = template
+    assert "refuses these messages" in refused(words.chat, hi, {}), template
+tokenizer.chat_template = "{{ mood }}"
+assert words.decode(words.chat(hi, {"mood": "glad"})) == "glad"
+"""
+    subprocess.run([str(PYTHON), "-c", code, str(MODEL)], check=True, timeout=120)
+
+
 def test_a_sleep_gives_the_weights_back_and_a_wake_the_same_scores(tmp_path: Path) -> None:
     told = asleep_and_awake(MODEL, tmp_path, "float32")
     assert told["same"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-from jinja2 import TemplateError
 
 from modelyard.servers.transformers.asks import Sampling
 from modelyard.servers.transformers.batching import Batching
@@ -69,15 +69,23 @@ class Tokenizer:
             top_p=1.0 if own.top_p is None else own.top_p,
         )
         self._tokenizer = tokenizer
+        base = transformers.PreTrainedTokenizerBase
+        owners = (tokenizer.apply_chat_template, base.apply_chat_template)
+        self._arguments = frozenset(name for one in owners for name in inspect.signature(one).parameters)
 
     def encode(self, text: str, special: bool = True) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=special))
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=special))
+        except Exception as error:  # whatever the library raises belongs to this text
+            raise ValueError(f"the model's tokenizer refuses this text: {error}") from None
 
     def chat(self, messages: Sequence[Mapping[str, object]], more: Mapping[str, object]) -> list[int]:
+        if taken := sorted(self._arguments & more.keys()):
+            raise ValueError(f"`chat_template_kwargs`: `{taken[0]}` is not the template's, and cannot be set")
         given = {**more, "tokenize": True, "return_dict": False, "add_generation_prompt": True}
         try:
             return list(self._tokenizer.apply_chat_template(list(messages), **given))
-        except (TemplateError, LookupError, TypeError, ValueError) as error:
+        except Exception as error:  # a template is a program, and may raise anything
             raise ValueError(f"the model's chat template refuses these messages: {error}") from None
 
     def decode(self, tokens: Sequence[int], special: bool = False) -> str:
