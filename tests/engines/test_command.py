@@ -12,6 +12,7 @@ import pytest
 from modelyard.core.types import Address, Cause, Charge, Parallel, Placement, Share, Spec
 from modelyard.engines.base import Exit, Files, Listening, ModelFile, Profile
 from modelyard.engines.command import PLACEHOLDERS, CommandEngine
+from modelyard.engines.openai_http import APIS
 
 ENGINE = CommandEngine()
 SERVER = Profile("server", "command", program="/opt/server")
@@ -71,6 +72,7 @@ def test_words_that_stand_or_fall_together() -> None:
         ({"arguments": ["{port}"], "memory": {"ram": "much"}}, "memory", "is not a size"),
         ({"arguments": ["{port}"], "memory": {"ram": 0}}, "memory", "more than nothing"),
         ({"arguments": ["{port}"], "apis": ["chats"]}, "apis", "some of chat, completions"),
+        ({"arguments": ["{port}"], "apis": [["chat"]]}, "apis", "some of chat, completions"),
         ({"preset": "sglong"}, "preset", "must be one of sglang"),
     ],
 )
@@ -85,6 +87,13 @@ def test_the_warm_up_asks_for_what_the_server_calls_the_model() -> None:
     assert json.loads(call.body)["model"] == "theirs"
     (call,) = ENGINE.warm_up(spec(arguments=["{port}"]))
     assert json.loads(call.body)["model"] == "chat/m"
+
+
+@pytest.mark.parametrize(("api", "path"), [*APIS.items()])
+def test_it_is_warmed_up_by_whatever_it_serves(api: str, path: str) -> None:
+    one = spec(arguments=["{port}"], apis=[api])
+    assert ENGINE.problems(one, SERVER) == []
+    assert [call.path for call in ENGINE.warm_up(one)] == [path]
 
 
 def test_no_source_and_no_program() -> None:

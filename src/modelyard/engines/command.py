@@ -19,7 +19,8 @@ from modelyard.core.units import parse_size
 from modelyard.engines import openai_http
 from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Listening, Profile
 from modelyard.engines.command_presets import PRESETS
-from modelyard.engines.options import Option, Table, one_of, text, texts, truth, whole
+from modelyard.engines.openai_http import APIS
+from modelyard.engines.options import Option, Table, one_of, some_of, text, texts, truth, whole
 
 PLACEHOLDERS = {
     "address": "where it has to listen: host:port, or unix:PATH",
@@ -36,14 +37,6 @@ PLACEHOLDERS = {
 }
 _PLACEHOLDER = re.compile(r"\{\{[a-z_]+\}\}|\{([a-z_]+)\}")
 _ACCELERATOR = re.compile(r"accelerator\d*")
-_APIS = {
-    "chat": "/v1/chat/completions",
-    "completions": "/v1/completions",
-    "responses": "/v1/responses",
-    "messages": "/v1/messages",
-    "embeddings": "/v1/embeddings",
-    "rerank": "/v1/rerank",
-}
 # What logs say before an end, the most telling first.
 _CAUSES = (
     ("out of memory", Cause.OUT_OF_MEMORY),
@@ -77,11 +70,6 @@ def _health(value: object) -> str:
     return "" if fine else "must be a path, e.g. /health"
 
 
-def _apis(value: object) -> str:
-    fine = isinstance(value, list | tuple) and value and set(value) <= _APIS.keys()
-    return "" if fine else f"must be a list of some of {', '.join(_APIS)}"
-
-
 def _memory(value: object) -> str:
     if not isinstance(value, Mapping) or not value:
         return "must map devices to sizes, e.g. {ram: 2GB, accelerator: 10GB}"
@@ -102,7 +90,7 @@ _TABLE = Table(
         Option("health", _health),
         Option("memory", _memory),
         Option("context", whole(1)),
-        Option("apis", _apis),
+        Option("apis", some_of(*APIS)),
         Option("model_name", text),
     ),
 )
@@ -180,7 +168,7 @@ class CommandEngine(Adapter):
 
     def paths(self, spec: Spec) -> frozenset[str]:
         apis = _list(_parameters(spec), "apis") or ("chat", "completions")
-        return frozenset(_APIS[api] for api in apis)
+        return frozenset(APIS[api] for api in apis)
 
     def listening(self, spec: Spec) -> Listening:
         parameters = _parameters(spec)

@@ -17,16 +17,10 @@ from urllib.parse import urlsplit
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.engines import openai_http
 from modelyard.engines.base import Adapter, Attach, Call, Exit, Files, Profile
+from modelyard.engines.openai_http import APIS
 from modelyard.engines.options import Option, Table, some_of, text, truth, whole
 
 _MODELS = "/v1/models"
-_APIS = {
-    "chat": "/v1/chat/completions",
-    "completions": "/v1/completions",
-    "embeddings": "/v1/embeddings",
-    "responses": "/v1/responses",
-    "rerank": "/v1/rerank",
-}
 
 
 def _url(value: object) -> str:
@@ -56,7 +50,7 @@ _TABLE = Table(
         Option("key", _key),
         Option("model", text),
         Option("ca", text),
-        Option("apis", some_of(*_APIS)),
+        Option("apis", some_of(*APIS)),
         Option("context", whole(1)),
         Option("generate", truth),
     ),
@@ -100,7 +94,7 @@ class OpenAiEngine(Adapter):
 
     def paths(self, spec: Spec) -> frozenset[str]:
         apis = spec.parameters.get("apis", ("chat", "completions"))
-        return frozenset(_APIS[api] for api in apis) if isinstance(apis, list | tuple) else frozenset()
+        return frozenset(APIS[api] for api in apis) if isinstance(apis, list | tuple) else frozenset()
 
     def model_name(self, spec: Spec) -> str:
         return str(spec.parameters.get("model", spec.model))

@@ -12,6 +12,16 @@ from modelyard.core.types import Spec
 from modelyard.engines.base import Call
 
 CHAT = "/v1/chat/completions"
+APIS: Mapping[str, str] = {
+    "chat": CHAT,
+    "completions": "/v1/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "embeddings": "/v1/embeddings",
+    "rerank": "/v1/rerank",
+}
+"""What a server can be said to serve, each with its path."""
+_FEWEST = 16  # tokens that an answer of OpenAI's responses may be limited to
 
 
 def post(path: str, body: Mapping[str, object], name: str = "") -> Call:
@@ -41,6 +51,8 @@ def _generation(spec: Spec, paths: Collection[str], prompt: str) -> tuple[str, d
     bodies: dict[str, dict[str, object]] = {
         CHAT: {"messages": [{"role": "user", "content": prompt}], "max_tokens": 1},
         "/v1/completions": {"prompt": prompt, "max_tokens": 1},
+        "/v1/responses": {"input": prompt, "max_output_tokens": _FEWEST},
+        "/v1/messages": {"messages": [{"role": "user", "content": prompt}], "max_tokens": 1},
         "/v1/embeddings": {"input": prompt},
         "/v1/rerank": {"query": prompt, "documents": [prompt]},
         "/tokenize": {"content": prompt},
