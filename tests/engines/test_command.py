@@ -110,6 +110,8 @@ def test_memory() -> None:
     assert need.known
     halves = replace(spec(arguments=["{port}"], memory={"accelerator": "2GB"}), parallel=Parallel(2))
     assert ENGINE.need(halves, FILES).shares == (Share("accelerator", 10**9), Share("accelerator", 10**9))
+    uneven = replace(declared, parallel=Parallel(2))
+    assert [path for path, _ in ENGINE.problems(uneven, SERVER)] == ["parameters.memory"]
     guessed = ENGINE.need(spec(arguments=["{port}"]), FILES)
     assert (guessed.shares, guessed.known) == ((Share("ram", 5000),), False)
 

@@ -122,6 +122,9 @@ class CommandEngine(Adapter):
                 "has no program: make a profile of it under `engines:` with a `program`, or name a preset"
             )
             found.append(("engine", message))
+        memory = parameters.get("memory")
+        if spec.parallel.devices > 1 and isinstance(memory, Mapping) and {*memory} - {"accelerator", "ram"}:
+            found.append(("parameters.memory", "takes accelerator and ram alone beside `parallel`"))
         return found + _unlistening(parameters) + _unfilled(spec, parameters)
 
     def need(self, spec: Spec, files: Files) -> Need:
