@@ -102,6 +102,21 @@ async def test_tls_with_a_certificate_that_is_told(tmp_path: Path) -> None:
         pool.close()
 
 
+@pytest.mark.parametrize(("scheme", "connections"), [("http", 2), ("https", 1)])
+async def test_a_connection_with_tls_is_kept_for_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, connections: int
+) -> None:
+    monkeypatch.setattr("modelyard.wire.pool.IDLE", 0.0)
+    made, context = certificate(tmp_path)
+    tls = context if scheme == "https" else None
+    async with engine(always(OK), tmp_path / "e") as peer, front(tls, tmp_path / "e") as port:
+        pool = Pool(Address(host="localhost", port=port, scheme=scheme, ca=str(made)))
+        for _ in range(2):
+            assert await pool.fetch("GET", "/", timeout=5) == (200, b"ok")
+        assert peer.accepted == connections
+        pool.close()
+
+
 @pytest.mark.parametrize("case", ["unknown", "other name", "no file", "no certificate", "empty"])
 async def test_a_server_that_is_not_trusted_gets_no_request(tmp_path: Path, case: str) -> None:
     made, context = certificate(tmp_path, "elsewhere" if case == "other name" else "localhost")

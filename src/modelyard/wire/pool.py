@@ -21,28 +21,30 @@ from modelyard.wire.errors import Broken, ConnectFailed, NotTrusted, ProtocolErr
 __all__ = ["Pool"]
 
 CONNECT_TIMEOUT = 5.0  # seconds
+IDLE = 4.0  # seconds; below what llama.cpp and uvicorn allow (5 s), so that we close first
+IDLE_TLS = 30.0  # seconds; whoever is elsewhere allows more, and a new one costs a look-up and a handshake
 MAX_HEAD = 64 * 1024  # bytes of the head of an answer
 
 
 class Pool:
     """Keep-alive connections to one engine, the last used first; every call has this pool's `target`.
 
-    `idle_limit` is in seconds; its default stays below what llama.cpp and uvicorn allow (5 s), so that we
-    close first. All of it runs on one event loop.
+    `idle_limit` is in seconds (default: IDLE, or IDLE_TLS with TLS). All of it runs on one event loop.
     """
 
     def __init__(
         self,
         address: Address,
         *,
-        idle_limit: float = 4.0,
+        idle_limit: float | None = None,
         max_idle: int = 256,
     ) -> None:
         self.address = address
         self.target = Target(address)
         self._tls: ssl.SSLContext | None = None
         self._peer = str(address)
-        self._idle_limit = idle_limit
+        usual = IDLE_TLS if address.scheme == "https" else IDLE
+        self._idle_limit = usual if idle_limit is None else idle_limit
         self._max_idle = max_idle
         self._loop: asyncio.AbstractEventLoop
         self._all: set[Connection] = set()
