@@ -175,6 +175,40 @@ class TestWhoSleepsIsAVictimToo:
         yard.finish("busy")
         assert of(ac.Wake, [*yard.slept(B)])
 
+    def test_who_came_later_does_not_wake_what_an_earlier_one_owns(self) -> None:
+        yard = house()
+        yard.load("a", sleeps())
+        yard.add("b", sleeps())
+        swap(yard, B, A)
+        yard.do(ev.UnloadAsked(B))
+        yard.released(B)
+        z = yard.load("z", Need((Share("ram", 130),)))
+        yard.ask("busy", z)
+        cpu = yard.add("cpu", Need((Share("ram", 180),)))
+        yard.ask("c", cpu)
+        yard.pass_time(1.0)
+        actions = yard.ask("later", A)
+        assert not of(ac.Wake, actions)
+        assert started(actions) == ["a"]
+        assert stopped(actions) == ["a"]
+
+    def test_it_is_not_woken_in_the_moment_in_which_it_stops_for_another(self) -> None:
+        yard = house(100)
+        yard.load("a", sleeps())
+        yard.add("b", sleeps())
+        swap(yard, B, A)
+        yard.do(ev.UnloadAsked(B))
+        yard.released(B)
+        learns = yard.add("learns", Need((Share("accelerator", 10), Share("ram", 5)), known=False))
+        yard.ask("l", learns)
+        cpu = yard.add("cpu", Need((Share("ram", 60),)))
+        yard.ask("c", cpu)  # both wait until the devices are learned
+        yard.now += 1.0
+        yard.ask("r", A)
+        actions = yard.ready(learns, gpu0=10, ram=5)
+        assert (granted(actions), stopped(actions), started(actions)) == (["l"], ["a"], ["a"])
+        assert started(yard.released(A)) == ["cpu"]
+
     def test_its_second_keep_alive_ends(self) -> None:
         yard = house()
         yard.load("a", sleeps(), keep_alive=5.0, sleep_keep_alive=20.0)

@@ -212,7 +212,8 @@ def ways_in(room: Room, wish: Wish) -> Iterator[Wish]:
     """How a wish may be met, the better way first: by an instance that sleeps, by a new one."""
     head = wish.version.queue.head()
     for instance in wish.version.instances.values():
-        if instance.state is InstanceState.ASLEEP and (head is None or instance.id not in head.exclude):
+        failed = head is not None and instance.id in head.exclude
+        if instance.state is InstanceState.ASLEEP and instance.id not in room.gone and not failed:
             yield replace(wish, wakes=instance, need=sleep.to_wake(room.ledger, instance))
     yield wish
 
