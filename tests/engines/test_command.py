@@ -140,8 +140,8 @@ GOLDEN = {
     ),
     "tgi": (
         "/bin/text-generation-launcher --model-id /models/m --hostname 127.0.0.1 --port 4567 "
-        "--max-concurrent-requests 4 --usage-stats off --shard-uds-path /tmp/text-generation-server-4567 "
-        "--max-total-tokens 2048 --num-shard 2 --more"
+        "--max-concurrent-requests 4 --usage-stats off --num-shard 1 --shard-uds-path /proc/self/cwd/shard "
+        "--max-total-tokens 2048 --more"
     ),
     "openvino": (
         "/bin/ovms --model_name chat/m --model_path /models/m --rest_bind_address 127.0.0.1 "
@@ -163,6 +163,15 @@ def test_presets(preset: str) -> None:
     assert argv(one, SERVER)[0] == "/opt/server"
     assert "/v1/chat/completions" in ENGINE.paths(one)
     assert ENGINE.listening(spec(preset=preset, health="/x")).health == "/x"
+
+
+def test_instances_of_one_preset_do_not_meet() -> None:
+    one = spec(preset="tgi")
+    assert ENGINE.command(one, SERVER, RAM, PORT, FILES).own_folder
+    assert not ENGINE.command(spec(preset="sglang"), SERVER, RAM, PORT, FILES).own_folder
+    ((where, said),) = ENGINE.problems(replace(one, parallel=Parallel(2)), SERVER)
+    assert (where, "one accelerator" in said) == ("parallel", True)
+    assert ENGINE.problems(replace(spec(preset="sglang"), parallel=Parallel(2)), SERVER) == []
 
 
 def test_a_preset_that_is_not_installed() -> None:

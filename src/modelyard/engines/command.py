@@ -18,7 +18,7 @@ from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.core.units import parse_size
 from modelyard.engines import openai_http
 from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Listening, Profile
-from modelyard.engines.command_presets import PRESETS
+from modelyard.engines.command_presets import PRESETS, Preset
 from modelyard.engines.openai_http import APIS
 from modelyard.engines.options import Option, Table, one_of, some_of, text, texts, truth, whole
 
@@ -125,6 +125,10 @@ class CommandEngine(Adapter):
         memory = parameters.get("memory")
         if spec.parallel.devices > 1 and isinstance(memory, Mapping) and {*memory} - {"accelerator", "ram"}:
             found.append(("parameters.memory", "takes accelerator and ram alone beside `parallel`"))
+        preset = None if "arguments" in spec.parameters else _preset(spec)
+        if spec.parallel.devices > 1 and preset is not None and not preset.parallel:
+            message = "takes one accelerator by this preset: give a model that needs more its own `arguments`"
+            found.append(("parallel", message))
         return found + _unlistening(parameters) + _unfilled(spec, parameters)
 
     def need(self, spec: Spec, files: Files) -> Need:
@@ -164,7 +168,9 @@ class CommandEngine(Adapter):
                 argv.append(_filled(part, values))
             elif all(values[name] for word in part for name in _named(word)):
                 argv += [_filled(word, values) for word in part]
-        return Command((*argv, *_list(parameters, "extra_args")))
+        preset = _preset(spec)
+        own_folder = preset is not None and preset.own_folder
+        return Command((*argv, *_list(parameters, "extra_args")), own_folder=own_folder)
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
         return openai_http.warm_up(replace(spec, model=self.model_name(spec) or spec.model), self.paths(spec))
@@ -190,9 +196,13 @@ class CommandEngine(Adapter):
         return Cause.EXITED if exit.code == 0 else said or Cause.CRASHED
 
 
+def _preset(spec: Spec) -> Preset | None:
+    return PRESETS.get(str(spec.parameters.get("preset")))
+
+
 def _parameters(spec: Spec) -> Mapping[str, object]:
     """Those of the spec, above those of its preset."""
-    preset = PRESETS.get(str(spec.parameters.get("preset")))
+    preset = _preset(spec)
     return spec.parameters if preset is None else {**preset.parameters, **spec.parameters}
 
 

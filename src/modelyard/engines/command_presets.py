@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """`program` is looked up on PATH, `get` says how to have it there; `parameters` as in a model."""
+    """`program` is looked up on PATH, `get` says how to have it there; `parameters` as in a model. `parallel`
+    says whether one instance may take several accelerators, `own_folder` that it leaves files behind."""
 
     program: str
     get: str
     parameters: Mapping[str, object]
+    parallel: bool = True
+    own_folder: bool = False
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -39,13 +42,14 @@ PRESETS: Mapping[str, Preset] = {
             "arguments": [
                 *("--model-id", "{source}", "--hostname", "{host}", "--port", "{port}"),
                 *("--max-concurrent-requests", "{slots}", "--usage-stats", "off"),
-                # Its shards meet there, and its default is the same for every instance.
-                *("--shard-uds-path", "/tmp/text-generation-server-{port}"),  # noqa: S108
+                # It meets its shard there; gRPC takes absolute paths alone, so this is its own folder's.
+                *("--num-shard", "1", "--shard-uds-path", "/proc/self/cwd/shard"),
                 ["--max-total-tokens", "{context}"],
-                ["--num-shard", "{device_count}"],
             ],
             "apis": ["chat", "completions"],
         },
+        parallel=False,  # its shards would need a second free port, and know one for every instance
+        own_folder=True,
     ),
     "openvino": Preset(
         "ovms",
