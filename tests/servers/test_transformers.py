@@ -192,6 +192,27 @@ async def test_a_client_that_leaves_frees_its_slot_before_the_next_token() -> No
         assert server.speaker.cancelled == server.speaker.jobs
 
 
+async def test_a_client_that_leaves_frees_its_slot_where_the_generation_then_fails() -> None:
+    class Failing(Speaker):
+        def cancel(self, job: Job) -> None:
+            job.said.put_nowait([1])
+            job.said.put_nowait(Failed("out of memory"))
+
+    async with served(Failing(at_once=False), slots=1) as server:
+        asking = asyncio.create_task(server.post(TEXT, prompt="p", stream=True))
+
+        async def working() -> bool:
+            return bool(server.speaker.jobs)
+
+        await until(working)
+        asking.cancel()
+
+        async def idle() -> bool:
+            return (await server.stats())["processing"] == 0
+
+        await until(idle)
+
+
 async def test_no_more_than_the_slots_are_computed_at_a_time() -> None:
     async with served(Speaker(at_once=False), slots=2) as server:
         asking = [asyncio.create_task(server.post(TEXT, prompt="p", max_tokens=2)) for _ in range(3)]

@@ -110,7 +110,7 @@ class Api:
         finally:
             if not ended:
                 generator.cancel(job)
-                while await job.said.get() is not None:
+                while not (isinstance(last := await job.said.get(), Failed) or last is None):
                     pass
 
     @asynccontextmanager

@@ -26,7 +26,7 @@ class Gone(Exception):
 class Job:
     """At most `limit` tokens after `prompt`, until one of `ends`.
 
-    `said` receives tokens as they come, then None, or what broke it off, on the event loop alone."""
+    `said` receives tokens as they come, then once None, or Failed, on the event loop alone."""
 
     prompt: Sequence[int]
     limit: int
@@ -42,7 +42,7 @@ class Generator(Protocol):
     def start(self, job: Job) -> None: ...
 
     def cancel(self, job: Job) -> None:
-        """Break a job off that has not ended; None comes when it has stopped."""
+        """Break a job off, unless it has ended by itself; its end is said as ever."""
         ...
 
     def counts(self) -> Mapping[str, float]:
