@@ -293,6 +293,9 @@ def test_memory_elsewhere_does_not_count() -> None:
     [
         ({"url": "127.0.0.1:11434"}, "parameters.url", "must be an address"),
         ({"url": "http://h:port"}, "parameters.url", "must be an address"),
+        ({"url": "http://h/a b"}, "parameters.url", "must be an address"),
+        ({"url": "http://me:word@h"}, "parameters.url", "must be without a user"),
+        ({"url": "http://h?q=1"}, "parameters.url", "must be without a user"),
         ({"kv": "q8_0"}, "parameters.kv", "is not a parameter of an ollama that runs already"),
     ],
 )

@@ -28,7 +28,7 @@ from modelyard.engines import llamacpp_memory, openai_http
 from modelyard.engines.base import Adapter, Attach, Call, Command, Exit, Files, Held, Profile
 from modelyard.engines.llamacpp_memory import DEFAULT_CONTEXT, Model, Plan
 from modelyard.engines.openai_http import CHAT, post
-from modelyard.engines.options import Option, Table, one_of, text, truth, whole
+from modelyard.engines.options import Option, Table, one_of, text, truth, url, whole
 from modelyard.errors import BadGguf
 
 PROGRAM = "ollama"
@@ -79,15 +79,6 @@ def _lora(value: object) -> str:
     return "" if fine else "must be a list of one {source}: Ollama takes one adapter, as it is"
 
 
-def _url(value: object) -> str:
-    try:
-        parts = urlsplit(value if isinstance(value, str) else "")
-        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        fine = False
-    return "" if fine else "must be an address, e.g. http://127.0.0.1:11434"
-
-
 _OWN = Table(
     "ollama",
     (
@@ -111,7 +102,7 @@ _OWN = Table(
 _ATTACHED = Table(
     "an ollama that runs already",
     (
-        Option("url", _url),
+        Option("url", url("http://127.0.0.1:11434")),
         Option("model", text),
         Option("context", whole(1)),
         Option("embedding", truth),

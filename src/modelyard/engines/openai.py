@@ -12,30 +12,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
-from urllib.parse import urlsplit
 
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.engines import openai_http
 from modelyard.engines.base import Adapter, Attach, Call, Exit, Files, Profile
 from modelyard.engines.openai_http import APIS
-from modelyard.engines.options import Option, Table, some_of, text, truth, whole
+from modelyard.engines.options import Option, Table, some_of, text, truth, url, whole
 
 _MODELS = "/v1/models"
-
-
-def _url(value: object) -> str:
-    """It is not repeated: it may hold a password."""
-    wrong = "must be an address, e.g. https://api.example.com/v1"
-    try:
-        parts = urlsplit(value if isinstance(value, str) else "")
-        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        return wrong
-    if not fine or not re.fullmatch(r"[!-~]*", parts.path) or re.search(r"[\s\0]", parts.netloc):
-        return wrong
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        return "must be without a user, a password or a query; a key is the parameter `key`"
-    return ""
 
 
 def _key(value: object) -> str:
@@ -46,7 +30,7 @@ def _key(value: object) -> str:
 _TABLE = Table(
     "openai",
     (
-        Option("url", _url),
+        Option("url", url("https://api.example.com/v1", "; a key is the parameter `key`")),
         Option("key", _key),
         Option("model", text),
         Option("ca", text),

@@ -5,8 +5,10 @@ Used by adapters. A parameter's name may have dots, which go into mappings: `dra
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 Check = Callable[[object], str]  # what the value must be, or empty
 
@@ -86,6 +88,26 @@ def some_of(*names: str) -> Check:
     def check(value: object) -> str:
         fine = isinstance(value, list | tuple) and value and all(item in names for item in value)
         return "" if fine else f"must be a list of some of {', '.join(names)}"
+
+    return check
+
+
+def url(example: str, more: str = "") -> Check:
+    """The address of a server, as this one; `more` is said of what it must be without. It is not repeated, as
+    it may hold a password."""
+    wrong = f"must be an address, e.g. {example}"
+
+    def check(value: object) -> str:
+        try:
+            parts = urlsplit(value if isinstance(value, str) else "")
+            fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            return wrong
+        if not fine or not re.fullmatch(r"[!-~]*", parts.path) or re.search(r"[\s\0]", parts.netloc):
+            return wrong
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            return f"must be without a user, a password or a query{more}"
+        return ""
 
     return check
 
