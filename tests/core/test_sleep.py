@@ -103,6 +103,23 @@ class TestASwap:
         yard.add("b")
         assert stopped(yard.ask("r", B)) == ["a"]
 
+    def test_nobody_starts_in_the_host_memory_that_it_goes_to(self) -> None:
+        yard = house()
+        yard.load("a", sleeps())
+        yard.load("cpu", Need((Share("ram", 130),)))
+        learns = yard.add("learns", Need((Share("ram", 5),), known=False))
+        yard.ask("l", learns)
+        both = yard.add("both", Need((Share("accelerator", 60), Share("ram", 100))))
+        small = yard.add("small", Need((Share("ram", 30),)))
+        yard.ask("r", both)  # both wait until host memory is learned
+        yard.ask("s", small)
+        actions = yard.ready(learns, ram=5)
+        assert of(ac.Sleep, actions)
+        assert (stopped(actions), started(actions)) == (["cpu"], [])
+        assert reserved(yard)["ram"] == 195
+        yard.slept(A)
+        assert started(yard.released("cpu@000000000000")) == ["both", "small"]
+
     def test_what_stays_on_the_device_may_be_too_much_for_this_swap(self) -> None:
         yard = house()
         yard.load("a", sleeps(left=10))

@@ -107,11 +107,14 @@ class Room:
 
     def own(self, placement: Placement, victims: Collection[Instance] = (), rungs: Rungs = NONE) -> None:
         """Give `placement` to whoever is considered now, out of what is there later. Victims that have one
-        sleep on their rung."""
+        sleep on their rung: what that takes beside what they hold is taken before they give anything back."""
         self.later = self.without(victims)
         for victim in victims:
             if victim.id in rungs:
                 keep(self.later, victim, rungs[victim.id])
+                for charge in sleep.asleep(victim, rungs[victim.id]):
+                    own = self.devices[charge.device].own(victim.id)
+                    self.free[charge.device] -= max(0, charge.bytes - own)
         self.gone.update(victim.id for victim in victims)
         for charge in placement:
             self.later[charge.device] -= self.devices[charge.device].cost(charge, self.gone)
