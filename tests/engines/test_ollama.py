@@ -128,6 +128,22 @@ def test_every_parameter() -> None:
     assert (body["template"], body["system"]) == ("{{ .Prompt }}", "You are kind.")
 
 
+@pytest.mark.parametrize(
+    ("parameters", "flash"),
+    [
+        ({"kv": "q8_0"}, "1"),
+        ({"kv": "q8_0", "flash_attention": "auto"}, "1"),
+        ({"kv": "f16", "flash_attention": "auto"}, None),
+        ({"flash_attention": True}, "1"),
+        ({"flash_attention": False}, "0"),
+    ],
+)
+def test_flash_attention_is_on_where_the_cache_needs_it(
+    parameters: Mapping[str, object], flash: str | None
+) -> None:
+    assert command(spec(parameters)).environment.get("OLLAMA_FLASH_ATTENTION") == flash
+
+
 def test_all_layers_are_on_an_accelerator_unless_it_is_said_otherwise() -> None:
     assert created(spec(devices=()))["parameters"] == {"num_gpu": 999}
 

@@ -297,8 +297,10 @@ def _create(spec: Spec, roles: Collection[str]) -> Call:
 
 def _flash(options: Mapping[str, object]) -> str:
     """`auto`, `on` or `off`; a cache of another type than f16 needs it."""
-    given = options.get("flash_attention", "on" if options.get("kv", "f16") != "f16" else "auto")
-    return {True: "on", False: "off"}.get(given, str(given)) if isinstance(given, bool) else str(given)
+    given = options.get("flash_attention", "auto")
+    if given == "auto" and options.get("kv", "f16") != "f16":
+        return "on"
+    return ("on" if given else "off") if isinstance(given, bool) else str(given)
 
 
 def _gpu_layers(spec: Spec) -> int:
