@@ -288,6 +288,18 @@ class TestSleep:
         rungs = ENGINE.rungs(on_gpus({"sleep_mode": True}), with_it)
         assert [rung.name for rung in rungs] == ["level-1"]
 
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {**CONFIG, "quantization_config": {"quant_method": "awq"}},
+            {"text_config": {**CONFIG, "quantization_config": {"quant_method": "fp8"}}},
+            {"quantization_config": {"quant_method": "fp8"}, "text_config": CONFIG},
+        ],
+    )
+    def test_quantized_weights_are_kept(self, config: Mapping[str, object]) -> None:
+        rungs = ENGINE.rungs(on_gpus({"sleep_mode": True}), files({**HEADER, "config": config}))
+        assert [rung.name for rung in rungs] == ["level-1"]
+
 
 METRICS = b"""# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge

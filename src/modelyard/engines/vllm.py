@@ -163,7 +163,8 @@ class VllmEngine(Adapter):
             return ()
         first, second = (vllm_memory.asleep(plan, files, keeps_weights=keeps) for keeps in (True, False))
         rungs = [Rung("level-1", first, (Call("POST", "/sleep?level=1"),), (Call("POST", "/wake_up"),))]
-        if not {"quantization", "draft", "lora0"} & (options.keys() | files.keys()):
+        plain = not {"quantization", "draft", "lora0"} & (options.keys() | files.keys())
+        if plain and not Model(files["model"]).quantized:
             reload = openai_http.post("/collective_rpc", {"method": "reload_weights"})
             wake = (Call("POST", "/wake_up?tags=weights"), reload, Call("POST", "/wake_up?tags=kv_cache"))
             rungs.append(Rung("level-2", second, (Call("POST", "/sleep?level=2"),), wake))

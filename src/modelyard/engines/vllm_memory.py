@@ -59,6 +59,9 @@ class Model:
         self._dtypes: Mapping[str, int] = dtypes if isinstance(dtypes, Mapping) else {}
         named = config.get("architectures")
         self.architectures = tuple(map(str, named)) if isinstance(named, list | tuple) else ()
+        self.quantized = bool(
+            {"quantization_config", "compression_config"} & {**config, **self._config}.keys()
+        )
         self.trained_context = self._whole("max_position_embeddings")
 
     def weights(self, plan: Plan) -> int:
