@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,8 +12,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from compose.test_refused_starts import GGUF
-from gateway.live_yard import fake, live_yard
+from gateway.live_yard import LiveYard, fake, live_yard
 from modelyard.core import actions as ac
+from modelyard.core import events as ev
+from modelyard.core.step import Step
 from modelyard.core.types import Need, Spec
 from modelyard.engines.base import Files
 from modelyard.engines.fake import FakeEngine
@@ -53,6 +56,68 @@ class TestAnActionThatFails:
             assert failed
             assert failed[0]["exc_info"] is True
             assert "Note(kind=" in failed[0]["action"]
+
+
+class TestASchedulerThatFails:
+    """What it had decided by then is in its state: it is carried out."""
+
+    @staticmethod
+    def _broken_after(yard: LiveYard, kind: type[ev.Event], patch: pytest.MonkeyPatch) -> None:
+        handlers = yard.driver.scheduler._handlers
+        right = handlers[kind]
+
+        def handle(step: Step, event: ev.Event) -> NoReturn:
+            right(step, event)
+            raise ZeroDivisionError
+
+        patch.setitem(handlers, kind, handle)
+
+    async def test_an_instance_that_was_to_stop_stops(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            await yard.load("a")
+            with monkeypatch.context() as patch, capture_logs() as said:
+                self._broken_after(yard, ev.UnloadAsked, patch)
+                yard.driver.unload(yard.state.instances["a-1"].version.key)
+            (told,) = [line for line in said if line["event"] == "scheduler.failed"]
+            assert "UnloadAsked" in told["handled"]
+            await until(lambda: not yard.state.instances)
+
+    async def test_a_request_that_was_granted_a_slot_has_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            await yard.load("a")
+            with monkeypatch.context() as patch:
+                self._broken_after(yard, ev.Arrived, patch)
+                assert (await yard.chat("a")).status == 200
+
+    async def test_a_change_is_told_that_it_failed_when_all_is_carried_out(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with live_yard({"a": fake()}) as yard:
+            await yard.load("a")
+            (version,) = yard.state.versions
+            with monkeypatch.context() as patch:
+                self._broken_after(yard, ev.Changed, patch)
+                with pytest.raises(ZeroDivisionError):
+                    yard.driver.change(ev.Changed((ev.Removed(version),)), ())
+            await until(lambda: not yard.state.instances)
+
+
+class TestASleepRightAfterALoad:
+    async def test_the_time_of_the_load_is_learned(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is told of a step is told after it: an instance that is put to sleep in it is ready no
+        more."""
+        async with live_yard({"a": fake()}) as yard:
+            await yard.load("a")
+            learned: list[tuple[float, str]] = []
+            instance = yard.state.instances["a-1"]
+            with monkeypatch.context() as patch:
+                patch.setattr(instance, "ready_at", inf)
+                patch.setattr(
+                    yard.driver.commands, "learn", lambda _, took, rung: learned.append((took, rung))
+                )
+                for fields in ((("seconds", 2.0),), (("seconds", 0.5), ("rung", "level 1"))):
+                    yard.driver._note(ac.Note("ready", "a-1", "ready", fields))
+            assert learned == [(2.0, ""), (0.5, "level 1")]
 
 
 class TestAModelThatNobodyThoughtOf:

@@ -46,6 +46,7 @@ class Scheduler:
     ) -> None:
         self.state = State(queue_bound=queue_bound, rank=rank, holds=holds, paced=paced)
         self.sums = Sums()
+        self.decided: list[Action] = []
         self._handlers: dict[type[Any], Callable[[Step, Any], None]] = {
             ev.Arrived: requests.arrive,
             ev.Cancelled: requests.cancel,
@@ -80,8 +81,10 @@ class Scheduler:
         }
 
     def handle(self, event: ev.Event, now: float) -> list[Action]:
-        """Take one event; return what is to be done, in order. A stale event changes nothing."""
+        """Take one event; return what is to be done, in order. A stale event changes nothing. When a bug
+        raises, what was decided before it is in `decided`, and is to be done as well."""
         step = Step(self.state, self.sums, now)
+        self.decided = step.out
         self._handlers[type(event)](step, event)
         if self.sums.stale:
             recap(self.state, self.sums)
@@ -89,6 +92,7 @@ class Scheduler:
             self._settle(step)
         if self.sums.stale:  # somebody was forgotten
             recap(self.state, self.sums)
+        self.decided = []
         return step.out
 
     def next_deadline(self) -> float | None:

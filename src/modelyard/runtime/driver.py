@@ -225,25 +225,27 @@ class Driver:
         if self._busy:
             return
         self._busy = True
+        broken: Exception | None = None
         try:
             while self._inbox:
-                self._handle(self._inbox.popleft())
+                broken = self._handle(self._inbox.popleft()) or broken
         finally:
             self._busy = False
         deadline = self.scheduler.next_deadline()
         if deadline is not None and (self._alarm is None or deadline < self._alarm_at):
             self._arm(deadline)
+        if broken is not None:
+            raise broken
 
-    def _handle(self, event: ev.Event) -> None:
+    def _handle(self, event: ev.Event) -> Exception | None:
+        """Take one event and carry out what was decided; returns what whoever asked has to be told."""
         started, now = perf_counter(), self._loop.time()
+        failed: Exception | None = None
         try:
             actions = self.scheduler.handle(event, now)
-        except Exception:
-            self._tell_failure("scheduler.failed", event=repr(event))
-            self._fail_ticket(event)
-            if isinstance(event, ev.Changed):
-                raise
-            return
+        except Exception as error:
+            self._tell_failure("scheduler.failed", handled=repr(event))
+            failed, actions = error, self.scheduler.decided
         if self.timing is not None:
             self.timing.count += 1
             self.timing.seconds += perf_counter() - started
@@ -254,14 +256,17 @@ class Driver:
                 self._execute[type(action)](action)
             except Exception:  # those behind it are decided as well
                 self._tell_failure("action.failed", action=repr(action))
+        if failed is not None:
+            self._fail_ticket(event)
         if isinstance(event, ev.Removed | ev.Changed | ev.Released):
             self._forget_removed()
-        if self._check is not None:
+        if self._check is not None and failed is None:
             try:
                 self._check(self.scheduler)
             except AssertionError as error:
                 self.check_failures += 1
-                log.error("invariant.broken", event=repr(event), error=str(error))
+                log.error("invariant.broken", handled=repr(event), error=str(error))
+        return failed if isinstance(event, ev.Changed) else None
 
     def _tell_failure(self, what: str, **about: str) -> None:
         with suppress(Exception):  # the log may be what failed
@@ -453,9 +458,8 @@ class Driver:
 
     def _note(self, note: ac.Note) -> None:
         if note.kind == "ready":
-            instance = self.scheduler.state.instances[note.subject]
-            took, rung = instance.ready_at - instance.started_at, str(dict(note.fields).get("rung", ""))
-            self.commands.learn(instance, took, rung)
+            instance, said = self.scheduler.state.instances[note.subject], dict(note.fields)
+            self.commands.learn(instance, float(said["seconds"]), str(said.get("rung", "")))
         elif note.kind == "gone":
             self._gone.set()
         self.notes.take(self._loop.time(), note)
