@@ -32,6 +32,18 @@ def test_a_placement_is_booked_on_all_its_devices_or_on_none() -> None:
     assert ledger.devices["gpu0"].reserved == 0
 
 
+def test_what_is_booked_stays_where_what_comes_in_its_place_would_pass_the_budget() -> None:
+    ledger = Ledger()
+    ledger.add(gpu("gpu0", 100))
+    ledger.add(gpu("gpu1", 10))
+    ledger.reserve("a", (Charge("gpu0", 50), Charge("gpu1", 5, {"file": 3})))
+    with pytest.raises(ValueError, match="a would pass the budget of gpu1"):
+        ledger.rebook("a", (Charge("gpu0", 60), Charge("gpu1", 11)))
+    assert [account.reserved for account in ledger.devices.values()] == [50, 8]
+    ledger.rebook("a", (Charge("gpu0", 100), Charge("gpu1", 10)))
+    assert [account.reserved for account in ledger.devices.values()] == [100, 10]
+
+
 def test_free_is_the_least_of_budget_and_what_the_device_really_has() -> None:
     account = DeviceLedger(Device("gpu0", DeviceKind.CUDA, total=100, budget=80, reserve=10))
     assert account.free == 80

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.yard import Yard, gpu, granted, need, of, ram, rung, started, stopped
+from core.yard import Yard, gpu, granted, need, of, ram, refused, rung, started, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.types import Cause, Need, OutcomeKind, Rung, Share
@@ -283,6 +283,16 @@ class TestWhereItWakes:
         assert granted(actions) == ["r"]
         assert "retry" not in yard.state.waiting
 
+    def test_a_larger_need_that_is_learned_meanwhile_is_for_the_next(self, yard: Yard) -> None:
+        swap(yard, B, A)
+        yard.do(ev.UnloadAsked(B))
+        yard.released(B)
+        yard.load("c", 40)
+        yard.ask("r", A)
+        yard.do(ev.Learned(A, sleeps(70), 3.0))
+        assert granted(yard.ready(A)) == ["r"]
+        assert reserved(yard) == {"ram": 0, "gpu0": 100}
+
 
 class TestFailures:
     def test_sleep_refused(self, yard: Yard) -> None:
@@ -319,6 +329,11 @@ class TestFailures:
         yard.ask("r", B)
         yard.slept(A, {"gpu0": 60, "ram": 1}, {"gpu0": 5, "ram": 40})
         assert reserved(yard) == {"ram": 40, "gpu0": 65}
+
+    def test_what_was_not_measured_is_booked_as_the_engine_says(self, yard: Yard) -> None:
+        yard.ask("r", B)
+        yard.slept(A, {"gpu0": 60}, {"gpu0": 5})
+        assert reserved(yard) == {"ram": 60, "gpu0": 65}
 
     @pytest.mark.parametrize("told", [True, False])
     def test_wake_fails_and_a_new_one_starts(self, yard: Yard, told: bool) -> None:
@@ -378,3 +393,32 @@ def test_the_expected_wait_is_that_of_a_wake() -> None:
     assert yard.version(A).wake_seconds() == 0.25
     yard.ask("r", A)
     assert yard.state.waiting["r"].estimate < 1.0
+
+
+def test_nobody_is_refused_for_a_load_where_it_will_be_woken() -> None:
+    """A load takes longer than they would wait, a wake does not: on its way to sleep, asleep, and on its way
+    back."""
+    yard = house()
+    yard.load("a", sleeps(seconds=5.0))
+    yard.add("b")
+    yard.do(ev.Learned(A, sleeps(seconds=5.0), 400.0))
+    yard.ask("r", B)
+    assert not refused(yard.ask("sleeping", A))
+    assert not refused(yard.do(ev.Cancelled("sleeping")))
+    yard.slept(A)
+    yard.ready(B)
+    yard.finish("r")
+    assert not refused(yard.ask("asleep", A))
+    yard.released(B)
+    assert yard.states(A) == ["waking"]
+    assert not refused(yard.ask("waking", A))
+    assert max(waiting.estimate for waiting in yard.state.waiting.values()) < 10.0
+
+
+def test_one_that_stops_after_all_is_not_waited_for_as_if_it_woke(yard: Yard) -> None:
+    yard.do(ev.Learned(A, sleeps(seconds=5.0), 400.0))
+    yard.ask("r", B)
+    yard.ask("r2", A)
+    assert sum(ahead.estimate for ahead in yard.version(A).contribution) < 30.0
+    yard.failed(A)
+    assert yard.version(A).contribution[0].estimate > 400.0

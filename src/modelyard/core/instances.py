@@ -45,7 +45,7 @@ def wake(step: Step, instance: Instance, reason: str) -> None:
     assert rung is not None
     instance.state = next_instance(instance.state, Signal.WAKE)
     instance.generation += 1
-    placement = sleep.awake(instance)
+    instance.awake = placement = sleep.awake(instance)
     _hold(step, instance, sleep.both(instance.placement, placement))
     instance.started_at, instance.idle_since, instance.reason = step.now, inf, reason
     instance.leaving_for, instance.asked_keep_alive = "", None
@@ -97,7 +97,7 @@ def ready(step: Step, instance: Instance, observed: Mapping[str, int]) -> None:
     version.ready.append(instance)
     took = now - instance.started_at
     if rung is not None:
-        _hold(step, instance, sleep.awake(instance))
+        _hold(step, instance, instance.awake)
         instance.rung, instance.awake, instance.woken = None, (), True
         refuse_stranded(step, version)
     else:
@@ -252,7 +252,7 @@ def slept(step: Step, instance: Instance, before: Mapping[str, int], after: Mapp
     state.timers.cancel(("sleep", instance.id))
     if after and not rung.known:  # the engine's estimate: booked is what it was seen to hold
         most = {charge.device: charge.bytes for charge in instance.placement}
-        held = {
+        held |= {
             device: Charge(device, min(own, most[device])) for device, own in after.items() if device in most
         }
     _hold(step, instance, tuple(held.values()))
@@ -280,6 +280,7 @@ def stop(step: Step, instance: Instance, reason: str, *, now: bool = False) -> N
     cancel_timers(step, instance)
     cap = instance.version.policy.release_cap
     step.out.append(Stop(instance.id, instance.generation, cap, reason, now))
+    step.refresh(instance.version)
     step.look_at(instance.version)
 
 

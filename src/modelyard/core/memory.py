@@ -106,8 +106,12 @@ class DeviceLedger:
     def fits(self, instance: str, charge: Charge) -> bool:
         """Whether there is room for `charge` in place of what `instance` holds."""
         cost = self.cost(charge, {instance}) - self.files_back({instance})
-        reserved = self.reserved + cost - self.holds(instance)[0]
-        return reserved <= self.device.budget and cost - self.own(instance) <= max(0, self.free)
+        return self.promises(instance, charge) and cost - self.own(instance) <= max(0, self.free)
+
+    def promises(self, instance: str, charge: Charge) -> bool:
+        """Whether `charge` in place of what `instance` holds is within the budget."""
+        cost = self.cost(charge, {instance}) - self.files_back({instance})
+        return self.reserved + cost - self.holds(instance)[0] <= self.device.budget
 
     def free_up(self, instance: str) -> None:
         """Forget `instance`: its own bytes, and each file that nobody else maps. Idempotent."""
@@ -198,7 +202,11 @@ class Ledger:
         )
 
     def rebook(self, instance: str, placement: Placement) -> None:
-        """Have `instance` hold `placement`, for which there is room (`fits`), in place of what it holds."""
+        """Have `instance` hold `placement`, for which there is room (`fits`), in place of what it holds.
+        Raises ValueError, and changes nothing, where that would pass a budget."""
+        for charge in placement:
+            if not self.devices[charge.device].promises(instance, charge):
+                raise ValueError(f"{instance} would pass the budget of {charge.device}")
         seen = {device: account.holds(instance)[1] for device, account in self.devices.items()}
         self.free_up(instance)
         self.reserve(instance, placement)

@@ -88,7 +88,8 @@ class Instance:
     """One loaded copy. `generation` is that of the latest command; a lease keeps the one it was granted with.
 
     `placement` is what it holds now, or may hold when what it was told is done; `awake` is what it held
-    when it was last put to sleep. `rung`: where it goes or is, None where it stops; `woken`: it slept before.
+    when it was last put to sleep, or will hold when it has woken. `rung`: where it goes or is, None where it
+    stops; `woken`: it slept before.
 
     Invariant: leases ≤ slots + overcommit; memory is reserved from Start to Released.
     """
@@ -308,12 +309,9 @@ class Version:
         return 1.0 + (self.need.bytes / 1e9 if self.need else 0.0)
 
     def wake_seconds(self) -> float | None:
-        """What its instances that sleep usually take to be ready; None where none does, or nobody knows."""
-        known = [
-            instance.rung.seconds
-            for instance in self.instances.values()
-            if instance.state is InstanceState.ASLEEP and instance.rung is not None
-        ]
+        """What its instances that sleep, or are on their way there or back, usually take to be ready; None
+        where none does, or nobody knows."""
+        known = [instance.rung.seconds for instance in self.instances.values() if instance.rung is not None]
         return min((seconds for seconds in known if seconds is not None), default=None)
 
     def heat_now(self, now: float) -> float:

@@ -50,7 +50,8 @@ class Wish:
     @property
     def seconds(self) -> float:
         """How long it usually takes, once there is room."""
-        usual = self.version.wake_seconds() if self.wakes is not None else None
+        rung = self.wakes.rung if self.wakes is not None else None
+        usual = rung.seconds if rung is not None else None
         return self.version.usual_load() if usual is None else usual
 
 
