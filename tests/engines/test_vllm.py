@@ -69,7 +69,7 @@ class TestCommand:
         assert " ".join(made.argv) == (
             "/opt/bin/vllm serve /c/qwen --uds /run/i1.sock --served-model-name qwen"
             f" --max-model-len 512 --max-num-seqs 2 --kv-cache-memory-bytes {9 * BLOCK * PER_TOKEN}"
-            " --enforce-eager --disable-uvicorn-access-log"
+            " --max-num-batched-tokens 1024 --enforce-eager --disable-uvicorn-access-log"
         )
         assert made.environment == {
             "DO_NOT_TRACK": "1",
@@ -138,6 +138,27 @@ class TestCommand:
     def test_flags_of(self, parameters: Mapping[str, object], expected: str) -> None:
         assert expected in line(spec(parameters))
 
+    @pytest.mark.parametrize(
+        ("parameters", "config", "slots", "tokens"),
+        [
+            ({"context": 8192}, {}, 1, 2048),
+            ({"context": 8192, "batch": 512}, {}, 1, 512),
+            ({"context": 8192, "batch_size": 4096}, {}, 1, 4096),
+            ({"context": 512}, {}, 3, 1536),
+            ({"context": 8192, "embedding": True}, {}, 1, 8192),
+            ({"context": 8192, "rerank": True}, {}, 1, 8192),
+            ({"context": 4096}, {"is_encoder_decoder": True}, 2, 4096),
+            ({"context": 4096}, {"text_config": CONFIG}, 4, 8192),
+        ],
+    )
+    def test_it_computes_as_many_tokens_at_once_as_are_counted(
+        self, parameters: Mapping[str, object], config: Mapping[str, object], slots: int, tokens: int
+    ) -> None:
+        made_for = files({**HEADER, "config": {**CONFIG, **config}})
+        asked, said = (spec({**parameters, **batch}, slots=slots) for batch in ({}, {"batch": tokens}))
+        assert f" --max-num-batched-tokens {tokens} " in line(asked, files=made_for)
+        assert ENGINE.need(asked, made_for) == ENGINE.need(said, made_for)
+
     def test_on_a_port(self) -> None:
         made = ENGINE.command(spec(), PROFILE, (), Address(port=4567), files())
         assert "--host 127.0.0.1 --port 4567" in " ".join(made.argv)
@@ -155,7 +176,9 @@ class TestCommand:
 
 class TestNeed:
     def test_on_the_cpu_is_three_processes_weights_and_cache(self) -> None:
-        small, large = (ENGINE.need(spec({"context": size}, slots=2), files()) for size in (128, 256))
+        small, large = (
+            ENGINE.need(spec({"context": size, "batch": 256}, slots=2), files()) for size in (128, 256)
+        )
         assert [share.on for share in small.shares] == ["ram"]
         assert large.bytes - small.bytes == 2 * BLOCK * PER_TOKEN
         assert small.bytes > 3 * PROCESS + 50_000_000 + 3 * BLOCK * PER_TOKEN
@@ -191,8 +214,11 @@ class TestNeed:
 
     def test_of_latent_attention(self) -> None:
         latent = files({**HEADER, "config": {**CONFIG, "kv_lora_rank": 512, "qk_rope_head_dim": 64}})
-        wider = ENGINE.need(spec({"context": 256}), latent).bytes
-        assert wider - ENGINE.need(spec({"context": 128}), latent).bytes == BLOCK * 2 * (512 + 64) * 2
+        wider = ENGINE.need(spec({"context": 256, "batch": 128}), latent).bytes
+        assert (
+            wider - ENGINE.need(spec({"context": 128, "batch": 128}), latent).bytes
+            == BLOCK * 2 * (512 + 64) * 2
+        )
 
     def test_of_a_model_that_sees_counts_its_language_part(self) -> None:
         seeing = files({**HEADER, "config": {"architectures": ["XForCausalLM"], "text_config": CONFIG}})

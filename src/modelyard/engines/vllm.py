@@ -17,7 +17,7 @@ from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import openai_http, vllm_memory, vllm_options
 from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile, Rung, Work
 from modelyard.engines.exposition import ratio, sums
-from modelyard.engines.vllm_memory import BATCH, CUDA_CONTEXT, DEFAULT_CONTEXT, MIB, Model, Plan
+from modelyard.engines.vllm_memory import CUDA_CONTEXT, DEFAULT_CONTEXT, MIB, Model, Plan
 from modelyard.errors import BadFile
 
 PROGRAM = "vllm"
@@ -132,6 +132,7 @@ class VllmEngine(Adapter):
         self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
     ) -> Command:
         options, plan = vllm_options.flatten(spec.parameters), _plan(spec, files)
+        options["batch"] = plan.batch  # its own default depends on the GPU
         argv = [_program(profile), "serve", str(files["model"].path)]
         argv += ["--uds", address.path] if address.path else []
         argv += [] if address.path else ["--host", address.host, "--port", str(address.port)]
@@ -255,12 +256,14 @@ def _plan(spec: Spec, files: Files) -> Plan:
     options = vllm_options.flatten(spec.parameters)
     element = vllm_memory.element(str(options.get("dtype", "auto")))
     kv = str(options.get("kv_cache_dtype", "auto"))
+    context, most = _context(spec, files), _whole(options, "batch_size", spec.slots)
+    pooling = bool(options.get("embedding") or options.get("rerank"))
     return Plan(
-        context=_context(spec, files),
+        context=context,
         slots=spec.slots,
         parallel=spec.parallel,
         on_ram=_on_ram(spec),
-        batch=_whole(options, "batch", BATCH),
+        batch=_whole(options, "batch", Model(files["model"]).batch(context, most, pooling=pooling)),
         element=element,
         kv_element=1 if kv.startswith("fp8") else element,
         kv_cache=_whole(options, "kv_cache_mib", 0) * MIB,

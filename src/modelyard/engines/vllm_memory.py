@@ -21,8 +21,10 @@ CUDA_CONTEXT = 600_000_000
 """What a CUDA context with the kernels and workspaces of torch holds on each GPU."""
 CUDA_GRAPHS = 500_000_000
 """The graphs that are recorded for small batches, unless `enforce_eager` says no."""
-BATCH = 2048
+_BATCH = 2048
 """Tokens of one step that are computed together, where `batch` does not say."""
+_SEEING_BATCH = 8192
+"""The same of a model that also sees or hears: for some, all of an image has to be in one step."""
 _BLOCK = 128  # tokens: the largest of vLLM's usual sizes
 _MOST_LAYERS = 1000
 _BYTES = {"float32": 4, "float": 4}
@@ -63,11 +65,20 @@ class Model:
             {"quantization_config", "compression_config"} & {**config, **self._config}.keys()
         )
         self.trained_context = self._whole("max_position_embeddings")
+        self._seeing = isinstance(inner, Mapping)
+        self._encoder = config.get("is_encoder_decoder") is True
 
     def weights(self, plan: Plan) -> int:
         """All of them, in the type that is computed with."""
         more = (plan.element - width for width in _WIDTHS.values())
         return self._size + sum(n * self._dtypes.get(name, 0) for name, n in zip(_WIDTHS, more, strict=True))
+
+    def batch(self, context: int, most: int, *, pooling: bool) -> int:
+        """The tokens of one step, where nobody says how many, for `most` requests. A prompt that cannot be
+        computed in parts has to fit; more than all requests can have is of no use, and some models fail."""
+        whole = context if pooling or self._encoder else 0
+        tokens = max(_SEEING_BATCH if self._seeing else _BATCH, whole, most)
+        return min(tokens, most * context)
 
     def cache(self, plan: Plan) -> int:
         """Its KV cache on each device: whole blocks for the context of each slot, and one that stays empty.
