@@ -138,6 +138,24 @@ async def test_a_certificate_that_nobody_knows_is_not_tried_again(
 
 
 @pytest.mark.usefixtures("quick")
+async def test_what_it_answers_may_be_long_and_is_not_read_to_its_end(launcher: WithAttached) -> None:
+    exits, looks = Exits(launcher), 0
+
+    async def answering(peer: Peer) -> None:
+        nonlocal looks
+        await peer.request()
+        looks += 1
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n" + bytes(1 << 17))
+        await peer.request()
+
+    async with engine(answering) as at:
+        await launcher.start(launch(at, load=False))
+        await until(lambda: looks > 3)
+        assert exits.seen == []
+        await launcher.stop("one", grace=5)
+
+
+@pytest.mark.usefixtures("quick")
 async def test_it_is_gone_after_several_looks_and_not_after_one(launcher: WithAttached) -> None:
     exits, seen = Exits(launcher), Seen()
     async with engine(seen) as at:

@@ -573,6 +573,7 @@ async def test_fetch() -> None:
         assert await pool.fetch("GET", "/health", timeout=10) == (200, b"ok")
         with pytest.raises(ProtocolError, match="more than 1 bytes"):
             await pool.fetch("POST", "/x", b"{}", timeout=10, limit=1)
+        assert await pool.fetch("GET", "/x", timeout=10, limit=1, cut=True) == (200, b"ok")
         assert pool.open == 0
 
 

@@ -26,6 +26,7 @@ EVERY = 15.0  # seconds between two looks at what is there
 AGAIN = 1.0  # seconds to the next look after one that found nobody
 LOOKS = 3  # looks in a row that find nobody, after which it is gone
 LOOK_TIMEOUT = 10.0  # longer than a connection may take
+LOOKED_AT = 64 * 1024  # bytes of what it answers then
 LOAD_TIMEOUT = 600.0  # of one request that loads; whoever starts an instance ends it sooner
 UNLOAD_TIMEOUT = 5.0
 _log = structlog.get_logger(__name__)
@@ -140,7 +141,7 @@ class _Attached:
         """Have it there, with the model in its memory. Raises LaunchFailed."""
         url = self.pool.address
         try:
-            await self.pool.fetch("GET", self._health, timeout=LOOK_TIMEOUT)
+            await self._look()
             for call in self._what.load:
                 status, body = await self._ask(call, LOAD_TIMEOUT)
                 if not 200 <= status < 300:
@@ -197,7 +198,7 @@ class _Attached:
     async def _there(self) -> bool:
         """Whether it has the model in its memory, as far as it tells. Raises WireError and TimeoutError."""
         if (held := self._what.held) is None:
-            await self.pool.fetch("GET", self._health, timeout=LOOK_TIMEOUT)
+            await self._look()
             return True
         _, body = await self._ask(held.call, LOOK_TIMEOUT)
         try:
@@ -208,6 +209,10 @@ class _Attached:
         if self.held is None:
             self.trouble = f"{self.pool.address} has put the model out of its memory"
         return self.held is not None
+
+    async def _look(self) -> None:
+        """Any answer will do; a long one is not read to its end. Raises as `_ask`."""
+        await self.pool.fetch("GET", self._health, timeout=LOOK_TIMEOUT, limit=LOOKED_AT, cut=True)
 
     async def _ask(self, call: Call, timeout: float) -> tuple[int, bytes]:
         return await self.pool.fetch(call.method, call.path, call.body, timeout=timeout)

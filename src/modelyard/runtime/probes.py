@@ -61,9 +61,9 @@ async def ask(pool: Pool, calls: Sequence[Call], usual: str, deadline: float) ->
     for call in calls:
         what = call.name or usual
         try:
-            status, body = await pool.fetch(
-                call.method, call.path, call.body, timeout=max(1.0, deadline - loop.time())
-            )
+            left = max(1.0, deadline - loop.time())
+            is_look = call.method == "GET"  # its status is what matters: a list of models may be long
+            status, body = await pool.fetch(call.method, call.path, call.body, timeout=left, cut=is_look)
         except TimeoutError:
             raise TimeoutError(f"{what} took too long") from None
         if not 200 <= status < 300:
@@ -85,7 +85,7 @@ async def look(pool: Pool, path: str) -> Health:
     found = Health.SILENT
     for _ in range(PROBE_TRIES):
         try:
-            await pool.fetch("GET", path, timeout=PROBE_TIMEOUT)
+            await pool.fetch("GET", path, timeout=PROBE_TIMEOUT, cut=True)
         except (ConnectFailed, Broken):
             found = Health.UNREACHABLE
         except (WireError, TimeoutError):

@@ -94,9 +94,17 @@ class Pool:
             connection = await self._connect()
 
     async def fetch(
-        self, method: str, path: str, body: bytes = b"", *, timeout: float, limit: int = 1 << 20
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        timeout: float,
+        limit: int = 1 << 20,
+        cut: bool = False,
     ) -> tuple[int, bytes]:
-        """One small exchange as (status, body); a body is sent as JSON.
+        """One small exchange as (status, body); a body is sent as JSON. With `cut`, an answer of more than
+        `limit` bytes is read no further than that.
 
         Raises TimeoutError after `timeout` seconds, ProtocolError for an answer of more than `limit` bytes,
         and what `run` raises.
@@ -105,7 +113,11 @@ class Pool:
         headers = [(b"content-type", b"application/json")] if body else []
         call = Call(method.encode("ascii"), path.encode("ascii"), headers, body, answer, self.target)
         async with asyncio.timeout(timeout):
-            await self.run(call)
+            try:
+                await self.run(call)
+            except _TooLong:
+                if not cut:
+                    raise
         return answer.status, b"".join(answer.parts)
 
     def close(self) -> None:
@@ -237,6 +249,10 @@ def _trusting(ca: str) -> ssl.SSLContext:
     return context
 
 
+class _TooLong(ProtocolError):
+    """The answer has more bytes than it may have; its connection is closed."""
+
+
 class _Answer:
     """Collects a small answer."""
 
@@ -252,8 +268,6 @@ class _Answer:
 
     def on_body(self, data: bytes) -> None:
         self._left -= len(data)
-        if self._left < 0:
-            raise ProtocolError(
-                f"{self._peer} sent more than {self._limit} bytes where a short answer was due"
-            )
         self.parts.append(data)
+        if self._left < 0:
+            raise _TooLong(f"{self._peer} sent more than {self._limit} bytes where a short answer was due")
