@@ -99,6 +99,17 @@ async def test_guesses_change_the_time_and_not_the_answer() -> None:
                 assert 0.8 * stats["drafted"] <= stats["accepted"] <= stats["drafted"]
 
 
+@pytest.mark.parametrize("speculation", [{}, {"ngram": 4}])
+async def test_a_stop_text_that_the_last_token_completes(speculation: dict[str, object]) -> None:
+    async with served(slots=1, **speculation) as live:
+        body = {"prompt": "The sea is", "max_tokens": 4, "temperature": 0}
+        said = (await live.client.post("/v1/completions", json=body)).json()["choices"][0]["text"]
+        for _ in range(2):
+            answer = await live.client.post("/v1/completions", json={**body, "stop": [said]})
+            assert answer.json()["choices"][0] == {"index": 0, "finish_reason": "stop", "text": ""}
+        assert "Traceback" not in live.log
+
+
 async def test_it_sleeps_and_wakes_over_its_api(tmp_path: Path) -> None:
     async with served(sleep_folder=str(tmp_path)) as live:
         before = await chat(live, QUESTIONS[0])

@@ -91,8 +91,10 @@ class Batching:
             self._end(job, Failed(f"the generation loop has ended: {error}", fatal=True))
 
     def cancel(self, job: Job) -> None:
+        name = self._names.get(job)
+        if name is None:
+            return
         # The loop takes a cancelled request out before it computes for one that comes later.
-        name = self._names[job]
         self._manager.cancel_request(name)
         with self._manager.output_router._lock:
             self._manager.output_router.result_handlers.pop(name, None)

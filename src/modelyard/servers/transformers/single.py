@@ -28,7 +28,7 @@ class Single:
     def __init__(self, model: Any, draft: Any, parameters: Parameters) -> None:
         self._model = model
         self._threads = ThreadPoolExecutor(parameters.slots, thread_name_prefix="slot")
-        self._cancelled: set[Job] = set()
+        self._wanted: set[Job] = set()
         self._guesses = (parameters.draft_tokens or _DRAFT_TOKENS) if draft is not None else 0
         self._drafted = self._accepted = 0
         self._more: dict[str, object] = {"prompt_lookup_num_tokens": parameters.ngram or None}
@@ -48,7 +48,7 @@ class Single:
         loop = asyncio.get_running_loop()
 
         def end(error: Exception | None) -> None:
-            self._cancelled.discard(job)
+            self._wanted.discard(job)
             job.said.put_nowait(error)
 
         def generate() -> None:
@@ -59,10 +59,11 @@ class Single:
                 error = Failed(f"{type(problem).__name__}: {problem}")
             loop.call_soon_threadsafe(end, error)
 
+        self._wanted.add(job)
         self._threads.submit(generate)
 
     def cancel(self, job: Job) -> None:
-        self._cancelled.add(job)
+        self._wanted.discard(job)
 
     def counts(self) -> Mapping[str, float]:
         return {"drafted": self._drafted, "accepted": self._accepted} if self._guesses else {}
@@ -85,7 +86,7 @@ class Single:
                 pad_token_id=next(iter(job.ends), 0),
             ),
             logits_processor=LogitsProcessorList([_Drawing(job.sampling)]),
-            stopping_criteria=[_Cancelled(job, self._cancelled)],
+            stopping_criteria=[_Cancelled(job, self._wanted)],
             streamer=_Stream(lambda tokens: loop.call_soon_threadsafe(self._say, job, tokens)),
             **self._more,
         )
@@ -102,11 +103,11 @@ class _Drawing(LogitsProcessor):  # type: ignore[misc]
 
 
 class _Cancelled(StoppingCriteria):  # type: ignore[misc]
-    def __init__(self, job: Job, cancelled: set[Job]) -> None:
-        self._job, self._cancelled = job, cancelled
+    def __init__(self, job: Job, wanted: set[Job]) -> None:
+        self._job, self._wanted = job, wanted
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: object) -> torch.Tensor:
-        stop = self._job in self._cancelled
+        stop = self._job not in self._wanted
         return torch.full((input_ids.shape[0],), stop, device=input_ids.device, dtype=torch.bool)
 
 
