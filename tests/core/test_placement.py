@@ -250,9 +250,11 @@ def chosen(wanted: Need, devices: Mapping[str, DeviceLedger], prefer: Prefer = A
         ("abab", {}, "0 2"),
         ("abab", {"gpu2": 40}, "1 3"),
         ("aabb", {"gpu2": 90, "gpu3": 90}, "2 3"),  # the fullest group that holds it
-        ("abcb", {"gpu1": 40}, "0 3"),  # no group does: any two
+        ("abcb", {"gpu1": 40}, "0 2"),  # no group does: any two
         ("abab", {"gpu0": 40, "gpu1": 40}, "2 3"),
         ("    ", {}, "0 1"),
+        ("aa  ", {"gpu2": 90, "gpu3": 90}, "0 1"),  # devices of no group are not linked
+        ("a a ", {"gpu0": 40}, "1 2"),  # no group does: any two
     ],
 )
 def test_shares_stay_within_one_group_where_one_holds_them(

@@ -5,6 +5,7 @@ Pure functions; capacity calls them with the room of now, of later, and of empty
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -46,13 +47,17 @@ def place(
     spread = [share for share in need.shares if share.on == "accelerator"]
     if len(spread) < 2 or isinstance(found, NoFit):
         return found
-    group = {device: devices[device].device.group for device in candidates(spread[0], spec, devices)}
-    groups = dict.fromkeys(group.values())
-    for count in range(1, len(groups)):
+    usable = candidates(spread[0], spec, devices)
+    if not any(devices[device].device.group for device in usable):
+        return found
+    group = {device: _group(devices[device]) for device in usable}
+    groups = Counter(group.values())
+    for count in range(1, min(len(groups), len(spread))):
         inside = [
             placed
             for some in combinations(groups, count)
-            if not isinstance(
+            if sum(groups[each] for each in some) >= len(spread)
+            and not isinstance(
                 placed := _place(need, spec, _within(devices, group, some), room, gone, prefer), NoFit
             )
         ]
@@ -61,6 +66,11 @@ def place(
             break
     alike = len({share.bytes for share in spread}) == 1
     return _beside(found, devices) if alike else found
+
+
+def _group(account: DeviceLedger) -> str:
+    """A device of which nobody knows a link is a group of its own."""
+    return account.device.group or account.device.id
 
 
 def _within(
@@ -72,9 +82,9 @@ def _within(
 
 def _beside(placed: Placement, devices: Mapping[str, DeviceLedger]) -> Placement:
     """Equal parts in such an order that those of one group follow each other."""
-    groups = dict.fromkeys(devices[charge.device].device.group for charge in placed)
+    groups = dict.fromkeys(_group(devices[charge.device]) for charge in placed)
     order = {group: number for number, group in enumerate(groups)}
-    return tuple(sorted(placed, key=lambda charge: order[devices[charge.device].device.group]))
+    return tuple(sorted(placed, key=lambda charge: order[_group(devices[charge.device])]))
 
 
 def _rank(placed: Placement, room: Room, prefer: Prefer) -> tuple[int, int]:
