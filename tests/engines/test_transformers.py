@@ -179,6 +179,7 @@ def test_the_context_is_said_or_known_or_usual() -> None:
     assert ENGINE.context(replace(SPEC, parameters={"context": 9000}), {}) == 9000
     assert ENGINE.context(replace(SPEC, parameters={"context": 0}), FILES) == 8192
     assert ENGINE.context(SPEC, {}) is None
+    assert told(replace(SPEC, parameters={"context": 0}))["context"] == 8192
 
 
 def test_how_many_it_processes() -> None:

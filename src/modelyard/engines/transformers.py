@@ -107,7 +107,8 @@ class TransformersEngine(Adapter):
         self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
     ) -> Command:
         options = _flat(spec)
-        told: dict[str, object] = {
+        told = {name: value for name, value in options.items() if not name.startswith("draft.")}
+        told |= {
             "address": str(address),
             "model": spec.model,
             "path": str(files["model"].path),
@@ -116,7 +117,6 @@ class TransformersEngine(Adapter):
             "device": "cpu" if all(charge.device == "ram" for charge in placement) else "cuda",
             "sleep_folder": ".",
         }
-        told |= {name: value for name, value in options.items() if not name.startswith("draft.")}
         if "draft" in files:
             told["draft"] = str(files["draft"].path)
             told["draft_tokens"] = options.get("draft.max", 0)
