@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from modelyard.launchers import attached
 from modelyard.launchers.attached import WithAttached
 from modelyard.launchers.base import Launch, LaunchFailed
 from modelyard.launchers.local import LocalLauncher
+from modelyard.wire.pool import Pool
 from waiting import until
 from wire.certificates import certificate, front
 from wire.raw_engines import OK, Engine, Peer, always, engine
@@ -116,6 +118,56 @@ async def test_a_load_that_is_cancelled_leaves_nothing(launcher: WithAttached) -
             await starting
         await until(at.left.is_set)
     await launcher.stop("one", grace=5)
+    assert exits.seen == []
+
+
+@pytest.mark.parametrize("ending", ["fails", "is cancelled", "is stopped"])
+async def test_what_was_loaded_is_unloaded_when_its_start_fails(launcher: WithAttached, ending: str) -> None:
+    """After the load, it is asked what it holds: there the start ends."""
+    exits, asking, lines = Exits(launcher), asyncio.Event(), list[str]()
+
+    async def answering(peer: Peer) -> None:
+        while True:
+            head, _ = await peer.request()
+            lines.append(head.split(b" HTTP")[0].decode())
+            if head.startswith(b"GET /ps"):
+                asking.set()
+                await peer.send(b"what?\r\n\r\n" if ending == "fails" else b"")
+            else:
+                await peer.send(OK)
+
+    async with engine(answering) as at:
+        held = Held(Call("GET", "/ps"), of_bytes)
+        what = Attach(f"http://127.0.0.1:{at.address.port}", load=(LOAD,), unload=(UNLOAD,), held=held)
+        starting = asyncio.create_task(
+            launcher.start(Launch("one", lambda _: what, unix=False, health="/up"))
+        )
+        await asyncio.wait_for(asking.wait(), 10)
+        if ending == "is cancelled":
+            starting.cancel()
+        elif ending == "is stopped":
+            await launcher.stop("one", grace=5)
+        with pytest.raises(asyncio.CancelledError if ending == "is cancelled" else LaunchFailed):
+            await starting
+        assert lines == ["GET /up", "POST /load", "GET /ps", "POST /unload"]
+    await launcher.stop("one", grace=5)
+    assert exits.seen == []
+
+
+async def test_one_that_is_stopped_as_it_answers_is_not_looked_at_any_more(
+    launcher: WithAttached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopping(Pool):
+        async def fetch(self, *words: Any, **more: Any) -> tuple[int, bytes]:
+            answer = await super().fetch(*words, **more)
+            await launcher.stop("one", grace=5)
+            return answer
+
+    monkeypatch.setattr(attached, "Pool", Stopping)
+    exits = Exits(launcher)
+    async with engine(always(OK)) as at:
+        with pytest.raises(LaunchFailed, match="was left while it loaded"):
+            await launcher.start(launch(at, load=False))
     assert exits.seen == []
 
 

@@ -76,11 +76,13 @@ class WithAttached:
         self._attached[instance] = attached
         try:
             await attached.load()
+            attached.watch(lambda: self.on_exit(instance, Exit(code=None)))
         except BaseException:
-            attached.pool.close()
-            self._attached.pop(instance, None)
+            try:
+                await attached.leave()
+            finally:
+                self._attached.pop(instance, None)
             raise
-        attached.watch(lambda: self.on_exit(instance, Exit(code=None)))
         return address
 
     async def stop(self, instance: str, grace: float) -> None:
@@ -135,6 +137,7 @@ class _Attached:
         self._health = health
         self._watching: asyncio.Task[None] | None = None
         self._leaving = asyncio.Lock()
+        self._loaded = False  # it may have the model in its memory because of us
         self._gone = False
 
     async def load(self) -> None:
@@ -143,8 +146,10 @@ class _Attached:
         try:
             await self._look()
             for call in self._what.load:
+                self._loaded = True
                 status, body = await self._ask(call, LOAD_TIMEOUT)
                 if not 200 <= status < 300:
+                    self._loaded = False
                     said = body[:300].decode(errors="replace")
                     raise LaunchFailed(f"{url} answered {call.path} with {status}: {said}", status=status)
             if self._what.held is not None and not await self._there():
@@ -157,7 +162,9 @@ class _Attached:
             raise LaunchFailed(f"{url} takes connections, and does not answer") from None
 
     def watch(self, on_gone: Callable[[], None]) -> None:
-        """Look at it from now on, until it is left or gone."""
+        """Look at it from now on, until it is left or gone. Raises LaunchFailed if it was left already."""
+        if self._gone:
+            raise LaunchFailed(f"{self.pool.address} was left while it loaded")
         self._watching = asyncio.get_running_loop().create_task(self._watch(on_gone))
 
     async def leave(self) -> bool:
@@ -165,12 +172,15 @@ class _Attached:
         now."""
         async with self._leaving:
             there = self._watching is not None and not self._gone
+            unload = self._what.unload if self._loaded and not self._gone else ()
             self._gone = True
             if self._watching is not None:
                 self._watching.cancel()
                 await asyncio.gather(self._watching, return_exceptions=True)
+            self.pool.close()  # a load that is still under way would undo what follows
+            self.pool = Pool(self.pool.address)
             try:
-                for call in self._what.unload if there else ():
+                for call in unload:
                     await self._ask(call, UNLOAD_TIMEOUT)
             except (WireError, TimeoutError) as error:
                 _log.warning("attached.not_unloaded", address=str(self.pool.address), reason=str(error))
