@@ -97,6 +97,18 @@ class TestASwap:
         yard.seen("ram", free=10, total=200)
         assert stopped(yard.finish("busy")) == ["a"]
 
+    def test_host_memory_that_is_fenced_takes_nobody(self, yard: Yard) -> None:
+        yard.do(ev.FenceAsked("ram", "in repair"))
+        assert stopped(yard.ask("r", B)) == ["a"]
+
+    def test_nor_who_drained_while_it_was_fenced(self, yard: Yard) -> None:
+        yard.ask("busy", A)
+        yard.ask("r", B)
+        yard.pass_time(8.0)
+        assert yard.states(A) == ["draining"]
+        yard.do(ev.FenceAsked("ram", "in repair"))
+        assert stopped(yard.finish("busy")) == ["a"]
+
     def test_the_policy_says_no(self) -> None:
         yard = house()
         yard.load("a", sleeps(), sleep=False)

@@ -102,7 +102,7 @@ def rungs(ledger: Ledger, instance: Instance, now: float) -> list[Rung]:
             rung
             for rung in version.need.rungs
             if (rung.seconds is None or rung.seconds < load)
-            and all(charge.device in ledger.devices for charge in asleep(instance, rung))
+            and _open(ledger, asleep(instance, rung))
             and frees(ledger, instance, rung)
         ),
         key=lambda rung: inf if rung.seconds is None else rung.seconds,
@@ -111,4 +111,11 @@ def rungs(ledger: Ledger, instance: Instance, now: float) -> list[Rung]:
 
 def fits(ledger: Ledger, instance: Instance, rung: Rung) -> bool:
     """Whether what it takes to host memory has room there now."""
-    return ledger.fits(instance.id, both(instance.placement, asleep(instance, rung)))
+    held = asleep(instance, rung)
+    return _open(ledger, held) and ledger.fits(instance.id, both(instance.placement, held))
+
+
+def _open(ledger: Ledger, placement: Placement) -> bool:
+    """Whether all its devices are known, and none is lost or fenced."""
+    accounts = ledger.devices
+    return all(charge.device in accounts and not accounts[charge.device].closed for charge in placement)
