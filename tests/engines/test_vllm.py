@@ -265,6 +265,12 @@ class TestSpec:
         ("parameters", "path"),
         [
             ({"dtype": "int3"}, "parameters.dtype"),
+            ({"quantization": "--kv-transfer-config.a"}, "parameters.quantization"),
+            ({"kv_cache_dtype": "-O3"}, "parameters.kv_cache_dtype"),
+            ({"tool_call_parser": "--a.b"}, "parameters.tool_call_parser"),
+            ({"reasoning_parser": "--a.b"}, "parameters.reasoning_parser"),
+            ({"chat_template": {"inline": "-{{ messages }}"}}, "parameters.chat_template.inline"),
+            ({"chat_template": {"file": "-x"}}, "parameters.chat_template.file"),
             ({"lora": [{"source": "a"}, {"source": "b"}]}, "parameters.lora"),
             ({"lora": []}, "parameters.lora"),
             ({"draft": {"max": 2}}, "parameters.draft.source"),

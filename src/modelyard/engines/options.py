@@ -120,6 +120,12 @@ def text(value: object) -> str:
     return "" if isinstance(value, str) and value else "must be a text"
 
 
+def word(value: object) -> str:
+    """A text that a program can be told as a word of its own: it would take `-x` for a flag."""
+    fine = isinstance(value, str) and value and not value.startswith("-")
+    return "" if fine else "must be a text that does not begin with -"
+
+
 def fraction(value: object) -> str:
     fine = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
     return "" if fine else "must be a number from 0 to 1"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelyard.engines import options
-from modelyard.engines.options import one_of, text, texts, truth, whole
+from modelyard.engines.options import one_of, text, texts, truth, whole, word
 
 DTYPES = ("auto", "half", "float16", "bfloat16", "float", "float32")
 POOLINGS = ("mean", "cls", "last")
@@ -38,8 +38,8 @@ def adapter(value: object) -> str:
 OPTIONS: tuple[Option, ...] = (
     Option("context", whole(0)),
     Option("dtype", one_of(*DTYPES), "--dtype"),
-    Option("quantization", text, "--quantization"),
-    Option("kv_cache_dtype", text, "--kv-cache-dtype"),
+    Option("quantization", word, "--quantization"),
+    Option("kv_cache_dtype", word, "--kv-cache-dtype"),
     Option("kv_cache_mib", whole(1)),
     Option("batch_size", whole(1)),
     Option("batch", whole(1), "--max-num-batched-tokens"),
@@ -48,10 +48,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("seed", whole(0), "--seed"),
     Option("lora", adapter),
     Option("lora_rank", whole(1), "--max-lora-rank"),
-    Option("chat_template.inline", text, "--chat-template"),
-    Option("chat_template.file", text, "--chat-template"),
-    Option("tool_call_parser", text, "--tool-call-parser"),
-    Option("reasoning_parser", text, "--reasoning-parser"),
+    Option("chat_template.inline", word, "--chat-template"),
+    Option("chat_template.file", word, "--chat-template"),
+    Option("tool_call_parser", word, "--tool-call-parser"),
+    Option("reasoning_parser", word, "--reasoning-parser"),
     Option("embedding", truth),
     Option("rerank", truth),
     Option("pooling", one_of(*POOLINGS)),
