@@ -123,6 +123,38 @@ def test_who_waits_for_the_rate_keeps_the_instance_and_needs_no_other() -> None:
     assert granted(yard.pass_time(1.0)) == ["r3"]
 
 
+def test_who_waits_for_the_rate_finds_the_instance_that_was_loaded_meanwhile() -> None:
+    yard = Yard()
+    a = yard.add("a", rate_limit=RateLimit(1, 10.0), keep_alive=0.0, min_residency=0.0)
+    yard.ask("r1", a)
+    yard.ready(a)
+    yard.finish("r1")
+    yard.pass_time(0.0)
+    yard.released(a)
+    yard.ask("r2", a)
+    yard.ready(a)
+    yard.pass_time(9.0)
+    assert yard.states(a) == ["ready"]
+    assert granted(yard.pass_time(1.0)) == ["r2"]
+    yard.finish("r2")
+    yard.pass_time(0.0)
+    assert yard.states(a) == ["stopping"]
+
+
+def test_an_instance_expires_after_those_who_waited_for_the_rate_have_left() -> None:
+    yard = Yard()
+    a = yard.load("a", slots=9, rate_limit=TWO, keep_alive=3.0)
+    for name in ("r1", "r2", "r3"):
+        yard.ask(name, a)
+    yard.finish("r1")
+    yard.finish("r2")
+    yard.pass_time(5.0)
+    assert yard.states(a) == ["ready"]
+    yard.do(ev.Cancelled("r3"))
+    yard.pass_time(5.0)
+    assert yard.states(a) == ["stopping"]
+
+
 def test_another_limit_counts_from_the_grants_that_were() -> None:
     yard = Yard()
     a = yard.load("a", slots=9, rate_limit=TWO)

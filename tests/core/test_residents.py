@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.yard import FOREVER, Yard, gpu, granted, need, of, refused, started, stopped
+from core.yard import FOREVER, Yard, gpu, granted, need, of, ram, refused, rung, started, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.types import Cause, Policy, Priority, WhenFull
@@ -349,3 +349,13 @@ def test_a_second_model_starts_beside_one_that_the_device_does_not_attribute() -
     yard.seen("gpu0", free=14, total=24)
     assert started(yard.ask("r", second)) == ["second"]
     assert yard.states(first) == ["ready"]
+
+
+def test_one_that_sleeps_stops_when_its_policy_does_not_let_it_sleep_any_more() -> None:
+    yard = Yard(ram(), gpu())
+    a = yard.load("a", need(60, rungs=[rung()]), keep_alive=5.0)
+    yard.pass_time(5.0)
+    yard.slept(a)
+    yard.do(ev.PolicyChanged(a, Policy(sleep=False)))
+    (stop,) = of(ac.Stop, yard.pass_time(0.0))
+    assert stop.reason == "asleep, and its policy does not let it sleep any more"

@@ -162,13 +162,17 @@ def _expiry(instance: Instance) -> float:
 
 
 def idle_out(step: Step, instance: Instance) -> None:
-    """Its keep-alive may be over: leave, unless it was used since or is one of the minimum replicas. Where it
-    can, it sleeps first."""
+    """Its keep-alive may be over: leave, unless it was used since, is one of the minimum replicas, or is to
+    serve those who wait until the version opens. Where it can, it sleeps first."""
     version, ledger = instance.version, step.state.ledger
     if _expiry(instance) > step.now:
         _set_expiry(step, instance)
+    elif instance.state is Is.ASLEEP and not version.policy.sleep:
+        leave(step, instance, "asleep, and its policy does not let it sleep any more")
     elif instance.state is Is.ASLEEP:
         leave(step, instance, f"asleep for its sleep_keep_alive of {version.policy.sleep_keep_alive:g} s")
+    elif version.closed_until is not None and version.queue.count:
+        step.state.timers.set(("idle", instance.id), version.closed_until)
     elif len(version.live()) > version.policy.min_replicas:
         offered = sleep.rungs(ledger, instance, step.now)
         rung = next((each for each in offered if sleep.fits(ledger, instance, each)), None)

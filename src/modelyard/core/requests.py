@@ -151,8 +151,7 @@ def finish(step: Step, event: Finished) -> None:
     if instance.state is InstanceState.READY:
         if version.queue.count:
             step.look_at(version)
-        waits = version.closed_until is not None and version.queue.count
-        if not instance.leases and not waits and next_pair(version) is None:
+        if not instance.leases and next_pair(version) is None:
             instances.rest(step, instance)
     elif instance.state is InstanceState.DRAINING and not instance.leases:
         instances.part(step, instance, "drained")
