@@ -142,6 +142,20 @@ def test_the_need_is_weights_cache_and_process_where_they_lie() -> None:
     assert not ENGINE.need(SPEC, {"model": ModelFile(Path("/x"), 1000)}).known
 
 
+def test_a_prompt_that_is_computed_whole_takes_more() -> None:
+    token = (3 * 1536 + 6 * 576) * 4
+
+    def more(parameters: dict[str, object], than: dict[str, object]) -> int:
+        spec = replace(SPEC, devices=("ram",))
+        needs = (ENGINE.need(replace(spec, parameters=one), FILES).bytes for one in (parameters, than))
+        return next(needs) - next(needs)
+
+    assert more({"ngram": 4}, {}) == (4 * 4096 - 512) * token
+    embedding: dict[str, object] = {"embedding": True}
+    assert more({"context": 4096} | embedding, {"context": 256} | embedding) == (4096 - 512) * token
+    assert more({"batch": 9000} | embedding, embedding) == (9000 - 4096) * token
+
+
 def test_it_sleeps_with_its_weights_in_a_file_or_in_host_memory() -> None:
     (file_rung,) = ENGINE.rungs(replace(SPEC, devices=("ram",)), FILES)
     (ram_rung,) = ENGINE.rungs(SPEC, FILES)

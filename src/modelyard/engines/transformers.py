@@ -199,13 +199,22 @@ def _plan(spec: Spec, files: Files) -> Plan:
     options = _flat(spec)
     dtype = options.get("dtype", "auto")
     wide = dtype == "float32" or (dtype == "auto" and _on_ram(spec))
-    batch = options.get("batch", _BATCH)
     return Plan(
         context=_context(spec, files),
         slots=spec.slots,
-        batch=batch if isinstance(batch, int) else _BATCH,
+        batch=_batch(spec, files),
         element=4 if wide else 2,
         stored=_STORED.get(str(options.get("quantization")), 4 if wide else 2),
         generates=not options.get("embedding"),
         on_ram=_on_ram(spec),
     )
+
+
+def _batch(spec: Spec, files: Files) -> int:
+    """The most tokens that are computed at once: only continuous batching reads a prompt in parts."""
+    options, context = _flat(spec), _context(spec, files)
+    if "draft.source" in options or "ngram" in options:
+        return context * spec.slots
+    given = options.get("batch", _BATCH)
+    batch = given if isinstance(given, int) else _BATCH
+    return max(batch, context) if options.get("embedding") else batch
