@@ -12,7 +12,7 @@ import pytest
 from gateway.live_yard import LiveYard, live_yard
 from modelyard.launchers import attached
 from waiting import until
-from wire.raw_engines import Peer, engine
+from wire.raw_engines import Answering, Peer, engine
 
 SIZE = 300_000_000
 ANSWER = {
@@ -44,10 +44,24 @@ class Ollama:
     async def __call__(self, peer: Peer) -> None:
         while True:
             head, body = await peer.request()
-            status, answer = self.answer(head.decode(), body)
-            data = json.dumps(answer).encode()
-            kind = b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data)
-            await peer.send(b"HTTP/1.1 %d X\r\n" % status + kind + data)
+            await peer.send(said(*self.answer(head.decode(), body)))
+
+
+def said(status: int, answer: object, more: bytes = b"") -> bytes:
+    """An answer, with `more` lines of its head."""
+    data = json.dumps(answer).encode()
+    kind = b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data)
+    return b"HTTP/1.1 %d X\r\n" % status + more + kind + data
+
+
+@asynccontextmanager
+async def far(answering: Answering, **parameters: Any) -> AsyncIterator[LiveYard]:
+    """A yard whose model `a` is at a provider of OpenAI's API."""
+    async with engine(answering) as at:
+        url = f"http://127.0.0.1:{at.address.port}"
+        model = {"engine": "openai", "load_cap": "5s", "parameters": {"url": url, **parameters}}
+        async with live_yard({"a": model}) as yard:
+            yield yard
 
 
 @asynccontextmanager
@@ -86,6 +100,43 @@ async def test_one_that_is_put_out_behind_our_back_is_loaded_again(monkeypatch: 
         assert "has put the model out of its memory" in note
         assert (await yard.chat("a:x")).status == 200
         assert list(ollama.loaded) == ["a:x"]
+
+
+@pytest.mark.parametrize("status", [301, 405, 429, 500])
+async def test_a_list_of_models_that_is_not_given_is_asked_for_once(status: int) -> None:
+    """Whether it serves, its first token tells."""
+    looks = 0
+
+    async def answering(peer: Peer) -> None:
+        nonlocal looks
+        while True:
+            head, _ = await peer.request()
+            if head.startswith(b"GET"):
+                looks += 1
+                await peer.send(b"HTTP/1.1 %d X\r\nlocation: /x\r\ncontent-length: 2\r\n\r\n{}" % status)
+            else:
+                await peer.send(said(200, ANSWER))
+
+    async with far(answering) as yard:
+        assert (await yard.chat("a")).status == 200
+        assert looks == 1
+
+
+@pytest.mark.parametrize(("generate", "looks"), [(True, 1), (False, 2)])
+async def test_one_that_sends_every_request_elsewhere_cannot_load(generate: bool, looks: int) -> None:
+    lines: list[bytes] = []
+
+    async def answering(peer: Peer) -> None:
+        while True:
+            head, _ = await peer.request()
+            lines.append(head.partition(b" ")[0])
+            await peer.send(b"HTTP/1.1 308 X\r\nlocation: /x\r\ncontent-length: 2\r\n\r\n{}")
+
+    async with far(answering, generate=generate) as yard:
+        answer = await yard.chat("a")
+        assert (answer.status, answer.code) == (503, "cannot_load")
+        assert "parameters.url leads elsewhere" in answer.message
+        assert lines.count(b"GET") == looks
 
 
 async def test_too_little_memory_there_is_said_as_that() -> None:
