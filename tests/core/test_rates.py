@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
-from core.yard import Yard, granted, of, refused
+from core.yard import Yard, granted, of, refused, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.copying import copy_of
@@ -111,6 +112,17 @@ def test_a_pause_that_its_server_asks_for_keeps_everybody_waiting() -> None:
     assert yard.version(a).service_seconds == 1.0  # a refusal says nothing of how long answers take
 
 
+def test_a_pause_outlasts_a_change_of_policy() -> None:
+    yard = Yard()
+    a = yard.load("a", slots=2, rate_limit=TWO)
+    yard.ask("r1", a)
+    rest(yard, "r1", 7.0)
+    yard.do(ev.PolicyChanged(a, Policy()))
+    assert granted(yard.ask("r2", a)) == []
+    assert granted(yard.pass_time(6.9)) == []
+    assert granted(yard.pass_time(0.1)) == ["r2"]
+
+
 def test_who_waits_for_the_rate_keeps_the_instance_and_needs_no_other() -> None:
     yard = Yard()
     a = yard.load("a", 10, slots=2, rate_limit=TWO, keep_alive=0.0, max_replicas=3, patience=0.0)
@@ -186,3 +198,66 @@ def test_a_version_that_is_removed_takes_its_timer_along() -> None:
     yard.finish("r2")
     yard.released(a)
     assert yard.scheduler.next_deadline() is None
+
+
+CAPS: dict[str, Any] = {"load_cap": 5.0, "release_cap": 1.0, "request_timeout": 4.0, "max_wait": 1000.0}
+
+
+def paused() -> tuple[Yard, str, str]:
+    """`a` is idle, but closed for 200 s, and somebody waits for it; `b` takes its memory where it is asked for."""
+    yard = Yard()
+    a, b = yard.load("a", **CAPS), yard.add("b", **CAPS)
+    yard.ask("r1", a)
+    rest(yard, "r1", 200.0)
+    yard.ask("waits", a)
+    return yard, a, b
+
+
+def test_who_waits_for_a_pause_to_end_keeps_no_memory_from_others() -> None:
+    yard, a, b = paused()
+    yard.ask("r", b)
+    bound = yard.state.waiting["r"].bound
+    assert stopped(yard.pass_time(8.0)) == ["a"]
+    yard.pass_time(1.0)
+    yard.released(a)
+    yard.pass_time(4.9)
+    assert granted(yard.ready(b)) == ["r"]
+    assert yard.now <= bound < 100.0
+
+
+def test_nobody_busy_leaves_for_one_that_is_closed() -> None:
+    yard, a, b = paused()
+    bound = yard.state.waiting["waits"].bound
+    yard.ask("r", b)
+    yard.pass_time(8.0)
+    yard.released(a)
+    yard.ready(b)
+    yard.ask("r2", b)
+    assert stopped(yard.pass_time(100.0)) == []
+    yard.finish("r")
+    assert yard.holder("r2") is not None
+    yard.pass_time(93.0)
+    assert stopped(yard.finish("r2")) == ["b"], "nobody waits for it"
+    yard.released(b)
+    yard.ready(a)
+    assert granted(yard.pass_time(200.0 - yard.now)) == ["waits"]
+    assert bound == 200.0 + 19.0 + 19.0
+
+
+def test_it_takes_its_turn_again_when_it_opens() -> None:
+    yard, a, b = paused()
+    bound = yard.state.waiting["waits"].bound
+    yard.ask("r", b)
+    yard.pass_time(8.0)
+    yard.released(a)
+    yard.ready(b)
+    yard.pass_time(191.0)
+    yard.ask("r2", b)
+    assert yard.states(b) == ["ready"]
+    yard.pass_time(9.0)
+    yard.pass_time(1.0)
+    assert yard.states(b) == ["draining"]
+    yard.finish("r")
+    yard.released(b)
+    assert granted(yard.ready(a)) == ["waits"]
+    assert yard.now <= bound

@@ -16,8 +16,15 @@ def granted(state: State, version: Version, now: float) -> None:
     renew(state, version, now)
 
 
+def pause(state: State, version: Version, until: float, now: float) -> None:
+    """Its server wants to be left alone until then."""
+    version.paused_until = max(version.paused_until, until)
+    close(state, version, version.paused_until, now)
+
+
 def renew(state: State, version: Version, now: float) -> None:
-    """Close it for as long as its limit says, of which there may be another one."""
+    """Close it for as long as its limit says, of which there may be another one, and its server."""
+    close(state, version, version.paused_until, now)
     limit = version.policy.rate_limit
     if limit is None:
         version.grants.clear()

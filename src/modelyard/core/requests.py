@@ -143,7 +143,7 @@ def finish(step: Step, event: Finished) -> None:
         instance.last_success = now
         version.failures = 0
         if event.rest:
-            rates.close(state, version, now + event.rest, now)
+            rates.pause(state, version, now + event.rest, now)
         else:
             version.learn_service(now - lease.granted_at)
     elif event.outcome.is_failure:

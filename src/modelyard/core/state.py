@@ -290,6 +290,7 @@ class Version:
     service_seconds: float = 1.0  # usual; an assumption until the first answer
     timed: int = 0  # answers that it was learned from, SERVICES at most
     grants: deque[float] = field(default_factory=deque)  # times of the last ones, as many as its limit needs
+    paused_until: float = -inf  # its server said so
     closed_until: float | None = None  # nobody is granted a slot before: its limit, or its server, said so
     contribution: list[Ahead] = field(default_factory=lambda: [NOTHING] * CLASSES)
 
