@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.core.types import Need, Share, Spec, WarmUp
+from modelyard.core.types import Need, Parallel, Share, Spec, WarmUp
 from modelyard.engines.base import ModelFile
 from modelyard.runtime.footprints import Footprint, Footprints, Key, footprint_of, key_of
 from modelyard.runtime.timing import SAMPLE, Timing
@@ -110,6 +110,14 @@ def test_a_warm_up_has_times_of_its_own() -> None:
     warmed = replace(one, warm_up=WarmUp(("Hello",)))
     assert key_of(one, {}, "ram") == key_of(replace(one, warm_up=WarmUp()), {}, "ram")
     assert key_of(one, {}, "ram") != key_of(warmed, {}, "ram")
+
+
+def test_a_layout_on_several_devices_is_measured_by_itself() -> None:
+    one = Spec("m", "d", "e")
+    layouts = [Parallel(), Parallel(tensor=2), Parallel(pipeline=2)]
+    keys = [key_of(replace(one, parallel=each), {}, "cuda") for each in layouts]
+    assert len(set(keys)) == 3
+    assert keys[0].parameters[:8] == "4356ad0d", "what others kept before is found"
 
 
 def test_the_number_of_entries_is_bounded(make: Make, clock: Clock) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf, isfinite
 
-from modelyard.core.types import Need, Spec, WarmUp
+from modelyard.core.types import Need, Parallel, Spec, WarmUp
 from modelyard.engines.base import Files
 from modelyard.runtime.timing import SAMPLE, Timing, timing, with_one_more
 
@@ -41,6 +41,8 @@ def key_of(spec: Spec, files: Files, device: str, rung: str = "") -> Key:
     parameters: dict[str, object] = {"slots": spec.slots, "parameters": dict(spec.parameters)}
     if spec.warm_up != WarmUp():  # it takes its time
         parameters["warm_up"] = asdict(spec.warm_up)
+    if spec.parallel != Parallel():
+        parameters["parallel"] = asdict(spec.parallel)
     if rung:
         parameters["asleep"] = rung
     return Key(_digest(names), spec.engine, _digest(parameters), device)
