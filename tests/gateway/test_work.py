@@ -6,7 +6,11 @@ import os
 import signal
 from typing import Any
 
+import pytest
+
 from gateway.live_yard import LiveYard, fake, live_yard
+from modelyard.engines.base import Work
+from modelyard.engines.fake import FakeEngine
 from waiting import until
 
 
@@ -49,3 +53,22 @@ async def test_of_one_that_does_not_answer() -> None:
             assert await shown(yard, "m") is None
         finally:
             os.kill(yard.pids("m")[0], signal.SIGCONT)
+
+
+async def test_of_one_that_tells_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are heard all the same."""
+    read = FakeEngine.read_work
+    heard: list[bytes] = []
+
+    def read_work(self: FakeEngine, body: bytes) -> Work:
+        heard.append(body)
+        if len(heard) == 1:
+            raise TypeError("must be real number, not str")
+        return read(self, body)
+
+    async with live_yard({"a": fake(), "b": fake()}) as yard:
+        for model in ("a", "b"):
+            await yard.load(model)
+        monkeypatch.setattr(FakeEngine, "read_work", read_work)
+        await yard.driver.work.look()
+        assert (len(heard), len(yard.driver.work.of)) == (2, 1)

@@ -72,4 +72,8 @@ class WorkSeen:
             )
         except (WireError, TimeoutError):  # whether it serves is not found out here
             return None
-        return endpoint.engine.read_work(body) if status == 200 else None
+        try:
+            return endpoint.engine.read_work(body) if status == 200 else None
+        except Exception:  # one bad answer says nothing of the others
+            log.exception("work.unreadable", instance=name)
+            return None
