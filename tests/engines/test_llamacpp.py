@@ -191,7 +191,7 @@ def test_sources_by_role() -> None:
         ({"gpu_layers": "some"}, "parameters.gpu_layers"),
         ({"chat_template": {"name": "--verbose"}}, "parameters.chat_template.name"),
         ({"chat_template": {"inline": "--verbose"}}, "parameters.chat_template.inline"),
-        ({"chat_template": {"file": "--verbose"}}, "parameters.chat_template.file"),
+        ({"chat_template": {"file": "chat.jinja"}}, "parameters.chat_template.file"),
         ({"tensor_split": []}, "parameters.tensor_split"),
         ({"mmap": "yes"}, "parameters.mmap"),
         ({"embedding": True, "rerank": True}, "parameters.rerank"),

@@ -76,6 +76,7 @@ def test_what_else_is_wrong() -> None:
     assert dict(ENGINE.problems(Spec("m", "d" * 64, "openai"), PROFILE)).keys() == {"parameters.url"}
     sourced = Spec("m", "d" * 64, "openai", "/m.gguf", {"url": "http://h"})
     assert dict(ENGINE.problems(sourced, PROFILE)).keys() == {"source"}
+    assert [path for path, _ in ENGINE.problems(spec(ca="ca.pem"), PROFILE)] == ["parameters.ca"]
     silent = warmed(WarmUp(prefixes=("Be brief.",)), apis=["embeddings"])
     assert dict(ENGINE.problems(silent, PROFILE)).keys() == {"warm_up.prefixes"}
 

@@ -235,9 +235,10 @@ async def test_what_is_missing_here_and_how_an_engine_is_verified(
 
 PROGRAMS = [{"program": "/bin/true"}, {"environment": {"TOKEN": "s3cret"}}]
 EXTRA = {"type": "llamacpp", "defaults": {"extra_args": ["--verbose"]}}
+READ: dict[str, Any] = {"type": "llamacpp", "defaults": {"chat_template": {"file": "/etc/passwd"}}}
 
 
-@pytest.mark.parametrize("fields", [*PROGRAMS, EXTRA], ids=str)
+@pytest.mark.parametrize("fields", [*PROGRAMS, EXTRA, READ], ids=str)
 async def test_programs_are_said_in_files_alone_unless_they_allow_it(fields: dict[str, Any]) -> None:
     async with live_yard({}) as yard:
         refused = await put(yard, status=422, **fields)
@@ -254,19 +255,29 @@ async def test_programs_are_said_in_files_alone_unless_they_allow_it(fields: dic
         assert "s3cret" not in audit.text
 
 
-async def test_arguments_of_registered_models_likewise(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("parameters", "refused"),
+    [
+        (EXTRA["defaults"], "extra_args"),
+        (READ["defaults"], "chat_template.file"),
+        ({"chat_template.file": "/etc/passwd"}, "chat_template.file"),
+    ],
+)
+async def test_arguments_of_registered_models_likewise(
+    tmp_path: Path, parameters: dict[str, Any], refused: str
+) -> None:
     source = tmp_path / "m.gguf"
     source.write_bytes(b"GGUF")
     order = {
         "name": "m",
         "engine": "llamacpp",
         "source": str(source),
-        "parameters": {"extra_args": ["--verbose"]},
+        "parameters": parameters,
     }
     for allowed in (False, True):
         async with live_yard({}, registry={"allow_programs": allowed}) as yard:
             answer = await yard.post("/v1/models", order)
-            assert ("extra_args: says what is run" not in answer.message) == allowed
+            assert (f"{refused}: says what is run" not in answer.message) == allowed
 
 
 async def test_what_was_allowed_once_is_not_run_where_it_is_not() -> None:

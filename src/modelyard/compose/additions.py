@@ -5,7 +5,7 @@ Used by `live`, which serves them, by `keys` and `profiles`, which change them, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -22,8 +22,8 @@ from modelyard.registry.records import Json, KeyRecord, ProfileRecord
 
 MARK = "registry.open"  # in the data folder: names the database that had no keys when it was read last
 FORBIDDEN = (
-    "says what is run on the server's machine; only its configuration's files may, unless they say "
-    "`registry: {allow_programs: true}`"
+    "says what is run on the server's machine, or read there; only its configuration's files may, unless "
+    "they say `registry: {allow_programs: true}`"
 )
 
 
@@ -154,7 +154,7 @@ def check_programs(base: Config, profile: Profile) -> None:
     said = [
         *(["program"] if profile.program else []),
         *(["environment"] if profile.environment else []),
-        *(f"defaults.{name}" for name in sorted(trusted & profile.defaults.keys())),
+        *(f"defaults.{name}" for name in _among(trusted, profile.defaults)),
     ]
     if said and not base.allow_programs:
         raise ConfigErrors(Problem(f"engines.{profile.name}.{field}", FORBIDDEN) for field in said)
@@ -164,6 +164,17 @@ def check_parameters(base: Config, model: str, fields: Json) -> None:
     """Raises ConfigErrors for a model of the registry that does so. Its fields are of the right shape."""
     parameters = fields.get("parameters")
     trusted = engines.load()[profile_of(base, str(fields["engine"])).type].trusted
-    said = sorted(trusted & parameters.keys()) if isinstance(parameters, Mapping) else []
+    said = _among(trusted, parameters) if isinstance(parameters, Mapping) else []
     if said and not base.allow_programs:
         raise ConfigErrors(Problem(f"models.{model}.parameters.{field}", FORBIDDEN) for field in said)
+
+
+def _among(trusted: Collection[str], parameters: Mapping[str, object]) -> list[str]:
+    """Those of these parameters, with dots for what is in a mapping, that are said."""
+    found = []
+    for name in sorted(trusted):
+        group, _, inner = name.partition(".")
+        within = parameters.get(group)
+        if name in parameters or (inner and isinstance(within, Mapping) and inner in within):
+            found.append(name)
+    return found

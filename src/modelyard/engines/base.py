@@ -164,13 +164,14 @@ class Engine(Protocol):
     `type` is the name in YAML; `programs` are looked up on PATH for it; `unix` says whether it can listen on
     a Unix socket; `health` is the path that answers 200 when it can serve (503 while loading is progress).
     `chat_fields` are the fields of its chat completions beyond OpenAI's that it honours; `trusted` are the
-    parameters that decide what is run on the machine, which only files on its disk may set. `folders`: what
-    it loads may be a folder of files. `modules` are Python's that it may need; `verified` is `real` when its
-    contract was held against the real thing, `golden` when against written-down commands alone. `parallel`
-    are the fields of `Spec.parallel` that it can make more than 1 of; `need` then has as many equal shares
-    on accelerators. `presets` are the settings of it that have a name, its parameter `preset`; they are
-    `golden`. `spec_fields` are those of `Spec.batching` and `Spec.speculative` that it can be told, each with
-    the parameters that stand for it (`batching.max_tokens`: `batch`, `ubatch`).
+    parameters (by dotted name: `chat_template.file`) that decide what is run on the machine or read of it,
+    which only files on its disk may set. `folders`: what it loads may be a folder of files. `modules` are
+    Python's that it may need; `verified` is `real` when its contract was held against the real thing,
+    `golden` when against written-down commands alone. `parallel` are the fields of `Spec.parallel` that it
+    can make more than 1 of; `need` then has as many equal shares on accelerators. `presets` are the settings
+    of it that have a name, its parameter `preset`; they are `golden`. `spec_fields` are those of
+    `Spec.batching` and `Spec.speculative` that it can be told, each with the parameters that stand for it
+    (`batching.max_tokens`: `batch`, `ubatch`).
     """
 
     type: ClassVar[str]

@@ -64,7 +64,7 @@ class LlamaCppEngine(LlamaHttp):
     """See the module's text and `engines.base.Engine`."""
 
     type: ClassVar[str] = "llamacpp"
-    trusted: ClassVar[frozenset[str]] = frozenset({"extra_args"})
+    trusted: ClassVar[frozenset[str]] = frozenset({"extra_args", "chat_template.file"})
     folders: ClassVar[bool] = False
     programs: ClassVar[tuple[str, ...]] = (PROGRAM,)
     modules: ClassVar[tuple[str, ...]] = (MODULE,)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import inf
 
 from modelyard.engines import options
-from modelyard.engines.options import fraction, one_of, text, texts, truth, whole, word
+from modelyard.engines.options import fraction, one_of, path, text, texts, truth, whole, word
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 NGRAMS = ("simple", "map-k", "map-k4v", "mod", "cache")
@@ -91,7 +91,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("lora", adapters),
     Option("chat_template.name", word, "--chat-template", "chat_template"),
     Option("chat_template.inline", word, "--chat-template", "chat_template"),
-    Option("chat_template.file", word, "--chat-template-file", "chat_template_file"),
+    Option("chat_template.file", path, "--chat-template-file", "chat_template_file"),
     Option(
         "reasoning.format",
         one_of("none", "auto", "deepseek", "deepseek-legacy"),

@@ -17,7 +17,7 @@ from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.engines import openai_http
 from modelyard.engines.base import Adapter, Attach, Call, Exit, Files, Profile
 from modelyard.engines.openai_http import APIS
-from modelyard.engines.options import Option, Table, some_of, text, truth, url, whole
+from modelyard.engines.options import Option, Table, path, some_of, text, truth, url, whole
 
 _MODELS = "/v1/models"
 
@@ -33,7 +33,7 @@ _TABLE = Table(
         Option("url", url("https://api.example.com/v1", "; a key is the parameter `key`")),
         Option("key", _key),
         Option("model", text),
-        Option("ca", text),
+        Option("ca", path),
         Option("apis", some_of(*APIS)),
         Option("context", whole(1)),
         Option("generate", truth),

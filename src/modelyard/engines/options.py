@@ -5,6 +5,7 @@ Used by adapters. A parameter's name may have dots, which go into mappings: `dra
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,6 +125,12 @@ def word(value: object) -> str:
     """A text that a program can be told as a word of its own: it would take `-x` for a flag."""
     fine = isinstance(value, str) and value and not value.startswith("-")
     return "" if fine else "must be a text that does not begin with -"
+
+
+def path(value: object) -> str:
+    """The path of a file, as a configuration's `./…` has become one."""
+    fine = isinstance(value, str) and os.path.isabs(value)
+    return "" if fine else "must be an absolute path, or in a configuration file one that begins with ./"
 
 
 def fraction(value: object) -> str:

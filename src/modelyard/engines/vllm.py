@@ -74,7 +74,7 @@ class VllmEngine(Adapter):
     programs: ClassVar[tuple[str, ...]] = (PROGRAM,)
     verified: ClassVar[Literal["real", "golden"]] = "real"
     unix: ClassVar[bool] = True
-    trusted: ClassVar[frozenset[str]] = frozenset({"extra_args"})
+    trusted: ClassVar[frozenset[str]] = frozenset({"extra_args", "chat_template.file"})
     parallel: ClassVar[frozenset[str]] = frozenset({"tensor", "pipeline"})
     spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "batching.max_size": ("batch_size",),

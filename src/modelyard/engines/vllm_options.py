@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelyard.engines import options
-from modelyard.engines.options import one_of, text, texts, truth, whole, word
+from modelyard.engines.options import one_of, path, text, texts, truth, whole, word
 
 DTYPES = ("auto", "half", "float16", "bfloat16", "float", "float32")
 POOLINGS = ("mean", "cls", "last")
@@ -35,6 +35,12 @@ def adapter(value: object) -> str:
     return "" if fine and value else "must be a list of one {source}"
 
 
+def template(value: object) -> str:
+    """A template of chats. vLLM opens as a file whatever is the name of one."""
+    fine = not word(value) and "{" in str(value)
+    return "" if fine else "must be a template, which has {{ … }} or {% … %}; the path of one is `file`"
+
+
 OPTIONS: tuple[Option, ...] = (
     Option("context", whole(0)),
     Option("dtype", one_of(*DTYPES), "--dtype"),
@@ -48,8 +54,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("seed", whole(0), "--seed"),
     Option("lora", adapter),
     Option("lora_rank", whole(1), "--max-lora-rank"),
-    Option("chat_template.inline", word, "--chat-template"),
-    Option("chat_template.file", word, "--chat-template"),
+    Option("chat_template.inline", template, "--chat-template"),
+    Option("chat_template.file", path, "--chat-template"),
     Option("tool_call_parser", word, "--tool-call-parser"),
     Option("reasoning_parser", word, "--reasoning-parser"),
     Option("embedding", truth),
