@@ -149,7 +149,7 @@ class Commands:
         if kept is not None:
             self._post(ev.Slept(action.instance, action.generation, *kept))
             self._observer.keep_asleep(resident.entry, instance, action.rung.name, kept[1])
-            await self._observer.look()
+            self._spawn(self._observer.look())  # not in this task: while it runs, an exit is left to it
 
     async def _wake(self, action: ac.Wake, resident: Resident) -> None:
         if await self._tried(action, self._wake_up(action, resident)):
@@ -195,9 +195,13 @@ class Commands:
         observed: Mapping[str, int] = {}
         if entry.files is not None and not entry.engine.need(entry.spec, entry.files).known:
             observed = await self._observer.measure(instance)
-        if resident.exit.done():  # it ended right after its first token: `_on_exit` left that to us
-            raise StartFailed(*self._why(entry, instance, resident.exit.result()))
+        self._still_there(instance, resident)
         return observed
+
+    def _still_there(self, instance: str, resident: Resident) -> None:
+        """Raise StartFailed when its process has ended: `_on_exit` leaves that to a task that is not done."""
+        if resident.exit.done():
+            raise StartFailed(*self._why(resident.entry, instance, resident.exit.result()))
 
     async def _unless_it_ends(
         self, instance: str, resident: Resident, work: Coroutine[Any, Any, None]
@@ -226,16 +230,17 @@ class Commands:
     async def _put_to_sleep(
         self, action: ac.Sleep, instance: Instance, resident: Resident
     ) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """Have it sleep, and wait until its memory is back. Its own bytes before and after. Raises
-        StartFailed."""
+        """Have it sleep, and wait until its memory is back. Its own bytes before and after, where they can be
+        measured. Raises StartFailed."""
         pool, rung = resident.pool, rung_of(resident.entry, action.rung.name)
-        baseline = await self._observer.baseline(instance)
-        before = await self._observer.held(instance, baseline)
+        before = await self._observer.held(instance)
         await self._unless_it_ends(
             instance.id, resident, probes.ask(pool, rung.sleep, f"sleep ({rung.name})", action.deadline)
         )
         most = {device: int(LEFT * before.get(device, 0)) for device in claimed(instance, action.rung)}
-        return before, await self._observer.given_back(instance, baseline, most, action.deadline)
+        after = await self._observer.given_back(instance, most, action.deadline)
+        self._still_there(instance.id, resident)
+        return before, after
 
     async def _wake_up(self, action: ac.Wake, resident: Resident) -> bool:
         """Have it take its memory again, and generate. Raises StartFailed."""
@@ -248,6 +253,7 @@ class Commands:
             await probes.warm_up(pool, entry.engine.warm_up(entry.spec), action.deadline)
 
         await self._unless_it_ends(action.instance, resident, wake())
+        self._still_there(action.instance, resident)
         return True
 
     async def _recheck(self, entry: Entry, instance: str) -> None:
@@ -274,7 +280,8 @@ class Commands:
 
     async def _warm(self, action: ac.Start, resident: Resident, pool: Pool) -> None:
         entry = resident.entry
-        await probes.wait_healthy(pool, entry.engine.listening(entry.spec).health)
+        if not pool.address.scheme:  # else it was there before us, and the launcher looked at it already
+            await probes.wait_healthy(pool, entry.engine.listening(entry.spec).health)
         self._post(ev.Warming(action.instance, action.generation))
         await probes.warm_up(pool, entry.engine.warm_up(entry.spec), action.deadline)
 
