@@ -182,6 +182,22 @@ async def test_files_in_the_users_own_cache_are_used_there(
     assert not hub.asked
 
 
+async def test_what_the_users_own_cache_has_of_it_is_not_taken_for_the_whole(
+    tmp_path: Path, hub: Hub, environ: dict[str, str]
+) -> None:
+    from huggingface_hub import hf_hub_download
+
+    cache = Path(environ["HF_HOME"]) / "hub"
+    hf_hub_download(REPO, "config.json", cache_dir=cache, endpoint=hub.url, token=False)
+    for name in WEIGHTS:
+        hf_hub_download(REPO, name, cache_dir=cache, endpoint=hub.url, token=False)
+    hub.refusals.append((503, {}))
+    with opened(tmp_path / "store", environ) as store:
+        with pytest.raises(DownloadFailed):
+            await fetched(store)
+        assert content((await fetched(store)).path) == NEEDED
+
+
 # -- which files -----------------------------------------------------------------------------------------
 
 

@@ -198,28 +198,17 @@ class HubClient:
     # -- folders ----------------------------------------------------------------------------------------
 
     def _commit(self, file: HubFile) -> str:
-        """The commit of a revision: by the hub, or where that cannot be asked by the user's cache."""
-        known = self._snapshot(file)
-        if known is None or not self._settings.offline:
-            patience = Patience(self._watch, () if known else self._pace.pauses)
-            try:
-                return patience.insist(lambda: self._info(file)).sha or ""
-            except DownloadFailed:
-                if known is None:
-                    raise
-        return known.name
+        """The commit of a revision: by the hub, offline by the user's cache."""
+        if known := self._snapshot(file):
+            return known.name
+        return self._asked(file).sha or ""
 
     def _list(self, file: HubFile) -> bytes:
-        """The list (see `folders`) of a folder at its commit; where the hub cannot be asked, of what the
-        user's cache has of it."""
-        known = self._snapshot(file)
-        try:
-            info = Patience(self._watch, () if known else self._pace.pauses).insist(lambda: self._info(file))
-            found = [(one.rfilename, one.size or 0) for one in info.siblings or ()]
-        except (DownloadFailed, SourceOffline):
-            if known is None:
-                raise
+        """The list (see `folders`) of a folder at its commit; offline, of what the user's cache has of it."""
+        if known := self._snapshot(file):
             found = sizes(known)
+        else:
+            found = [(one.rfilename, one.size or 0) for one in self._asked(file).siblings or ()]
         inside = [(name, size) for name, size in found if name.startswith(file.path)]
         if not inside:
             raise SourceNotFound(f"{file}: {file.repo} has no folder {file.path}; check it")
@@ -227,6 +216,9 @@ class HubClient:
             Member(name.removeprefix(file.path), size, str(replace(file, path=name))) for name, size in inside
         ]
         return to_list(listed(members, self._watch.source))
+
+    def _asked(self, file: HubFile) -> ModelInfo:
+        return Patience(self._watch, self._pace.pauses).insist(lambda: self._info(file))
 
     def _info(self, file: HubFile) -> ModelInfo:
         with self._asking(file):
@@ -236,7 +228,10 @@ class HubClient:
             )
 
     def _snapshot(self, file: HubFile) -> Path | None:
-        """Where the user's cache has files of this revision."""
+        """Where the user's cache has files of this revision; None unless offline: they may be some of many,
+        and a list of those would be taken for the whole."""
+        if not self._settings.offline:
+            return None
         repo, commit = self._settings.cache / f"models--{file.repo.replace('/', '--')}", file.revision
         if not file.is_settled:
             try:
