@@ -51,10 +51,13 @@ class Api:
             await always(self, exchange, self.model)
         elif awake is None:
             raise ApiError(404, "not_found_error", f"there is no {' '.join(key)}")
-        elif self._asleep or self._turning.locked():
-            raise ApiError(503, "unavailable_error", "the model is asleep")
         else:
+            self._check_awake()
             await awake(self, exchange, self.model)
+
+    def _check_awake(self) -> None:
+        if self._asleep or self._turning.locked():
+            raise ApiError(503, "unavailable_error", "the model is asleep")
 
     # -- generations ------------------------------------------------------------------------------------
 
@@ -115,7 +118,9 @@ class Api:
 
     @asynccontextmanager
     async def _slot(self, exchange: Exchange) -> AsyncIterator[None]:
-        """A slot, for the time of one request. Raises Gone when nobody waits for the answer any more."""
+        """A slot, for the time of one request. Raises Gone when nobody waits for the answer any more, and
+        ApiError where the model fell asleep while the request was read."""
+        self._check_awake()
         self._waiting += 1
         self._requests += 1
         try:
@@ -137,20 +142,22 @@ class Api:
         if model.embedder is None:
             raise _cannot("embed")
         given = asks.inputs(asks.body_of(exchange.request.body))
-        tokens = [model.words.encode(one) if isinstance(one, str) else one for one in given]
+        tokens = await asyncio.to_thread(_all_encoded, model, given)
         for one in tokens:
             self._checked(one, model)
         async with self._slot(exchange):
-            vectors = await self._embedded(model.embedder, tokens)
+            vectors = await self._embedded(model.embedder, tokens, exchange)
         data = [{"object": "embedding", "index": i, "embedding": one} for i, one in enumerate(vectors)]
         counted = sum(map(len, tokens))
         usage = {"prompt_tokens": counted, "total_tokens": counted}
         body = {"object": "list", "model": self._parameters.model, "data": data, "usage": usage}
         exchange.answer(200, body)
 
-    async def _embedded(self, embedder: Embedder, tokens: list[list[int]]) -> Sequence[Sequence[float]]:
+    async def _embedded(
+        self, embedder: Embedder, tokens: list[list[int]], exchange: Exchange
+    ) -> Sequence[Sequence[float]]:
         try:
-            return await embedder.embed(tokens)
+            return await embedder.embed(tokens, lambda: exchange.gone)
         except Failed as error:
             raise ApiError(500, "server_error", str(error)) from None
 
@@ -158,17 +165,18 @@ class Api:
         content = asks.body_of(exchange.request.body).get("content")
         if not isinstance(content, str):
             raise asks.invalid("`content` must be a text", "content")
-        exchange.answer(200, {"tokens": model.words.encode(content, special=False)})
+        exchange.answer(200, {"tokens": await asyncio.to_thread(_encoded, model, content, special=False)})
 
     async def _detokenize(self, exchange: Exchange, model: Model) -> None:
         tokens = asks.prompt(asks.body_of(exchange.request.body), "tokens")
         if isinstance(tokens, str):
             raise asks.invalid("`tokens` must be a list of tokens", "tokens")
         try:
-            exchange.answer(200, {"content": model.words.decode(tokens, special=True)})
+            content = await asyncio.to_thread(model.words.decode, tokens, special=True)
         except (ValueError, OverflowError, IndexError) as error:
             message = f"`tokens` holds one that the model does not have: {error}"
             raise asks.invalid(message, "tokens") from None
+        exchange.answer(200, {"content": content})
 
     async def _health(self, exchange: Exchange, model: Model) -> None:
         asleep = self._asleep or self._turning.locked()
@@ -224,10 +232,21 @@ def _wake_up(model: Model) -> tuple[int, float]:
 
 
 def _tokens(model: Model, ask: Ask) -> list[int]:
+    if not ask.chat:
+        return _encoded(model, ask.prompt)  # type: ignore[arg-type]
     try:
-        if ask.chat:
-            return model.words.chat(ask.prompt, ask.template)  # type: ignore[arg-type]
-        return model.words.encode(ask.prompt) if isinstance(ask.prompt, str) else list(ask.prompt)  # type: ignore[arg-type]
+        return model.words.chat(ask.prompt, ask.template)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ApiError(400, "invalid_request_error", str(error)) from None
+
+
+def _all_encoded(model: Model, given: Sequence[str | list[int]]) -> list[list[int]]:
+    return [_encoded(model, one) for one in given]
+
+
+def _encoded(model: Model, given: str | Sequence[int], special: bool = True) -> list[int]:
+    try:
+        return model.words.encode(given, special) if isinstance(given, str) else list(given)
     except ValueError as error:
         raise ApiError(400, "invalid_request_error", str(error)) from None
 

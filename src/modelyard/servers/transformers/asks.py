@@ -21,6 +21,7 @@ _UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "tools": ([],),
     "response_format": ({"type": "text"},),
 }
+_MOST_INPUTS = 2048  # as at OpenAI
 
 
 class ApiError(Exception):
@@ -111,6 +112,8 @@ def inputs(body: Mapping[str, object]) -> list[str | list[int]]:
     value = body.get("input")
     if isinstance(value, str) or _are_tokens(value):
         return [value]  # type: ignore[list-item]
+    if isinstance(value, list) and len(value) > _MOST_INPUTS:
+        raise invalid(f"`input` holds {len(value)} inputs, and may hold {_MOST_INPUTS}", "input")
     if isinstance(value, list) and value and all(isinstance(one, str) or _are_tokens(one) for one in value):
         return value
     raise invalid("`input` must be a text, a list of texts, or a list of lists of tokens", "input")

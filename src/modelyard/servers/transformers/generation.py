@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -57,7 +57,11 @@ class Generator(Protocol):
 
 
 class Embedder(Protocol):
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]: ...
+    async def embed(
+        self, inputs: Sequence[Sequence[int]], gone: Callable[[], bool]
+    ) -> Sequence[Sequence[float]]:
+        """A vector of each list of tokens. Raises Failed, and Gone soon after `gone` has become true."""
+        ...
 
 
 class Sleeper(Protocol):

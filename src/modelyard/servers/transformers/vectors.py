@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
-from modelyard.servers.transformers.generation import Failed
+from modelyard.servers.transformers.generation import Failed, Gone
 from modelyard.servers.transformers.parameters import Parameters
 
 
@@ -23,11 +23,14 @@ class Vectors:
         self._bound = parameters.batch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedding")
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
-        """A vector of each list of tokens. Raises Failed."""
+    async def embed(
+        self, inputs: Sequence[Sequence[int]], gone: Callable[[], bool]
+    ) -> Sequence[Sequence[float]]:
         loop = asyncio.get_running_loop()
         vectors: dict[int, list[float]] = {}
         for batch in _batches(inputs, self._bound):
+            if gone():
+                raise Gone
             try:
                 rows = await loop.run_in_executor(self._thread, self._forward, [inputs[i] for i in batch])
             except Exception as error:  # whatever the libraries raise belongs to this request
