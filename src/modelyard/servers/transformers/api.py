@@ -44,11 +44,11 @@ class Api:
 
     async def _route(self, exchange: Exchange) -> None:
         key = (exchange.request.method, exchange.request.path)
-        awake, always = _AWAKE.get(key), _ALWAYS.get(key)
+        awake, loaded = _AWAKE.get(key), _LOADED.get(key)
         if self.model is None:
             raise ApiError(503, "unavailable_error", "Loading model")
-        if always is not None:
-            await always(self, exchange, self.model)
+        if loaded is not None:
+            await loaded(self, exchange, self.model)
         elif awake is None:
             raise ApiError(404, "not_found_error", f"there is no {' '.join(key)}")
         else:
@@ -255,7 +255,7 @@ def _cannot(what: str) -> ApiError:
     return ApiError(501, "not_supported_error", f"this model does not {what}")
 
 
-_ALWAYS: dict[tuple[str, str], Handle] = {
+_LOADED: dict[tuple[str, str], Handle] = {
     ("GET", "/health"): Api._health,
     ("GET", "/v1/models"): Api._models,
     ("GET", "/stats"): Api._stats,

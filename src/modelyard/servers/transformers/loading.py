@@ -15,7 +15,7 @@ from modelyard.servers.transformers.asks import Sampling
 from modelyard.servers.transformers.batching import Batching
 from modelyard.servers.transformers.generation import Model
 from modelyard.servers.transformers.parameters import Parameters
-from modelyard.servers.transformers.single import Single
+from modelyard.servers.transformers.speculation import Speculation
 from modelyard.servers.transformers.vectors import Vectors
 from modelyard.servers.transformers.weights import Weights
 
@@ -37,7 +37,7 @@ def load(parameters: Parameters) -> Model:
         if parameters.draft:
             draft, _ = _placed(transformers.AutoModelForCausalLM, parameters.draft, parameters)
         sleeper = sleeper if draft is None else Fixed()
-        return Model(words, sleeper, generator=Single(model, draft, parameters))
+        return Model(words, sleeper, generator=Speculation(model, draft, parameters))
     generator = Batching(model, parameters)
     generator.open()
     return Model(words, sleeper, generator=generator)

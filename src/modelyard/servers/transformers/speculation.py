@@ -22,7 +22,7 @@ from modelyard.servers.transformers.parameters import Parameters
 _DRAFT_TOKENS = 5
 
 
-class Single:
+class Speculation:
     """See `generation.Generator`."""
 
     def __init__(self, model: Any, draft: Any, parameters: Parameters) -> None:
