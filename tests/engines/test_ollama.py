@@ -228,6 +228,7 @@ def test_a_machine_without_it() -> None:
         (Exit(127), "/opt/ollama cannot be executed: No such file or directory", Cause.NOT_INSTALLED),
         (Exit(1), "Error: something else", Cause.CRASHED),
         (Exit(None, 9), "", Cause.KILLED),
+        (Exit(None, 15), "failed to allocate", Cause.KILLED),
         (Exit(None, 11), "", Cause.CRASHED),
         (Exit(0), "", Cause.EXITED),
         (Exit(None), "http://h has put the model out of its memory", Cause.EXITED),

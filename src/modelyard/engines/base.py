@@ -289,6 +289,8 @@ class Adapter:
     trusted: ClassVar[frozenset[str]] = frozenset()
     folders: ClassVar[bool] = True
     parallel: ClassVar[frozenset[str]] = frozenset()
+    causes: ClassVar[tuple[tuple[str, Cause], ...]] = ()
+    """What its log says before an end, the most telling first."""
 
     def missing(self, profile: Profile) -> str:
         return ""
@@ -323,6 +325,14 @@ class Adapter:
 
     def read_work(self, body: bytes) -> Work:
         return Work()
+
+    def cause(self, exit: Exit, log_tail: str) -> Cause:
+        said = next((cause for text, cause in self.causes if text in log_tail), None)
+        if exit.signal is not None:
+            if said is Cause.OUT_OF_MEMORY:
+                return said
+            return Cause.KILLED if exit.signal in (9, 15) else Cause.CRASHED
+        return (said or Cause.CRASHED) if exit.code else Cause.EXITED
 
     def telling(self, log_tail: str) -> str:
         return "\n".join(log_tail.split("\n")[-8:])

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.core.units import parse_size
 from modelyard.engines import openai_http
-from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Listening, Profile
+from modelyard.engines.base import Adapter, Call, Command, Files, Listening, Profile
 from modelyard.engines.command_presets import PRESETS, Preset
 from modelyard.engines.openai_http import APIS
 from modelyard.engines.options import Option, Table, one_of, some_of, text, texts, truth, whole
@@ -105,6 +105,7 @@ class CommandEngine(Adapter):
     trusted: ClassVar[frozenset[str]] = frozenset({"preset", "arguments", "extra_args"})
     presets: ClassVar[frozenset[str]] = frozenset(PRESETS)
     parallel: ClassVar[frozenset[str]] = frozenset({"tensor"})
+    causes: ClassVar[tuple[tuple[str, Cause], ...]] = _CAUSES
 
     def missing(self, profile: Profile) -> str:
         preset = PRESETS.get(str(profile.defaults.get("preset")))
@@ -186,14 +187,6 @@ class CommandEngine(Adapter):
     def model_name(self, spec: Spec) -> str | None:
         name = _parameters(spec).get("model_name")
         return None if name is None else str(name)
-
-    def cause(self, exit: Exit, log_tail: str) -> Cause:
-        said = next((cause for words, cause in _CAUSES if words in log_tail), None)
-        if exit.signal is not None:
-            if said is Cause.OUT_OF_MEMORY:
-                return said
-            return Cause.KILLED if exit.signal in (9, 15) else Cause.CRASHED
-        return Cause.EXITED if exit.code == 0 else said or Cause.CRASHED
 
 
 def _preset(spec: Spec) -> Preset | None:

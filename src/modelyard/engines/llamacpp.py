@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Parallel, Placement, Spec
 from modelyard.engines import llamacpp_memory, llamacpp_options
-from modelyard.engines.base import Call, Command, Exit, Files, Profile
+from modelyard.engines.base import Call, Command, Files, Profile
 from modelyard.engines.llama_http import LlamaHttp, warm_up, warm_up_problems
 from modelyard.engines.llamacpp_memory import DEFAULT_CONTEXT, MIB, Model, Plan
 from modelyard.engines.openai_http import post
@@ -69,6 +69,7 @@ class LlamaCppEngine(LlamaHttp):
     programs: ClassVar[tuple[str, ...]] = (PROGRAM,)
     modules: ClassVar[tuple[str, ...]] = (MODULE,)
     parallel: ClassVar[frozenset[str]] = frozenset({"tensor", "pipeline"})
+    causes: ClassVar[tuple[tuple[str, Cause], ...]] = _CAUSES
     spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "batching.max_tokens": ("batch", "ubatch"),
         "speculative.draft": ("draft.source",),
@@ -162,16 +163,6 @@ class LlamaCppEngine(LlamaHttp):
             return {}
         pooling = Model(files["model"]).pooling
         return {"rerank" if pooling == _RANK else "embedding": True} if pooling else {}
-
-    def cause(self, exit: Exit, log_tail: str) -> Cause:
-        said = next((cause for text, cause in _CAUSES if text in log_tail), None)
-        if exit.signal is not None:
-            if said is Cause.OUT_OF_MEMORY:
-                return said
-            return Cause.KILLED if exit.signal in (9, 15) else Cause.CRASHED
-        if exit.code == 0:
-            return Cause.EXITED
-        return said or Cause.CRASHED
 
 
 def _program(profile: Profile) -> str:

@@ -120,6 +120,7 @@ class OllamaEngine(Adapter):
     trusted: ClassVar[frozenset[str]] = frozenset({"url"})  # where requests go
     folders: ClassVar[bool] = False
     parallel: ClassVar[frozenset[str]] = frozenset({"pipeline"})
+    causes: ClassVar[tuple[tuple[str, Cause], ...]] = _CAUSES
     spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {"batching.max_tokens": ("batch",)}
 
     def missing(self, profile: Profile) -> str:
@@ -215,12 +216,8 @@ class OllamaEngine(Adapter):
         return None if name == spec.model else name
 
     def cause(self, exit: Exit, log_tail: str) -> Cause:
-        said = next((cause for text, cause in _CAUSES if text in log_tail), None)
-        if exit.signal is not None:
-            return Cause.KILLED if exit.signal in (9, 15) else Cause.CRASHED
-        if not exit.code:  # also a model that the server put out of its memory
-            return Cause.EXITED
-        return said or Cause.CRASHED
+        # It lives on when the process that ran the model has not, so its log tells of other ends as well.
+        return super().cause(exit, "" if exit.signal is not None else log_tail)
 
 
 def _program(profile: Profile) -> str:

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import openai_http, vllm_memory, vllm_options
-from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile, Rung, Work
+from modelyard.engines.base import Adapter, Call, Command, Files, Profile, Rung, Work
 from modelyard.engines.exposition import ratio, sums
 from modelyard.engines.vllm_memory import CUDA_CONTEXT, DEFAULT_CONTEXT, MIB, Model, Plan
 from modelyard.errors import BadFile
@@ -76,6 +76,7 @@ class VllmEngine(Adapter):
     unix: ClassVar[bool] = True
     trusted: ClassVar[frozenset[str]] = frozenset({"extra_args", "chat_template.file"})
     parallel: ClassVar[frozenset[str]] = frozenset({"tensor", "pipeline"})
+    causes: ClassVar[tuple[tuple[str, Cause], ...]] = _CAUSES
     spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "batching.max_size": ("batch_size",),
         "batching.max_tokens": ("batch",),
@@ -207,16 +208,6 @@ class VllmEngine(Adapter):
         found = sums(body, (_RUNNING, _KV_USE, _DRAFTED, _ACCEPTED))
         accepted = ratio(found.get(_ACCEPTED), found.get(_DRAFTED))
         return Work(found.get(_RUNNING), found.get(_KV_USE), accepted)
-
-    def cause(self, exit: Exit, log_tail: str) -> Cause:
-        said = next((cause for text, cause in _CAUSES if text in log_tail), None)
-        if exit.signal is not None:
-            if said is Cause.OUT_OF_MEMORY:
-                return said
-            return Cause.KILLED if exit.signal in (9, 15) else Cause.CRASHED
-        if exit.code == 0:
-            return Cause.EXITED
-        return said or Cause.CRASHED
 
     def telling(self, log_tail: str) -> str:
         lines = [_PREFIX.sub("", line) for line in log_tail.split("\n")]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
+from modelyard.core.types import Address, Need, Placement, Share, Spec
 from modelyard.engines import openai_http
-from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile
+from modelyard.engines.base import Adapter, Call, Command, Files, Profile
 from modelyard.engines.options import Option, Table, whole
 
 SERVER = Path(__file__).with_name("server.py")  # its environment has no PYTHONPATH
@@ -42,8 +42,3 @@ class EchoEngine(Adapter):
 
     def paths(self, spec: Spec) -> frozenset[str]:
         return frozenset({"/v1/chat/completions"})
-
-    def cause(self, exit: Exit, log_tail: str) -> Cause:
-        if exit.signal is not None:
-            return Cause.KILLED if exit.signal == 9 else Cause.CRASHED
-        return Cause.EXITED if exit.code == 0 else Cause.CRASHED
