@@ -22,13 +22,15 @@ drain of the swap that follows it. A version that was asked to load adds a swap,
 
 Patience and load cap are u's own; residency, drain and release are those of whoever leaves, so the largest of
 all versions. The bound is stated for files that are cached, known footprints, `when_full: evict`, no failure,
-no memory taken by others, no later request of a higher class and no turn that the floor gives to a lower one.
+no memory taken by others, no later request of a higher class, no turn that the floor gives to a lower one and
+no pause that a server asks for later.
 
 The estimate has learned durations in place of the caps (0 s for what was never seen), and one swap for each
 version that is not ready.
 
 Where a version has a `rate_limit` of N requests in P seconds, its ⌈requests ahead / N⌉ x P are added, and to
-v's own what is left of the span before, or of a pause that its server asked for.
+v's own what is left of the span before, or of a pause that its server asked for. While a version is closed,
+its memory may be taken, whoever waits there: one that has a limit, and v if it is closed, count as not ready.
 """
 
 from __future__ import annotations
@@ -120,7 +122,8 @@ def _cost(state: State, sums: Sums, version: Version, ahead: int, asked: bool) -
     longest = turns * _finite(version.policy.request_timeout)
     swaps = _interrupted(sums, version, ahead) + (swap_bound(sums, version) if asked else 0.0)
     spans = rates.spans(version, ahead)
-    return Ahead(estimate, longest + spans, swaps + spans, 1, int(asked or not version.ready))
+    cold = asked or not version.ready or version.policy.rate_limit is not None
+    return Ahead(estimate, longest + spans, swaps + spans, 1, int(cold))
 
 
 def _interrupted(sums: Sums, version: Version, ahead: int) -> float:
@@ -133,7 +136,8 @@ def _interrupted(sums: Sums, version: Version, ahead: int) -> float:
 def waits(state: State, sums: Sums, version: Version, priority: Priority, now: float) -> tuple[float, float]:
     """(estimate, bound) in seconds of the wait of a request of this class that arrives now."""
     others = sums.ahead[priority].less(version.contribution[priority])
-    cold = others.cold or version.contribution[priority].cold
+    limited = version.policy.rate_limit is not None or version.closed_until is not None
+    cold = others.cold or version.contribution[priority].cold or limited
     held = sum(len(instance.leases) for instance in version.ready)
     ahead = sum(version.queue.counts[priority:]) + held
     turns = version.turns(ahead)

@@ -12,7 +12,8 @@ The rule, for each version in line, oldest first within its class:
 3. Memory that is on its way back will do: it owns that memory, and waits.
 4. Else it owns the memory of the victims that cost least, idle ones first. An idle victim goes once it had
    its minimum residency. A busy one stays open to everyone until the head has waited its patience, and
-   until whoever waits there since before the head was served; then it drains.
+   until whoever waits there since before the head was served, unless that one is closed (`rates`); then it
+   drains.
 5. But an idle victim that is likely to be asked for again before its reload would be done is spared for a
    while, when busy ones cost less: the swap is held until one of those is free, or until the rest of the
    head's patience is what its own load takes. With more in line than in memory, no swap is held.
@@ -115,11 +116,11 @@ Move = Begin | Rouse | Leave | Deny | Get | Blocked | LookAgain | Watch
 
 
 def plan(state: State, now: float) -> list[Move]:
-    """The moves to make now, in order. Cost: O(line that is passed over + LOOKAHEAD x residents)."""
+    """The moves to make now, in order. Cost: O(line + LOOKAHEAD x residents)."""
     moves: list[Move] = []
     room = Room(state, now)
     considered = 0
-    for key, name in state.line:
+    for key, name in sorted(state.line, key=lambda place: _gives_nothing(state.versions[place[1]])):
         if considered >= LOOKAHEAD:
             break
         version = state.versions[name]
@@ -129,12 +130,18 @@ def plan(state: State, now: float) -> list[Move]:
             continue
         if now < version.backoff_until:
             continue
-        growing = bool(version.ready) and len(version.live()) >= version.policy.min_replicas
+        serves = bool(version.ready) and len(version.live()) >= version.policy.min_replicas
+        growing = serves or _gives_nothing(version)
         assert version.need is not None
         considered += _consider(room, Wish(version, key, growing, now, version.need), moves)
     if not len(state.line):
         _bring_home(state, room, now, moves)
     return moves
+
+
+def _gives_nothing(version: Version) -> bool:
+    """It is closed, and nobody asked to load it: it may have what others leave, and what is idle."""
+    return version.closed_until is not None and version.asked_since is None
 
 
 def _consider(room: Room, wish: Wish, moves: list[Move]) -> bool:

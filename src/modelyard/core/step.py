@@ -55,6 +55,7 @@ class Step:
         self.state.arrivals += 1
         version.asked_since, version.asked_order = self.now, self.state.arrivals
         version.ask_evicts = evict
+        self.state.replan |= version.closed_until is not None  # more may leave for it now, at the same place
         self.refresh(version)
 
     def answer_ask(self, version: Version, instance: str | None, code: str = "", message: str = "") -> None:

@@ -347,14 +347,16 @@ def is_fixed(instance: Instance) -> bool:
 
 def may_leave_at(instance: Instance, wish: Wish) -> float:
     """The moment from which this victim may leave for the wish, in absolute seconds; infinite while that
-    depends on something else than time: a load that others wait for, requests there that came first."""
+    depends on something else than time: a load that others wait for, requests there that came first and are
+    served when a slot is free."""
     other = instance.version
     if instance.state is InstanceState.ASLEEP:
         return -inf  # whoever waits for it came later, or it would be woken
     if instance.state is not InstanceState.READY:
         return inf if other.queue.count or other.asked_since is not None else -inf
     head = other.queue.head()
-    if head is not None and came_before(other, wish) and instance.id not in head.exclude:
+    served = head is not None and other.closed_until is None and instance.id not in head.exclude
+    if served and came_before(other, wish):
         return inf
     resident = instance.ready_at + other.policy.min_residency
     if not instance.leases and head is None:
