@@ -52,6 +52,12 @@ def state(yard: LiveYard, model: str) -> str:
     return only(yard, model).state.value
 
 
+async def killed(yard: LiveYard, name: str) -> None:
+    """End its process, and wait until that is known."""
+    os.kill(yard.driver.launcher.pids(name)[0], signal.SIGKILL)
+    await until(yard.driver.commands.residents[name].exit.done)
+
+
 def in_pool(yard: LiveYard) -> int:
     """Bytes of the device that processes really hold."""
     (account,) = [one for one in yard.driver.devices.look({}) if one.device == "gpu0"]
@@ -166,6 +172,62 @@ class TestFailures:
             await until(lambda: not yard.instances("a"))
             assert yard.state.ledger.devices["ram"].reserved == 0
             assert await asked(yard, "a") == "a-3"
+
+    async def test_one_that_ends_while_its_memory_is_waited_for_is_not_asleep(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with yard_of({"a": sleeper(), "b": sleeper()}) as yard:
+            await asked(yard, "a")
+            observer = yard.driver.observer
+            given_back = observer.given_back
+
+            async def and_ends(*sleep: Any) -> Mapping[str, int]:
+                held = await given_back(*sleep)
+                await killed(yard, "a-1")
+                return held
+
+            with monkeypatch.context() as patch:
+                patch.setattr(observer, "given_back", and_ends)
+                await asked(yard, "b")
+            assert yard.notes("no_sleep")
+            await until(lambda: not yard.instances("a"))
+
+    async def test_one_that_ends_at_once_when_it_sleeps_is_gone(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The devices are looked at then."""
+        async with yard_of({"a": sleeper(), "b": sleeper()}) as yard:
+            await asked(yard, "a")
+            observer = yard.driver.observer
+            look = observer.look
+
+            async def and_ends(**of: Any) -> None:
+                if yard.notes("asleep") and yard.driver.launcher.pids("a-1"):
+                    await killed(yard, "a-1")
+                await look(**of)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(observer, "look", and_ends)
+                await asked(yard, "b")
+                await until(lambda: not yard.instances("a"))
+
+    async def test_one_that_ends_as_it_has_woken_is_not_ready(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with yard_of({"a": sleeper(), "b": sleeper()}) as yard:
+            await asked(yard, "a")
+            await asked(yard, "b")
+            commands = yard.driver.commands
+            work = commands._unless_it_ends
+
+            async def and_ends(name: str, *of: Any) -> None:
+                await work(name, *of)
+                if name == "a-1":
+                    await killed(yard, name)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(commands, "_unless_it_ends", and_ends)
+                assert await asked(yard, "a") == "a-3"
+            assert len(yard.notes("failed")) == 1
+            assert not [message for message in yard.notes("ready") if message.startswith("awake")]
 
     async def test_a_new_one_serves_when_it_wakes_and_answers_nothing(self) -> None:
         models = {"a": sleeper(hang_after_wake=True), "b": sleeper()}

@@ -167,25 +167,20 @@ class Observer:
             if seen.device in gpus
         }
 
-    async def held(self, instance: Instance, baseline: Mapping[str, int]) -> Mapping[str, int]:
-        """Its own bytes per device now; on a GPU that does not tell of processes, what is in use beyond
-        `baseline`."""
-        held: dict[str, int] = {}
-        for seen in await self._look():
-            if instance.id in seen.ours:
-                held[seen.device] = seen.ours[instance.id]
-            elif seen.device in baseline:
-                held[seen.device] = max(0, self._others(seen, instance) - baseline[seen.device])
-        return held
+    async def held(self, instance: Instance) -> Mapping[str, int]:
+        """Its own bytes per device now, where they can be measured: what is in use on a GPU that does not
+        tell of processes says too little of one of them."""
+        looked = await self._look()
+        return {seen.device: seen.ours[instance.id] for seen in looked if instance.id in seen.ours}
 
     async def given_back(
-        self, instance: Instance, baseline: Mapping[str, int], most: Mapping[str, int], deadline: float
+        self, instance: Instance, most: Mapping[str, int], deadline: float
     ) -> Mapping[str, int]:
         """Wait until it holds no more than `most` bytes of its own on these devices, at the longest until the
         loop's time is `deadline`. Returns what it holds."""
         loop = asyncio.get_running_loop()
         while True:
-            held = await self.held(instance, baseline)
+            held = await self.held(instance)
             enough = all(held.get(device, 0) <= size for device, size in most.items())
             if enough or loop.time() + GAP_POLL >= deadline:
                 return held
