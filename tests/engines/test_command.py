@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from modelyard.core.types import Address, Cause, Charge, Parallel, Placement, Share, Spec
+from modelyard.core.types import Address, Cause, Charge, Parallel, Placement, Share, Spec, WarmUp
 from modelyard.engines.base import Exit, Files, Listening, ModelFile, Profile
 from modelyard.engines.command import PLACEHOLDERS, CommandEngine
 from modelyard.engines.openai_http import APIS
@@ -94,6 +94,11 @@ def test_it_is_warmed_up_by_whatever_it_serves(api: str, path: str) -> None:
     one = spec(arguments=["{port}"], apis=[api])
     assert ENGINE.problems(one, SERVER) == []
     assert [call.path for call in ENGINE.warm_up(one)] == [path]
+
+
+def test_prefixes_are_for_a_model_that_chats() -> None:
+    silent = replace(spec(arguments=["{port}"], apis=["embeddings"]), warm_up=WarmUp(prefixes=("Be brief.",)))
+    assert [path for path, _ in ENGINE.problems(silent, SERVER)] == ["warm_up.prefixes"]
 
 
 def test_no_source_and_no_program() -> None:

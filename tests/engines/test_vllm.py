@@ -285,6 +285,12 @@ class TestSpec:
     def test_what_is_wrong_is_named(self, parameters: Mapping[str, object], path: str) -> None:
         assert [found for found, _ in ENGINE.problems(spec(parameters), PROFILE)] == [path]
 
+    def test_prefixes_are_for_a_model_that_chats(self) -> None:
+        prefixes = WarmUp(prefixes=("Be brief.",))
+        assert ENGINE.problems(spec(warm_up=prefixes), PROFILE) == []
+        silent = spec({"embedding": True}, warm_up=prefixes)
+        assert [path for path, _ in ENGINE.problems(silent, PROFILE)] == ["warm_up.prefixes"]
+
     def test_without_the_program_it_says_how_to_get_it(self) -> None:
         assert "pip install vllm" in ENGINE.missing(Profile("vllm", "vllm"))
         assert ENGINE.missing(PROFILE) == ""

@@ -130,6 +130,7 @@ class CommandEngine(Adapter):
         if spec.parallel.devices > 1 and preset is not None and not preset.parallel:
             message = "takes one accelerator by this preset: give a model that needs more its own `arguments`"
             found.append(("parallel", message))
+        found += openai_http.warm_up_problems(spec, self.paths(spec))
         return found + _unlistening(parameters) + _unfilled(spec, parameters)
 
     def need(self, spec: Spec, files: Files) -> Need:

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import ClassVar
 
 from modelyard.core.types import Spec
+from modelyard.engines import openai_http
 from modelyard.engines.base import Adapter, Call, Work
 from modelyard.engines.exposition import ratio, sums
 from modelyard.engines.openai_http import CHAT, post, prompts
@@ -70,9 +71,9 @@ def warm_up(spec: Spec, paths: Collection[str], first: Call) -> tuple[Call, ...]
 
 def warm_up_problems(spec: Spec, paths: Collection[str]) -> list[tuple[str, str]]:
     """What of a spec's warm-up such a server cannot do, as `Engine.problems` says it."""
+    if found := openai_http.warm_up_problems(spec, paths):
+        return found
     count = len(spec.warm_up.prefixes)
-    if count and CHAT not in paths:
-        return [("warm_up.prefixes", "are system messages, and this model does not chat; leave them out")]
     if count > spec.slots:
         message = f"are {count}, and each of its {spec.slots} slots keeps one: take fewer, or raise `slots`"
         return [("warm_up.prefixes", message)]

@@ -140,11 +140,7 @@ class OllamaEngine(Adapter):
             found.append(("source", "is missing: name a GGUF file"))
         if spec.parameters.get("kv", "f16") != "f16" and _flash(spec.parameters) == "off":
             found.append(("parameters.kv", "needs flash attention: leave out `flash_attention: off`"))
-        if spec.warm_up.prefixes and CHAT not in self.paths(spec):
-            found.append(
-                ("warm_up.prefixes", "are system messages, and this model does not chat; leave them out")
-            )
-        return found
+        return found + openai_http.warm_up_problems(spec, self.paths(spec))
 
     def sources(self, spec: Spec) -> Mapping[str, str]:
         found = {"model": spec.source} if spec.source else {}

@@ -56,9 +56,7 @@ class OpenAiEngine(Adapter):
             found.append(("parameters.url", "is missing: say where the server is"))
         if spec.source:
             found.append(("source", "is of no use: the server has the model already"))
-        if not found and spec.warm_up.prefixes and openai_http.CHAT not in self.paths(spec):
-            found.append(("warm_up.prefixes", "are system messages, and this model does not chat"))
-        return found
+        return found or openai_http.warm_up_problems(spec, self.paths(spec))
 
     def need(self, spec: Spec, files: Files) -> Need:
         return Need((Share("ram", 0),))

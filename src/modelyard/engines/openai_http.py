@@ -40,6 +40,13 @@ def warm_up(spec: Spec, paths: Collection[str]) -> Sequence[Call]:
     return tuple(calls)
 
 
+def warm_up_problems(spec: Spec, paths: Collection[str]) -> list[tuple[str, str]]:
+    """What of a spec's warm-up such a server cannot do, as `Engine.problems` says it."""
+    if spec.warm_up.prefixes and CHAT not in paths:
+        return [("warm_up.prefixes", "are system messages, and this model does not chat; leave them out")]
+    return []
+
+
 def prompts(spec: Spec, paths: Collection[str]) -> Iterator[Call]:
     """A generation of each prompt of the spec's warm-up."""
     for number, prompt in enumerate(spec.warm_up.prompts):

@@ -116,7 +116,7 @@ class VllmEngine(Adapter):
             found.append(("parameters.ngram", "excludes draft: speculation has one source"))
         if _on_ram(spec) and options.get("sleep_mode"):
             found.append(("parameters.sleep_mode", "needs a GPU: vLLM does not sleep on the CPU"))
-        return found
+        return found + openai_http.warm_up_problems(spec, self.paths(spec))
 
     def sources(self, spec: Spec) -> Mapping[str, str]:
         options = vllm_options.flatten(spec.parameters)
