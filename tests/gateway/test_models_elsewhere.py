@@ -122,6 +122,34 @@ async def test_a_list_of_models_that_is_not_given_is_asked_for_once(status: int)
         assert looks == 1
 
 
+@pytest.mark.parametrize("status", [200, 500])
+async def test_what_a_provider_says_to_us_is_not_passed_on(status: int) -> None:
+    lines = {
+        "x-request-id": "req-1",
+        "retry-after-ms": "7",
+        "set-cookie": "session=secret",
+        "openai-organization": "ours",
+        "x-ratelimit-remaining-requests": "3",
+        "access-control-allow-credentials": "true",
+        "x-modelyard-queue-ms": "999",
+    }
+    more = "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode()
+
+    async def answering(peer: Peer) -> None:
+        while True:
+            _, body = await peer.request()
+            await peer.send(said(status if b"ours" in body else 200, ANSWER, more))
+
+    async with far(answering) as yard:
+        answer = await yard.chat("a", "ours")
+        ours = {"content-type", "content-length", "date", "server", "x-modelyard-request"}
+        ours |= {f"x-modelyard-{what}" for what in ("version", "instance", "queue-ms", "load-ms")}
+        assert set(answer.headers) <= ours | {"x-request-id", "retry-after-ms"}
+        assert (answer.headers["x-request-id"], answer.headers["retry-after-ms"]) == ("req-1", "7")
+        assert answer.headers["content-type"] == "application/json"
+        assert "999" not in answer.headers["x-modelyard-queue-ms"]
+
+
 @pytest.mark.parametrize(("generate", "looks"), [(True, 1), (False, 2)])
 async def test_one_that_sends_every_request_elsewhere_cannot_load(generate: bool, looks: int) -> None:
     lines: list[bytes] = []

@@ -34,6 +34,18 @@ from modelyard.wire.sse import TAIL, Framer
 HeaderPairs = list[tuple[bytes, bytes]]
 REQUEST_HEADERS = ((b"content-type", b"application/json"), (b"accept", b"*/*"))
 HELD_BACK = frozenset({b"server", b"date", b"content-length", b"access-control-allow-origin"})
+# Of a server that we did not start; what else it says is between it and us: cookies, limits, its account.
+FROM_ELSEWHERE = frozenset(
+    {
+        b"content-type",
+        b"content-encoding",
+        b"retry-after",
+        b"retry-after-ms",
+        b"x-should-retry",
+        b"x-request-id",
+        b"request-id",
+    }
+)
 SLICE = 1.0  # seconds between two looks at the deadlines of all attempts
 _SAYS_ITS_END = frozenset({b"/v1/chat/completions", b"/v1/completions"})
 _END = re.compile(rb'\[DONE\]|"finish_reason"\s*:\s*"|"error"')
@@ -263,7 +275,10 @@ class Attempt:
         self._exchange.write(whole)
 
     def answer_headers(self) -> HeaderPairs:
-        headers = [pair for pair in self._headers if pair[0] not in HELD_BACK] + self._heads
+        if self._lease.endpoint.address.scheme:
+            headers = [pair for pair in self._headers if pair[0] in FROM_ELSEWHERE] + self._heads
+        else:
+            headers = [pair for pair in self._headers if pair[0] not in HELD_BACK] + self._heads
         if self._framer is None or self._media == SSE:
             return headers
         return [(name, self._media if name == b"content-type" else value) for name, value in headers]
