@@ -30,7 +30,18 @@ from modelyard.core.copying import copy_of
 from modelyard.core.invariants import check
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import Instance
-from modelyard.core.types import Cause, Need, OutcomeKind, Packing, Policy, Priority, Share, Spec, WhenFull
+from modelyard.core.types import (
+    Cause,
+    Need,
+    OutcomeKind,
+    Packing,
+    Policy,
+    Priority,
+    RateLimit,
+    Share,
+    Spec,
+    WhenFull,
+)
 
 MODELS = ("a", "b", "c", "d")
 DEVICES = ("gpu0", "gpu1")
@@ -74,6 +85,7 @@ policies = st.builds(
     queue_bound=st.sampled_from([1, 4, 256]),
     overcommit=st.integers(0, 1),
     placement=st.sampled_from(Packing),
+    rate_limit=st.sampled_from([None, None, RateLimit(2, 10.0)]),
 )
 models = st.sampled_from(MODELS)
 spot = st.integers(0, 1000)

@@ -5,7 +5,7 @@ Called by tests after every step, and by a server that was started with `debug.c
 
 from __future__ import annotations
 
-from math import isclose
+from math import inf, isclose
 
 from modelyard.core.admission import Sums, refresh, swap_bound
 from modelyard.core.dispatch import next_pair
@@ -88,6 +88,8 @@ def _check_instances(state: State) -> None:
             kind = _DEADLINES.get(instance.state)
             due = state.timers.when((kind, instance.id)) if kind is not None else 0.0
             assert due is not None, f"{instance.id} has no deadline"
+            idle = instance.state is InstanceState.READY and not instance.leases
+            assert not idle or instance.idle_since < inf, f"{instance.id} is idle since nobody knows when"
             draining = instance.state is InstanceState.DRAINING
             assert not draining or instance.leases, f"{instance.id} drains with nothing to wait for"
     assert seen == set(state.instances), "instances and versions disagree"
