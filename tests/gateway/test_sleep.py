@@ -129,6 +129,26 @@ async def test_what_was_learned_outlives_the_process_that_slept() -> None:
         assert any(sum(one.bytes) >= 40 * MB for one in asleep), "bytes in host memory were measured"
 
 
+async def test_what_it_holds_asleep_is_not_taken_for_its_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with yard_of({"a": sleeper(), "b": sleeper()}) as yard:
+        observer = yard.driver.observer
+        measure = observer.measure
+
+        async def late(name: str) -> Mapping[str, int]:
+            if name == "a-1":
+                await until(lambda: bool(yard.notes("asleep")))
+            return await measure(name)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(observer, "measure", late)
+            await asked(yard, "a")
+            await asked(yard, "b")
+        await until(lambda: bool(yard.driver.footprints.changed()))
+        need = only(yard, "a").version.need
+        assert need is not None
+        assert need.bytes >= SHARE
+
+
 async def test_without_room_in_host_memory_it_stops() -> None:
     devices = {**DEVICES, "ram": {"memory": 30 * MB, "reserve": 0}}
     async with yard_of({"a": sleeper(), "b": sleeper()}, devices) as yard:

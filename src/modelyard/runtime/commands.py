@@ -348,7 +348,10 @@ class Commands:
         return {} if resident.exit.done() else own
 
     async def _learn(self, resident: Resident, instance: Instance, load_seconds: float | None) -> None:
+        generation = instance.generation
         own = await self._measure(resident, instance.id)
+        if instance.generation != generation or instance.ready_at == inf:
+            own = {}  # it may sleep by now: what it holds then is not what it needs
         self._observer.keep(resident.entry, instance, own, load_seconds)
 
     async def _fetch(self, entry: Entry) -> None:
