@@ -145,7 +145,7 @@ async def test_the_reference_lists_every_endpoint() -> None:
         await chat.locator("summary").click()
         await expect(chat).to_contain_text("messages")
         await expect(chat).to_contain_text("queue_full")
-        await expect(chat.locator("pre")).to_contain_text(f"{seen.base}/v1/chat/completions")
+        await expect(chat.locator("pre").first).to_contain_text(f"{seen.base}/v1/chat/completions")
         assert await seen.fits(WIDE)
         assert await seen.fits(NARROW)
 
