@@ -20,12 +20,12 @@ OUT = ROOT / "bench" / "out"
 BUILT = ROOT / ".cache" / "bench"
 
 
-def cpu_seconds(pid: int, without: Path | None = None) -> float:
-    """User and system time (utime + stime of /proc/PID/stat) of a process and its live descendants, except
-    those that execute `without`."""
+def cpu_seconds(pid: int, without: Path | None = None, *, alone: bool = False) -> float:
+    """User and system time (utime + stime of /proc/PID/stat) of a process and (unless `alone`) its live
+    descendants, except those that execute `without`."""
     total: float = 0.0
     process = psutil.Process(pid)
-    for one in [process, *process.children(recursive=True)]:
+    for one in [process, *([] if alone else process.children(recursive=True))]:
         try:
             if without is None or Path(one.exe()) != without:
                 times = one.cpu_times()

@@ -1,7 +1,7 @@
 """`make bench`: every number that the documentation states, measured here and now.
 
-Run as `python bench/run.py [request-path] [swap] [warm-up] [scheduler]`; without a name all parts run, one
-after the other. Tables go to standard output, raw values to bench/out/.
+Run as `python bench/run.py [request-path] [swap] [warm-up] [many-models] [engines] [scheduler]`; without a
+name all parts run, one after the other. Tables go to standard output, raw values to bench/out/.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import beside_engines
 import many_models
 import request_path
 import swap
 import warm_up
 
-PARTS = ("request-path", "swap", "warm-up", "many-models", "scheduler")
+PARTS = ("request-path", "swap", "warm-up", "many-models", "engines", "scheduler")
 HERE = Path(__file__).resolve().parent
 
 
@@ -33,6 +34,8 @@ def main(argv: list[str]) -> int:
         warm_up.measure(arguments.starts, arguments.seed)
     if "many-models" in parts:
         many_models.measure(arguments.rounds, arguments.seconds, arguments.seed)
+    if "engines" in parts:
+        beside_engines.measure(arguments.rounds)
     if "scheduler" in parts:
         subprocess.run([sys.executable, str(HERE / "scheduler.py")], check=True)
     return 0
@@ -42,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench/run.py", description=__doc__)
     parser.add_argument("part", nargs="*", choices=PARTS, help="what to measure; default: everything")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5, help="of the request path")
+    parser.add_argument("--rounds", type=int, default=5, help="of the request path and of engines")
     parser.add_argument("--seconds", type=float, default=3.0, help="per closed loop of the request path")
     parser.add_argument("--contestants", default=",".join(request_path.NAMES))
     parser.add_argument("--pairs", type=int, default=20, help="of swaps, per kind of engine")
