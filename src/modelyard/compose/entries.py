@@ -29,9 +29,14 @@ def entries_of(config: Config, models: Iterable[Model], devices: Devices, store:
     """These models, by name. Raises ConfigErrors with what is wrong with any of them. Reads from the disk."""
     entries: dict[str, Entry] = {}
     problems: list[Problem] = []
+    profiles: dict[str, Profile] = {}  # with what was found of theirs, for which PATH is walked once
     for model in models:
+        name = model.spec.engine
+        if name not in profiles:
+            profile = config.profiles[name]
+            profiles[name] = replace(profile, found=found(registry.load()[profile.type]))
         try:
-            entries[model.spec.model] = _entry(config, model, devices, store)
+            entries[model.spec.model] = _entry(config, model, profiles[name], devices, store)
         except ConfigErrors as error:
             problems += error.problems
     if problems:
@@ -70,11 +75,9 @@ def check_placements(
         raise config.failure(problems)
 
 
-def _entry(config: Config, model: Model, devices: Devices, store: Store) -> Entry:
+def _entry(config: Config, model: Model, profile: Profile, devices: Devices, store: Store) -> Entry:
     """The model as it is run here. Raises ConfigErrors with the path of what cannot be."""
-    profile = config.profiles[model.spec.engine]
     engine = registry.load()[profile.type]
-    profile = replace(profile, found=found(engine))
     if unrunnable := _unrunnable(profile.program):
         raise config.failure([(f"engines.{profile.name}.program", unrunnable)])
     spec = _on_devices(model.spec, profile, devices)
