@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import openai_http, transformers_memory
-from modelyard.engines.base import Adapter, Call, Command, Exit, Files, Profile, Rung, Work
+from modelyard.engines.base import Adapter, Call, Command, Files, Profile, Rung, Work
 from modelyard.engines.openai_http import CHAT
 from modelyard.engines.options import Option, Table, one_of, text, truth, whole
 from modelyard.engines.transformers_memory import DEFAULT_CONTEXT, Model, Plan
@@ -65,6 +65,7 @@ class TransformersEngine(Adapter):
         "speculative.tokens": ("draft.max",),
     }
     verified: ClassVar[Literal["real", "golden"]] = "real"
+    causes: ClassVar[tuple[tuple[str, Cause], ...]] = _CAUSES
     unix: ClassVar[bool] = True
     chat_fields: ClassVar[frozenset[str]] = frozenset({"top_k", "ignore_eos", "chat_template_kwargs"})
 
@@ -91,10 +92,7 @@ class TransformersEngine(Adapter):
             found.append(("parameters.pooling", "is of models that embed"))
         if _on_ram(spec) and str(options.get("attention", "")).startswith("flash"):
             found.append(("parameters.attention", "needs a GPU: leave it out, or take sdpa or eager"))
-        if spec.warm_up.prefixes and options.get("embedding"):
-            message = "are system messages, and this model does not chat; leave them out"
-            found.append(("warm_up.prefixes", message))
-        return found
+        return found + openai_http.warm_up_problems(spec, self.paths(spec))
 
     def sources(self, spec: Spec) -> Mapping[str, str]:
         roles = {"model": spec.source, "draft": _flat(spec).get("draft.source")}
@@ -169,16 +167,6 @@ class TransformersEngine(Adapter):
         drafted = found.get("drafted")
         accepted = found.get("accepted", 0) / drafted if drafted else None
         return Work(found.get("processing"), found.get("kv_use"), accepted)
-
-    def cause(self, exit: Exit, log_tail: str) -> Cause:
-        said = next((cause for text, cause in _CAUSES if text in log_tail), None)
-        if exit.signal is not None:
-            if said is Cause.OUT_OF_MEMORY:
-                return said
-            return Cause.KILLED if exit.signal in (9, 15) else Cause.CRASHED
-        if exit.code == 0:
-            return Cause.EXITED
-        return said or Cause.CRASHED
 
 
 def _flat(spec: Spec) -> dict[str, object]:
