@@ -36,6 +36,10 @@ class Profile:
     exclusive: bool = False
     placement: Packing | None = None
 
+    def path(self, program: str) -> str:
+        """What to run as `program`; empty where there is none."""
+        return self.program or self.found.get(program, "")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:

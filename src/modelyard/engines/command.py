@@ -109,7 +109,7 @@ class CommandEngine(Adapter):
 
     def missing(self, profile: Profile) -> str:
         preset = PRESETS.get(str(profile.defaults.get("preset")))
-        if preset is None or profile.program or preset.program in profile.found:
+        if preset is None or profile.path(preset.program):
             return ""
         return f"cannot run its preset: there is no {preset.program} on PATH; {preset.get}"
 

@@ -78,7 +78,7 @@ class LlamaCppEngine(LlamaHttp):
     verified: ClassVar[Literal["real", "golden"]] = "real"
 
     def missing(self, profile: Profile) -> str:
-        if _program(profile) or MODULE in profile.found:
+        if profile.path(PROGRAM) or MODULE in profile.found:
             return ""
         return (
             f"is not installed: there is no {PROGRAM} on PATH, and no Python package {MODULE}; install "
@@ -90,7 +90,7 @@ class LlamaCppEngine(LlamaHttp):
         options = _options(spec)
         if not spec.source:
             found.append(("source", "is missing: name a GGUF file"))
-        if options.get("extra_args") and not _program(profile):
+        if options.get("extra_args") and not profile.path(PROGRAM):
             found.append(("parameters.extra_args", f"needs {PROGRAM}, which is not on PATH"))
         templates = [name for name in options if name.startswith("chat_template.")]
         if len(templates) > 1:
@@ -126,7 +126,7 @@ class LlamaCppEngine(LlamaHttp):
         plan = _plan(spec, options, files)
         if "main_gpu" in options and options.get("split_mode") == "none":
             options["main_gpu"] = 0  # the mask leaves this one alone
-        program = _program(profile)
+        program = profile.path(PROGRAM)
         if program:
             argv = [program, *_flags(spec, options, plan, address, files)]
             return Command(tuple(argv), environment=_environment(plan))
@@ -163,10 +163,6 @@ class LlamaCppEngine(LlamaHttp):
             return {}
         pooling = Model(files["model"]).pooling
         return {"rerank" if pooling == _RANK else "embedding": True} if pooling else {}
-
-
-def _program(profile: Profile) -> str:
-    return profile.program or profile.found.get(PROGRAM, "")
 
 
 def _options(spec: Spec) -> dict[str, object]:

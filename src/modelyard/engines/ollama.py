@@ -124,7 +124,7 @@ class OllamaEngine(Adapter):
     spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {"batching.max_tokens": ("batch",)}
 
     def missing(self, profile: Profile) -> str:
-        if _program(profile) or "url" in profile.defaults:
+        if profile.path(PROGRAM) or "url" in profile.defaults:
             return ""
         return (
             f"is not installed: there is no program {PROGRAM} on PATH; install it from "
@@ -172,7 +172,7 @@ class OllamaEngine(Adapter):
         if "url" in spec.parameters:
             return _attach(spec, placement)
         blobs = {_digest(role): str(file.path) for role, file in files.items()}
-        given = json.dumps({"program": _program(profile), "blobs": blobs})
+        given = json.dumps({"program": profile.path(PROGRAM), "blobs": blobs})
         environment = {
             "OLLAMA_HOST": str(address),
             "OLLAMA_CONTEXT_LENGTH": str(_context(spec, files)),
@@ -214,10 +214,6 @@ class OllamaEngine(Adapter):
     def cause(self, exit: Exit, log_tail: str) -> Cause:
         # It lives on when the process that ran the model has not, so its log tells of other ends as well.
         return super().cause(exit, "" if exit.signal is not None else log_tail)
-
-
-def _program(profile: Profile) -> str:
-    return profile.program or profile.found.get(PROGRAM, "")
 
 
 def _name(spec: Spec) -> str:

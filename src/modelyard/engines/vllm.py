@@ -94,7 +94,7 @@ class VllmEngine(Adapter):
     )
 
     def missing(self, profile: Profile) -> str:
-        if _program(profile):
+        if profile.path(PROGRAM):
             return ""
         return (
             f"is not installed: there is no {PROGRAM} on PATH; run `pip install vllm` (in an environment of "
@@ -134,7 +134,7 @@ class VllmEngine(Adapter):
     ) -> Command:
         options, plan = vllm_options.flatten(spec.parameters), _plan(spec, files)
         options["batch"] = plan.batch  # its own default depends on the GPU
-        argv = [_program(profile), "serve", str(files["model"].path)]
+        argv = [profile.path(PROGRAM), "serve", str(files["model"].path)]
         argv += ["--uds", address.path] if address.path else []
         argv += [] if address.path else ["--host", address.host, "--port", str(address.port)]
         argv += _name(spec, files)
@@ -216,10 +216,6 @@ class VllmEngine(Adapter):
             if _ERROR.match(line) and not any(text in line for text in _LATER):
                 told.append(line + after if after.startswith("  ") else line)  # pydantic goes on there
         return "\n".join([*dict.fromkeys(told)][-_TOLD:]) or super().telling(log_tail)
-
-
-def _program(profile: Profile) -> str:
-    return profile.program or profile.found.get(PROGRAM, "")
 
 
 def _on_ram(spec: Spec) -> bool:
