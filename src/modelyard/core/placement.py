@@ -68,6 +68,14 @@ def place(
     return _beside(found, devices) if alike else found
 
 
+def devices_of(shares: Sequence[Share], placement: Placement) -> list[str | None]:
+    """The device that each of the shares has at `placement`: accelerator shares have those that no share
+    names, in their order. None where there is none left."""
+    named = {share.on for share in shares} | {"ram"}
+    others = iter([charge.device for charge in placement if charge.device not in named])
+    return [next(others, None) if share.on == "accelerator" else share.on for share in shares]
+
+
 def _group(account: DeviceLedger) -> str:
     """A device of which nobody knows a link is a group of its own."""
     return account.device.group or account.device.id

@@ -7,27 +7,23 @@ measured it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.memory import Ledger
+from modelyard.core.placement import devices_of
 from modelyard.core.state import Instance
 from modelyard.core.types import Charge, Need, Placement, Rung, Share
 
 LEFT = 0.2  # of its own bytes on a device, at most, where a rung is offered
 REST = 600.0  # seconds without sleep for a version whose instance failed to sleep or to wake
-RAM = "ram"
 
 
 def on_devices(shares: Sequence[Share], placement: Placement) -> Placement:
-    """`shares` of an instance that lies at `placement`: accelerator shares are on its accelerators, in
-    order."""
-    named = {share.on for share in shares} | {RAM}
-    others = iter([charge.device for charge in placement if charge.device not in named])
+    """`shares` of an instance that lies at `placement`."""
     sizes: dict[str, Charge] = {}
-    for share in shares:
-        device = next(others, None) if share.on == "accelerator" else share.on
+    for share, device in zip(shares, devices_of(shares, placement), strict=True):
         if device is not None:
             before = sizes.get(device, Charge(device, 0))
             mapped = {**before.mapped, **share.mapped}
@@ -72,15 +68,19 @@ def to_wake(ledger: Ledger, instance: Instance) -> Need:
 
 def frees(ledger: Ledger, instance: Instance, rung: Rung) -> set[str]:
     """The devices on which this rung is offered to an instance that is awake."""
-    left = {charge.device: charge.bytes for charge in asleep(instance, rung)}
     held = {charge.device: ledger.devices[charge.device].own(instance.id) for charge in instance.placement}
-    return {device for device, own in held.items() if own and left.get(device, 0) <= LEFT * own}
+    return _freed(instance, rung, {device: own for device, own in held.items() if own})
 
 
 def claimed(instance: Instance, rung: Rung) -> set[str]:
     """The devices on which this rung was offered to an instance that sleeps now."""
+    return _freed(instance, rung, {charge.device: charge.bytes for charge in instance.awake})
+
+
+def _freed(instance: Instance, rung: Rung, held: Mapping[str, int]) -> set[str]:
+    """The devices where it leaves little of what was held."""
     left = {charge.device: charge.bytes for charge in asleep(instance, rung)}
-    return {charge.device for charge in instance.awake if left.get(charge.device, 0) <= LEFT * charge.bytes}
+    return {device for device, own in held.items() if left.get(device, 0) <= LEFT * own}
 
 
 def rungs(ledger: Ledger, instance: Instance, now: float) -> list[Rung]:

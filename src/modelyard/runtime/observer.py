@@ -13,9 +13,9 @@ from types import MappingProxyType
 import structlog
 
 from modelyard.core.events import DeviceLost, DeviceSeen, Event, Learned, Observed
-from modelyard.core.sleep import RAM
+from modelyard.core.placement import devices_of
 from modelyard.core.state import Instance
-from modelyard.core.types import Device, DeviceKind, Need, Placement, Rung, Share
+from modelyard.core.types import Device, DeviceKind, Need, Rung, Share
 from modelyard.core.units import short
 from modelyard.engines.base import Files
 from modelyard.launchers.base import Launcher
@@ -84,7 +84,7 @@ class Observer:
         if measured:
             self._post(Observed(instance.id, own))
             self._compare(entry, key, sum(share.bytes for share in estimate.shares), sum(own.values()))
-        sizes = _by_share(estimate, instance.placement, own)
+        sizes = [own.get(at or "", 0) for at in devices_of(estimate.shares, instance.placement)]
         footprint = self._footprints.observe(key, sizes, need=estimate, load_seconds=load_seconds)
         learned = self._learned(entry, footprint, estimate) if measured else need
         learned = replace(learned, rungs=self._rungs(entry, entry.files))
@@ -106,7 +106,8 @@ class Observer:
         if need is None or files is None or found is None:
             return
         asleep = Need(found.shares)
-        sizes = _by_share(asleep, instance.awake or instance.placement, own)
+        where = devices_of(asleep.shares, instance.awake or instance.placement)
+        sizes = [own.get(device or "", 0) for device in where]
         self._footprints.observe(self._key(entry, files, rung), sizes, need=asleep, load_seconds=seconds)
         learned = replace(need, rungs=self._rungs(entry, files))
         self._post(Learned(entry.spec.version, learned, instance.version.load_seconds))
@@ -284,15 +285,3 @@ def _may_use(entry: Entry, device: Device) -> bool:
     """Whether its spec names the device; one that names none may use every accelerator."""
     devices = entry.spec.devices
     return device.id in devices if devices else device.kind is not DeviceKind.RAM
-
-
-def _by_share(need: Need, placement: Placement, own: Mapping[str, int]) -> list[int]:
-    """Own bytes by position of the need's shares; 0 where nothing was measured.
-
-    Shares on a named device are found by its name; accelerator shares took the other devices in their order,
-    as `placement.place` puts them.
-    """
-    named = {share.on for share in need.shares} | {RAM}
-    others = iter([charge.device for charge in placement if charge.device not in named])
-    devices = [next(others, "") if share.on == "accelerator" else share.on for share in need.shares]
-    return [own.get(device, 0) for device in devices]
