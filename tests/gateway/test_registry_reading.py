@@ -57,7 +57,7 @@ async def test_a_version_is_told_with_its_files(
 
     async def known() -> bool:
         found.update(await ask(yard, "GET", "/v1/models/m/versions/1"))
-        return found["state"] == "verified"
+        return bool(found["state"] == "verified")
 
     await until(known)
     assert found["number"] == 1

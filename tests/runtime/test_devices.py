@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from modelyard.config import ConfigErrors, DeviceSetting, load
 from modelyard.core.memory import DeviceLedger
-from modelyard.core.placement import place
+from modelyard.core.placement import devices_of, place
 from modelyard.core.types import Charge, DeviceKind, Need, NoFit, Share, Spec
 from modelyard.errors import ConfigError
 from modelyard.runtime.devices import Devices
@@ -26,7 +26,6 @@ from modelyard.runtime.devices.nvml import GPU_RESERVE, Cuda, Gpu, Link, PyNvml
 from modelyard.runtime.devices.ram import Ram, default_reserve, private_bytes
 from modelyard.runtime.devices.rocm import Rocm
 from modelyard.runtime.devices.source import DeviceGone, masked
-from modelyard.runtime.observer import _by_share
 from modelyard.servers import fake_memory
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -273,8 +272,7 @@ def test_the_mask_is_in_the_order_of_the_shares(sizes: tuple[int, int]) -> None:
         booked = {charge.device: charge.bytes for charge in placement}
         first, second = found.environment(placement)["CUDA_VISIBLE_DEVICES"].split(",")
         assert (booked[first], booked[second]) == (sizes[0] * GIB, sizes[1] * GIB)
-        own = {first: 1, second: 2}
-        assert _by_share(Need(shares), placement, own) == [1, 2], "what is learned belongs to its share"
+        assert devices_of(shares, placement) == [first, second], "what is learned belongs to its share"
 
 
 def test_declared_devices_are_told_by_their_folder(tmp_path: Path) -> None:

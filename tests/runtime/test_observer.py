@@ -30,7 +30,7 @@ async def test_only_what_is_measured_of_it(own: int | None) -> None:
     instance = Instance("a-1", version, (Charge("gpu0", 90), Charge("ram", 10)), 0.0, "")
     observer = Observer(devices, launcher, Footprints(), lambda event: None, lambda: [instance])
     measured = {"ram": 5} if own is None else {"gpu0": own, "ram": 5}
-    assert await observer.held(instance) == measured
+    assert await observer.measure("a-1") == measured
     most = dict.fromkeys(measured, 40)
     deadline = asyncio.get_running_loop().time() + 10
     assert await observer.given_back(instance, most, deadline) == measured

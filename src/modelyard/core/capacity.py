@@ -31,7 +31,7 @@ docs/design/victims.md says what each term is worth.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from math import inf
 
@@ -39,7 +39,7 @@ from modelyard.core.admission import never_message
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.placement import candidates, place
 from modelyard.core.slowing import AT_ONCE
-from modelyard.core.state import FLOOR, Instance, State, Version
+from modelyard.core.state import FLOOR, Instance, LineKey, State, Version
 from modelyard.core.types import NoFit, Placement, Priority, Rung, WhenFull
 from modelyard.core.victims import IDLE, Choice, Cost, Room, Wish, choose, may_leave_at, ways_in, ways_out
 
@@ -120,10 +120,9 @@ def plan(state: State, now: float) -> list[Move]:
     moves: list[Move] = []
     room = Room(state, now)
     considered = 0
-    for key, name in sorted(state.line, key=lambda place: _gives_nothing(state.versions[place[1]])):
+    for key, version in _in_turn(state):
         if considered >= LOOKAHEAD:
             break
-        version = state.versions[name]
         if version.files is not FilesState.CACHED:
             if version.files is FilesState.ABSENT and now >= version.backoff_until:
                 moves.append(Get(version))
@@ -137,6 +136,18 @@ def plan(state: State, now: float) -> list[Move]:
     if not len(state.line):
         _bring_home(state, room, now, moves)
     return moves
+
+
+def _in_turn(state: State) -> Iterator[tuple[LineKey, Version]]:
+    """Who is in line, with the place there; last those that can give nothing now."""
+    last = []
+    for key, name in state.line:
+        version = state.versions[name]
+        if _gives_nothing(version):
+            last.append((key, version))
+        else:
+            yield key, version
+    yield from last
 
 
 def _gives_nothing(version: Version) -> bool:

@@ -53,12 +53,12 @@ def fence_asked(step: Step, event: FenceAsked) -> None:
     step.state.replan = True
 
 
-def closed_to(state: State, version: Version) -> dict[str, str]:
-    """The closed devices among those that a version may use, with the reason."""
+def closed_to(state: State, version: Version) -> list[str]:
+    """The closed devices among those that a version may use, each in words with the reason."""
     devices, need = state.ledger.devices, version.need
     shares = need.shares if need is not None else ()
     usable = {device for share in shares for device in candidates(share, version.spec, devices)}
-    return {device: why for device in sorted(usable) if (why := devices[device].closed)}
+    return [f"{device} is {why}" for device in sorted(usable) if (why := devices[device].closed)]
 
 
 def _on(state: State, device: str) -> Iterator[Instance]:

@@ -43,8 +43,8 @@ def close(state: State, version: Version, until: float, now: float) -> None:
 
 
 def look(version: Version, now: float) -> None:
-    """Open it if its time is over. It is closed."""
-    if now >= (version.closed_until or now):
+    """Open it if its time is over."""
+    if version.closed_until is not None and now >= version.closed_until:
         version.closed_until = None
 
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from math import inf
-
-FOREVER = inf
 
 
 class Priority(IntEnum):

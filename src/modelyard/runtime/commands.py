@@ -233,7 +233,7 @@ class Commands:
         """Have it sleep, and wait until its memory is back. Its own bytes before and after, where they can be
         measured. Raises StartFailed."""
         pool, rung = resident.pool, rung_of(resident.entry, action.rung.name)
-        before = await self._observer.held(instance)
+        before = await self._observer.measure(instance.id)
         await self._unless_it_ends(
             instance.id, resident, probes.ask(pool, rung.sleep, f"sleep ({rung.name})", action.deadline)
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -125,9 +125,18 @@ class Driver:
         for device in self.devices.all:
             self.post(ev.DeviceAdded(device))
         await self.observer.look()
-        for watch in (self.observer.watch, self.work.watch):
-            self._watches.append(asyncio.create_task(watch(lambda: self.recheck)))
+        for look, failed in (self.observer.look, "devices"), (self.work.look, "work"):
+            self._watches.append(asyncio.create_task(self._watch(look, f"{failed}.look_failed")))
         return reaped
+
+    async def _watch(self, look: Callable[[], Awaitable[object]], failed: str) -> None:
+        """Look every so many seconds, until cancelled: foreign memory comes and goes."""
+        while True:
+            await asyncio.sleep(self.recheck)
+            try:
+                await look()
+            except Exception:  # one bad look must not end the watch
+                log.exception(failed)
 
     async def examine(self, entry: Entry) -> None:
         """Look at the files of a version that is to be added, as far as they lie here. (If they cannot be

@@ -57,17 +57,9 @@ class Observer:
                 continue
             self._post(DeviceSeen(seen.device, seen.total, seen.free, {**seen.ours, **none}))
 
-    async def watch(self, every: Callable[[], float]) -> None:
-        """Look every so many seconds, until cancelled: foreign memory comes and goes."""
-        while True:
-            await asyncio.sleep(every())
-            try:
-                await self.look()
-            except Exception:  # one bad look must not end the watch
-                log.exception("devices.look_failed")
-
     async def measure(self, instance: str) -> Mapping[str, int]:
-        """The instance's own bytes per device now."""
+        """The instance's own bytes per device now, where they can be measured: what is in use on a GPU that
+        does not tell of processes says too little of one of them."""
         seen = await asyncio.to_thread(self._look_now, [instance])
         return {one.device: one.ours[instance] for one in seen if instance in one.ours}
 
@@ -168,12 +160,6 @@ class Observer:
             if seen.device in gpus
         }
 
-    async def held(self, instance: Instance) -> Mapping[str, int]:
-        """Its own bytes per device now, where they can be measured: what is in use on a GPU that does not
-        tell of processes says too little of one of them."""
-        looked = await self._look()
-        return {seen.device: seen.ours[instance.id] for seen in looked if instance.id in seen.ours}
-
     async def given_back(
         self, instance: Instance, most: Mapping[str, int], deadline: float
     ) -> Mapping[str, int]:
@@ -181,7 +167,7 @@ class Observer:
         loop's time is `deadline`. Returns what it holds."""
         loop = asyncio.get_running_loop()
         while True:
-            held = await self.held(instance)
+            held = await self.measure(instance.id)
             enough = all(held.get(device, 0) <= size for device, size in most.items())
             if enough or loop.time() + GAP_POLL >= deadline:
                 return held

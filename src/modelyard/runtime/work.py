@@ -32,15 +32,6 @@ class WorkSeen:
         self._instances = instances
         self._resident = resident
 
-    async def watch(self, every: Callable[[], float]) -> None:
-        """Ask every so many seconds, until cancelled."""
-        while True:
-            await asyncio.sleep(every())
-            try:
-                await self.look()
-            except Exception:  # one bad answer must not end the watch
-                log.exception("work.look_failed")
-
     async def look(self) -> None:
         """Ask all of them now, at once."""
         ready = [one.id for one in self._instances() if one.state is InstanceState.READY]
