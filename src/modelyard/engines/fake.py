@@ -31,6 +31,7 @@ _PATHS = {
     "embeddings": ("/v1/embeddings",),
     "rerank": ("/v1/rerank",),
     "tokenize": ("/tokenize", "/detokenize"),
+    "translate": ("/translate",),
 }
 _WARM_UPS: Mapping[str, Mapping[str, object]] = {
     "chat": {"messages": [{"role": "user", "content": "warm-up"}], "max_tokens": 1},
@@ -38,6 +39,7 @@ _WARM_UPS: Mapping[str, Mapping[str, object]] = {
     "embeddings": {"input": "warm-up"},
     "rerank": {"query": "warm-up", "documents": ["warm-up"]},
     "tokenize": {"content": "warm-up"},
+    "translate": {"q": ["warm-up"], "source": "en", "target": "fr"},
 }
 # What its log says before an exit, the most telling first.
 _CAUSES = (
@@ -108,7 +110,7 @@ class FakeEngine(LlamaHttp):
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
         api = next(name for name in _WARM_UPS if name in _apis(spec))
-        first = post(_PATHS[api][0], {"model": spec.model, **_WARM_UPS[api]})
+        first = post(_PATHS[api][0], {"model": spec.model, **_WARM_UPS[api], **_first_pair(spec, api)})
         return warm_up(spec, self.paths(spec), first)
 
     def rungs(self, spec: Spec, files: Files) -> Sequence[Rung]:
@@ -130,6 +132,15 @@ class FakeEngine(LlamaHttp):
 def _apis(spec: Spec) -> tuple[str, ...]:
     given = spec.parameters.get("apis", fake_script.APIS)
     return tuple(given) if isinstance(given, list | tuple) and given else fake_script.APIS
+
+
+def _first_pair(spec: Spec, api: str) -> dict[str, str]:
+    """What a warm-up translates from and to, where the pairs are declared."""
+    given = spec.parameters.get("pairs")
+    if api != "translate" or not isinstance(given, list | tuple) or not given:
+        return {}
+    source, _, target = str(given[0]).partition("-")
+    return {"source": source, "target": target}
 
 
 def _given(spec: Spec, name: str) -> dict[str, int]:

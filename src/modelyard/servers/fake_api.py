@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from random import Random
 
-from modelyard.servers import fake_memory, fake_text
+from modelyard.servers import fake_memory, fake_text, fake_translation
 from modelyard.servers.fake_generation import Generation, crash
 from modelyard.servers.fake_script import Order, Script, order_from
 from modelyard.servers.plain_http import Exchange
@@ -82,7 +82,9 @@ class Api:
             order = _order(given)
             async with self._slot(exchange):
                 await self._misbehave(order)
-                exchange.answer(200, compute(self, given))
+                answer = compute(self, given)
+                await asyncio.sleep(self._seconds_of(answer))
+                exchange.answer(200, answer)
         else:
             raise ApiError(404, "not_found_error", "File Not Found")
 
@@ -271,6 +273,21 @@ class Api:
         except ValueError as error:
             raise ApiError(400, "invalid_request_error", str(error)) from None
 
+    def _translate(self, body: Mapping[str, object]) -> object:
+        try:
+            return fake_translation.translated(body, self._script.pairs, self._script.refused_text)
+        except ValueError as error:
+            raise ApiError(400, "invalid_request_error", str(error)) from None
+
+    def _languages(self, exchange: Exchange) -> None:
+        exchange.answer(200, fake_translation.languages(self._script.pairs))
+
+    def _seconds_of(self, answer: object) -> float:
+        """How long a computation takes: only translations write tokens."""
+        usage = answer.get("usage", {}) if isinstance(answer, dict) else {}
+        speed, tokens = self._script.tokens_per_second, usage.get("output_tokens", 0)
+        return self._script.first_token_time + tokens / speed if speed and tokens else 0.0
+
 
 class ClientGone(Exception):
     """The client left while its request waited for a slot."""
@@ -351,6 +368,7 @@ _PLAIN: dict[tuple[str, str], Callable[[Api, Exchange], None]] = {
     ("GET", "/health"): Api._health,
     ("GET", "/v1/models"): Api._models,
     ("GET", "/slots"): Api._list_slots,
+    ("GET", "/languages"): Api._languages,
     ("GET", "/metrics"): Api._metrics,
 }
 _TIERS: dict[tuple[str, str], Callable[[Api, Exchange], Awaitable[None]]] = {
@@ -366,4 +384,5 @@ _COMPUTATIONS: dict[tuple[str, str], tuple[str, Callable[[Api, Mapping[str, obje
     ("POST", "/v1/rerank"): ("rerank", Api._rerank),
     ("POST", "/tokenize"): ("tokenize", Api._tokenize),
     ("POST", "/detokenize"): ("tokenize", Api._detokenize),
+    ("POST", "/translate"): ("translate", Api._translate),
 }

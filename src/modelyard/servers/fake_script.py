@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 MAPPINGS = ("memory", "asleep")  # options that map a device to bytes
+LISTS = ("pairs",)
 APIS = ("chat", "completions", "embeddings", "rerank", "tokenize")
+ALL_APIS = (*APIS, "translate")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Script:
     slots: int = 1
     context: int = 0
     apis: tuple[str, ...] = APIS
+    """`translate` has to be asked for."""
+    pairs: tuple[str, ...] = ()
+    """Pairs of languages that it translates, as `en-fr`; with none, any."""
+    refused_text: str = ""
+    """A text that holds this is not translated."""
     keep_alive: float = 5.0
     keep_alive_requests: int = 100
     seed: int = 0
@@ -124,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
             result.add_argument(flag, action="append", metavar="DEVICE=BYTES")
         elif option.name == "tool_calls":
             result.add_argument(flag, type=json.loads, metavar="JSON")
-        elif option.name == "apis":
+        elif option.name in ("apis", *LISTS):
             result.add_argument(flag, type=lambda text: [name for name in text.split(",") if name])
         else:
             result.add_argument(flag, type=type(default))
@@ -176,8 +183,11 @@ def _problems(options: Mapping[str, object], like: Script | Order) -> list[tuple
             if not isinstance(value, list | tuple) or not all(_is_call(call) for call in value):
                 found.append((name, "must be a list of {name: TEXT, arguments: OBJECT}"))
         elif name == "apis":
-            if not isinstance(value, list | tuple) or any(api not in APIS for api in value):
-                found.append((name, f"must be a list of {', '.join(APIS)}"))
+            if not isinstance(value, list | tuple) or any(api not in ALL_APIS for api in value):
+                found.append((name, f"must be a list of {', '.join(ALL_APIS)}"))
+        elif name in LISTS:
+            if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+                found.append((name, "must be a list of texts"))
         else:
             found += [(name, message) for message in _scalar_problem(name, value, getattr(like, name))]
     return found
