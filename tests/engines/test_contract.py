@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,39 +111,30 @@ def openai_case(_: pytest.FixtureRequest) -> Case:
     )
 
 
-def transformers_case(_: pytest.FixtureRequest) -> Case:
+def folder_case(engine: str, **bad: dict[str, Any]) -> Case:
     config = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 64}
-    spec = Spec("public/name", "a" * 64, "transformers", "/models/some", {"context": 2048})
+    spec = Spec("public/name", "a" * 64, engine, "/models/some", {"context": 2048})
     return Case(
-        engine=ENGINES["transformers"],
+        engine=ENGINES[engine],
         spec=spec,
         long=spec,
         bad={
             "parameters.dtype": {"dtype": "q4"},
             "parameters.contxt": {"contxt": 1},
             "parameters.draft.source": {"draft": {"max": 4}},
+            **bad,
         },
         files={"model": ModelFile(Path("/models/some"), 1000, "b" * 64, {"config": config})},
         program=sys.executable,
     )
+
+
+def transformers_case(_: pytest.FixtureRequest) -> Case:
+    return folder_case("transformers")
 
 
 def vllm_case(_: pytest.FixtureRequest) -> Case:
-    config = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 64}
-    spec = Spec("public/name", "a" * 64, "vllm", "/models/some", {"context": 2048})
-    return Case(
-        engine=ENGINES["vllm"],
-        spec=spec,
-        long=spec,
-        bad={
-            "parameters.dtype": {"dtype": "q4"},
-            "parameters.contxt": {"contxt": 1},
-            "parameters.draft.source": {"draft": {"max": 4}},
-            "parameters.lora": {"lora": [{"path": "x"}]},
-        },
-        files={"model": ModelFile(Path("/models/some"), 1000, "b" * 64, {"config": config})},
-        program=sys.executable,
-    )
+    return folder_case("vllm", **{"parameters.lora": {"lora": [{"path": "x"}]}})
 
 
 CASES = {
