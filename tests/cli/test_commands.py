@@ -341,3 +341,33 @@ def test_tables_keep_names_whole_however_narrow_the_terminal() -> None:
         (row,) = [line for line in console.file.getvalue().splitlines() if "gpu0" in line]
         assert f"{name} 1 B" in row
         assert "9 B" in row
+
+
+def test_ps_shows_who_sleeps_and_what_is_closed() -> None:
+    console = tables.console(io.StringIO())
+    sizes = {"total": 10, "budget": 10, "reserved": 1, "observed": 1, "foreign": 0, "free": 9}
+    held = {"device": "ram", "reserved": 40_000_000, "observed": None, "mapped": 0}
+    instance = {"id": "a-1", "state": "asleep", "leases": [], "slots": 2, "idle_for": None, "reason": "asked"}
+    sleep = {"rung": "level-1", "gave_back": {"gpu0": 4_000_000}}
+    device = {"id": "gpu0", "name": "gpu0", "kind": "declared", **sizes, "instances": []}
+    tables.print_status(
+        console,
+        {
+            "devices": [{**device, "closed": "lost: it fell off the bus"}],
+            "instances": [{**instance, "memory": [held], "sleep": sleep}],
+            "models": [],
+            "fetches": [],
+            "config": {"problem": ""},
+            "ready": True,
+            "running": 0,
+            "waiting": 0,
+            "uptime": 1.0,
+            "version": "1",
+        },
+    )
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "lost: it fell off the bus" in shown
+    (row,) = [line for line in shown.splitlines() if "a-1" in line]
+    assert "asleep (level-1)" in row
+    assert "ram 40.0 MB; gave back gpu0 4.0 MB" in row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,8 @@ import pytest
 from playwright.async_api import ConsoleMessage, Page, async_playwright, expect
 
 from gateway.live_yard import LiveYard, fake, live_yard
+from gateway.test_sleep import DEVICES as SLEEPERS
+from gateway.test_sleep import sleeper
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -61,10 +63,12 @@ class Visit:
 
 
 @asynccontextmanager
-async def visit(path: str, **settings: Any) -> AsyncIterator[tuple[Visit, LiveYard, httpx.AsyncClient]]:
+async def visit(
+    path: str, models: Mapping[str, Any] = MODELS, **settings: Any
+) -> AsyncIterator[tuple[Visit, LiveYard, httpx.AsyncClient]]:
     """A yard on a port, a browser that opened a path of it, and another client."""
     server = {"unix": None, "host": "127.0.0.1", "port": 0}
-    async with live_yard(MODELS, server=server, **settings) as yard:
+    async with live_yard(models, server=server, **settings) as yard:
         base = f"http://{yard.yard.server.address}"
         async with (
             httpx.AsyncClient(base_url=base, timeout=20) as client,
@@ -97,6 +101,30 @@ async def test_the_page_shows_what_happens() -> None:
         assert answer.status_code == 200
         await expect(page.locator("#instances tr", has_text=f"{OTHER}-2")).to_contain_text("0 of 1")
         assert await page.evaluate("window.kept"), "it was not loaded anew"
+        assert await seen.fits(WIDE)
+        assert await seen.fits(NARROW)
+        assert seen.complaints == []
+
+
+async def test_it_shows_who_sleeps_and_what_is_closed() -> None:
+    async with visit("/", {"a": sleeper(), "b": sleeper()}, devices=SLEEPERS) as (seen, _, client):
+        page = seen.page
+        for model in "ab":
+            answer = await client.post("/generate", json={"model": model, "prompt": "hi", "max_tokens": 2})
+            assert answer.status_code == 200
+        slept, awake = (page.locator("#instances tr", has_text=name) for name in ("a-1", "b-2"))
+        await expect(slept.locator("td:nth-child(2)")).to_have_text("asleep (asleep)")
+        await expect(slept).to_contain_text(re.compile(r"gpu0 .*, ram .*; gave back gpu0 [3-4]\.\d MB"))
+        await expect(awake).not_to_contain_text("gave back")
+        closed = page.locator("#devices .bad")
+        await expect(closed).to_have_text(["", ""])
+
+        order = {"reason": "to be exchanged"}
+        assert (await client.post("/admin/devices/gpu0/fence", json=order)).status_code == 200
+        await expect(page.locator("#devices .device", has_text="gpu0").locator(".bad")).to_have_text(
+            "closed (fenced: to be exchanged)"
+        )
+        await expect(page.locator("#instances")).to_contain_text("None.")
         assert await seen.fits(WIDE)
         assert await seen.fits(NARROW)
         assert seen.complaints == []

@@ -91,6 +91,11 @@ async def test_it_is_shown_everywhere() -> None:
         (row,) = [one for one in listed if one["model"] == "a"]
         assert row["state"] == "asleep"
         assert {one["device"] for one in row["memory"]} == {"gpu0", "ram"}
+        assert row["sleep"]["rung"] == "asleep"
+        (given,) = row["sleep"]["gave_back"].items()
+        assert given == ("gpu0", SHARE - MB // 10)
+        (other,) = [one for one in listed if one["model"] == "b"]
+        assert other["sleep"] is None
         plan = (await yard.post("/admin/plan", {"load": {"model": "a"}})).body
         assert [step["does"] for step in plan["steps"]] == ["leave", "asleep", "wake", "ready", "loaded"]
         assert plan["steps"][0]["score"]["rung"] == "asleep"

@@ -152,11 +152,15 @@ def _instances(instances: Iterable[Json]) -> Table:
             f"{escape(held['device'])} {size(held['observed'] or held['reserved'])}"
             for held in instance["memory"]
         ]
+        sleep = instance["sleep"]
+        back = [
+            f"{escape(device)} {size(given)}" for device, given in (sleep or {}).get("gave_back", {}).items()
+        ]
         table.add_row(
             escape(instance["id"]),
-            _state(instance["state"]),
+            _state(instance["state"]) + (f" ({escape(sleep['rung'])})" if sleep else ""),
             f"{len(instance['leases'])}/{instance['slots']}",
-            ", ".join(memory),
+            ", ".join(memory) + (f"; gave back {', '.join(back)}" if back else ""),
             duration(instance["idle_for"]),
             escape(instance["reason"]),
         )

@@ -66,6 +66,15 @@ def to_wake(ledger: Ledger, instance: Instance) -> Need:
     )
 
 
+def gave_back(ledger: Ledger, instance: Instance) -> dict[str, int]:
+    """What it held awake and holds no more, in bytes by device; nothing while it does not sleep."""
+    if instance.state is not InstanceState.ASLEEP:
+        return {}
+    held = {charge.device: ledger.devices[charge.device].own(instance.id) for charge in instance.awake}
+    given = {charge.device: charge.bytes - held[charge.device] for charge in instance.awake}
+    return {device: size for device, size in given.items() if size > 0}
+
+
 def frees(ledger: Ledger, instance: Instance, rung: Rung) -> set[str]:
     """The devices on which this rung is offered to an instance that is awake."""
     held = {charge.device: ledger.devices[charge.device].own(instance.id) for charge in instance.placement}

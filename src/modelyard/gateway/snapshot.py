@@ -17,6 +17,7 @@ from math import isfinite
 
 from modelyard import __version__
 from modelyard.config.secrets import shown
+from modelyard.core import sleep
 from modelyard.core.actions import Note
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.state import COMING, Instance, State, Version
@@ -281,6 +282,7 @@ class Snapshot:
         ready = isfinite(instance.ready_at)
         idle = ready and not instance.leases
         work = self._driver.work.of.get(instance.id)
+        rung, gave_back = instance.rung, sleep.gave_back(self._state.ledger, instance)
         return views.InstanceView(
             id=instance.id,
             model=instance.version.spec.model,
@@ -299,6 +301,7 @@ class Snapshot:
             reason=instance.reason,
             leaving_for=instance.leaving_for,
             suspect=instance.suspect,
+            sleep=views.SleepView(rung=rung.name, gave_back=gave_back) if rung is not None else None,
             work=views.WorkView(**asdict(work)) if work is not None else None,
         )
 

@@ -211,6 +211,13 @@ class WorkView(View):
     accepted: float | None = Field(description="The part of speculated tokens that were right, from 0 to 1.")
 
 
+class SleepView(View):
+    """How an instance sleeps, or is about to; what it holds stands in its `memory`."""
+
+    rung: str = Field(description="What its engine calls this way to sleep.", examples=["level-1"])
+    gave_back: dict[str, int] = Field(description="Bytes, by device; empty until it sleeps.")
+
+
 class InstanceView(View):
     id: str = Field(examples=["chat-1"])
     model: str
@@ -228,6 +235,7 @@ class InstanceView(View):
     suspect: bool = Field(
         description="Requests failed on it, or it is silent; it gets none until a probe cleared it."
     )
+    sleep: SleepView | None = Field(description="Null where it neither sleeps nor will, nor wakes.")
     work: WorkView | None = Field(default=None, description="Of a moment ago; null where nothing is said.")
 
 
