@@ -1,0 +1,138 @@
+"""Codes of languages: what they are called, and which one of those that there are somebody means.
+
+A code is ISO 639-1 where that has one (`en`), else ISO 639-3 (`ast`); a script is said where a language is
+written in another one than its usual (`zh-Hant`). Data and pure functions; whoever needs them imports this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from difflib import get_close_matches
+
+NAMES = {
+    "ace": "Acehnese", "acm": "Mesopotamian Arabic", "acq": "Ta'izzi-Adeni Arabic", "aeb": "Tunisian Arabic",
+    "af": "Afrikaans", "ajp": "South Levantine Arabic", "ak": "Akan", "am": "Amharic",
+    "apc": "North Levantine Arabic", "ar": "Arabic", "ars": "Najdi Arabic", "ary": "Moroccan Arabic",
+    "arz": "Egyptian Arabic", "as": "Assamese", "ast": "Asturian", "awa": "Awadhi", "ay": "Aymara",
+    "az": "Azerbaijani", "azb": "South Azerbaijani", "ba": "Bashkir", "ban": "Balinese", "be": "Belarusian",
+    "bem": "Bemba", "bg": "Bulgarian", "bho": "Bhojpuri", "bjn": "Banjar", "bm": "Bambara", "bn": "Bengali",
+    "bo": "Tibetan", "br": "Breton", "bs": "Bosnian", "bug": "Buginese", "ca": "Catalan", "ceb": "Cebuano",
+    "cjk": "Chokwe", "ckb": "Central Kurdish", "crh": "Crimean Tatar", "cs": "Czech", "cy": "Welsh",
+    "da": "Danish", "de": "German", "din": "Dinka", "dyu": "Dyula", "dz": "Dzongkha", "ee": "Ewe",
+    "el": "Greek", "en": "English", "eo": "Esperanto", "es": "Spanish", "et": "Estonian", "eu": "Basque",
+    "fa": "Persian", "ff": "Fulah", "fi": "Finnish", "fj": "Fijian", "fo": "Faroese", "fon": "Fon",
+    "fr": "French", "fur": "Friulian", "fy": "Western Frisian", "ga": "Irish", "gd": "Scottish Gaelic",
+    "gl": "Galician", "gn": "Guarani", "gu": "Gujarati", "ha": "Hausa", "he": "Hebrew", "hi": "Hindi",
+    "hne": "Chhattisgarhi", "hr": "Croatian", "ht": "Haitian Creole", "hu": "Hungarian", "hy": "Armenian",
+    "id": "Indonesian", "ig": "Igbo", "ilo": "Ilocano", "is": "Icelandic", "it": "Italian", "ja": "Japanese",
+    "jv": "Javanese", "ka": "Georgian", "kab": "Kabyle", "kac": "Jingpho", "kam": "Kamba", "kbp": "Kabiye",
+    "kea": "Kabuverdianu", "kg": "Kikongo", "ki": "Kikuyu", "kk": "Kazakh", "km": "Khmer", "kmb": "Kimbundu",
+    "kn": "Kannada", "knc": "Central Kanuri", "ko": "Korean", "ks": "Kashmiri", "ku": "Northern Kurdish",
+    "ky": "Kyrgyz", "lb": "Luxembourgish", "lg": "Ganda", "li": "Limburgish", "lij": "Ligurian",
+    "lmo": "Lombard", "ln": "Lingala", "lo": "Lao", "lt": "Lithuanian", "ltg": "Latgalian",
+    "lua": "Luba-Kasai", "luo": "Luo", "lus": "Mizo", "lv": "Latvian", "mag": "Magahi", "mai": "Maithili",
+    "mg": "Malagasy", "mi": "Maori", "min": "Minangkabau", "mk": "Macedonian", "ml": "Malayalam",
+    "mn": "Mongolian", "mni": "Meitei", "mos": "Mossi", "mr": "Marathi", "ms": "Malay", "mt": "Maltese",
+    "my": "Burmese", "ne": "Nepali", "nl": "Dutch", "nn": "Norwegian Nynorsk", "no": "Norwegian",
+    "nso": "Northern Sotho", "nus": "Nuer", "ny": "Nyanja", "oc": "Occitan", "om": "Oromo", "or": "Odia",
+    "pa": "Punjabi", "pag": "Pangasinan", "pap": "Papiamento", "pl": "Polish", "prs": "Dari", "ps": "Pashto",
+    "pt": "Portuguese", "qu": "Quechua", "rn": "Rundi", "ro": "Romanian", "ru": "Russian",
+    "rw": "Kinyarwanda", "sa": "Sanskrit", "sat": "Santali", "sc": "Sardinian", "scn": "Sicilian",
+    "sd": "Sindhi", "sg": "Sango", "shn": "Shan", "si": "Sinhala", "sk": "Slovak", "sl": "Slovenian",
+    "sm": "Samoan", "sn": "Shona", "so": "Somali", "sq": "Albanian", "sr": "Serbian", "ss": "Swati",
+    "st": "Southern Sotho", "su": "Sundanese", "sv": "Swedish", "sw": "Swahili", "szl": "Silesian",
+    "ta": "Tamil", "taq": "Tamasheq", "te": "Telugu", "tg": "Tajik", "th": "Thai", "ti": "Tigrinya",
+    "tk": "Turkmen", "tl": "Tagalog", "tn": "Tswana", "tpi": "Tok Pisin", "tr": "Turkish", "ts": "Tsonga",
+    "tt": "Tatar", "tum": "Tumbuka", "tw": "Twi", "tzm": "Central Atlas Tamazight", "ug": "Uyghur",
+    "uk": "Ukrainian", "umb": "Umbundu", "ur": "Urdu", "uz": "Uzbek", "vec": "Venetian", "vi": "Vietnamese",
+    "war": "Waray", "wo": "Wolof", "xh": "Xhosa", "yi": "Yiddish", "yo": "Yoruba", "yue": "Cantonese",
+    "zh": "Chinese", "zu": "Zulu",
+}  # fmt: skip
+_SCRIPTS = {
+    "Arab": "Arabic script", "Deva": "Devanagari", "Hans": "simplified", "Hant": "traditional",
+    "Latn": "Latin script", "Tfng": "Tifinagh",
+}  # fmt: skip
+# ISO 639-3 for what has a shorter code, and other names for what has one here.
+_ALIASES = {
+    "afr": "af", "aka": "ak", "als": "sq", "amh": "am", "ara": "ar", "arb": "ar", "asm": "as", "ayr": "ay",
+    "aze": "az", "azj": "az", "bak": "ba", "bam": "bm", "bel": "be", "ben": "bn", "bod": "bo", "bos": "bs",
+    "bre": "br", "bul": "bg", "cat": "ca", "ces": "cs", "cmn": "zh", "cym": "cy", "dan": "da", "deu": "de",
+    "dik": "din", "dzo": "dz", "ell": "el", "eng": "en", "epo": "eo", "est": "et", "eus": "eu", "ewe": "ee",
+    "fao": "fo", "fas": "fa", "fij": "fj", "fil": "tl", "fin": "fi", "fra": "fr", "fry": "fy", "fuv": "ff",
+    "gaz": "om", "ger": "de", "gla": "gd", "gle": "ga", "glg": "gl", "grn": "gn", "guj": "gu", "hat": "ht",
+    "hau": "ha", "heb": "he", "hin": "hi", "hrv": "hr", "hun": "hu", "hye": "hy", "ibo": "ig", "in": "id",
+    "ind": "id", "isl": "is", "ita": "it", "iw": "he", "jav": "jv", "ji": "yi", "jpn": "ja", "jw": "jv",
+    "kan": "kn", "kas": "ks", "kat": "ka", "kaz": "kk", "khk": "mn", "khm": "km", "kik": "ki", "kin": "rw",
+    "kir": "ky", "kmr": "ku", "kon": "kg", "kor": "ko", "kur": "ku", "lao": "lo", "lav": "lv", "lim": "li",
+    "lin": "ln", "lit": "lt", "ltz": "lb", "lug": "lg", "lvs": "lv", "mal": "ml", "mar": "mr", "mkd": "mk",
+    "mlg": "mg", "mlt": "mt", "mon": "mn", "mri": "mi", "msa": "ms", "mya": "my", "nb": "no", "nep": "ne",
+    "nld": "nl", "nno": "nn", "nob": "no", "nor": "no", "npi": "ne", "ns": "nso", "nya": "ny", "oci": "oc",
+    "ori": "or", "ory": "or", "pan": "pa", "pbt": "ps", "per": "fa", "pes": "fa", "plt": "mg", "pol": "pl",
+    "por": "pt", "pus": "ps", "quy": "qu", "ron": "ro", "rum": "ro", "run": "rn", "rus": "ru", "sag": "sg",
+    "san": "sa", "sin": "si", "slk": "sk", "slv": "sl", "smo": "sm", "sna": "sn", "snd": "sd", "som": "so",
+    "sot": "st", "spa": "es", "sqi": "sq", "srd": "sc", "srp": "sr", "ssw": "ss", "sun": "su", "swa": "sw",
+    "swe": "sv", "swh": "sw", "tam": "ta", "tat": "tt", "tel": "te", "tgk": "tg", "tgl": "tl", "tha": "th",
+    "tir": "ti", "tsn": "tn", "tso": "ts", "tuk": "tk", "tur": "tr", "twi": "tw", "uig": "ug", "ukr": "uk",
+    "urd": "ur", "uzb": "uz", "uzn": "uz", "vie": "vi", "wol": "wo", "xho": "xh", "ydd": "yi", "yid": "yi",
+    "yor": "yo", "zho": "zh", "zhs": "zh", "zht": "zh-Hant", "zsm": "ms", "zt": "zh-Hant", "zul": "zu",
+}  # fmt: skip
+# Languages in a script that is not their usual one.
+_APART = ("ace-Arab", "bjn-Arab", "knc-Arab", "ks-Deva", "taq-Tfng", "zh-Hant")
+_REGIONS = {("zh", "TW"): "Hant", ("zh", "HK"): "Hant", ("zh", "MO"): "Hant"}
+_LONGEST = 32
+
+
+def name(code: str) -> str:
+    """What a language is called in English; its code where nobody here knows."""
+    base, _, script = code.partition("-")
+    known = NAMES.get(base, base)
+    return f"{known} ({_SCRIPTS.get(script, script)})" if script else known
+
+
+def canonical(text: str) -> str:
+    """The code that a text means, as this module writes codes: `zh-CN` is `zh`, `pt_BR` is `pt`, `eng_Latn`
+    and `ENG` are `en`. What is no code comes back as it is."""
+    base, script, region = _parts(text)
+    if not base:
+        return text
+    base, _, implied = _ALIASES.get(base, base).partition("-")
+    whole = f"{base}-{script or implied or _REGIONS.get((base, region), '')}"
+    return whole if whole in _APART else base
+
+
+def match(text: str, available: Collection[str]) -> str | None:
+    """The one of the codes there are that `text` means: itself, or the same language without its region, or
+    without its script where that one is not there. None when there is no such language."""
+    if text in available:
+        return text
+    code = canonical(text)
+    base = code.partition("-")[0] if _parts(code)[0] else code
+    return next((one for one in (code, base) if one in available), None)
+
+
+def near(text: str, available: Collection[str]) -> list[str]:
+    """Codes that may have been meant by one that is not there: for errors."""
+    wanted = text[:_LONGEST].casefold()
+    by_name = {name(code).casefold(): code for code in available}
+    found = [by_name[one] for one in get_close_matches(wanted, by_name, 2, 0.75)]
+    found += get_close_matches(canonical(text[:_LONGEST]), available, 3, 0.4)
+    found += [code for code in sorted(available) if wanted[:1] and code.startswith(wanted[:1])]
+    return list(dict.fromkeys(found))[:3]
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """Language, script and region of a code as people and models write them; empty where it has none."""
+    if len(text) > _LONGEST:
+        return "", "", ""
+    base, *rest = text.strip().replace("_", "-").split("-")
+    if not (base.isascii() and base.isalpha() and len(base) in {2, 3}):
+        return "", "", ""
+    script, region = "", ""
+    for one in rest:
+        if len(one) == 4 and one.isalpha() and not script:
+            script = one.title()
+        elif 2 <= len(one) <= 3 and one.isalnum() and not region:
+            region = one.upper()
+        else:
+            return "", "", ""
+    return base.lower(), script, region
