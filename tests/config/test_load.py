@@ -479,6 +479,7 @@ def test_the_schema_names_every_section_and_forbids_others() -> None:
         "store",
         "registry",
         "preload",
+        "translation",
         "keys",
         "include",
     } == set(schema["properties"])

@@ -23,6 +23,7 @@ from modelyard.config.values import (
     Scope,
     ServerSetting,
     StoreSetting,
+    Translation,
 )
 from modelyard.core.units import parse_size
 
@@ -38,6 +39,7 @@ __all__ = [
     "Scope",
     "ServerSetting",
     "StoreSetting",
+    "Translation",
     "json_schema",
     "load",
     "parse_duration",

@@ -31,6 +31,7 @@ from modelyard.config.schema import (
 )
 from modelyard.config.store import store_setting
 from modelyard.config.text import Document
+from modelyard.config.translation import pairs_setting, translation_setting
 from modelyard.config.values import Config, DeviceSetting, Key, Model, Scope, nearest
 from modelyard.config.versions import spec_digest
 from modelyard.core.types import (
@@ -156,6 +157,7 @@ class _Build:
             recheck=root.memory.recheck,
             journal=root.journal.bytes if root.journal.enabled else 0,
             store=store_setting(root.store, self._refuse),
+            translation=translation_setting(root.translation, self._model_names, self._refuse),
             database_url=database_url(root.registry, self._absolute, self._refuse),
             allow_programs=root.registry.allow_programs,
             positions=self._positions,
@@ -262,6 +264,7 @@ class _Build:
             parallel=Parallel(section.parallel.tensor, section.parallel.pipeline),
             batching=_batching(section.batching),
             speculative=self._speculative(section.speculative, f"{path}.speculative.draft"),
+            pairs=pairs_setting(section, path, self._refuse),
         )
         if section.sha256 and not source:
             self._refuse(f"{path}.sha256", "is of no file: there is no `source`")

@@ -17,6 +17,7 @@ from modelyard.config.problems import is_below, join
 from modelyard.config.secrets import HIDDEN, SECRET, plain
 from modelyard.config.secrets import shown as shown_address
 from modelyard.config.values import Config, DeviceSetting, Key, Model
+from modelyard.core.languages import name_of
 from modelyard.engines.base import Profile
 
 _Shown = Callable[[str, object], object]  # of a path and its value: what people may see
@@ -140,6 +141,11 @@ def _version(old: Model, before: Config, new: Model, after: Config) -> Iterator[
     yield from _leaves("parallel", asdict(old.spec.parallel), asdict(new.spec.parallel), *shown)
     yield from _leaves("batching", asdict(old.spec.batching), asdict(new.spec.batching), *shown)
     yield from _leaves("speculative", asdict(old.spec.speculative), asdict(new.spec.speculative), *shown)
+    for name, was, will_be in (
+        ("languages", old.spec.pairs.among, new.spec.pairs.among),
+        ("pairs", map(name_of, old.spec.pairs.listed), map(name_of, new.spec.pairs.listed)),
+    ):
+        yield from _leaves(name, sorted(was), sorted(will_be), *shown)
     yield from _leaves("warm_up", asdict(old.spec.warm_up), asdict(new.spec.warm_up), *shown)
 
 
@@ -169,6 +175,7 @@ def _tree(config: Config, devices: Iterable[str]) -> dict[str, object]:
         "memory": {"recheck": config.recheck},
         "journal": {"bytes": config.journal},
         "store": _record(config.store),
+        "translation": _record(config.translation),
         "registry": {"database_url": config.database_url, "allow_programs": config.allow_programs},
         "preload": ["auto"] if config.preload_auto else list(config.preload),
     }

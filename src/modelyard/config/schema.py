@@ -35,6 +35,7 @@ from modelyard.config.quantities import (
     parse_digest,
 )
 from modelyard.config.text import retype
+from modelyard.core.languages import code_of, name_of, pair_of
 from modelyard.core.types import Affinity, Packing
 
 # Every part between slashes holds a letter or a digit: `a/../b` would be another path to many a client.
@@ -59,6 +60,10 @@ def _without_nul(text: str) -> str:
     return text
 
 
+def _pair(text: str) -> str:
+    return text if text == "auto" else name_of(pair_of(text))
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -80,6 +85,12 @@ WarmTexts = Annotated[
 ]
 QuantizedType = Annotated[
     str, StringConstraints(pattern=r"^[a-zA-Z][a-zA-Z0-9_]{0,31}$"), AfterValidator(str.lower)
+]
+Languages = Annotated[
+    list[Annotated[str, AfterValidator(code_of)]], BeforeValidator(_as_list), Field(max_length=1000)
+]
+PairNames = Annotated[
+    list[Annotated[str, AfterValidator(_pair)]], BeforeValidator(_as_list), Field(max_length=10_000)
 ]
 PriorityName = Literal["low", "normal", "high"]
 
@@ -217,6 +228,9 @@ class PolicySection(Section):
         default=None,
         description="prefix: requests that begin alike go to the same replica, while it has a free slot.",
     )
+    quality: Count | None = Field(
+        default=None, description="Of several models that translate a pair, the higher one goes first."
+    )
     price: PriceSection | None = Field(
         default=None, description="What its use costs, in your own currency; `modelyard usage` adds it up."
     )
@@ -287,6 +301,15 @@ class ModelSection(PolicySection):
     batching: BatchingSection = Field(default_factory=BatchingSection)
     speculative: SpeculativeSection | None = Field(default=None, description="Speculative decoding.")
     capabilities: Words = Field(default_factory=list, description="Told to clients besides what it serves.")
+    languages: Languages = Field(
+        default_factory=list,
+        description="It translates any of these to any other, or what `pairs` says; default: what its files "
+        "tell.",
+    )
+    pairs: PairNames = Field(
+        default_factory=list,
+        description="What it translates, as `en-fr`; `*` stands for each of its `languages`.",
+    )
     aliases: Names = Field(default_factory=list, description="Other names of this model.")
     parameters: FreeForm = Field(default_factory=dict, description="Settings of the engine.")
     warm_up: WarmUpSection = Field(default_factory=WarmUpSection)
@@ -356,6 +379,47 @@ class StoreSection(Section):
     )
 
 
+class LlmSection(Section):
+    """A language model that is told to translate."""
+
+    model: Name = Field(description="A model that chats.")
+    prompt: Text | None = Field(
+        default=None, description="What it is told; `{source}` and `{target}` are the languages."
+    )
+
+
+class FallbackSection(Section):
+    """What is left when no model can translate in time."""
+
+    model: Name | None = Field(default=None, description="A model that is kept for this.")
+    text: Text | None = Field(default=None, description="The answer itself, marked as such.")
+
+
+class TranslationSection(Section):
+    """How texts are translated, whichever model does."""
+
+    pivot: Languages = Field(
+        default_factory=list,
+        description="Languages that a translation may go over where no model has the pair. Default: none.",
+    )
+    llm: LlmSection | None = Field(default=None, description="A language model, where no other can.")
+    fallback: FallbackSection | None = Field(default=None, description="When no model can in time.")
+    cache: PositiveSize | None = Field(
+        default=None, description="Keep so many bytes of recent translations. Default: none."
+    )
+    preload: PairNames = Field(
+        default_factory=list,
+        description="Pairs to have a model in memory for at start; or `auto`: those asked for most.",
+    )
+    max_texts: PositiveCount = Field(default=256, description="Texts in one request.")
+    max_chars: PositiveCount = Field(default=100_000, description="Characters in one request.")
+    local_only: Flag = Field(default=False, description="No text leaves this machine to be translated.")
+    spill_after: Duration = Field(
+        default=10.0,
+        description="Wait behind others after which the next model is taken, one elsewhere, too.",
+    )
+
+
 class RegistrySection(Section):
     database_url: SecretStr | None = Field(
         default=None,
@@ -394,6 +458,7 @@ class Root(Section):
     memory: MemorySection = Field(default_factory=MemorySection)
     journal: JournalSection = Field(default_factory=JournalSection)
     store: StoreSection = Field(default_factory=StoreSection)
+    translation: TranslationSection = Field(default_factory=TranslationSection)
     registry: RegistrySection = Field(default_factory=RegistrySection)
     preload: Annotated[list[Name], BeforeValidator(_as_list)] = Field(
         default_factory=list, description="Models to load at start, in order; or `auto`."

@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 from pydantic import SecretStr
 
 from modelyard.config.problems import ConfigErrors, Problem
+from modelyard.core.languages import Pair
 from modelyard.core.types import FREE, Policy, Price, Priority, Spec
 from modelyard.engines.base import Profile
 
@@ -116,6 +117,35 @@ class StoreSetting:
     verify_every: float = 0.0
 
 
+PROMPT = (
+    "Translate the user's text from {source} to {target}. "
+    "Answer with the translation alone, without quotes or remarks."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """How texts are translated, whichever model does. `pivot`: languages that a translation may go over.
+    `llm` is the model that is told to translate by `prompt`, with `{source}` and `{target}` in it; `fallback`
+    the model that is kept for when no other can; `fixed` is answered when none can at all. Of these, "" and
+    None are none. `cache` is in bytes, 0: none. `preload` are the pairs to have a model ready for; with
+    `preload_auto` those asked for most. `spill_after`: seconds behind others after which the next model is
+    taken, one elsewhere, too, unless `local_only`."""
+
+    pivot: tuple[str, ...] = ()
+    llm: str = ""
+    prompt: str = PROMPT
+    fallback: str = ""
+    fixed: str | None = None
+    cache: int = 0
+    preload: tuple[Pair, ...] = ()
+    preload_auto: bool = False
+    max_texts: int = 256
+    max_chars: int = 100_000  # of all texts of one request
+    local_only: bool = False
+    spill_after: float = 10.0
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """One model: its version, its policy, the other names that lead to it, and what it costs."""
@@ -149,6 +179,7 @@ class Config:
     recheck: float = 10.0
     journal: int = 64 * 2**20  # bytes on the disk at most; 0: none is kept
     store: StoreSetting = field(default_factory=StoreSetting)
+    translation: Translation = field(default_factory=Translation)
     database_url: str = field(default="", repr=False)  # "": `registry.db` in the data folder
     allow_programs: bool = False  # over the API
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)

@@ -38,8 +38,8 @@ def keyed(config: Config, key: str) -> Config:
 
 def spec_digest(spec: Spec, profile: Profile, *, filled: bool, key: str = _OWN_KEY) -> str:
     """sha256 (hex) over the canonical JSON of what decides the process that is run: source, engine, what the
-    profile adds, parameters, slots, devices, capabilities and warm-up. Names of model and profile are not in
-    it. `filled`: a parameter took something from the environment."""
+    profile adds, parameters, slots, devices, capabilities, pairs and warm-up. Names of model and profile are
+    not in it. `filled`: a parameter took something from the environment."""
     content = {
         "source": spec.source,
         "engine": profile.type,
@@ -58,6 +58,9 @@ def spec_digest(spec: Spec, profile: Profile, *, filled: bool, key: str = _OWN_K
     content |= {"parallel": asdict(spec.parallel)} if spec.parallel != Parallel() else {}
     content |= {"batching": asdict(spec.batching)} if spec.batching != Batching() else {}
     content |= {"speculative": asdict(spec.speculative)} if spec.speculative != Speculative() else {}
+    if spec.pairs:
+        content["pairs"] = [list(pair) for pair in sorted(spec.pairs.listed)]
+        content["languages"] = sorted(spec.pairs.among)
     secret = any(shown(source) != source for source in (spec.source, spec.speculative.draft))
     if (
         secret

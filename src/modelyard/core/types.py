@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from modelyard.core.languages import NO_PAIRS, Pairs
+
 
 class Priority(IntEnum):
     """A class of requests. A higher class goes first and may take memory from a lower one."""
@@ -189,6 +191,7 @@ class Spec:
     `parameters` belong to the engine adapter, `warm_up` to it and the runtime; `quantize` is the type that
     the store makes of the source, or empty. The core never looks inside.
     `sha256` (hex, or empty) is what the file of `source` has to be; `allow_pickle` takes files that run code.
+    `pairs` are what it is said to translate; empty: what its files tell.
     """
 
     model: str
@@ -206,6 +209,7 @@ class Spec:
     parallel: Parallel = Parallel()
     batching: Batching = Batching()
     speculative: Speculative = Speculative()
+    pairs: Pairs = NO_PAIRS
 
     @property
     def version(self) -> str:
@@ -223,7 +227,8 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What may change while a version stays. Seconds throughout; `drain_cap` None means `request_timeout`."""
+    """What may change while a version stays. Seconds throughout; `drain_cap` None means `request_timeout`.
+    `quality`: of several models that translate a pair, the higher one goes first."""
 
     priority: Priority = Priority.NORMAL
     when_full: WhenFull = WhenFull.EVICT
@@ -249,6 +254,7 @@ class Policy:
     placement: Packing = Packing.PACK
     affinity: Affinity = Affinity.NONE
     rate_limit: RateLimit | None = None
+    quality: int = 0
 
     @property
     def drain(self) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
+from modelyard.core.languages import Pairs
 from modelyard.core.types import Address, Cause, Need, Packing, Placement, Share, Spec
 
 
@@ -235,6 +236,24 @@ class Engine(Protocol):
         """The tokens that one request may take, as far as the spec and what is known of its files tell."""
         ...
 
+    def pairs(self, spec: Spec, files: Files) -> Pairs:
+        """What it translates, as far as the spec and its files tell; empty where it does not translate, or
+        nobody knows yet."""
+        ...
+
+    def languages(self, spec: Spec) -> Call | None:
+        """A request whose answer tells what it translates, read by `read_languages`; None when its files or
+        its spec do."""
+        ...
+
+    def read_languages(self, body: bytes) -> Pairs:
+        """What it translates, from the answer to `languages`. Raises ValueError."""
+        ...
+
+    def translation(self, spec: Spec, fields: Mapping[str, object]) -> Mapping[str, object]:
+        """What it is sent at `/translate` for these fields: `q` (a list of texts), `source`, `target` …"""
+        ...
+
     def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
         """Parameters that a model's file asks for by what it was made for, and that the spec lacks."""
         ...
@@ -308,6 +327,18 @@ class Adapter:
     def context(self, spec: Spec, files: Files) -> int | None:
         context = spec.parameters.get("context")
         return context if isinstance(context, int) and context > 0 else None
+
+    def pairs(self, spec: Spec, files: Files) -> Pairs:
+        return spec.pairs
+
+    def languages(self, spec: Spec) -> Call | None:
+        return None
+
+    def read_languages(self, body: bytes) -> Pairs:
+        raise ValueError("it does not tell")
+
+    def translation(self, spec: Spec, fields: Mapping[str, object]) -> Mapping[str, object]:
+        return fields
 
     def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
         return {}
