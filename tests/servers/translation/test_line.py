@@ -1,0 +1,93 @@
+"""Which of what waits goes through the model together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard.servers.translation.line import PATIENCE, SLACK, SPREAD, Item, Line
+
+LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=60)
+
+
+def line_of(lengths: Sequence[int], lanes: Sequence[int] = ()) -> Line[int]:
+    line: Line[int] = Line()
+    for number, length in enumerate(lengths):
+        line.add(Item(number, length, arrived=float(number), lane=lanes[number] if lanes else 0))
+    return line
+
+
+def lengths(batch: Sequence[Item[int]]) -> list[int]:
+    return [item.length for item in batch]
+
+
+def test_the_shortest_go_first_and_those_of_one_length_in_their_order() -> None:
+    line = line_of([9, 3, 50, 4, 3])
+    assert [item.what for item in line.take(0.0, 12)] == [1, 4, 3]
+    assert lengths(line.take(0.0, 1000)) == [9, 50]
+    assert line.take(0.0, 1000) == []
+    assert (len(line), line.tokens, line.oldest()) == (0, 0, None)
+
+
+def test_padding_is_counted() -> None:
+    assert lengths(line_of([5, 5, 5, 10]).take(0.0, 30)) == [5, 5, 5]
+    assert lengths(line_of([5, 5, 5, 10]).take(0.0, 39)) == [5, 5, 5]
+    assert lengths(line_of([5, 5, 5, 10]).take(0.0, 40)) == [5, 5, 5, 10]
+
+
+def test_what_is_longer_than_the_bound_goes_alone() -> None:
+    line = line_of([70, 80])
+    assert lengths(line.take(0.0, 60)) == [70]
+    assert lengths(line.take(0.0, 60)) == [80]
+
+
+def test_a_short_one_does_not_wait_for_long_ones() -> None:
+    most = 2 * SPREAD + SLACK
+    assert lengths(line_of([2, most, most + 1, 200]).take(0.0, 10_000)) == [2, most]
+
+
+def test_who_has_waited_long_enough_goes_next_with_those_of_like_length() -> None:
+    line = line_of([100, 90, 80, 3, 2, 5])
+    assert lengths(line.take(PATIENCE - 0.01, 200)) == [2, 3, 5]
+    line = line_of([100, 90, 80, 3, 2, 5])
+    assert lengths(line.take(PATIENCE, 200)) == [90, 100]
+    line = line_of([100, 90, 80, 3, 2, 5])
+    assert lengths(line.take(PATIENCE, 99)) == [100]
+    line = line_of([100, 90, 80, 3, 2, 5])
+    assert lengths(line.take(PATIENCE, 10_000)) == [80, 90, 100]
+    line = line_of([7, 7, 7, 6, 8])
+    assert [item.what for item in line.take(PATIENCE, 21)] == [0, 1, 2]
+
+
+def test_lanes_do_not_mix() -> None:
+    line = line_of([5, 4, 6, 7], lanes=[0, 1, 0, 1])
+    assert lengths(line.take(0.0, 1000)) == [4, 7]
+    assert lengths(line.take(0.0, 1000)) == [5, 6]
+
+
+@given(LENGTHS, st.data())
+def test_what_left_is_never_taken(found: list[int], data: st.DataObject) -> None:
+    line: Line[int] = Line()
+    items = [Item(number, length, 0.0) for number, length in enumerate(found)]
+    for item in items:
+        line.add(item)
+    gone = data.draw(st.sets(st.sampled_from(items)))
+    assert all(line.remove(item) for item in gone)
+    assert not any(line.remove(item) for item in gone)
+    assert line.tokens == sum(item.length for item in items if item not in gone)
+    taken = [item for _ in items for item in line.take(0.0, 100)]
+    assert {*taken} == {*items} - gone
+    assert not any(line.remove(item) for item in taken)
+
+
+@given(LENGTHS, st.integers(1, 400), st.floats(0, 100))
+def test_every_one_goes_once_in_batches_within_the_bound(found: list[int], bound: int, now: float) -> None:
+    line, taken = line_of(found), []
+    while batch := line.take(now, bound):
+        sizes = lengths(batch)
+        assert len(batch) == 1 or max(sizes) * len(sizes) <= bound
+        assert max(sizes) <= min(sizes) * SPREAD + SLACK
+        taken += [item.what for item in batch]
+    assert sorted(taken) == [*range(len(found))]
