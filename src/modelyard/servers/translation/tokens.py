@@ -1,0 +1,85 @@
+"""Texts as a model's own tokenizer has them, by its files: SentencePiece's pieces, its vocabulary, its marks.
+
+Without Transformers, which needs seconds and PyTorch. What a text says is never taken for one of the marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import sentencepiece
+
+from modelyard.errors import BadFile
+from modelyard.servers.translation import families
+from modelyard.servers.translation.backends import Segment
+
+END, UNKNOWN, PAD = "</s>", "<unk>", "<pad>"
+_FIRST = ("<s>", PAD, END, UNKNOWN)
+
+
+class Tokenizer:
+    """The tokenizer of a folder. Raises BadFile."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.family = families.read(folder)
+        marian = self.family.name == "marian"
+        self._reader = _pieces(folder / (families.SOURCE_PIECES if marian else families.PIECES))
+        self._writer = _pieces(folder / families.TARGET_PIECES) if marian else self._reader
+        self._special = {*_FIRST, *self.family.sources.values(), *self.family.targets.values()}
+
+    def segment(self, text: str, source: str, target: str) -> Segment:
+        """See Backend.segment."""
+        before, prefix = self.family.marks(source, target)
+        pieces = self._reader.encode(text, out_type=str)
+        plain = (UNKNOWN if piece in self._special else piece for piece in pieces)
+        return Segment(source, target, (*before, *plain, END), prefix)
+
+    def text(self, tokens: Sequence[str]) -> str:
+        """What was written, without its marks."""
+        pieces = [token for token in tokens if token not in self._special]
+        return str(self._writer.decode(pieces)).strip()
+
+    @cached_property
+    def source_vocabulary(self) -> list[str]:
+        """Each token at its number; numbers that no token has are `madeupword…`."""
+        if self.family.name == "nllb":
+            count = self._reader.get_piece_size()
+            pieces = [self._reader.id_to_piece(number) for number in range(3, count)]
+            return [*_FIRST, *pieces, *families.NLLB_CODES, "<mask>"]
+        found = _in_order(families.read_vocabulary(self.folder / families.VOCABULARY))
+        # The marks of M2M100 follow its vocabulary, in the order of their list.
+        return [*found, *self.family.sources.values()] if self.family.name == "m2m100" else found
+
+    @cached_property
+    def target_vocabulary(self) -> list[str]:
+        path = self.folder / families.TARGET_VOCABULARY
+        return _in_order(families.read_vocabulary(path)) if path.is_file() else self.source_vocabulary
+
+
+def padded(vocabulary: Sequence[str], size: int) -> list[str]:
+    """The vocabulary of a model with weights for `size` tokens. Raises BadFile where these are too few."""
+    if len(vocabulary) > size:
+        raise BadFile(
+            f"its tokenizer has {len(vocabulary)} tokens, and its weights are for {size}: these are of two "
+            "models"
+        )
+    return [*vocabulary, *(f"madeupword{number}" for number in range(size - len(vocabulary)))]
+
+
+def _in_order(vocabulary: dict[str, int]) -> list[str]:
+    found = [f"madeupword_{number}" for number in range(max(vocabulary.values()) + 1)]
+    for token, number in vocabulary.items():
+        found[number] = token
+    return found
+
+
+def _pieces(path: Path) -> sentencepiece.SentencePieceProcessor:
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError) as error:
+        raise BadFile(
+            f"{path}: is no SentencePiece model that can be read ({error}); fetch it again"
+        ) from None
