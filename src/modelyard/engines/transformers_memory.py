@@ -6,11 +6,11 @@ replaces it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelyard.core.types import Need, Share
-from modelyard.engines.base import Files, ModelFile
+from modelyard.engines.base import Files
+from modelyard.engines.folder import WIDTHS, Folder
 
 DEFAULT_CONTEXT = 4096
 PROCESS = 450_000_000
@@ -21,8 +21,6 @@ CUDA_CONTEXT = 600_000_000
 """What a CUDA context with torch's kernels and workspaces holds on the GPU."""
 _PAGE = 256  # tokens
 _SPARE_PAGES = 3
-_MOST_LAYERS = 1000
-_WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,49 +37,29 @@ class Plan:
     on_ram: bool
 
 
-class Model:
-    """A folder as its config.json describes it. What it does not say is 0."""
-
-    def __init__(self, file: ModelFile) -> None:
-        config = file.header.get("config")
-        whole = config if isinstance(config, Mapping) else {}
-        inner = whole.get("text_config")  # a model that also sees or hears
-        self._config: Mapping[str, object] = inner if isinstance(inner, Mapping) else whole
-        self._size = file.size
-        dtypes = file.header.get("dtypes")
-        self._dtypes: Mapping[str, int] = dtypes if isinstance(dtypes, Mapping) else {}
-        named = whole.get("architectures")
-        self.architectures = tuple(map(str, named)) if isinstance(named, list | tuple) else ()
-        self.quantized = whole.get("quantization_config") is not None
-        self.trained_context = self.whole("max_position_embeddings")
+class Model(Folder):
+    """A folder as the server loads it."""
 
     def weights(self, plan: Plan) -> int:
         """All of them, as they are held."""
-        known = {name: count for name, count in self._dtypes.items() if name in _WIDTHS}
+        known = {name: count for name, count in self.dtypes.items() if name in WIDTHS}
         if not known:
-            return self._size
-        rest = max(self._size - sum(_WIDTHS[name] * count for name, count in known.items()), 0)
+            return self.size
+        rest = max(self.size - sum(WIDTHS[name] * count for name, count in known.items()), 0)
         return int(sum(known.values()) * plan.stored) + rest
 
     def cache(self, plan: Plan) -> int:
         """Its KV cache: whole pages for each slot."""
         if not plan.generates:
             return 0
-        heads = self.whole("num_attention_heads")
-        head = self.whole("head_dim") or self.whole("hidden_size") // max(heads, 1)
-        width = 2 * head * (self.whole("num_key_value_heads") or heads)
         tokens = _PAGE * (-(-plan.context // _PAGE) * plan.slots + _SPARE_PAGES)
-        return tokens * min(self.whole("num_hidden_layers"), _MOST_LAYERS) * width * plan.element
+        return tokens * self.layers * 2 * self.head * self.heads * plan.element
 
     def computation(self, plan: Plan) -> int:
         """The buffers of one step."""
         width = 3 * self.whole("intermediate_size") + 6 * self.whole("hidden_size")
         logits = 3 * 4 * self.whole("vocab_size") * plan.slots if plan.generates else 0
         return plan.batch * width * plan.element + logits
-
-    def whole(self, name: str) -> int:
-        value = self._config.get(name)
-        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def need(plan: Plan, files: Files) -> Need:

@@ -6,11 +6,11 @@ bytes, so the cache takes what is said here; the rest is an estimate, for as lon
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelyard.core.types import Need, Parallel, Share
 from modelyard.engines.base import Files, ModelFile
+from modelyard.engines.folder import WIDTHS, Folder
 
 MIB = 1 << 20
 DEFAULT_CONTEXT = 4096
@@ -26,9 +26,7 @@ _BATCH = 2048
 _SEEING_BATCH = 8192
 """The same of a model that also sees or hears: for some, all of an image has to be in one step."""
 _BLOCK = 128  # tokens: the largest of vLLM's usual sizes
-_MOST_LAYERS = 1000
 _BYTES = {"float32": 4, "float": 4}
-_WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of what is computed with; the rest is quantized
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,60 +46,41 @@ class Plan:
     eager: bool
 
 
-class Model:
-    """A folder as its config.json describes it. What it does not say is 0."""
+class Model(Folder):
+    """A folder as vLLM loads it."""
 
     def __init__(self, file: ModelFile) -> None:
-        whole = file.header.get("config")
-        config = whole if isinstance(whole, Mapping) else {}
-        inner = config.get("text_config")  # a model that also sees or hears
-        self._config: Mapping[str, object] = {**config, **inner} if isinstance(inner, Mapping) else config
-        size, dtypes = file.header.get("bytes"), file.header.get("dtypes")
-        self._size = size if isinstance(size, int) else file.size
-        self._dtypes: Mapping[str, int] = dtypes if isinstance(dtypes, Mapping) else {}
-        named = config.get("architectures")
-        self.architectures = tuple(map(str, named)) if isinstance(named, list | tuple) else ()
-        self.quantized = bool(
-            {"quantization_config", "compression_config"} & {**config, **self._config}.keys()
-        )
-        self.trained_context = self._whole("max_position_embeddings")
-        self._seeing = isinstance(inner, Mapping)
-        self._encoder = config.get("is_encoder_decoder") is True
+        super().__init__(file)
+        self._encoder = self.config.get("is_encoder_decoder") is True
 
     def weights(self, plan: Plan) -> int:
         """All of them, in the type that is computed with."""
-        more = (plan.element - width for width in _WIDTHS.values())
-        return self._size + sum(n * self._dtypes.get(name, 0) for name, n in zip(_WIDTHS, more, strict=True))
+        more = (plan.element - width for width in WIDTHS.values())
+        return self.size + sum(n * self.dtypes.get(name, 0) for name, n in zip(WIDTHS, more, strict=True))
 
     def batch(self, context: int, most: int, *, pooling: bool) -> int:
         """The tokens of one step, where nobody says how many, for `most` requests. A prompt that cannot be
         computed in parts has to fit; more than all requests can have is of no use, and some models fail."""
         whole = context if pooling or self._encoder else 0
-        tokens = max(_SEEING_BATCH if self._seeing else _BATCH, whole, most)
+        tokens = max(_SEEING_BATCH if self.has_inner else _BATCH, whole, most)
         return min(tokens, most * context)
 
     def cache(self, plan: Plan) -> int:
         """Its KV cache on each device: whole blocks for the context of each slot, and one that stays empty.
         Layers with a window count as if they had none, for vLLM may give them as much."""
-        layers = -(-min(self._whole("num_hidden_layers"), _MOST_LAYERS) // plan.parallel.pipeline)
-        heads = self._whole("num_attention_heads")
-        if latent := self._whole("kv_lora_rank"):  # one vector for keys and values, whole on each device
-            width = latent + self._whole("qk_rope_head_dim")
+        layers = -(-self.layers // plan.parallel.pipeline)
+        if latent := self.whole("kv_lora_rank"):  # one vector for keys and values, whole on each device
+            width = latent + self.whole("qk_rope_head_dim")
         else:
-            head = self._whole("head_dim") or self._whole("hidden_size") // max(heads, 1)
-            width = 2 * head * -(-(self._whole("num_key_value_heads") or heads) // plan.parallel.tensor)
+            width = 2 * self.head * -(-self.heads // plan.parallel.tensor)
         blocks = 1 + plan.slots * -(-plan.context // _BLOCK)
         return blocks * _BLOCK * layers * width * plan.kv_element
 
     def computation(self, plan: Plan) -> int:
         """What one step holds beside weights and cache, on each device."""
-        width = 2 * self._whole("intermediate_size") + 4 * self._whole("hidden_size")
-        logits = 2 * 4 * self._whole("vocab_size") * plan.slots
+        width = 2 * self.whole("intermediate_size") + 4 * self.whole("hidden_size")
+        logits = 2 * 4 * self.whole("vocab_size") * plan.slots
         return plan.batch * width * plan.element + logits
-
-    def _whole(self, name: str) -> int:
-        value = self._config.get(name)
-        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def need(plan: Plan, files: Files) -> Need:
