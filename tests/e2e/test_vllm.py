@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -67,20 +68,21 @@ async def test_its_apis_and_its_refusals() -> None:
         assert (wrong.status, wrong.code) == (400, "invalid_request"), wrong.body
 
 
-async def test_an_end_of_its_worker_is_its_own_and_leaves_nothing() -> None:
+@pytest.mark.parametrize("name", ["VLLM::EngineCore", "VLLM::Worker"])
+async def test_an_end_of_its_engine_costs_no_answer_and_leaves_nothing(name: str) -> None:
     before = sockets()
     async with yard_of() as yard:
         first = await yard.load("smol")
-        (worker,) = [pid for pid in yard.pids("smol") if name_of(pid) == "VLLM::Worker"]
-        process = Process.find(worker)
+        request = asyncio.create_task(yard.chat("smol", "Tell a story.", tokens=400, ignore_eos=True))
+        await until(lambda: bool(yard.leases()))
+        (pid,) = [pid for pid in yard.pids("smol") if name_of(pid) == name]
+        process = Process.find(pid)
         assert process is not None
         process.kill()
-        await until(lambda: yard.ready("smol") is None, 60)
-        answer = await yard.chat("smol", "Say yes.", tokens=4)
-        assert answer.text
-        again = yard.ready("smol")
-        assert again is not None
-        assert again.id != first.id
+        answer = await request
+        assert answer.status == 200, answer.body
+        assert answer.headers["x-modelyard-instance"] != first.id
+        assert answer.body["usage"]["completion_tokens"] == 400
         assert sockets() == before
     assert sockets() == before
 

@@ -16,7 +16,7 @@ from gateway.live_yard import LiveYard, fake, live_yard
 from gateway.test_inference import metrics_of
 from modelyard.gateway import relay
 from modelyard.wire.pool import Pool
-from wire.raw_engines import OK, Peer, engine
+from wire.raw_engines import OK, Answering, Peer, engine
 
 MB = 1 << 20
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4}
@@ -55,6 +55,13 @@ async def answered_with(answer: bytes) -> AsyncIterator[LiveYard]:
             head, _ = await peer.request()
             await peer.send(answer if head.startswith(b"POST") else OK)
 
+    async with answered_by(answering) as yard:
+        yield yard
+
+
+@asynccontextmanager
+async def answered_by(answering: Answering) -> AsyncIterator[LiveYard]:
+    """A yard whose model `a` is this engine."""
     async with live_yard({"a": fake()}) as yard, engine(answering) as odd:
         instance = await yard.load("a")
         endpoint = yard.driver.commands.residents[instance.id].endpoint

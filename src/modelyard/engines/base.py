@@ -176,7 +176,8 @@ class Engine(Protocol):
     can make more than 1 of; `need` then has as many equal shares on accelerators. `presets` are the settings
     of it that have a name, its parameter `preset`; they are `golden`. `spec_fields` are those of
     `Spec.batching` and `Spec.speculative` that it can be told, each with the parameters that stand for it
-    (`batching.max_tokens`: `batch`, `ubatch`).
+    (`batching.max_tokens`: `batch`, `ubatch`). `dead` stands in an error of its server when the process that
+    computes behind it has ended; empty where these are one.
     """
 
     type: ClassVar[str]
@@ -191,6 +192,7 @@ class Engine(Protocol):
     trusted: ClassVar[frozenset[str]]
     folders: ClassVar[bool]
     parallel: ClassVar[frozenset[str]]
+    dead: ClassVar[bytes]
 
     def missing(self, profile: Profile) -> str:
         """Which program or package it lacks on this machine, and how to get it; empty when it can be run.
@@ -312,6 +314,7 @@ class Adapter:
     trusted: ClassVar[frozenset[str]] = frozenset()
     folders: ClassVar[bool] = True
     parallel: ClassVar[frozenset[str]] = frozenset()
+    dead: ClassVar[bytes] = b""
     causes: ClassVar[tuple[tuple[str, Cause], ...]] = ()
     """What its log says before an end, the most telling first."""
 

@@ -59,6 +59,7 @@ class FakeEngine(LlamaHttp):
     verified: ClassVar[Literal["real", "golden"]] = "real"
     parallel: ClassVar[frozenset[str]] = frozenset({"tensor", "pipeline"})
     chat_fields: ClassVar[frozenset[str]] = LlamaHttp.chat_fields | {"fake"}
+    dead: ClassVar[bytes] = fake_script.DEAD.encode()
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         options = spec.parameters

@@ -76,6 +76,7 @@ class VllmEngine(Adapter):
     unix: ClassVar[bool] = True
     trusted: ClassVar[frozenset[str]] = frozenset({"extra_args", "chat_template.file"})
     parallel: ClassVar[frozenset[str]] = frozenset({"tensor", "pipeline"})
+    dead: ClassVar[bytes] = b"EngineCore encountered an issue"
     causes: ClassVar[tuple[tuple[str, Cause], ...]] = _CAUSES
     spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "batching.max_size": ("batch_size",),

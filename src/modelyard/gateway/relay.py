@@ -48,6 +48,7 @@ FROM_ELSEWHERE = frozenset(
 )
 SLICE = 1.0  # seconds between two looks at the deadlines of all attempts
 _SAYS_ITS_END = frozenset({b"/v1/chat/completions", b"/v1/completions"})
+_ERROR_EVENT = b'data: {"error"'
 _END = re.compile(rb'\[DONE\]|"finish_reason"\s*:\s*"|"error"')
 RESHAPED_MOST = 64 * 1024 * 1024
 """Bytes of one answer that are held where its whole is to be reshaped; a larger one is an error."""
@@ -237,6 +238,8 @@ class Attempt:
             return
         events = framer.feed(data)
         if events and framer.events_seen:
+            if _ERROR_EVENT in events:
+                self._look_for_death(events)
             if self._reshape_events is not None:
                 events = self._reshape_events(events)
             self.chunks += 1
@@ -246,6 +249,13 @@ class Attempt:
                 if not self._exchange.started:
                     self._exchange.start(self._status, self.answer_headers())
             self._exchange.write(events)
+
+    def _look_for_death(self, error: bytes) -> None:
+        """Raise Broken for an error by which a server says that the engine behind it has ended."""
+        endpoint = self._lease.endpoint
+        if endpoint.engine.dead and endpoint.engine.dead in error:
+            endpoint.dead = True
+            raise Broken("its engine has ended, as its server says", answered=True)
 
     def _hold(self, data: bytes) -> None:
         """Keep an answer until it is whole; one that is too large to keep is passed on as it comes."""
@@ -299,6 +309,8 @@ class Attempt:
         ):
             self._exchange.write(last)
         body = b"".join(self._held)
+        if self._status >= 500:
+            self._look_for_death(body)
         if self._reshape is None or self._framer is not None or self._status >= 300:
             return body
         self._tail = body[-TAIL:]  # the counts are read from what the engine said

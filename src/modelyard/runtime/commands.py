@@ -372,9 +372,14 @@ class Commands:
         resident = self.residents.get(action.instance)
         found = probes.Health.UNREACHABLE
         if resident is not None and (endpoint := resident.endpoint) is not None:
-            found = await probes.look(endpoint.pool, endpoint.engine.listening(endpoint.spec).health)
+            if not endpoint.dead:  # else it said all already
+                found = await probes.look(endpoint.pool, endpoint.engine.listening(endpoint.spec).health)
             if found is probes.Health.UNREACHABLE:  # how its process ended says more
                 await asyncio.wait({resident.exit}, timeout=EXIT_NOTICE)
+            if endpoint.dead and not resident.exit.done():
+                told = endpoint.engine.telling(self._launcher.tail(action.instance, LOG_LINES))
+                why = f"its server says that its engine has ended\n{told}".strip()
+                self._post(ev.Exited(action.instance, action.generation, Cause.CRASHED, why))
         alive = found is probes.Health.ANSWERS
         reachable = found is not probes.Health.UNREACHABLE
         self._post(ev.Probed(action.instance, action.generation, alive, reachable))

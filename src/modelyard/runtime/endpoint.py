@@ -19,9 +19,20 @@ QUIESCE_CAP = 10.0  # seconds after which an abandoned request counts as stopped
 class Endpoint:
     """`active` counts attempts that are under way; requests that the engine still runs beyond those are ones
     whose client has left. `headers` name version and instance in every answer. `on_first_token` is called
-    once, with the seconds until the first streamed answer began."""
+    once, with the seconds until the first streamed answer began. `dead`: its server has answered that the
+    engine behind it has ended."""
 
-    __slots__ = ("active", "address", "engine", "headers", "instance", "on_first_token", "pool", "spec")
+    __slots__ = (
+        "active",
+        "address",
+        "dead",
+        "engine",
+        "headers",
+        "instance",
+        "on_first_token",
+        "pool",
+        "spec",
+    )
 
     def __init__(self, instance: str, spec: Spec, engine: Engine, address: Address, pool: Pool) -> None:
         self.instance = instance
@@ -30,6 +41,7 @@ class Endpoint:
         self.address = address
         self.pool = pool
         self.active = 0
+        self.dead = False
         self.on_first_token: Callable[[float], None] | None = None
         self.headers = (
             (b"x-modelyard-version", spec.version.encode()),

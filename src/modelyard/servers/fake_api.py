@@ -15,10 +15,11 @@ from random import Random
 
 from modelyard.servers import fake_memory, fake_text, fake_translation
 from modelyard.servers.fake_generation import Generation, crash
-from modelyard.servers.fake_script import Order, Script, order_from
+from modelyard.servers.fake_script import DEAD, Order, Script, order_from
 from modelyard.servers.plain_http import Exchange
 
 _MAX_TOKENS = 1_000_000
+_DEAD_FOR = 0.2  # seconds that its server outlives it
 
 
 class ApiError(Exception):
@@ -36,7 +37,7 @@ class Api:
     def __init__(self, model: str, script: Script, random: Random, held: fake_memory.Held) -> None:
         self.loaded = False
         self._held = held
-        self._asleep = False
+        self._asleep = self._dead = False
         self._woken = 0  # how many generations there were before it woke
         self._model = model
         self._script = script
@@ -67,6 +68,8 @@ class Api:
         if not self.loaded:
             body = {"code": 503, "message": "Loading model", "type": "unavailable_error"}
             exchange.answer(503, {"status": "loading model", "error": body})
+        elif self._dead:
+            raise ApiError(500, "server_error", DEAD)
         elif key in _PLAIN:
             _PLAIN[key](self, exchange)
         elif key in _TIERS and self._script.asleep:
@@ -158,6 +161,9 @@ class Api:
         )
         async with self._slot(exchange):
             await self._misbehave(order)
+            if self._requests == self._script.dead_on_request:
+                await self._die(exchange, bool(body.get("stream")))
+                return
             start = time.monotonic()
             await asyncio.sleep(order.delay + self._script.first_token_time)
             self._prompt_tokens += counted
@@ -187,6 +193,16 @@ class Api:
             raise ApiError(order.status, "server_error", "failure on order")
         if self._random.random() < script.fail_rate:
             raise ApiError(500, "server_error", "random failure")
+
+    async def _die(self, exchange: Exchange, stream: bool) -> None:
+        self._dead = True
+        asyncio.get_running_loop().call_later(_DEAD_FOR, crash, DEAD)
+        error = ApiError(500, "server_error", DEAD)
+        if not stream:
+            raise error
+        exchange.begin(200, "text/event-stream")
+        await exchange.write(b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(error.body).encode())
+        exchange.end()
 
     def _slot(self, exchange: Exchange) -> _Slot:
         return _Slot(self, exchange)

@@ -15,6 +15,7 @@ MAPPINGS = ("memory", "asleep")  # options that map a device to bytes
 LISTS = ("pairs",)
 APIS = ("chat", "completions", "embeddings", "rerank", "tokenize")
 ALL_APIS = (*APIS, "translate")
+DEAD = "the engine behind this server has ended"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class Script:
     hang_after_tokens: int = 0
     hang_on_request: int = 0
     hang_from_request: int = 0
+    dead_on_request: int = 0
+    """Answer this one, and all that follow, as a server whose engine has ended; exit a moment later."""
     health_ok_but_requests_hang: bool = False
     slow_health: float = 0.0
     ignore_sigterm: bool = False
