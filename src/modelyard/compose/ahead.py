@@ -11,12 +11,14 @@ import structlog
 from modelyard.config import Config
 from modelyard.errors import ModelyardError
 from modelyard.gateway.names import Names
+from modelyard.gateway.pairs import Translators
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 
 log = structlog.get_logger(__name__)
 
 TASKS_END = 5.0  # seconds in which preloading has to end
+ASK_EVERY = 30.0  # seconds between two looks at who has not told yet what it translates
 
 Demand = Callable[[], Awaitable[Mapping[str, float]]]
 """How much each model was asked for lately."""
@@ -25,20 +27,28 @@ Demand = Callable[[], Awaitable[Mapping[str, float]]]
 class Ahead:
     """The tasks of one yard; `close` ends them."""
 
-    def __init__(self, driver: Driver, names: Names, demand: Demand) -> None:
+    def __init__(self, driver: Driver, names: Names, demand: Demand, translators: Translators) -> None:
         self._driver = driver
         self._names = names
         self._demand = demand
+        self._translators = translators
         self._loading: set[asyncio.Task[None]] = set()
+        self._asking: asyncio.Task[None] | None = None
         self._closed = False
 
     def start(self, config: Config) -> None:
         """Load what the configuration names, in order, and by past demand if it says so."""
         self._begin(self._preload(config))
+        self.ask()
 
     def load(self, wanted: Sequence[Entry]) -> None:
         """Load these one after the other, as long as they fit in free memory."""
         self._begin(self._load(wanted))
+
+    def ask(self) -> None:
+        """Have models elsewhere tell what they translate, as far as nobody knows."""
+        if self._asking is None or self._asking.done():
+            self._asking = self._begin(self._ask())
 
     def stop_loading(self) -> None:
         """What is loaded goes on; nothing more is asked for."""
@@ -54,26 +64,34 @@ class Ahead:
             for task in late:
                 log.error("task.late", task=task.get_name())
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
         if self._closed:
             work.close()
-            return
+            return None
         task = spawn("preload", work)
         self._loading.add(task)
         task.add_done_callback(self._loading.discard)
+        return task
 
     async def _preloaded(self, config: Config) -> list[Entry]:
+        """Those named, those of the pairs that are used most, those asked for most."""
         wanted = [self._names.resolve(name) for name in config.preload]
+        auto = config.preload_auto or config.translation.preload_auto
+        demand = await self._demand() if auto else {}
+        wanted += self._translators.preloaded(demand)
         if config.preload_auto:
-            demand = await self._demand()
-            known = [
-                entry for entry in self._names.all() if demand.get(entry.spec.model) and entry not in wanted
-            ]
+            known = [entry for entry in self._names.all() if demand.get(entry.spec.model)]
             wanted += sorted(known, key=lambda entry: -demand[entry.spec.model])
-        return wanted
+        return list({entry.spec.version: entry for entry in wanted}.values())
 
     async def _preload(self, config: Config) -> None:
         await self._load(await self._preloaded(config))
+
+    async def _ask(self) -> None:
+        """They tell when they are loaded; those that are not there are asked again."""
+        while untold := self._translators.untold():
+            await self._load(untold)
+            await asyncio.sleep(ASK_EVERY if self._translators.untold() else 0.0)
 
     async def _load(self, wanted: Iterable[Entry]) -> None:
         for entry in wanted:

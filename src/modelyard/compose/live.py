@@ -373,6 +373,7 @@ class Live:
         wanted = [self._names.resolve(name) for name in self.config.preload if name not in known]
         if wanted:
             self._ahead.load(wanted)
+        self._ahead.ask()
 
     def _running_on(self, difference: Difference) -> dict[str, int]:
         """Requests that run on what goes, by model."""

@@ -34,6 +34,7 @@ from modelyard.gateway.http.limits import Limits
 from modelyard.gateway.http.server import Server
 from modelyard.gateway.inference import Inference
 from modelyard.gateway.names import Names
+from modelyard.gateway.pairs import Translators
 from modelyard.gateway.serve import Service
 from modelyard.gateway.snapshot import Snapshot
 from modelyard.launchers.attached import WithAttached
@@ -237,8 +238,9 @@ async def build(
         driver.timing = metrics.scheduler
         held, tasks = Held(), Tasks()
         keeping = Keeping(registry, held, usage, driver)
-        ahead = Ahead(driver, names, keeping.demand)
-        gateway = Gateway(driver, names, metrics, usage)
+        translators = Translators(driver, names, lambda: live.config.translation)
+        ahead = Ahead(driver, names, keeping.demand, translators)
+        gateway = Gateway(driver, names, metrics, usage, translators)
         live = Live(config, origin or Origin(), driver, names, store, ahead, gateway.take, reload)
         catalog = RegistryCatalog(registry, held, live, driver, names)
         upkeep = Upkeep(registry, held, live, names)
@@ -302,9 +304,12 @@ def _data_folder(config: Config) -> Iterator[None]:
 class Gateway:
     """Inference lanes, control surface, and the checks in front of both; `take` sets what may change."""
 
-    def __init__(self, driver: Driver, names: Names, metrics: Metrics, usage: Usage) -> None:
+    def __init__(
+        self, driver: Driver, names: Names, metrics: Metrics, usage: Usage, translators: Translators
+    ) -> None:
         self._driver = driver
         self._names = names
+        self._translators = translators
         self._metrics = metrics
         self._gate = Gate(())
         self._service = Service(driver, metrics, usage, heartbeat_after=0.0)

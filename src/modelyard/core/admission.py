@@ -36,8 +36,10 @@ its memory may be taken, whoever waits there: one that has a limit, and v if it 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 from modelyard.core import rates
+from modelyard.core.dispatch import pick
 from modelyard.core.lifecycle import FilesState
 from modelyard.core.state import CLASSES, NOTHING, Ahead, State, Version, Waiting
 from modelyard.core.types import Priority, WhenFull
@@ -151,6 +153,29 @@ def waits(state: State, sums: Sums, version: Version, priority: Priority, now: f
         bound += 0.0 if version.ready else swap_bound(sums, version)
     closed = rates.wait(version, sum(version.queue.counts[priority:]), now)
     return max(estimate, closed), bound + closed
+
+
+def expected(state: State, sums: Sums, version: Version, now: float) -> tuple[float, float]:
+    """As far as is known, of a request of its usual class that arrives now: seconds until the version has a
+    ready instance, and seconds behind others beside that, infinite where it would be refused at once."""
+    queue, policy = version.queue, version.policy
+    never = version.never is not None and not version.ready
+    if never or version.error_now(now) is not None or queue.count >= policy.queue_bound:
+        return 0.0, inf
+    if pick(version) is not None and not queue.count:
+        return 0.0, 0.0
+    coming = [instance.started_at for instance in version.live()]
+    held = sum(len(instance.leases) for instance in version.ready)
+    turns = -(-(queue.count + held) // (version.capacity * max(1, len(coming))))
+    wait = max(turns * version.service_seconds, rates.wait(version, queue.count, now))
+    if version.ready:
+        return 0.0, wait
+    wake = version.wake_seconds()
+    load = version.usual_load() if wake is None else wake
+    if coming:
+        return max(0.0, load - (now - min(coming))), wait
+    others = sums.ahead[policy.priority].less(version.contribution[policy.priority])
+    return load, wait + max(0.0, others.estimate) + state.room_seconds
 
 
 def admit(state: State, sums: Sums, waiting: Waiting, now: float) -> Verdict:

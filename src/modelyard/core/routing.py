@@ -94,7 +94,7 @@ def routes(candidates: Iterable[Candidate], source: str, target: str, rules: Rul
     if rules.llm:
         found.append(Route(Kind.LLM, (Step(rules.llm, source, target),)))
     last = rules.fallback
-    if last is not None:
+    if last is not None and (last.local or not rules.local_only):
         found += [Route(Kind.FALLBACK, (step,)) for _, step in _steps([last], source, target, rules)]
     if rules.fixed is not None:
         found.append(Route(Kind.FIXED, text=rules.fixed))

@@ -15,6 +15,10 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 from modelyard.core.languages import Pairs
 from modelyard.core.types import Address, Cause, Need, Packing, Placement, Share, Spec
 
+TRANSLATE = "/translate"
+"""The path at which an engine translates: it takes `q` (a list of texts), `source` and `target`, and answers
+with `translatedText` (as many), as LibreTranslate does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -238,6 +242,10 @@ class Engine(Protocol):
         """The tokens that one request may take, as far as the spec and what is known of its files tell."""
         ...
 
+    def elsewhere(self, spec: Spec) -> bool:
+        """Whether what it is sent leaves this machine."""
+        ...
+
     def pairs(self, spec: Spec, files: Files) -> Pairs:
         """What it translates, as far as the spec and its files tell; empty where it does not translate, or
         nobody knows yet."""
@@ -330,6 +338,9 @@ class Adapter:
     def context(self, spec: Spec, files: Files) -> int | None:
         context = spec.parameters.get("context")
         return context if isinstance(context, int) and context > 0 else None
+
+    def elsewhere(self, spec: Spec) -> bool:
+        return False
 
     def pairs(self, spec: Spec, files: Files) -> Pairs:
         return spec.pairs

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from modelyard.core.events import Added
+from modelyard.core.languages import NO_PAIRS, Pairs
 from modelyard.core.types import FREE, Need, Policy, Price, Spec
-from modelyard.engines.base import Engine, Files, Profile
+from modelyard.engines.base import TRANSLATE, Engine, Files, Profile
 
 
 @dataclass(slots=True)
@@ -16,7 +17,8 @@ class Entry:
     """A version as the driver runs it. `files` is None until they lie in the cache; `problem` says why those
     that lie there cannot be used; `estimate` is its need as far as the files on this machine told when
     it was added, None where they were elsewhere; `paths` are the API paths that its engine answers.
-    `successor` is the version that its model has now, once this one was replaced."""
+    `successor` is the version that its model has now, once this one was replaced. `told` is what its server
+    said it translates, when it was last loaded."""
 
     spec: Spec
     policy: Policy
@@ -27,10 +29,21 @@ class Entry:
     estimate: Need | None = None
     price: Price = FREE
     successor: Entry | None = field(default=None, repr=False)
+    told: Pairs = NO_PAIRS
     paths: frozenset[str] = field(init=False)
+    _read: tuple[Files | None, Pairs] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.paths = self.engine.paths(self.spec)
+
+    @property
+    def pairs(self) -> Pairs:
+        """What it translates, as far as anybody knows: its spec, else its files, else its server."""
+        if TRANSLATE not in self.paths:
+            return NO_PAIRS
+        if self._read is None or self._read[0] is not self.files:
+            self._read = self.files, self.engine.pairs(self.spec, self.files or {})
+        return self.spec.pairs or self._read[1] or self.told
 
     @property
     def newest(self) -> Entry:
