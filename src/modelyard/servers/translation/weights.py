@@ -64,7 +64,7 @@ def _safetensors(path: Path) -> dict[str, Array]:
         if length > _LONGEST_HEADER:
             raise ValueError(f"a header of {length} bytes")
         header: Mapping[str, Any] = json.loads(file.read(length))
-    data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
+    data = np.memmap(path, dtype=np.uint8, mode="c", offset=8 + length)
     found = {}
     for name, entry in header.items():
         if name != "__metadata__":
@@ -113,7 +113,7 @@ class _Tensor:
         if min((self._offset, *self._shape, *self._stride), default=0) < 0 or last >= max(len(data), 1):
             raise ValueError("a tensor outside of its storage")
         strides = [step * data.itemsize for step in self._stride]
-        return np.lib.stride_tricks.as_strided(data[self._offset :], self._shape, strides, writeable=False)
+        return np.lib.stride_tricks.as_strided(data[self._offset :], self._shape, strides)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -152,7 +152,7 @@ def _zipped(path: Path) -> dict[str, Array]:
                     raise ValueError("compressed weights")
                 with archive.open(info) as member:  # past its local header
                     start = member._orig_compress_start  # type: ignore[attr-defined]
-                storages[key] = _Storage(dtype, np.memmap(path, np.uint8, "r", start, (info.file_size,)))
+                storages[key] = _Storage(dtype, np.memmap(path, np.uint8, "c", start, (info.file_size,)))
             return storages[key]
 
         with archive.open(main) as file:

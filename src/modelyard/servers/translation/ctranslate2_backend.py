@@ -1,0 +1,125 @@
+"""CTranslate2 as a back end, for folders that `convert` made, or its own converter with the tokenizer's files
+beside what it made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+
+import ctranslate2
+
+from modelyard.errors import CannotLoad, ShuttingDown
+from modelyard.servers.translation import families
+from modelyard.servers.translation.backends import OutOfMemory, Output, Segment
+from modelyard.servers.translation.tokens import END, Tokenizer
+
+_TYPES = {"cpu": "int8", "cuda": "float16"}
+
+
+class CTranslate2Backend:
+    """See Backend. `device` is `cpu`, `cuda` or `cuda:N`; `dtype` one of the types that CTranslate2 computes
+    in there, by default int8 on the CPU and float16 on a GPU. `replicas` compute at once, on the CPU with
+    `threads` each (0: as CTranslate2 chooses). Raises BadFile, and CannotLoad for a device or a type that
+    is not there."""
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "cpu",
+        dtype: str | None = None,
+        *,
+        replicas: int = 1,
+        threads: int = 0,
+    ) -> None:
+        if not (folder / families.CONVERTED).is_file():
+            raise CannotLoad(
+                f"{folder}: has no {families.CONVERTED}; CTranslate2 reads what `python -m "
+                "modelyard.servers.translation.convert` makes of it"
+            )
+        self._tokenizer = Tokenizer(folder)
+        kind, number = _device(device)
+        self.device = device
+        self.replicas = replicas
+        self.longest = self._tokenizer.family.longest
+        self.dtype = _dtype(kind, number, dtype)
+        self._lock = Lock()
+        self._running = 0
+        try:
+            self._model: ctranslate2.Translator | None = ctranslate2.Translator(
+                str(folder), device=kind, device_index=number, compute_type=self.dtype,
+                inter_threads=replicas, intra_threads=threads,
+            )  # fmt: skip
+        except (RuntimeError, ValueError, MemoryError) as error:
+            raise CannotLoad(f"{folder}: CTranslate2 cannot load it on {device}: {error}") from None
+
+    @property
+    def languages(self) -> Sequence[str]:
+        return self._tokenizer.family.languages
+
+    @property
+    def pairs(self) -> Sequence[tuple[str, str]]:
+        return self._tokenizer.family.pairs
+
+    def segment(self, text: str, source: str, target: str) -> Segment:
+        return self._tokenizer.segment(text, source, target)
+
+    def run(
+        self, batch: Sequence[Segment], *, beam_size: int = 1, max_output: int = 256, alternatives: int = 0
+    ) -> list[Output]:
+        model = self._model
+        if model is None:
+            raise ShuttingDown("the translator is closed; make a new one")
+        if not batch:
+            return []
+        prefixes = [list(segment.prefix) for segment in batch]
+        marks = max(map(len, prefixes))
+        try:
+            found = model.translate_batch(
+                [list(segment.tokens) for segment in batch],
+                target_prefix=prefixes if marks else None,
+                beam_size=max(beam_size, alternatives + 1),
+                num_hypotheses=alternatives + 1,
+                max_input_length=0,
+                max_decoding_length=min(max_output + marks, self.longest - 1),
+                return_end_token=True,
+            )
+        except MemoryError:
+            raise OutOfMemory(self.device) from None
+        except RuntimeError as error:
+            if "out of memory" in str(error).lower():
+                raise OutOfMemory(str(error)) from None
+            raise
+        return [self._output(one.hypotheses, segment) for one, segment in zip(found, batch, strict=True)]
+
+    def close(self) -> None:
+        self._model = None
+
+    def _output(self, hypotheses: Sequence[Sequence[str]], segment: Segment) -> Output:
+        best, *others = hypotheses
+        return Output(
+            self._tokenizer.text(best),
+            max(0, len(best) - len(segment.prefix)),
+            END in best[-1:],
+            tuple(self._tokenizer.text(one) for one in others),
+        )
+
+
+def _device(name: str) -> tuple[str, int]:
+    """Kind and number of a device. Raises CannotLoad for one that is not there."""
+    kind, _, number = name.partition(":")
+    there = ["cpu", *(f"cuda:{one}" for one in range(ctranslate2.get_cuda_device_count()))]
+    if f"{kind}:{number or 0}" not in (*there, "cpu:0"):
+        raise CannotLoad(f"there is no device {name!r} here; CTranslate2 sees {', '.join(there)}")
+    return kind, int(number or 0)
+
+
+def _dtype(kind: str, number: int, wanted: str | None) -> str:
+    there = sorted(ctranslate2.get_supported_compute_types(kind, number))
+    if wanted is None:
+        return _TYPES[kind] if _TYPES[kind] in there else "float32"
+    if wanted not in there:
+        raise CannotLoad(
+            f"there is no type {wanted!r} on this {kind}; CTranslate2 computes in {', '.join(there)}"
+        )
+    return wanted

@@ -1,0 +1,140 @@
+"""Folders of small models with random weights, as Hugging Face has them: real architectures, real tokenizer
+files, made on the spot without PyTorch. They translate into nonsense, always into the same."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+
+Weights = dict[str, np.ndarray[Any, Any]]
+D, FFN, LAYERS = 32, 64, 2
+_WORDS = [
+    "the",
+    "a",
+    "red",
+    "green",
+    "small",
+    "old",
+    "house",
+    "tree",
+    "dog",
+    "cat",
+    "is",
+    "likes",
+    "two",
+    "rouge",
+]
+
+
+def corpus() -> list[str]:
+    random = np.random.default_rng(1)
+    lines = [" ".join(random.choice(_WORDS, 7)) + "." for _ in range(400)]
+    return [*lines, "0123456789 !?,;:'\"-() abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ éèàüöäß"]
+
+
+def m2m100(folder: Path, **config: object) -> Path:
+    """The shape of facebook/m2m100_418M: 100 languages, and 8 tokens that nothing is."""
+    folder.mkdir(parents=True)
+    pieces = _pieces(folder / "sentencepiece.bpe.model", 140)
+    _vocabulary(folder / "vocab.json", ["<s>", "<pad>", "</s>", "<unk>", *pieces])
+    settings = {"tokenizer_class": "M2M100Tokenizer", "language_codes": "m2m100", "num_madeup_words": 8}
+    _json(folder / "tokenizer_config.json", settings)
+    _model(folder, "m2m_100", 4 + len(pieces) + 100 + 8, {"decoder_start_token_id": 2, **config})
+    return folder
+
+
+def nllb(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    pieces = _pieces(folder / "sentencepiece.bpe.model", 90, "bpe")
+    _json(folder / "tokenizer_config.json", {"tokenizer_class": "NllbTokenizer"})
+    _model(folder, "m2m_100", 4 + len(pieces) + 202 + 1 + 2, {"decoder_start_token_id": 2})
+    return folder
+
+
+def marian(folder: Path, source: str = "en", target: str = "fr", marks: Iterable[str] = ()) -> Path:
+    folder.mkdir(parents=True)
+    pieces = _pieces(folder / "source.spm", 140)
+    (folder / "target.spm").write_bytes((folder / "source.spm").read_bytes())
+    words = ["</s>", "<unk>", *pieces, *marks, "<pad>"]
+    _vocabulary(folder / "vocab.json", words)
+    settings = {"tokenizer_class": "MarianTokenizer", "source_lang": source, "target_lang": target}
+    _json(folder / "tokenizer_config.json", settings)
+    pad = len(words) - 1
+    ids = {"decoder_start_token_id": pad, "pad_token_id": pad, "eos_token_id": 0, "forced_eos_token_id": 0}
+    _model(folder, "marian", len(words), ids | {"activation_function": "swish", "bad_words_ids": [[pad]]})
+    return folder
+
+
+def _pieces(path: Path, size: int, kind: str = "unigram") -> list[str]:
+    """Train a tokenizer, and give its pieces without the special ones."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus()), model_writer=model, vocab_size=size, model_type=kind,
+        character_coverage=1.0, hard_vocab_limit=False, minloglevel=2, num_threads=1,
+    )  # fmt: skip
+    path.write_bytes(model.getvalue())
+    trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    return [trained.id_to_piece(number) for number in range(3, trained.get_piece_size())]
+
+
+def _model(folder: Path, kind: str, vocabulary: int, config: Mapping[str, object]) -> None:
+    sizes = {
+        "d_model": D, "encoder_layers": LAYERS, "decoder_layers": LAYERS, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": FFN, "decoder_ffn_dim": FFN,
+        "max_position_embeddings": 128, "vocab_size": vocabulary, "scale_embedding": True,
+        "activation_function": "relu",
+    }  # fmt: skip
+    name = "MarianMTModel" if kind == "marian" else "M2M100ForConditionalGeneration"
+    _json(folder / "config.json", {"model_type": kind, "architectures": [name], **sizes, **config})
+    save(folder / "model.safetensors", weights(kind, vocabulary))
+
+
+def weights(kind: str, vocabulary: int) -> Weights:
+    random = np.random.default_rng(7)
+
+    def normal(*shape: int) -> np.ndarray[Any, Any]:
+        return (random.standard_normal(shape) * 0.5).astype(np.float32)
+
+    found: Weights = {"model.shared.weight": normal(vocabulary, D) * 0.3}
+    for side, attentions in (("encoder", ["self_attn"]), ("decoder", ["self_attn", "encoder_attn"])):
+        norms = [] if kind == "marian" else [f"model.{side}.layer_norm"]
+        for number in range(LAYERS):
+            layer = f"model.{side}.layers.{number}"
+            norms += [f"{layer}.{one}_layer_norm" for one in attentions] + [f"{layer}.final_layer_norm"]
+            linears = {
+                f"{layer}.{one}.{part}_proj": (D, D) for one in attentions for part in ("q", "k", "v", "out")
+            }
+            for name, shape in {**linears, f"{layer}.fc1": (FFN, D), f"{layer}.fc2": (D, FFN)}.items():
+                found[f"{name}.weight"], found[f"{name}.bias"] = normal(*shape), normal(shape[0])
+        for name in norms:
+            found[f"{name}.weight"], found[f"{name}.bias"] = 1 + normal(D) * 0.1, normal(D)
+    if kind == "marian":
+        found["model.shared.weight"][-1] = 0
+        found["final_logits_bias"] = normal(1, vocabulary)
+    return found
+
+
+def save(path: Path, found: Weights) -> None:
+    header, data = {}, b""
+    for name, array in found.items():
+        kind = {"float32": "F32", "float16": "F16"}[array.dtype.name]
+        place = [len(data), len(data) + array.nbytes]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": place}
+        data += array.tobytes()
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def _vocabulary(path: Path, words: Iterable[str]) -> None:
+    _json(path, {word: number for number, word in enumerate(words)})
+
+
+def _json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value))
