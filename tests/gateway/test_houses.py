@@ -168,6 +168,26 @@ async def test_a_fenced_gpu_is_left_without_a_loss() -> None:
         assert (await live.post("/admin/devices/gpu9/fence")).status == 404
 
 
+async def test_a_gpu_that_reports_a_fatal_error_is_left_at_once_and_fenced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with house("two-24gb-gpus") as live:
+        await until(lambda: len(where(live)) == 2)
+        reported = [{}, {"gpu1": "XID 79"}]
+        monkeypatch.setattr(live.driver.devices, "faults", lambda: reported.pop() if reported else {})
+        async with under_load(live, {"llama2:7b": 2, "llama2:7b-instruct": 2}) as outcomes:
+            await some_more(outcomes, 10)
+            for _ in range(3):
+                await live.driver.observer.look()
+            assert (await health(live))["devices"] == {"gpu1": "fenced: XID 79: reset it, then unfence it"}
+            await until(lambda: taken(live, "gpu1") == 0)
+            await some_more(outcomes, 20)
+            assert (await live.post("/admin/devices/gpu1/unfence")).body["closed"] == ""
+            await until(lambda: taken(live, "gpu1") > 0)
+        assert set(outcomes) == {200}
+        assert any("device_lost: gpu1 is lost: XID 79" in told for told in live.notes("failed"))
+
+
 REPLICAS = {
     "engine": "fake",
     "slots": 8,

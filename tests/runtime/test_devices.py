@@ -43,7 +43,12 @@ class Driver:
         self.lost: set[str] = set()
         self.gone: set[str] = set()
         self.links: dict[frozenset[str], Link] = {}
+        self.reported: list[tuple[str, int]] = []
         self.closed = 0
+
+    def xids(self) -> list[tuple[str, int]]:
+        reported, self.reported = self.reported, []
+        return reported
 
     def gpus(self) -> list[Gpu]:
         return self.list
@@ -195,6 +200,36 @@ class Library:
     class NVMLError_GpuIsLost(NVMLError):
         pass
 
+    nvmlEventTypeXidCriticalError = 8
+
+    def __init__(self) -> None:
+        self.sets = 0
+        self.events: list[tuple[int, int]] = []
+        self.listens: list[int] = []
+
+    def nvmlEventSetCreate(self) -> str:
+        self.sets += 1
+        return "events"
+
+    def nvmlDeviceRegisterEvents(self, handle: int, kinds: int, events: str) -> None:
+        assert (kinds, events) == (8, "events")
+        if handle == 2:
+            raise self.NVMLError("Not Supported")
+        self.listens.append(handle)
+
+    def nvmlEventSetWait(self, events: str, milliseconds: int) -> SimpleNamespace:
+        assert (events, milliseconds) == ("events", 0)
+        if not self.events:
+            raise self.NVMLError("Timeout")
+        device, data = self.events.pop(0)
+        return SimpleNamespace(device=device, eventData=data)
+
+    def nvmlEventSetFree(self, events: str) -> None:
+        self.sets -= 1
+
+    def nvmlShutdown(self) -> None:
+        assert self.sets == 0
+
     def nvmlDeviceGetCount(self) -> int:
         return 3
 
@@ -220,6 +255,39 @@ def test_a_gpu_off_the_bus_is_skipped_and_said() -> None:
     with capture_logs() as said:
         assert [gpu.uuid for gpu in PyNvml(Library()).gpus()] == ["GPU-0", "GPU-2"]
     assert [(line["index"], line["error"]) for line in said] == [(1, "NVML: GPU is lost")]
+
+
+def test_the_errors_that_nvml_reports_are_read_once() -> None:
+    library = Library()
+    nvml = PyNvml(library)
+    assert nvml.xids() == [], "nobody asked for the GPUs yet"
+    nvml.gpus()
+    assert library.listens == [0], "others do not report errors"
+    library.events = [(0, 13), (0, 79), (2, 48)]
+    assert nvml.xids() == [("GPU-0", 13), ("GPU-0", 79), ("GPU-2", 48)]
+    assert nvml.xids() == []
+    library.events = [(0, 31)] * 2000
+    assert len(nvml.xids()) == 1000
+    nvml.close()
+    assert library.sets == 0
+
+
+def test_the_package_has_these_calls() -> None:
+    pynvml = pytest.importorskip("pynvml")
+    for name in (name for name in vars(Library) if name.startswith(("nvmlEvent", "nvmlDeviceRegister"))):
+        assert hasattr(pynvml, name), name
+    assert pynvml.nvmlEventTypeXidCriticalError == Library.nvmlEventTypeXidCriticalError
+
+
+def test_a_gpu_that_reports_a_fatal_error_is_at_fault_with_its_mig_instances() -> None:
+    gpus = [Gpu(f"MIG-{n}", "m", "GPU-a", GIB, "g") for n in (1, 2)] + [Gpu("GPU-b", "g", "GPU-b", GIB)]
+    driver = Driver(gpus)
+    with devices(driver) as found:
+        driver.reported = [("GPU-a", 13), ("GPU-b", 31)]
+        assert found.faults() == {}, "a program's own errors"
+        driver.reported = [("GPU-a", 48), ("GPU-a", 45), ("GPU-x", 79)]
+        assert found.faults() == {"MIG-1": "XID 48", "MIG-2": "XID 48"}
+        assert found.faults() == {}
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,8 @@ def fence(
     ] = "by order",
     now: Annotated[bool, typer.Option("--now", help="Cut what runs there.")] = False,
 ) -> None:
-    """Place nothing on a device any more: who is there finishes what runs, and leaves."""
+    """Place nothing on a device any more, until `unfence` or a restart: who is there finishes what runs, and
+    leaves."""
     with connect(url, key) as client:
         there = client.fence(device, reason, now=now)["instances"]
     leaving = ", ".join(use["instance"] for use in there)

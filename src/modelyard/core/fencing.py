@@ -34,7 +34,8 @@ def lost(step: Step, event: DeviceLost) -> None:
 def back(step: Step, account: DeviceLedger) -> None:
     """A lost device was seen again."""
     account.lost = ""
-    step.note("device_opened", account.device.id, account.closed or "it is back")
+    kind = "device_closed" if account.closed else "device_opened"
+    step.note(kind, account.device.id, account.closed or "it is back")
     step.state.replan = True
 
 

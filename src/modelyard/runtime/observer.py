@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import structlog
 
-from modelyard.core.events import DeviceLost, DeviceSeen, Event, Learned, Observed
+from modelyard.core.events import DeviceLost, DeviceSeen, Event, FenceAsked, Learned, Observed
 from modelyard.core.placement import devices_of
 from modelyard.core.state import Instance
 from modelyard.core.types import Device, DeviceKind, Need, Rung, Share
@@ -51,6 +51,9 @@ class Observer:
         """Look at every device and say what was seen. An instance that has `ended` uses nothing any more,
         though it is not released yet."""
         none = {ended: 0} if ended is not None else {}
+        for device, why in (await asyncio.to_thread(self._devices.faults)).items():
+            self._post(DeviceLost(device, why))
+            self._post(FenceAsked(device, f"{why}: reset it, then unfence it"))
         for seen in await self._look_at_all():
             if seen.lost:
                 self._post(DeviceLost(seen.device, seen.lost))

@@ -118,6 +118,12 @@ class Devices:
             for device, reading in readings.items()
         ]
 
+    def faults(self) -> dict[str, str]:
+        """What drivers reported of devices since this was asked last, where these must not be used before
+        an operator has seen to them. Blocks as `look` does."""
+        asked = (source.faults() for source in self._sources if isinstance(source, Cuda))
+        return {device: why for found in asked for device, why in found.items()}
+
     def private_bytes(self, pids: Sequence[int]) -> int:
         """Anonymous and shared host memory of these processes together, in bytes."""
         return sum(private_bytes(pid) for pid in pids)

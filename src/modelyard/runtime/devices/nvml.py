@@ -20,6 +20,9 @@ from modelyard.runtime.devices.source import DeviceGone, DeviceMemory, Found, ma
 
 _log = structlog.get_logger(__name__)
 
+# Errors after which NVIDIA says to reset the GPU, or the machine; most others are a program's own.
+FATAL_XIDS = frozenset({46, 48, 62, 64, 79, 95, 110, 119, 120, 136, 140, 143, 155, 156, 158})
+MOST_XIDS = 1000  # in one look
 GPU_RESERVE = 256 << 20  # contexts that come and go, and what the driver itself takes meanwhile
 
 
@@ -51,6 +54,7 @@ class Nvml(Protocol):
     def link(self, one: str, other: str) -> Link: ...  # between two physical GPUs, by UUID
     def memory(self, uuid: str) -> tuple[int, int]: ...  # total, free
     def processes(self, uuid: str) -> Mapping[int, int]: ...  # bytes by pid, where known
+    def xids(self) -> list[tuple[str, int]]: ...  # errors since it was asked last, by physical GPU
     def close(self) -> None: ...
 
 
@@ -64,9 +68,11 @@ class Cuda:
         self._nvml = nvml
         self._mask = mask
         self._order = order
+        self._parents: dict[str, str] = {}  # the physical GPU of each device
 
     def found(self) -> list[Found]:
         gpus = self._nvml.gpus()
+        self._parents = {gpu.uuid: gpu.parent for gpu in gpus}
         physical = list(dict.fromkeys(gpu.parent for gpu in gpus))
         self._check_numbers(gpus, physical)
         if self._mask is not None and "MIG-" in self._mask:
@@ -109,6 +115,11 @@ class Cuda:
                 f"name them by UUID, or set CUDA_DEVICE_ORDER=PCI_BUS_ID. There are {cards}",
             )
 
+    def faults(self) -> dict[str, str]:
+        """Devices whose GPU reported, since this was asked last, an error that nothing but a reset ends."""
+        fatal = {gpu: f"XID {xid}" for gpu, xid in self._nvml.xids() if xid in FATAL_XIDS}
+        return {device: fatal[gpu] for device, gpu in self._parents.items() if gpu in fatal}
+
     def read(self, device: str, pids: Collection[int]) -> DeviceMemory:
         total, free = self._nvml.memory(device)
         processes = self._nvml.processes(device)
@@ -135,6 +146,7 @@ class PyNvml:
     def __init__(self, pynvml: Any) -> None:
         self._nvml = pynvml
         self._handles: dict[str, Any] = {}
+        self._events: Any = None
         self._open = True
 
     def gpus(self) -> list[Gpu]:
@@ -149,6 +161,7 @@ class PyNvml:
     def _at(self, index: int) -> list[Gpu]:
         """The physical GPU of this index, or its MIG instances."""
         handle = self._ask(self._nvml.nvmlDeviceGetHandleByIndex, index)
+        self._listen(handle)
         parent = _text(self._ask(self._nvml.nvmlDeviceGetUUID, handle))
         card = _text(self._ask(self._nvml.nvmlDeviceGetName, handle))
         found = []
@@ -189,9 +202,28 @@ class PyNvml:
             return {}
         return {int(one.pid): int(one.usedGpuMemory) for one in running if one.usedGpuMemory}
 
+    def _listen(self, handle: Any) -> None:
+        nvml = self._nvml
+        with contextlib.suppress(OSError):  # an old card; of some, only the administrator is told
+            if self._events is None:
+                self._events = self._ask(nvml.nvmlEventSetCreate)
+            self._ask(nvml.nvmlDeviceRegisterEvents, handle, nvml.nvmlEventTypeXidCriticalError, self._events)
+
+    def xids(self) -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        with contextlib.suppress(OSError):  # that there is none more is an error, too
+            while self._events is not None and len(found) < MOST_XIDS:
+                event = self._ask(self._nvml.nvmlEventSetWait, self._events, 0)
+                uuid = _text(self._ask(self._nvml.nvmlDeviceGetUUID, event.device))
+                found.append((uuid, int(event.eventData)))
+        return found
+
     def close(self) -> None:
         if self._open:
             self._open = False
+            with contextlib.suppress(OSError):
+                if self._events is not None:
+                    self._ask(self._nvml.nvmlEventSetFree, self._events)
             with contextlib.suppress(OSError):
                 self._ask(self._nvml.nvmlShutdown)
 
