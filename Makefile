@@ -1,8 +1,10 @@
 # Everything that is done with this project. Each target sets up what it needs: a virtual environment in .venv
-# (Python 3.11 or newer, pip, a package index), and nothing outside this folder. A second call is instant.
+# (Python 3.11 or newer, pip, a package index), and nothing outside this folder but what is built for tests, in the
+# user's cache. A second call is instant.
 
 PYTHON ?= python3
 BIN := .venv/bin
+ENGINES ?= all
 # What is installed is named by pyproject.toml: a change of it installs anew.
 KEY := $(shell sha256sum pyproject.toml | cut -c1-16)
 BASE := .venv/.base-$(KEY)
@@ -21,7 +23,11 @@ demo: $(BASE) ## a server with small models and a tour of it
 test: $(TEST) ## the test suite, real engines and clients apart
 	$(BIN)/pytest -q -m "not e2e" -n auto --maxprocesses 4 --dist loadfile
 
-e2e: $(TEST) ## real engines and real clients
+e2e: $(TEST) ## real engines and real clients (ENGINES= without those that take 8 GB and minutes to install)
+ifneq ($(ENGINES),)
+	PYTHON="$(PYTHON)" scripts/engines-env
+	if command -v go >/dev/null; then scripts/build-ollama; fi
+endif
 	$(BIN)/pytest -q -m e2e
 
 check: $(CHECK) ## style, types, layers, generated documents
