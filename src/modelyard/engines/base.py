@@ -56,12 +56,14 @@ class ModelFile:
     names; size, digest and header are those of all. `parts` is where their bytes lie. A model that is a
     folder has its path; `digest` is over names and digests, and `header` is
 
-    - `kind`: `safetensors`, or `pickle`; also of a safetensors file that stands alone;
+    - `kind`: `safetensors`, or `pickle`; also of a safetensors file that stands alone; `ctranslate2` of a
+      file that a folder was converted to, with the facts of that folder;
     - `bytes` of its weights;
     - `parameters` and `dtypes` (`{"BF16": 134515008}`): how many elements, in all and by type, as its
       safetensors headers have it; absent where these could not be read yet, and for pickles;
     - `config`: what its config.json says, empty without one. In place of what is long (texts above 200
-      characters, lists above 512, mappings above 200 entries, what lies deeper than four) there is None."""
+      characters, lists above 512, mappings above 200 entries, what lies deeper than four) there is None;
+    - `translation` of a model that translates: the codes of its `sources` and `targets`."""
 
     path: Path
     size: int
@@ -264,6 +266,10 @@ class Engine(Protocol):
         """What it is sent at `/translate` for these fields: `q` (a list of texts), `source`, `target` …"""
         ...
 
+    def conversion(self, spec: Spec) -> str:
+        """What its model's folder is converted to before it is used (`store.derived`); empty: nothing."""
+        ...
+
     def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
         """Parameters that a model's file asks for by what it was made for, and that the spec lacks."""
         ...
@@ -353,6 +359,9 @@ class Adapter:
 
     def translation(self, spec: Spec, fields: Mapping[str, object]) -> Mapping[str, object]:
         return fields
+
+    def conversion(self, spec: Spec) -> str:
+        return ""
 
     def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
         return {}

@@ -55,6 +55,12 @@ class QuantizeFailed(StoreError):
     code = "quantize_failed"
 
 
+class ConversionFailed(StoreError):
+    """A folder could not be converted for its engine; the message says why."""
+
+    code = "conversion_failed"
+
+
 class DiskFull(StoreError):
     """There is no room for a file."""
 

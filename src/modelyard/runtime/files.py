@@ -95,7 +95,8 @@ class StoreFiles:
                 stored = made or await self._sets.fetch(source, terms, user, tell)
                 self._store.hold(user, [stored])  # the next one must not take its place
                 if type and made is None:
-                    stored = await self._derived.make(stored, type, tell)
+                    program = entry.profile.program
+                    stored = await self._derived.make(stored, type, tell, program)
                     self._store.hold(user, [stored])
                 files[role] = await self._describe(stored)
         finally:
@@ -125,14 +126,14 @@ class StoreFiles:
 
 def _wanted(entry: Entry) -> Iterator[tuple[str, str, Terms, str]]:
     """The files of a version: their roles and sources, what is demanded of each, and the type that it is
-    quantized to, if any."""
+    quantized or converted to, if any."""
     spec = entry.spec
     for role, source in entry.engine.sources(spec).items():
         main = role == "model"
-        type = {"model": spec.quantize, "draft": spec.speculative.quantize}.get(role, "")
+        made = {"model": spec.quantize or entry.engine.conversion(spec), "draft": spec.speculative.quantize}
         yield (
             role,
             source,
             Terms(spec.sha256 if main else "", spec.allow_pickle),
-            type,
+            made.get(role, ""),
         )

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from modelyard.engines.gguf import MAGIC, GgufHeader, facts, whole_header
 from modelyard.errors import BadFile
+from modelyard.servers.translation import packed
 from modelyard.store.safetensors import check_safetensors, header_length
 
 _BEGINNING = 512
@@ -42,18 +43,19 @@ class Kind(StrEnum):
 
     GGUF = "gguf"
     SAFETENSORS = "safetensors"
+    CTRANSLATE2 = "ctranslate2"
     PICKLE = "pickle"
     FOLDER = "folder"
     OTHER = "other"
 
 
-SAFE = frozenset({Kind.GGUF, Kind.SAFETENSORS})
+SAFE = frozenset({Kind.GGUF, Kind.SAFETENSORS, Kind.CTRANSLATE2})
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """`kind`, and what a message calls it: not how it begins, which may be nobody's business. `header` is
-    that of a GGUF file, and of a safetensors file what is told of it."""
+    that of a GGUF file, and of others what is told of them."""
 
     kind: Kind
     said: str
@@ -80,6 +82,8 @@ def look_at(file: BinaryIO) -> Found:
         return Found(Kind.GGUF, "a GGUF file", whole_header(file))
     if header_length(start) is not None:
         return Found(Kind.SAFETENSORS, "a safetensors file", check_safetensors(file))
+    if start.startswith(packed.MAGIC):
+        return Found(Kind.CTRANSLATE2, "a model for CTranslate2", packed.facts(file))
     if start.startswith(LISTED):
         return Found(Kind.FOLDER, "a list of files")
     return _other(start)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 
+from modelyard.errors import BadFile
+from modelyard.servers.translation import families
 from modelyard.store import folders
 from modelyard.store.disk import Disk
 from modelyard.store.folders import CONFIG, LONGEST_CONFIG, Member
@@ -13,7 +15,7 @@ from modelyard.store.formats import look
 from modelyard.store.source import StoredFile
 
 # Raised when the facts read from a header change, so that old ones are read again.
-HEADER_FORMAT = 3
+HEADER_FORMAT = 4
 
 
 def facts_of(disk: Disk, file: StoredFile) -> Mapping[str, object]:
@@ -50,4 +52,7 @@ def _of_folder(file: StoredFile) -> dict[str, object]:
         elif name == CONFIG:
             with part.path.open("rb") as handle:
                 config = handle.read(LONGEST_CONFIG + 1)
-    return folders.facts(members, heads, config)
+    found = folders.facts(members, heads, config)
+    with suppress(BadFile, OSError):  # it does not translate, or will say itself what it lacks
+        found["translation"] = families.read(file.path).told
+    return found

@@ -80,6 +80,11 @@ class Family:
     def pairs(self) -> tuple[tuple[str, str], ...]:
         return tuple((one, other) for one in self.sources for other in self.targets if one != other)
 
+    @property
+    def told(self) -> dict[str, list[str]]:
+        """What it translates: each of its `sources` to each of its `targets` but itself."""
+        return {"sources": [*self.sources], "targets": [*self.targets]}
+
     def marks(self, source: str, target: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The tokens that stand before a text, and before its translation. Raises KeyError."""
         if self.name == "marian":

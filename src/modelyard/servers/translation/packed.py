@@ -1,0 +1,103 @@
+"""A model for CTranslate2 as one file: its model.bin, and behind that a zip archive of what lies beside.
+
+    python -m modelyard.servers.translation.packed SOURCE TARGET TYPE
+
+The store makes it of a folder, once, and keeps it; a server unpacks it into a folder of its own, where
+model.bin is a link: CTranslate2 does not read past what belongs to it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
+
+from modelyard.errors import BadFile, ModelyardError
+from modelyard.servers.translation import families
+
+MAGIC = b"\x06\x00\x00\x00\x10\x00TransformerSpec\x00"
+"""How a model.bin begins: its version, and what it is."""
+FACTS = "facts.json"
+_LONGEST_FACTS = 4 << 20
+_LONGEST_TEXT = 200
+_LARGEST = 256 << 20  # bytes of all that lies beside
+
+
+def pack(source: Path, target: Path, type: str) -> None:
+    """Write the file `target` of a folder as Hugging Face has it. Raises what `convert` raises."""
+    from modelyard.servers.translation.convert import convert  # noqa: PLC0415 - NumPy, CTranslate2
+
+    facts = {
+        "config": families.read_json(source / families.CONFIG),
+        "translation": families.read(source).told,
+        "type": type,
+    }
+    with TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as name:
+        folder = Path(name)
+        convert(source, folder, type)
+        (folder / FACTS).write_text(json.dumps(facts))
+        weights = folder / families.CONVERTED
+        beside = sorted(path for path in folder.iterdir() if path != weights)
+        with zipfile.ZipFile(weights, "a", zipfile.ZIP_DEFLATED) as archive:
+            for path in beside:
+                archive.write(path, path.name)
+        weights.rename(target)
+
+
+def facts(file: BinaryIO) -> dict[str, object]:
+    """What such a file says of itself, as the header of a folder: `kind`, `bytes`, `dtypes` (all of one
+    type), what is short of its model's `config`, and `translation`. Raises BadFile, which names no path."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if archive.getinfo(FACTS).file_size > _LONGEST_FACTS:
+                raise ValueError
+            found = json.loads(archive.read(FACTS))
+        config = {name: value for name, value in found["config"].items() if _is_short(value)}
+        codes = {name: [*map(str, found["translation"][name])] for name in ("sources", "targets")}
+    except (zipfile.BadZipFile, AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        raise BadFile("this is a model for CTranslate2 that is not whole, or lacks its tokenizer") from None
+    size = file.seek(0, 2)
+    dtypes = {str(found.get("type")): size}
+    return {"kind": "ctranslate2", "bytes": size, "dtypes": dtypes, "config": config, "translation": codes}
+
+
+def _is_short(value: object) -> bool:
+    return isinstance(value, int | float | bool) or (isinstance(value, str) and len(value) <= _LONGEST_TEXT)
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Have `folder`, which is there, be one that CTranslate2 can load. Raises BadFile, OSError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            named = all(Path(one.filename).name == one.filename for one in members)
+            if not named or sum(one.file_size for one in members) > _LARGEST:
+                raise BadFile(f"{path}: holds what no model has; have it made again")
+            for member in members:
+                with archive.open(member) as file, (folder / member.filename).open("wb") as copy:
+                    shutil.copyfileobj(file, copy)
+    except zipfile.BadZipFile as error:
+        raise BadFile(f"{path}: is not whole ({error}); have it made again") from None
+    weights = folder / families.CONVERTED
+    weights.unlink(missing_ok=True)
+    weights.symlink_to(path)
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) != 3:
+        print("usage: SOURCE TARGET TYPE", file=sys.stderr)
+        return 2
+    try:
+        pack(Path(argv[0]), Path(argv[1]), argv[2])
+    except (ModelyardError, ImportError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

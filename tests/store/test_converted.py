@@ -1,0 +1,135 @@
+"""Folders of translation models, converted once for CTranslate2, and what such a file tells."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import zipfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from modelyard.errors import BadFile, ConversionFailed, DiskFull
+from modelyard.servers.translation import packed
+from modelyard.store import Derived, Progress, Store, StoredFile, Terms
+from modelyard.store.formats import Kind, look
+from servers.translation import random_models
+from store.test_store import files_below
+
+pytest.importorskip("ctranslate2")
+TYPE = "ctranslate2-int8"
+
+
+async def fetched(store: Store, folder: Path) -> StoredFile:
+    def tell(step: Progress) -> None:
+        pass
+
+    return await store.sets.fetch(str(folder), Terms(), "a test", tell)
+
+
+async def test_a_folder_is_converted_once_and_found_again(tmp_path: Path) -> None:
+    folder = random_models.m2m100(tmp_path / "m2m100")
+    with closing(Store(tmp_path / "store")) as store:
+        derived = Derived(store)
+        parent = await fetched(store, folder)
+        assert derived.cached(parent, TYPE) is None
+        both = await asyncio.gather(*(derived.make(parent, TYPE) for _ in range(2)))
+        file = both[0]
+        assert both[1] == derived.cached(parent, TYPE) == await derived.recheck(parent, TYPE) == file
+        assert file.path.parent == tmp_path / "store" / "blobs" / "sha256"
+        assert derived.cached(parent, "ctranslate2-float16") is None
+        assert not files_below(tmp_path / "store", "work")
+        before, after = await store.header(parent), await store.header(file)
+        assert after["translation"] == before["translation"]
+        translation = after["translation"]
+        assert isinstance(translation, dict)
+        assert {"en", "fr", "zh"} < {*translation["sources"]} == {*translation["targets"]}
+        assert (after["kind"], after["bytes"], after["dtypes"]) == (
+            "ctranslate2",
+            file.size,
+            {"int8": file.size},
+        )
+        assert isinstance(config := after["config"], dict)
+        assert (config["model_type"], config["d_model"]) == ("m2m_100", random_models.D)
+    with closing(Store(tmp_path / "store")) as store:
+        assert Derived(store).cached(parent, TYPE) == file
+
+
+async def test_folders_that_differ_in_a_word_are_two_files(tmp_path: Path) -> None:
+    with closing(Store(tmp_path / "store")) as store:
+        derived, found = Derived(store), []
+        for target in ("fr", "de"):
+            folder = random_models.marian(tmp_path / target, target=target)
+            file = await derived.make(await fetched(store, folder), TYPE)
+            assert (await store.header(file))["translation"] == {"sources": ["en"], "targets": [target]}
+            found.append(file.digest)
+        assert found[0] != found[1]
+
+
+async def test_what_cannot_be_converted_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = random_models.m2m100(tmp_path / "m2m100")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"encoder_layers": 3}))
+    store_root = tmp_path / "store"
+    with closing(Store(store_root)) as store:
+        derived = Derived(store)
+        parent = await fetched(store, folder)
+        with pytest.raises(ConversionFailed, match=r"weights are not those of its config\.json"):
+            await derived.make(parent, TYPE)
+        whole = await fetched(store, random_models.m2m100(tmp_path / "whole"))
+        with pytest.raises(ConversionFailed, match="float19"):
+            await derived.make(whole, "ctranslate2-float19")
+        with pytest.raises(ConversionFailed, match="false ended with 1"):
+            await derived.make(parent, TYPE, program="/bin/false")
+        assert not files_below(store_root, "blobs", "work")
+
+
+async def test_a_disk_without_room_is_told_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = random_models.m2m100(tmp_path / "m2m100")
+    with closing(Store(tmp_path / "store")) as store:
+        parent = await fetched(store, folder)
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=parent.size))
+        with pytest.raises(DiskFull):
+            await Derived(store).make(parent, TYPE, program="/bin/false")
+
+
+def test_a_file_is_judged_by_its_bytes(tmp_path: Path) -> None:
+    folder, path, out = random_models.nllb(tmp_path / "nllb"), tmp_path / "packed", tmp_path / "out"
+    packed.pack(folder, path, "int8")
+    assert look(path).kind is Kind.CTRANSLATE2
+    out.mkdir()
+    packed.unpack(path, out)
+    assert (out / "model.bin").resolve() == path
+    assert {one.name for one in out.iterdir()} > {"config.json", "shared_vocabulary.json"}
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    with pytest.raises(BadFile, match="not whole"):
+        look(path)
+    with pytest.raises(BadFile, match="not whole"):
+        packed.unpack(path, out)
+
+
+@pytest.mark.parametrize("facts", ["[]", "{}", '{"config": 1}', "x", '{"config": {}, "translation": []}'])
+def test_a_strangers_facts_are_not_believed(tmp_path: Path, facts: str) -> None:
+    path = tmp_path / "packed"
+    path.write_bytes(packed.MAGIC + b"\0" * 600)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(packed.FACTS, facts)
+    with pytest.raises(BadFile):
+        look(path)
+
+
+def test_names_lead_nowhere_else(tmp_path: Path) -> None:
+    path, out = tmp_path / "packed", tmp_path / "out"
+    out.mkdir()
+    path.write_bytes(packed.MAGIC + b"\0" * 600)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../escaped", "x")
+    with pytest.raises(BadFile):
+        packed.unpack(path, out)
+    assert not (tmp_path / "escaped").exists()
