@@ -37,6 +37,8 @@ from modelyard.gateway.names import Names
 from modelyard.gateway.pairs import Translators
 from modelyard.gateway.serve import Service
 from modelyard.gateway.snapshot import Snapshot
+from modelyard.gateway.translating import Translating
+from modelyard.gateway.translation import Lanes
 from modelyard.launchers.attached import WithAttached
 from modelyard.launchers.local import LocalLauncher
 from modelyard.registry import Registry
@@ -327,7 +329,9 @@ class Gateway:
     ) -> Server:
         """The server of all this, not listening yet."""
         snapshot = Snapshot(self._driver, self._names, live, catalog)
-        inference = Inference(self._service, self._names, self._driver, snapshot, catalog.bring)
+        translating = Translating(self._service, self._names, catalog.bring, self._translators)
+        lanes = Lanes(translating, self._gate, lambda: live.config.translation)
+        inference = Inference(self._service, self._names, self._driver, snapshot, catalog.bring, lanes)
         app = build_app(
             self._driver,
             self._names,

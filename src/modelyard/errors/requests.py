@@ -25,6 +25,13 @@ class RestartNeeded(ConfigRefused):
     code = "restart_needed"
 
 
+class UnsupportedLanguage(RequestError):
+    """The text is no code of a language, or nothing here translates the language or the pair; the message
+    names those that are translated."""
+
+    code = "unsupported_language"
+
+
 class ContextOverflow(RequestError):
     """Prompt and answer do not fit the model's context."""
 

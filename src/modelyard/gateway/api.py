@@ -105,9 +105,29 @@ class Ollama:
         return orjson.dumps({"error": error.message})
 
 
+class LibreTranslate:
+    """No stream is there. Its clients read `error` as a text; what says more stands beside it."""
+
+    media: ClassVar[bytes] = b"application/json"
+    heartbeat: ClassVar[bytes] = b""
+    progress: ClassVar[Mapping[str, object] | None] = None
+
+    def error(self, error: ModelyardError) -> Answer:
+        return error.status, error_headers(error), self.refusal(error.status, error)
+
+    def error_event(self, error: ModelyardError) -> bytes:
+        return self.refusal(error.status, error)
+
+    def refusal(self, status: int, error: ModelyardError) -> bytes:
+        said = error_object(error)
+        return orjson.dumps({"error": said.pop("message"), **said})
+
+
 OPENAI = OpenAI()
 ANTHROPIC = Anthropic()
 OLLAMA = Ollama()
+LIBRETRANSLATE = LibreTranslate()
+_LIBRETRANSLATES = ("/translat", "/detect", "/languages", "/download_file/", "/frontend/")
 
 
 def api_of(path: str, headers: Headers | None = None) -> Api:
@@ -117,6 +137,8 @@ def api_of(path: str, headers: Headers | None = None) -> Api:
         return OLLAMA
     if path.startswith("/v1/messages"):
         return ANTHROPIC
+    if path.startswith(_LIBRETRANSLATES):
+        return LIBRETRANSLATE
     if headers is not None and path.startswith("/v1/models") and headers.get(b"anthropic-version"):
         return ANTHROPIC
     return OPENAI
@@ -132,4 +154,4 @@ def _message(error: ModelyardError) -> str:
     return f"prompt is too long: {error.message}" if isinstance(error, ContextOverflow) else error.message
 
 
-__all__ = ["ANTHROPIC", "OLLAMA", "OPENAI", "SSE", "Api", "api_of", "render"]
+__all__ = ["ANTHROPIC", "LIBRETRANSLATE", "OLLAMA", "OPENAI", "SSE", "Api", "api_of", "render"]

@@ -14,9 +14,18 @@ from urllib.parse import urlsplit
 from modelyard.config import Key, Scope
 from modelyard.core.types import Priority
 from modelyard.errors import Forbidden, HostNotAllowed, InvalidRequest, OriginNotAllowed, Unauthorized
-from modelyard.gateway.exchange import ANYBODY, Caller, Exchange, Headers
+from modelyard.gateway.exchange import ANYBODY, NOBODY, Caller, Exchange, Headers
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json", "/favicon.ico"})
+OPEN_PATHS = frozenset(
+    {
+        *("/", "/health", "/health_check", "/ready", "/docs", "/openapi.json", "/favicon.ico"),
+        "/frontend/settings",
+    }
+)
+OPEN_BELOW = "/download_file/"
+"""Whoever knows such an address may have what is there."""
+KEY_IN_BODY = frozenset({"/translate", "/translation", "/translate_file", "/detect", "/languages"})
+"""Paths whose handlers look for a key in the body where no header has one: see `Gate.admit_with`."""
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 CACHE_BOUND = 1024
 TASKS = "/v1/tasks"
@@ -115,15 +124,34 @@ class Gate:
         path = exchange.path
         if not self._asks:
             exchange.caller = ANYBODY
-        elif path not in OPEN_PATHS:
-            exchange.caller = caller = self._caller(exchange.headers)
-            scope = scope_of(exchange.method, path)
-            if scope is not None and scope not in caller.scopes:
-                raise Forbidden(f"The key {caller.name!r} has no scope {scope.value!r}, which {path} needs.")
+        elif path not in OPEN_PATHS and not path.startswith(OPEN_BELOW):
+            sent = _key_of(exchange.headers)
+            if sent is not None or path not in KEY_IN_BODY:
+                self._admit_caller(exchange, self._caller(sent))
 
-    def _caller(self, headers: Headers) -> Caller:
-        """Whose key the request carries. Raises Unauthorized."""
-        sent = headers.get(b"authorization") or headers.get(b"x-api-key")
+    def admit_with(self, exchange: Exchange, key: object) -> None:
+        """Have the exchange of a path of KEY_IN_BODY tell its caller, by the key in its body unless a header
+        had one. Raises Unauthorized or Forbidden."""
+        if exchange.caller is NOBODY:
+            if not isinstance(key, str) or not key:
+                raise Unauthorized("No API key: send it as `Authorization: Bearer KEY`, or as `api_key`.")
+            self._admit_caller(exchange, self._caller(b"Bearer " + key.encode()))
+
+    @property
+    def asks(self) -> bool:
+        """Whether anybody needs a key."""
+        return self._asks
+
+    def _admit_caller(self, exchange: Exchange, caller: Caller) -> None:
+        scope = scope_of(exchange.method, exchange.path)
+        if scope is not None and scope not in caller.scopes:
+            raise Forbidden(
+                f"The key {caller.name!r} has no scope {scope.value!r}, which {exchange.path} needs."
+            )
+        exchange.caller = caller
+
+    def _caller(self, sent: bytes | None) -> Caller:
+        """Whose key was sent. Raises Unauthorized."""
         if sent is None:
             raise Unauthorized("No API key: send it as `Authorization: Bearer KEY`.")
         caller = self._known.get(sent)
@@ -162,6 +190,10 @@ class Gate:
         raise OriginNotAllowed(
             f"Pages from {text} may not call this server; add it to server.allowed_origins if they should."
         )
+
+
+def _key_of(headers: Headers) -> bytes | None:
+    return headers.get(b"authorization") or headers.get(b"x-api-key")
 
 
 def _host_of(url: str) -> str:

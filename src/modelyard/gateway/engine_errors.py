@@ -75,6 +75,7 @@ def _refused_us(entry: Entry, result: Result) -> str:
 def message(body: bytes) -> str:
     """The message of an engine's error body, or its beginning."""
     try:
-        return str(orjson.loads(body)["error"]["message"])
+        error = orjson.loads(body)["error"]
+        return error if isinstance(error, str) else str(error["message"])
     except (ValueError, KeyError, TypeError):
         return body[:200].decode(errors="replace")

@@ -23,6 +23,8 @@ from modelyard.gateway.ollama_pull import Pull
 from modelyard.gateway.paths import MODELS, asked
 from modelyard.gateway.serve import Service
 from modelyard.gateway.snapshot import Snapshot
+from modelyard.gateway.translation import KINDS_BY_PATH, Lanes
+from modelyard.gateway.translation_request import is_translation
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.wire.json_head import Head, parse, replace_model
@@ -63,12 +65,14 @@ ALL_KINDS = {
     MESSAGES: "messages",
     COUNT_TOKENS: "count_tokens",
     **OLLAMA_KINDS,
+    **KINDS_BY_PATH,
 }
 TRANSLATED = (GENERATE, MESSAGES, COUNT_TOKENS, *OLLAMA_KINDS, SHOW, PULL)
 
 
 class Inference:
-    """`bring` has a registered version served under its own name; it raises ModelNotFound."""
+    """`bring` has a registered version served under its own name; it raises ModelNotFound. `lanes` are those
+    of translation."""
 
     def __init__(
         self,
@@ -77,12 +81,14 @@ class Inference:
         driver: Driver,
         snapshot: Snapshot,
         bring: Bring,
+        lanes: Lanes,
     ) -> None:
         self._service = service
         self._names = names
         self._driver = driver
         self._snapshot = snapshot
         self._bring = bring
+        self._lanes = lanes
         self._demands: dict[str, Callable[[Exchange, Head, bytes], Demand]] = {
             **dict.fromkeys(KINDS, self._passed_on),
             GENERATE: self._generated,
@@ -95,6 +101,7 @@ class Inference:
             **dict.fromkeys(OLLAMA_KINDS, self._ollama),
             SHOW: self._show,
             PULL: self._pull,
+            **lanes.posts,
         }
 
     def handler_for(self, method: str, path: str) -> Handler | None:
@@ -102,7 +109,7 @@ class Inference:
         handler = self._handlers.get(path)
         if handler is None:
             is_one = method == "POST" and path.startswith(MODELS) and path.endswith(VERB)
-            return self._predict if is_one else None
+            return self._predict if is_one else self._lanes.reader_for(method, path)
         if method != "POST":
             raise MethodNotAllowed(f"{path} takes POST, not {method}.", allowed="POST")
         return handler
@@ -127,6 +134,9 @@ class Inference:
         if asked(exchange.raw_path) is None:
             raise MethodNotAllowed(f"{exchange.path} takes no POST.", allowed="GET, PATCH, DELETE")
         body = await exchange.body()
+        if is_translation(value := parse(body).value):
+            await self._lanes.predict(exchange, asked(exchange.raw_path) or "", value)
+            return
         demand = await reach(lambda: self._predicted(exchange, body), self._bring)
         await self._service.serve(exchange, demand, self._predicted_again)
 

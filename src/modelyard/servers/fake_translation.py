@@ -24,8 +24,9 @@ def translated(body: Mapping[str, object], pairs: Sequence[str], refused: str) -
     source, target = body.get("source"), body.get("target")
     if not isinstance(source, str) or not isinstance(target, str):
         raise ValueError('"source" and "target" must be strings')
-    if pairs and f"{source}-{target}" not in pairs:
-        raise ValueError(f"{source}-{target} is not served; there are {', '.join(pairs)}")
+    pair = "-".join(code.replace("-", "_") for code in (source, target))
+    if pairs and pair not in pairs:
+        raise ValueError(f"{pair} is not served; there are {', '.join(pairs)}")
     bad = {str(i): "the text is refused" for i, text in enumerate(texts) if refused and refused in text}
     if bad and not body.get("partial"):
         raise ValueError(f"q[{next(iter(bad))}]: the text is refused")

@@ -1,0 +1,95 @@
+"""A request that one of our own handlers makes of a model, on behalf of a client's: its answer is kept here.
+
+Made by the translation lane for each step; the serve loop takes it for a client's request, with the leases,
+waits, retries and limits of one. When the client leaves, so does this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+from modelyard.errors import ModelyardError
+from modelyard.gateway.exchange import Disconnected, Exchange, HeaderList, Headers
+from modelyard.gateway.http.answers import JSON, Answer
+
+
+class Inner:
+    """Implements `modelyard.gateway.exchange.Exchange`."""
+
+    def __init__(self, outer: Exchange) -> None:
+        self._outer = outer
+        self.method, self.path, self.raw_path, self.query = "POST", outer.path, outer.raw_path, b""
+        self.headers, self.peer, self.caller = Headers([]), outer.peer, outer.caller
+        self.also = b""
+        self.started = False
+        self.status = 0
+        self.answered: HeaderList = ()
+        self._parts: list[bytes] = []
+
+    @property
+    def closed(self) -> bool:
+        return self._outer.closed
+
+    @property
+    def content(self) -> bytes:
+        """The body of the answer."""
+        return b"".join(self._parts)
+
+    async def body(self) -> bytes:
+        return b""
+
+    async def read(self) -> bytes:
+        return b""
+
+    def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
+        self.start(status, headers)
+        self.write(body)
+
+    def start(self, status: int, headers: HeaderList) -> None:
+        self.started, self.status, self.answered = True, status, headers
+
+    def write(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def end(self) -> None:
+        """The answer is whole."""
+
+    def abort(self) -> None:
+        self.status = 0
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        self._outer.on_close(callback)
+
+    def on_pause(self, callback: Callable[[], None]) -> None:
+        """Never: the answer is bounded, and kept here."""
+
+    def on_resume(self, callback: Callable[[], None]) -> None:
+        """Likewise."""
+
+    async def drain(self) -> None:
+        if self.closed:
+            raise Disconnected
+
+
+class Told:
+    """An `Api` that keeps the error that it is told of."""
+
+    media: ClassVar[bytes] = b"application/json"
+    heartbeat: ClassVar[bytes] = b""
+    progress: ClassVar[Mapping[str, object] | None] = None
+
+    def __init__(self) -> None:
+        self.told: ModelyardError | None = None
+
+    def error(self, error: ModelyardError) -> Answer:
+        self.told = error
+        return error.status, [JSON], b""
+
+    def error_event(self, error: ModelyardError) -> bytes:
+        self.told = error
+        return b""
+
+    def refusal(self, status: int, error: ModelyardError) -> bytes:
+        self.told = error
+        return b""

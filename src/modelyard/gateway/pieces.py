@@ -1,0 +1,115 @@
+"""A text as pieces: what is translated, and what stays as it is between it. Joined again they are the text.
+
+Made by the translation lane of every text that it is given: of plain text one piece without the white space
+around it, of HTML what is between its tags, of documents what `documents` finds. Terms of a glossary stand in
+the answer as they are given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape, unescape
+
+# Comments; elements whose text is none; tags, also with `>` in quotes; tags that are wrong or do not end. A
+# `<` within a tag ends it, so that no text is read more than a few times.
+_MARKUP = re.compile(
+    r"<!--.*?(?:-->|\Z)|<!\[CDATA\[.*?(?:\]\]>|\Z)"
+    r"|<(script|style|code|textarea|noscript|template)(?=[\s/>])[^>]*+(?:>.*?(?:</\1\s*+>|\Z)|\Z)"
+    r"""|</?+[a-z](?:[^<>"']|"[^"]*"|'[^']*')*+>|<[a-z/!?][^<>]*+(?:>|\Z)""",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+class Glossary:
+    """Words and what stands for them, whatever the model would say: as they are written, whole."""
+
+    def __init__(self, terms: Mapping[str, str]) -> None:
+        self._terms = terms
+        longest_first = sorted(map(re.escape, terms), key=len, reverse=True)
+        self._found = re.compile(rf"(?<!\w)({'|'.join(longest_first)})(?!\w)") if terms else None
+
+    def cut(self, text: str) -> list[tuple[str, str]]:
+        """What is to be translated, and what stands behind it, in turn."""
+        if self._found is None:
+            return [(text, "")]
+        parts = [*self._found.split(text), ""]
+        return [
+            (before, self._terms.get(term, "")) for before, term in zip(parts[::2], parts[1::2], strict=True)
+        ]
+
+
+class Pieces:
+    """Put together by `keep` and `put` in the order of the text; then `texts` are to be translated, and
+    `filled` is the text with their translations in their places."""
+
+    def __init__(self, glossary: Glossary, *, html: bool = False) -> None:
+        self._glossary = glossary
+        self._html = html
+        self._parts: list[str] = []
+        self._places: list[int] = []
+
+    @property
+    def texts(self) -> list[str]:
+        return [self._parts[place] for place in self._places]
+
+    @property
+    def whole(self) -> bool:
+        """One text is all of it but white space."""
+        return len(self._places) == 1 and not "".join(self._parts[: self._places[0]]).strip()
+
+    def keep(self, raw: str) -> None:
+        """What stays as it is."""
+        if raw:
+            self._parts.append(raw)
+
+    def put(self, raw: str) -> None:
+        """What is to be translated, but for white space around it; not what has no letter or digit."""
+        text = unescape(raw) if self._html else raw
+        if not any(map(str.isalnum, text)):
+            self.keep(raw)
+            return
+        for before, term in self._glossary.cut(text):
+            self._put(before)
+            self.keep(self._escaped(term))
+
+    def _put(self, text: str) -> None:
+        core = text.strip()
+        if not any(map(str.isalnum, core)):
+            self.keep(self._escaped(text))
+            return
+        start = text.index(core)
+        self.keep(self._escaped(text[:start]))
+        self._places.append(len(self._parts))
+        self._parts.append(core)
+        self.keep(self._escaped(text[start + len(core) :]))
+
+    def filled(self, translations: Sequence[str]) -> str:
+        """The text, with one translation for each of `texts`."""
+        parts = list(self._parts)
+        for place, translation in zip(self._places, translations, strict=True):
+            parts[place] = self._escaped(translation)
+        return "".join(parts)
+
+    def _escaped(self, text: str) -> str:
+        return escape(text, quote=False).replace("\xa0", "&nbsp;") if self._html else text
+
+
+def pieces_of(text: str, glossary: Glossary, *, html: bool) -> Pieces:
+    """Of a text, or of HTML, which need not be whole: tags, comments, scripts, styles and code stay."""
+    pieces = Pieces(glossary, html=html)
+    if html:
+        put_between(pieces, text, _MARKUP)
+    else:
+        pieces.put(text)
+    return pieces
+
+
+def put_between(pieces: Pieces, text: str, kept: re.Pattern[str]) -> None:
+    """Keep what matches, and put what is between."""
+    at = 0
+    for found in kept.finditer(text):
+        pieces.put(text[at : found.start()])
+        pieces.keep(found[0])
+        at = found.end()
+    pieces.put(text[at:])

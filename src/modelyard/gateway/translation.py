@@ -1,0 +1,219 @@
+"""The translation lanes: LibreTranslate's API, and our fields beside it.
+
+Used by `inference`, which hands over the exchanges of these paths. What is asked for is read by
+`translation_request`, cut into pieces of text, which `translating` has models translate, and put together
+again by `translation_answer`. A key may come in the body, as LibreTranslate's clients send it: then it is
+looked at as soon as that is read, and before anything is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import orjson
+
+from modelyard.config import Translation as Settings
+from modelyard.errors import InvalidRequest, MethodNotAllowed
+from modelyard.gateway.auth import Gate, priority_of
+from modelyard.gateway.detection import detect, detect_each
+from modelyard.gateway.documents import KINDS, document_of
+from modelyard.gateway.exchange import Exchange, Handler
+from modelyard.gateway.fields import Fields, refuse
+from modelyard.gateway.forms import Form
+from modelyard.gateway.http.answers import JSON
+from modelyard.gateway.language_names import name_of
+from modelyard.gateway.pieces import pieces_of
+from modelyard.gateway.translating import Done, Job, Translating
+from modelyard.gateway.translation_answer import NOTHING, Part, answer_of, translate
+from modelyard.gateway.translation_files import DOWNLOAD, HEADERS, Files
+from modelyard.gateway.translation_request import (
+    AUTO,
+    Asked,
+    check_size,
+    code_among,
+    fields_of,
+    glossary_of,
+    languages_of,
+    problem_of,
+    read,
+    sent,
+)
+from modelyard.runtime.entries import Entry
+
+TRANSLATE = "/translate"
+TRANSLATION = "/translation"
+DETECT = "/detect"
+TRANSLATE_FILE = "/translate_file"
+LANGUAGES = "/languages"
+SETTINGS = "/frontend/settings"
+KINDS_BY_PATH = {
+    TRANSLATE: "translation",
+    TRANSLATION: "translation",
+    TRANSLATE_FILE: "translation",
+    DETECT: "detect",
+}
+"""What they are called in metrics."""
+
+
+class Lanes:
+    """`settings` are those in force."""
+
+    def __init__(self, translating: Translating, gate: Gate, settings: Callable[[], Settings]) -> None:
+        self._translating = translating
+        self._gate = gate
+        self._settings = settings
+        self._files = Files()
+        self.posts: Mapping[str, Handler] = {
+            TRANSLATE: self._translate,
+            TRANSLATION: self._translate,
+            DETECT: self._detect,
+            TRANSLATE_FILE: self._translate_file,
+        }
+        self._gets: Mapping[str, Handler] = {LANGUAGES: self._languages, SETTINGS: self._frontend}
+
+    def reader_for(self, method: str, path: str) -> Handler | None:
+        """The handler of what is only read here. Raises MethodNotAllowed."""
+        handler = self._download if path.startswith(DOWNLOAD) else self._gets.get(path)
+        if handler is not None and method not in ("GET", "HEAD"):
+            raise MethodNotAllowed(f"{path} takes GET, not {method}.", allowed="GET")
+        return handler
+
+    # -- texts --------------------------------------------------------------------------------------------
+
+    async def _translate(self, exchange: Exchange) -> None:
+        value = fields_of(await self._sent(exchange))
+        await self._answer(exchange, read(value, self._settings()))
+
+    async def predict(self, exchange: Exchange, model: str, value: Mapping[str, object]) -> None:
+        """The same body for one model, which its path names."""
+        asked = read(value, self._settings())
+        if asked.model not in (None, model):
+            raise InvalidRequest(f"`model` is not {model}; leave it out.", param="model")
+        asked.model = model
+        await self._answer(exchange, asked)
+
+    async def _answer(self, exchange: Exchange, asked: Asked) -> None:
+        settings = self._settings()
+        model = await self._translating.model(asked.model, settings)
+        sources, targets = self._translating.codes(model, settings)
+        target = code_among(asked.target, targets, "target")
+        problems = [problem_of(text) for text in asked.texts]
+        texts = ["" if problem else str(text) for text, problem in zip(asked.texts, problems, strict=True)]
+        guesses = await detect_each(texts, sources) if asked.source == AUTO else []
+        if guesses:
+            codes = [guess and guess.language for guess in guesses]
+        else:
+            codes = [code_among(asked.source, sources, "source")] * len(texts)
+        parts = [
+            Part(pieces_of(text, asked.glossary, html=asked.html), code, problem)
+            for text, code, problem in zip(texts, codes, problems, strict=True)
+        ]
+        job = _job(exchange, asked, model, target)
+        dones = await translate(self._translating, exchange, parts, job, settings)
+        _respond(exchange, answer_of(asked, parts, guesses, target, dones), dones)
+
+    async def _detect(self, exchange: Exchange) -> None:
+        given = fields_of(await self._sent(exchange)).get("q")
+        text = "\n".join(map(str, given)) if isinstance(given, list) else given
+        if not isinstance(text, str) or not text:
+            raise InvalidRequest("`q` is missing: the text whose language is asked.", param="q")
+        sources, _ = self._translating.codes(None, self._settings())
+        found = await detect(text, sources) or [NOTHING]
+        _respond(exchange, [guess._asdict() for guess in found])
+
+    # -- documents ----------------------------------------------------------------------------------------
+
+    async def _translate_file(self, exchange: Exchange) -> None:
+        form = await self._sent(exchange)
+        file = form.files.get("file") if isinstance(form, Form) else None
+        if file is None or not file.name:
+            raise InvalidRequest(
+                "`file` is missing: a part of multipart/form-data with a `filename`.", param="file"
+            )
+        settings, fields = self._settings(), Fields(fields_of(form))
+        source, target = languages_of(fields)
+        asked = Asked([], True, source, target, model=fields.text("model") or None)
+        pieces = document_of(file.name, file.data, glossary_of(fields))
+        text = "\n".join(pieces.texts)
+        check_size([text], "file", settings)
+        if problem := problem_of(text):
+            refuse("file", problem)
+        model = await self._translating.model(asked.model, settings)
+        sources, targets = self._translating.codes(model, settings)
+        code = code_among(target, targets, "target")
+        if source == AUTO:
+            guesses = await detect_each([text], sources)
+            part = Part(pieces, guesses[0] and guesses[0].language)
+        else:
+            guesses, part = [], Part(pieces, code_among(source, sources, "source"))
+        job = _job(exchange, asked, model, code)
+        dones = await translate(self._translating, exchange, [part], job, settings)
+        body = answer_of(asked, [part], guesses, code, dones)
+        key = self._files.put(file.name, str(body.pop("translatedText")).encode())
+        _respond(exchange, {"translatedFileUrl": _address(exchange, DOWNLOAD + key), **body}, dones)
+
+    async def _download(self, exchange: Exchange) -> None:
+        name, data = self._files.get(exchange.path.removeprefix(DOWNLOAD))
+        saved = (b"content-disposition", b'attachment; filename="%b"' % name.encode())
+        exchange.respond(200, [*HEADERS, saved], data)
+
+    # -- what there is --------------------------------------------------------------------------------------
+
+    async def _languages(self, exchange: Exchange) -> None:
+        if exchange.headers.get(b"content-length") in (None, b"0"):
+            self._gate.admit_with(exchange, None)
+        else:  # some clients send a form with what they only read
+            await self._sent(exchange)
+        _respond(exchange, self._translating.languages(self._settings()))
+
+    async def _frontend(self, exchange: Exchange) -> None:
+        """What LibreTranslate's pages ask first."""
+        settings, keyed = self._settings(), self._gate.asks
+        _, targets = self._translating.codes(None, settings)
+        target = "en" if "en" in targets or not targets else min(targets)
+        answer = {
+            "charLimit": settings.max_chars,
+            "frontendTimeout": 500,
+            "apiKeys": keyed,
+            "keyRequired": keyed,
+            "suggestions": False,
+            "filesTranslation": True,
+            "supportedFilesFormat": list(KINDS),
+            "language": {
+                "source": {"code": AUTO, "name": "Auto Detect"},
+                "target": {"code": target, "name": name_of(target)},
+            },
+        }
+        _respond(exchange, answer)
+
+    async def _sent(self, exchange: Exchange) -> Form | dict[str, object]:
+        """The body, of one who may ask: nothing is done before that is known."""
+        given = await sent(exchange)
+        self._gate.admit_with(exchange, fields_of(given).get("api_key"))
+        return given
+
+
+def _job(exchange: Exchange, asked: Asked, model: Entry | None, target: str) -> Job:
+    """Without any text yet."""
+    return Job(
+        texts=(),
+        source="",
+        target=target,
+        model=model,
+        alternatives=asked.alternatives,
+        partial=asked.partial,
+        pivot=asked.pivot,
+        priority=priority_of(exchange),
+    )
+
+
+def _address(exchange: Exchange, path: str) -> str:
+    """Where the client finds a path: at the host that it called."""
+    host = (exchange.headers.get(b"host") or b"localhost").decode("latin-1")
+    outside = exchange.headers.get(b"x-forwarded-proto") == b"https"  # a proxy ends the TLS
+    return f"{'https' if outside else 'http'}://{host}{path}"
+
+
+def _respond(exchange: Exchange, body: object, dones: Sequence[Done] = ()) -> None:
+    headers = dones[-1].headers if dones else []
+    exchange.respond(200, [JSON, *headers], orjson.dumps(body))
