@@ -103,6 +103,11 @@ class Batching:
         """Segments that wait."""
         return len(self._line)
 
+    @property
+    def bound(self) -> int:
+        """Tokens that a batch may have now."""
+        return self._room.bound()
+
     async def translate(self, segments: Sequence[Segment], alternatives: int = 0) -> list[Output | Exception]:
         """The outputs of these segments; in place of one that failed, why. When this is cancelled, those that
         do not run yet never will. Raises Full."""
