@@ -22,8 +22,7 @@ OPEN_PATHS = frozenset(
         "/frontend/settings",
     }
 )
-OPEN_BELOW = "/download_file/"
-"""Whoever knows such an address may have what is there."""
+_OPEN_BELOW = "/download_file/"  # whoever knows such an address may have what is there
 KEY_IN_BODY = frozenset({"/translate", "/translation", "/translate_file", "/detect", "/languages"})
 """Paths whose handlers look for a key in the body where no header has one: see `Gate.admit_with`."""
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -52,6 +51,10 @@ def scope_of(method: str, path: str) -> Scope | None:
         return Scope.ADMIN
     asks = method == "POST" and path.endswith(PREDICT)
     return Scope.ADMIN if path.startswith(MANAGED) and not (reads or asks) else Scope.INFERENCE
+
+
+def needs_no_key(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(_OPEN_BELOW)
 
 
 def priority_of(exchange: Exchange) -> Priority | None:
@@ -124,7 +127,7 @@ class Gate:
         path = exchange.path
         if not self._asks:
             exchange.caller = ANYBODY
-        elif path not in OPEN_PATHS and not path.startswith(OPEN_BELOW):
+        elif not needs_no_key(path):
             sent = _key_of(exchange.headers)
             if sent is not None or path not in KEY_IN_BODY:
                 self._admit_caller(exchange, self._caller(sent))

@@ -7,6 +7,7 @@ docs/reference/http.md. It describes and serves nothing: the lanes' functions ar
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Header, Path
@@ -14,16 +15,18 @@ from fastapi import APIRouter, FastAPI, Header, Path
 from modelyard import __version__, errors
 from modelyard.errors import BY_CODE, ModelyardError
 from modelyard.gateway import bodies, views
-from modelyard.gateway.auth import OPEN_PATHS, scope_of
+from modelyard.gateway.auth import needs_no_key, scope_of
 from modelyard.gateway.examples import add_examples
 from modelyard.gateway.inference import COUNT_TOKENS, GENERATE, MESSAGES, PULL, SHOW, VERB
 from modelyard.gateway.links import add_links
+from modelyard.gateway.translation_reference import add_translation
 
 DESCRIPTION = """One address in front of many language models on few GPUs.
 
 Every error has the shape `ErrorView` and a stable `code`; `default` names those that any path may send. Under
 `/v1/messages` errors have Anthropic's shape (`{"type": "error", "error": {"type", "message"}}`), under `/api`
-Ollama's (`{"error": message}`)."""
+Ollama's (`{"error": message}`), on the paths of translation LibreTranslate's: `error` is the message, and
+`code`, `param` and `type` stand beside it."""
 
 PREDICT = f"/v1/models/{{name}}{VERB}"
 Responses = dict[int | str, dict[str, Any]]
@@ -108,11 +111,12 @@ def _lane(*more: type[ModelyardError], streams: bool = False) -> dict[str, Any]:
 
 
 def lanes() -> APIRouter:
-    """A route for each path of `inference.KINDS` and `inference.TRANSLATED`, to be described."""
+    """A route for each path of `inference` and of `translation`, to be described."""
     router = APIRouter()
     _add_plain(router)
     _add_translated(router)
     _add_ollama(router)
+    add_translation(router, partial(_lane, errors.UnsupportedLanguage), Priority)
     return router
 
 
@@ -173,7 +177,7 @@ def _add_translated(router: APIRouter) -> None:
         progress: Progress = None,
     ) -> None:
         """An answer of this model or version, whichever its endpoint: its body is known by its fields
-        (`messages`, `prompt`, `input`, `query` and `documents`, `content`, `tokens`)."""
+        (`messages`, `prompt`, `input`, `query` and `documents`, `content`, `tokens`, `q` and `target`)."""
 
 
 def _lines(*more: type[ModelyardError], streams: bool = True) -> dict[str, Any]:
@@ -247,7 +251,7 @@ def document(routers: Iterable[APIRouter], *, keys: bool) -> dict[str, Any]:
 
 
 def _security(method: str, path: str) -> list[dict[str, list[str]]]:
-    if path in OPEN_PATHS:
+    if needs_no_key(path):
         return []
     scope = scope_of(method, path)
     scopes = [scope.value] if scope is not None else []

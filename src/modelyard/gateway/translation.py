@@ -187,9 +187,14 @@ class Lanes:
         _respond(exchange, answer)
 
     async def _sent(self, exchange: Exchange) -> Form | dict[str, object]:
-        """The body, of one who may ask: nothing is done before that is known."""
-        given = await sent(exchange)
-        self._gate.admit_with(exchange, fields_of(given).get("api_key"))
+        """The body, of one who may ask: a stranger is not even told what is wrong with it."""
+        try:
+            given = await sent(exchange)
+            key = fields_of(given).get("api_key")
+        except InvalidRequest:
+            self._gate.admit_with(exchange, None)
+            raise
+        self._gate.admit_with(exchange, key)
         return given
 
 
