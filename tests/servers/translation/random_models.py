@@ -46,7 +46,7 @@ def m2m100(folder: Path, **config: object) -> Path:
     _vocabulary(folder / "vocab.json", ["<s>", "<pad>", "</s>", "<unk>", *pieces])
     settings = {"tokenizer_class": "M2M100Tokenizer", "language_codes": "m2m100", "num_madeup_words": 8}
     _json(folder / "tokenizer_config.json", settings)
-    _model(folder, "m2m_100", 4 + len(pieces) + 100 + 8, {"decoder_start_token_id": 2, **config})
+    _model(folder, "m2m_100", 4 + len(pieces) + 100 + 8, len(pieces), {"decoder_start_token_id": 2, **config})
     return folder
 
 
@@ -54,7 +54,14 @@ def nllb(folder: Path) -> Path:
     folder.mkdir(parents=True)
     pieces = _pieces(folder / "sentencepiece.bpe.model", 90, "bpe")
     _json(folder / "tokenizer_config.json", {"tokenizer_class": "NllbTokenizer"})
-    _model(folder, "m2m_100", 4 + len(pieces) + 202 + 1 + 2, {"decoder_start_token_id": 2})
+    _model(
+        folder,
+        "m2m_100",
+        4 + len(pieces) + 202 + 1 + 2,
+        len(pieces),
+        {"decoder_start_token_id": 2},
+        tied=True,
+    )
     return folder
 
 
@@ -67,8 +74,14 @@ def marian(folder: Path, source: str = "en", target: str = "fr", marks: Iterable
     settings = {"tokenizer_class": "MarianTokenizer", "source_lang": source, "target_lang": target}
     _json(folder / "tokenizer_config.json", settings)
     pad = len(words) - 1
-    ids = {"decoder_start_token_id": pad, "pad_token_id": pad, "eos_token_id": 0, "forced_eos_token_id": 0}
-    _model(folder, "marian", len(words), ids | {"activation_function": "swish", "bad_words_ids": [[pad]]})
+    ids: dict[str, object] = {
+        "decoder_start_token_id": pad,
+        "pad_token_id": pad,
+        "eos_token_id": 0,
+        "forced_eos_token_id": 0,
+    }
+    more = {"activation_function": "swish", "bad_words_ids": [[pad]]}
+    _model(folder, "marian", len(words), 2 + len(pieces), ids | more)
     return folder
 
 
@@ -84,19 +97,21 @@ def _pieces(path: Path, size: int, kind: str = "unigram") -> list[str]:
     return [trained.id_to_piece(number) for number in range(3, trained.get_piece_size())]
 
 
-def _model(folder: Path, kind: str, vocabulary: int, config: Mapping[str, object]) -> None:
+def _model(
+    folder: Path, kind: str, vocabulary: int, words: int, config: Mapping[str, object], tied: bool = False
+) -> None:
     sizes = {
         "d_model": D, "encoder_layers": LAYERS, "decoder_layers": LAYERS, "encoder_attention_heads": 4,
         "decoder_attention_heads": 4, "encoder_ffn_dim": FFN, "decoder_ffn_dim": FFN,
         "max_position_embeddings": 128, "vocab_size": vocabulary, "scale_embedding": True,
-        "activation_function": "relu",
+        "activation_function": "relu", "tie_word_embeddings": tied,
     }  # fmt: skip
     name = "MarianMTModel" if kind == "marian" else "M2M100ForConditionalGeneration"
     _json(folder / "config.json", {"model_type": kind, "architectures": [name], **sizes, **config})
-    save(folder / "model.safetensors", weights(kind, vocabulary))
+    save(folder / "model.safetensors", weights(kind, vocabulary, words, tied))
 
 
-def weights(kind: str, vocabulary: int) -> Weights:
+def weights(kind: str, vocabulary: int, words: int, tied: bool) -> Weights:
     random = np.random.default_rng(7)
 
     def normal(*shape: int) -> np.ndarray[Any, Any]:
@@ -114,7 +129,14 @@ def weights(kind: str, vocabulary: int) -> Weights:
             for name, shape in {**linears, f"{layer}.fc1": (FFN, D), f"{layer}.fc2": (D, FFN)}.items():
                 found[f"{name}.weight"], found[f"{name}.bias"] = normal(*shape), normal(shape[0])
         for name in norms:
-            found[f"{name}.weight"], found[f"{name}.bias"] = 1 + normal(D) * 0.1, normal(D)
+            found[f"{name}.weight"], found[f"{name}.bias"] = 1 + normal(D) * 0.1, normal(D) * 0.1
+    if not tied:
+        found["model.encoder.embed_tokens.weight"] = found["model.shared.weight"].copy()
+        found["model.decoder.embed_tokens.weight"] = found["model.shared.weight"].copy()
+        found["lm_head.weight"] = normal(vocabulary, D)
+        found["lm_head.weight"][words:] *= 0.1  # marks are seldom written
+        found["lm_head.weight"][0 if kind == "marian" else 2] *= 4  # outputs end
+        found["model.decoder.embed_tokens.weight"][words:] *= 4  # and depend on theirs
     if kind == "marian":
         found["model.shared.weight"][-1] = 0
         found["final_logits_bias"] = normal(1, vocabulary)

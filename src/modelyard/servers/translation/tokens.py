@@ -16,7 +16,9 @@ from modelyard.servers.translation import families
 from modelyard.servers.translation.backends import Segment
 
 END, UNKNOWN, PAD = "</s>", "<unk>", "<pad>"
+_NOTHING = "madeupword"
 _FIRST = ("<s>", PAD, END, UNKNOWN)
+_MASK = "<mask>"
 
 
 class Tokenizer:
@@ -28,7 +30,7 @@ class Tokenizer:
         marian = self.family.name == "marian"
         self._reader = _pieces(folder / (families.SOURCE_PIECES if marian else families.PIECES))
         self._writer = _pieces(folder / families.TARGET_PIECES) if marian else self._reader
-        self._special = {*_FIRST, *self.family.sources.values(), *self.family.targets.values()}
+        self._special = {*_FIRST, _MASK, *self.family.sources.values(), *self.family.targets.values()}
 
     def segment(self, text: str, source: str, target: str) -> Segment:
         """See Backend.segment."""
@@ -39,7 +41,7 @@ class Tokenizer:
 
     def text(self, tokens: Sequence[str]) -> str:
         """What was written, without its marks."""
-        pieces = [token for token in tokens if token not in self._special]
+        pieces = [one for one in tokens if one not in self._special and not one.startswith(_NOTHING)]
         return str(self._writer.decode(pieces)).strip()
 
     @cached_property
@@ -48,7 +50,7 @@ class Tokenizer:
         if self.family.name == "nllb":
             count = self._reader.get_piece_size()
             pieces = [self._reader.id_to_piece(number) for number in range(3, count)]
-            return [*_FIRST, *pieces, *families.NLLB_CODES, "<mask>"]
+            return [*_FIRST, *pieces, *families.NLLB_CODES, _MASK]
         found = _in_order(families.read_vocabulary(self.folder / families.VOCABULARY))
         # The marks of M2M100 follow its vocabulary, in the order of their list.
         return [*found, *self.family.sources.values()] if self.family.name == "m2m100" else found
@@ -66,11 +68,11 @@ def padded(vocabulary: Sequence[str], size: int) -> list[str]:
             f"its tokenizer has {len(vocabulary)} tokens, and its weights are for {size}: these are of two "
             "models"
         )
-    return [*vocabulary, *(f"madeupword{number}" for number in range(size - len(vocabulary)))]
+    return [*vocabulary, *(f"{_NOTHING}{number}" for number in range(size - len(vocabulary)))]
 
 
 def _in_order(vocabulary: dict[str, int]) -> list[str]:
-    found = [f"madeupword_{number}" for number in range(max(vocabulary.values()) + 1)]
+    found = [f"{_NOTHING}_{number}" for number in range(max(vocabulary.values()) + 1)]
     for token, number in vocabulary.items():
         found[number] = token
     return found

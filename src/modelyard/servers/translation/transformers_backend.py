@@ -20,7 +20,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 
 class TransformersBackend:
-    """See Backend. `device` is `cpu`, `cuda`, `cuda:N`, or `auto` for all GPUs together; `dtype` one of
+    """See Backend. `device` is `cpu`, `cuda`, `cuda:N`, or `cuda:*` for all GPUs together; `dtype` one of
     DTYPES, by default float32 on the CPU and float16 elsewhere. It computes one batch at a time. Raises
     BadFile, and CannotLoad for a device or a type that is not there, and for weights that do not fit."""
 
@@ -37,7 +37,7 @@ class TransformersBackend:
         self.longest = self._tokenizer.family.longest
         self._lock = Lock()
         logging.disable_progress_bar()
-        place = {"device_map": "auto"} if device == "auto" else {}
+        place = {"device_map": "auto"} if device == "cuda:*" else {}
         try:
             model: Any = AutoModelForSeq2SeqLM.from_pretrained(
                 str(folder),
@@ -137,7 +137,7 @@ def _device(name: str) -> str:
     """Raises CannotLoad for one that is not there."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     there = ["cpu", *(f"cuda:{number}" for number in range(count))]
-    whole = {"cuda": "cuda:0", "auto": "cuda:0"}.get(name, name)
+    whole = {"cuda": "cuda:0", "cuda:*": "cuda:0"}.get(name, name)
     if whole not in there:
         raise CannotLoad(f"there is no device {name!r} here; PyTorch sees {', '.join(there)}")
     return name

@@ -1,0 +1,222 @@
+"""The class Translator: a translation model inside a Python program, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from modelyard.errors import CannotLoad, InvalidRequest, NoMemory, ShuttingDown
+from modelyard.languages import match, near
+from modelyard.servers.translation import families
+from modelyard.servers.translation.backends import Backend, OutOfMemory, Segment
+from modelyard.servers.translation.texts import longest_output, planned
+
+BATCH_TOKENS = 2048
+BEAM_SIZE = 2
+ENGINES = ("ctranslate2", "transformers")
+_SHOWN = 12
+
+
+class Translator:
+    """A translation model in memory: M2M100, NLLB or Marian (OPUS-MT).
+
+    `model` is the folder of one: as Hugging Face has it, or as CTranslate2 has it with the tokenizer's files
+    beside. `device` is `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU if there is one; Transformers
+    spreads a model over all of them as `cuda:*`. `dtype` is what it computes in, by default what suits the
+    device (CTranslate2: int8 on the CPU, float16 on a GPU; Transformers: float32 and float16). A batch has
+    at most `batch_tokens` tokens of source text, padding included; the search for the best translation is
+    `beam_size` wide. `engine` is `ctranslate2` or `transformers`, by default the one that reads the folder.
+
+    Any thread may call it; one batch is computed at a time. Loading raises BadFile for a folder that is no
+    such model, and CannotLoad for an engine that is not installed, or a device or type that is not there.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        device: str = "auto",
+        dtype: str | None = None,
+        batch_tokens: int | None = None,
+        *,
+        engine: str | None = None,
+        beam_size: int = BEAM_SIZE,
+    ) -> None:
+        for name, value in (("batch_tokens", batch_tokens), ("beam_size", beam_size)):
+            if value is not None and value < 1:
+                raise InvalidRequest(f"{name}: {value} is below 1", param=name)
+        folder = Path(model).expanduser()
+        families.read(folder)  # says what is wrong with it before anything heavy is imported
+        self._backend: Backend | None = _opened(folder, device, dtype, engine)
+        self._batch_tokens = batch_tokens or BATCH_TOKENS
+        self._beam_size = beam_size
+        self.device = self._backend.device
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The codes of all that it reads or writes, sorted."""
+        return tuple(self._open.languages)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Source and target of all that it translates."""
+        return tuple(self._open.pairs)
+
+    def translate(self, text: str, source: str, target: str) -> str:
+        """The text in another language. Line breaks, and whitespace between sentences, stay as they are; an
+        empty text stays empty. Codes like `zh-CN`, `pt_BR` and `eng` are understood. Raises InvalidRequest
+        for a language or a pair that the model lacks, and NoMemory where one sentence alone is too much for
+        the device."""
+        return self.batch([text], source, target)[0]
+
+    def batch(
+        self, texts: Sequence[str], source: str | Sequence[str], target: str | Sequence[str]
+    ) -> list[str]:
+        """Each text translated, in the order of `texts`; `source` and `target` are one code for all, or one
+        of each text. All sentences of all texts go through the model together, sorted by length; a batch
+        that runs out of memory is halved. Raises as `translate` does, and translates nothing then."""
+        backend = self._open
+        if isinstance(texts, str):
+            raise InvalidRequest("texts: one text is no list of texts; call translate()", param="texts")
+        sources = _codes("source", source, len(texts), backend)
+        targets = _codes("target", target, len(texts), backend)
+        known = set(backend.pairs)
+        plans = []
+        for text, one, other in zip(texts, sources, targets, strict=True):
+            if one != other and (one, other) not in known:
+                raise InvalidRequest(
+                    f"target: {one}-{other} is no pair of this model; it has {_some(known)}", param="target"
+                )
+            plans.append(planned(backend, _checked(text), one, other))
+        outputs = self._translated(backend, [plan.segments for plan in plans])
+        return [plan.joined(found) for plan, found in zip(plans, outputs, strict=True)]
+
+    def close(self) -> None:
+        """Give the model's memory back. It translates nothing any more."""
+        if self._backend is not None:
+            self._backend.close()
+        self._backend = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _open(self) -> Backend:
+        if self._backend is None:
+            raise ShuttingDown("this Translator is closed; make a new one")
+        return self._backend
+
+    def _translated(self, backend: Backend, texts: Sequence[Sequence[Segment]]) -> list[list[str]]:
+        """What becomes of the segments of each text."""
+        segments = list(chain.from_iterable(texts))
+        found = [""] * len(segments)
+        for batch in batched([len(segment) for segment in segments], self._batch_tokens):
+            outputs = run_halving(backend, [segments[number] for number in batch], self._beam_size)
+            for number, output in zip(batch, outputs, strict=True):
+                found[number] = output
+        rest = iter(found)
+        return [[next(rest) for _ in one] for one in texts]
+
+
+def batched(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """The numbers of what has these lengths, longest first, in batches of at most `most` tokens, padding
+    included; one that is longer is a batch of its own."""
+    batch: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > most:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def run_halving(backend: Backend, batch: Sequence[Segment], beam_size: int) -> list[str]:
+    """The translations of a batch, of its halves where the device has no memory for it. Raises NoMemory."""
+    most = longest_output(max(map(len, batch)))
+    try:
+        return [output.text for output in backend.run(batch, beam_size=beam_size, max_output=most)]
+    except OutOfMemory as error:
+        if len(batch) == 1:
+            raise NoMemory(
+                f"{backend.device} has no memory for one segment of {len(batch[0])} tokens ({error}); free "
+                "some, or take a smaller model, type or beam_size"
+            ) from None
+    half = len(batch) // 2
+    return run_halving(backend, batch[:half], beam_size) + run_halving(backend, batch[half:], beam_size)
+
+
+def _opened(folder: Path, device: str, dtype: str | None, engine: str | None) -> Backend:
+    if engine is None:
+        engine = "ctranslate2" if (folder / families.CONVERTED).is_file() else "transformers"
+    if engine not in ENGINES:
+        raise InvalidRequest(f"engine: {engine!r} is none of {', '.join(ENGINES)}", param="engine")
+    opened: Callable[[Path, str, str | None], Backend]
+    try:
+        if engine == "ctranslate2":
+            import ctranslate2  # noqa: PLC0415 - heavy, and it may be absent
+
+            from modelyard.servers.translation.ctranslate2_backend import (  # noqa: PLC0415
+                CTranslate2Backend as opened,
+            )
+
+            gpus = ctranslate2.get_cuda_device_count()
+        else:
+            import torch  # noqa: PLC0415 - heavy, and it may be absent
+
+            from modelyard.servers.translation.transformers_backend import (  # noqa: PLC0415
+                TransformersBackend as opened,
+            )
+
+            gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    except ImportError as error:
+        extra = "translation" if engine == "ctranslate2" else "transformers,translation"
+        raise CannotLoad(f"{error}; run `pip install 'modelyard[{extra}]'` for this interpreter") from None
+    if device == "auto":
+        device = "cuda:0" if gpus else "cpu"
+    return opened(folder, device, dtype)
+
+
+def _codes(name: str, given: str | Sequence[str], count: int, backend: Backend) -> list[str]:
+    """The model's codes for what was given, one of each text."""
+    if not isinstance(given, str) and len(given) != count:
+        raise InvalidRequest(
+            f"{name}: {len(given)} codes for {count} texts; give one for all, or one each", param=name
+        )
+    there = backend.languages
+    found = {code: match(code, there) for code in ({given} if isinstance(given, str) else set(given))}
+    for code, known in found.items():
+        if known is None:
+            close = near(code, there)
+            hint = f"; did you mean {' or '.join(close)}?" if close else "."
+            raise InvalidRequest(
+                f"{name}: {code[:40]!r} is no language of this model{hint} It has {_some(there)}", param=name
+            )
+    codes = [given] * count if isinstance(given, str) else given
+    return [found[code] or "" for code in codes]
+
+
+def _checked(text: str) -> str:
+    if not isinstance(text, str):
+        raise InvalidRequest(f"texts: {text!r:.40} is no text", param="texts")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"texts: {text[error.start]!r} at {error.start} is half a character; send well-formed Unicode",
+            param="texts",
+        ) from None
+    return text
+
+
+def _some(there: Sequence[str] | set[tuple[str, str]]) -> str:
+    names = sorted(one if isinstance(one, str) else "-".join(one) for one in there)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

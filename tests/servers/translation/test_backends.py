@@ -1,0 +1,79 @@
+"""The contract of the back ends, with models of random weights. Transformers' is run where PyTorch is, and by
+tests/e2e otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modelyard.errors import CannotLoad
+from modelyard.servers.translation.backends import Backend, OutOfMemory
+from servers.translation import contract
+
+CHECKS = pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
+FAMILIES = pytest.mark.parametrize("family", ["m2m100", "nllb", "marian"])
+
+
+@FAMILIES
+@CHECKS
+def test_ctranslate2(converted: dict[str, Path], family: str, check: Callable[[Backend], None]) -> None:
+    check(contract.opened("ctranslate2", converted[family]))
+
+
+@FAMILIES
+def test_transformers(models: dict[str, Path], family: str) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed here; tests/e2e runs this where it is")
+    assert contract.main("transformers", str(models[family])) == 0
+
+
+def test_a_batch_for_several_targets_is_that_of_each(converted: dict[str, Path]) -> None:
+    backend = contract.opened("ctranslate2", converted["m2m100"])
+    targets = ("fr", "de", "es")
+    segments = [backend.segment("the red house", "en", target) for target in targets]
+    together = [output.text for output in backend.run(segments, max_output=10)]
+    assert together == [backend.run([one], max_output=10)[0].text for one in segments]
+    assert len(set(together)) > 1, "the target does not matter to it"
+
+
+@pytest.mark.parametrize("family", ["m2m100", "marian"])
+def test_int8_is_what_the_cpu_gets(converted: dict[str, Path], family: str) -> None:
+    from modelyard.servers.translation.ctranslate2_backend import CTranslate2Backend
+
+    backend = CTranslate2Backend(converted[family], replicas=2, threads=1)
+    assert (backend.dtype, backend.replicas) == ("int8", 2)
+    assert backend.run(contract.segments(backend), max_output=4)
+
+
+def test_a_device_or_type_that_is_not_there(converted: dict[str, Path], models: dict[str, Path]) -> None:
+    from modelyard.servers.translation.ctranslate2_backend import CTranslate2Backend
+
+    for device in ("cuda:7", "tpu", "cuda:x", "cpu:1"):
+        with pytest.raises(CannotLoad, match=f"there is no device '{device}' here; CTranslate2 sees cpu"):
+            CTranslate2Backend(converted["marian"], device)
+    with pytest.raises(CannotLoad, match=r"no type 'float4' on this cpu; CTranslate2 computes in .*int8"):
+        CTranslate2Backend(converted["marian"], dtype="float4")
+    with pytest.raises(CannotLoad, match=r"has no model\.bin"):
+        CTranslate2Backend(models["marian"])
+
+
+def test_memory_that_is_not_there_is_told_apart(converted: dict[str, Path]) -> None:
+    class Full:
+        """What CTranslate2 does where the device has no memory: it raises what CUDA said."""
+
+        def __init__(self, error: Exception) -> None:
+            self.error = error
+
+        def translate_batch(self, *args: object, **more: object) -> None:
+            raise self.error
+
+    backend = contract.opened("ctranslate2", converted["marian"])
+    batch = contract.segments(backend)
+    for error in (RuntimeError("CUDA failed with error out of memory"), MemoryError()):
+        backend._model = Full(error)  # type: ignore[attr-defined]
+        with pytest.raises(OutOfMemory):
+            backend.run(batch)
+    backend._model = Full(RuntimeError("an illegal memory access"))  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="illegal"):
+        backend.run(batch)
