@@ -57,11 +57,12 @@ def _measure(folder: str, device: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from modelyard.servers.transformers.weights import Weights
+    from modelyard.servers.transformers.host_weights import HostWeights
+    from modelyard.servers.transformers.weights import GpuWeights
 
     cold = median(_cold_start(folder, device) for _ in range(3))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-    weights = Weights(model, device, folder)
+    weights: Any = HostWeights(model, folder) if device == "cpu" else GpuWeights(model, device)
     tokens = torch.arange(1, 65, device=device)[None]
 
     def scores() -> Any:

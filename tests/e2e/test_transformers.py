@@ -180,10 +180,40 @@ assert words.decode(words.chat(hi, {"mood": "glad"})) == "glad"
 
 
 def test_a_sleep_gives_the_weights_back_and_a_wake_the_same_scores(tmp_path: Path) -> None:
-    told = asleep_and_awake(MODEL, tmp_path, "float32")
-    assert told["same"]
-    assert told["still"]
-    assert told["asleep"] < told["ready"] - 0.9 * told["weights"]
+    for dtype in ("float32", "bfloat16"):  # the files have the latter
+        told = asleep_and_awake(MODEL, tmp_path, dtype)
+        assert told["same"]
+        assert told["still"]
+        assert told["asleep"] < told["ready"] - 0.9 * told["weights"]
+        assert told["awake"] > told["asleep"] + 0.9 * told["weights"], "its memory is its own again"
+        if dtype == "bfloat16":
+            assert told["written"] < 1 << 20
+        else:
+            assert told["written"] >= told["weights"]
+
+
+def test_files_that_changed_while_it_slept_are_not_woken_with(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(MODEL, folder)
+    code = """
+import os, sys
+from modelyard.servers.transformers.loading import load
+from modelyard.servers.transformers.parameters import parse
+parameters = parse(sys.argv[1:])
+model = load(parameters)
+model.generator.close()
+model.sleeper.sleep()
+os.utime(parameters.path + "/model.safetensors", ns=(1, 1))
+try:
+    model.sleeper.wake()
+except OSError as error:
+    print(error)
+os._exit(0)
+"""
+    told = {"address": "unix:/none", "model": "m", "path": str(folder), "context": 256, "dtype": "bfloat16"}
+    argv = [str(PYTHON), "-c", code, json.dumps({**told, "sleep_folder": str(tmp_path)})]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+    assert "has changed since the model was loaded" in ended.stdout, ended.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")

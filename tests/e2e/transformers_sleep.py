@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from typing import Any
 
@@ -44,6 +45,7 @@ def main() -> None:
     after = scores()
     wake = time.time() - start
     generator.close()
+    own = _own_again()
     again, _ = model.sleeper.sleep(), model.sleeper.wake()
     print(
         json.dumps(
@@ -56,7 +58,8 @@ def main() -> None:
                 "read": moved[1],
                 "ready": ready,
                 "asleep": asleep,
-                "awake": _anonymous(),
+                "awake": own,
+                "written": _written(parameters.sleep_folder),
                 "same": torch.equal(before, after),
                 "still": torch.equal(before, scores()),
             }
@@ -64,6 +67,27 @@ def main() -> None:
         flush=True,
     )
     os._exit(0)
+
+
+def _own_again() -> int:
+    """The private memory of this process once it has copied what it woke with."""
+    for thread in threading.enumerate():
+        if thread.name == "weights":
+            thread.join()
+    return _anonymous()
+
+
+def _written(folder: str) -> int:
+    """Bytes of the files without a name that this process has in a folder."""
+    files = (int(name) for name in os.listdir("/proc/self/fd"))
+    return sum(os.fstat(file).st_size for file in files if _path(file).startswith(folder))
+
+
+def _path(file: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{file}")
+    except OSError:
+        return ""
 
 
 def _anonymous() -> int:

@@ -1,6 +1,7 @@
 """A server of our own over the Transformers library, in a process of its own (`__main__`).
 
 `__main__` loads in a thread while `api` answers: `asks` reads requests, `answer` and `text` make answers of
-tokens. `loading` makes the model, `weights` holds it; `batching` and `speculation` generate, `drawing`
-chooses tokens, `vectors` embeds: these import torch, once the process listens.
+tokens. `loading` makes the model; `weights`, and on the CPU `host_weights` over `pages`, hold it; `batching`
+and `speculation` generate, `drawing` chooses tokens, `vectors` embeds: these import torch, once the process
+listens.
 """

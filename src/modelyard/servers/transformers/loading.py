@@ -13,11 +13,12 @@ import transformers
 
 from modelyard.servers.transformers.asks import Sampling
 from modelyard.servers.transformers.batching import Batching
-from modelyard.servers.transformers.generation import Model
+from modelyard.servers.transformers.generation import Model, Sleeper
+from modelyard.servers.transformers.host_weights import HostWeights
 from modelyard.servers.transformers.parameters import Parameters
 from modelyard.servers.transformers.speculation import Speculation
 from modelyard.servers.transformers.vectors import Vectors
-from modelyard.servers.transformers.weights import Weights
+from modelyard.servers.transformers.weights import GpuWeights
 
 
 def load(parameters: Parameters) -> Model:
@@ -92,7 +93,7 @@ class Tokenizer:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=not special))
 
 
-def _placed(kind: Any, path: str, parameters: Parameters) -> tuple[Any, Weights | Fixed]:
+def _placed(kind: Any, path: str, parameters: Parameters) -> tuple[Any, Sleeper]:
     """A model on its device. Weights that are used as they lie in the files are read from there once."""
     device = "cpu" if parameters.device == "cpu" else "cuda:0"
     given = {
@@ -108,7 +109,8 @@ def _placed(kind: Any, path: str, parameters: Parameters) -> tuple[Any, Weights 
     model = kind.from_pretrained(path, **given).eval()
     if getattr(model.config, "quantization_config", None) is not None:
         return model.to(device), Fixed()
-    return model, Weights(model, device, parameters.sleep_folder)
+    on_host = device == "cpu"
+    return model, HostWeights(model, parameters.sleep_folder) if on_host else GpuWeights(model, device)
 
 
 def _dtype(path: str, parameters: Parameters) -> Any:
