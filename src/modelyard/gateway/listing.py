@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from modelyard.gateway import views
+from modelyard.gateway.health_check import add_health_check
 from modelyard.gateway.names import Names
 from modelyard.gateway.ollama_listing import add_ollama
 from modelyard.gateway.snapshot import Snapshot
@@ -77,5 +78,6 @@ def listing_router(names: Names, snapshot: Snapshot, metrics: Metrics) -> APIRou
         """Prometheus metrics."""
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE_LATEST})
 
+    add_health_check(router, names, snapshot)
     add_ollama(router, names, snapshot)
     return router
