@@ -24,7 +24,8 @@ ADDRESSES = (Address(path="/run/modelyard/i1.sock"), Address(host="127.0.0.1", p
 @dataclass(frozen=True)
 class Case:
     """One adapter's specs. `bad` maps a problem's path to parameters that have it; `long` is a spec whose
-    generations take seconds, so that one can be interrupted. `attached`: it starts no process."""
+    generations take seconds, so that one can be interrupted. `attached`: it starts no process. `chats`: it
+    has system messages computed before anybody asks."""
 
     engine: Engine
     spec: Spec
@@ -33,6 +34,7 @@ class Case:
     files: Files = field(default_factory=dict)
     program: str = ""
     attached: bool = False
+    chats: bool = True
 
     @property
     def profile(self) -> Profile:
@@ -90,7 +92,8 @@ def check_problems(case: Case) -> None:
 def check_calls(case: Case) -> None:
     """The warm-up is some requests with JSON bodies, to paths that the engine says it answers, after others
     that have it make the model; what the spec asks for is in them, by its name."""
-    asked = replace(case.spec, slots=2, warm_up=WarmUp(("one prompt", "another"), ("Be brief.",)))
+    prefixes = ("Be brief.",) if case.chats else ()
+    asked = replace(case.spec, slots=2, warm_up=WarmUp(("one prompt", "another"), prefixes))
     for spec in (case.spec, asked):
         calls = case.engine.warm_up(spec)
         for call in calls:
@@ -103,7 +106,11 @@ def check_calls(case: Case) -> None:
     sent = {call.name: call.body for call in case.engine.warm_up(asked)}
     assert b"one prompt" in sent["warm_up.prompts[0]"]
     assert b"another" in sent["warm_up.prompts[1]"]
-    assert b"Be brief." in sent["warm_up.prefixes[0]"]
+    if case.chats:
+        assert b"Be brief." in sent["warm_up.prefixes[0]"]
+    else:
+        asked = replace(asked, warm_up=WarmUp((), ("Be brief.",)))
+        assert [path for path, _ in case.engine.problems(asked, case.profile)] == ["warm_up.prefixes"]
     assert all(path.startswith("/") for path in case.engine.paths(case.spec))
     assert case.engine.health.startswith("/")
 

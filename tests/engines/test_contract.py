@@ -19,7 +19,7 @@ from modelyard.engines.registry import load
 from servers.live import running
 
 ENGINES = load()
-HEAVY = {"ollama", "transformers", "vllm"}  # minutes to install or to build
+HEAVY = {"ctranslate2", "ollama", "transformers", "vllm"}  # minutes to install or to build
 
 
 def fake_case(_: pytest.FixtureRequest) -> Case:
@@ -137,8 +137,27 @@ def vllm_case(_: pytest.FixtureRequest) -> Case:
     return folder_case("vllm", **{"parameters.lora": {"lora": [{"path": "x"}]}})
 
 
+def ctranslate2_case(_: pytest.FixtureRequest) -> Case:
+    config = {"model_type": "m2m_100", "d_model": 64, "decoder_layers": 2, "vocab_size": 1000}
+    spec = Spec("public/name", "a" * 64, "ctranslate2", "/models/some", slots=8)
+    return Case(
+        engine=ENGINES["ctranslate2"],
+        spec=spec,
+        long=spec,
+        bad={
+            "parameters.compute_type": {"compute_type": "int4"},
+            "parameters.max_wait_ms": {"max_wait_ms": -1},
+            "parameters.contxt": {"contxt": 1},
+        },
+        files={"model": ModelFile(Path("/models/some"), 1000, "b" * 64, {"config": config})},
+        program=sys.executable,
+        chats=False,
+    )
+
+
 CASES = {
     "command": command_case,
+    "ctranslate2": ctranslate2_case,
     "fake": fake_case,
     "llamacpp": llamacpp_case,
     "ollama": ollama_case,

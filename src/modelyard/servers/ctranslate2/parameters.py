@@ -15,12 +15,14 @@ COMPUTE_TYPES = (
 @dataclass(frozen=True)
 class Parameters:
     """`address` is `unix:/path` or `host:port`, `path` the model: a file that the store made of a folder, or
-    a folder for CTranslate2. `device` is `cpu`, or `cuda` for the visible one with `device_index`. `replicas`
-    compute at once, on the CPU with `threads` each (0: as many as there are). The rest is
-    `servers.translation.serving.Options`; 0 is its default there."""
+    a folder for CTranslate2; `model` is what people call it, for those who look at processes. `device` is
+    `cpu`, or `cuda` for the visible one with `device_index`. `replicas` compute at once, on the CPU with
+    `threads` each (0: as many as there are). The rest is `servers.translation.serving.Options`; 0 is its
+    default there."""
 
     address: str
     path: str
+    model: str = ""
     device: str = "cpu"
     device_index: int = 0
     compute_type: str = "auto"

@@ -1,0 +1,180 @@
+"""The adapter of CTranslate2, through our own server over it (`servers.ctranslate2`): it translates.
+
+The server is run by this interpreter, or by the profile's `program`: a Python with `modelyard[translation]`.
+The model is a folder as Hugging Face has it, of the M2M100, NLLB or Marian family; the store converts it once
+for each type. A spec's parameters are the rows of `OPTIONS`. `compute_type: auto` is int8 on the CPU, float16
+on a GPU. Requests of all `slots` go through the model together.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+from modelyard.core.languages import Pairs
+from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
+from modelyard.engines import seq2seq
+from modelyard.engines.base import TRANSLATE, Adapter, Call, Command, Files, Profile, Work
+from modelyard.engines.exposition import sums
+from modelyard.engines.folder import Folder
+from modelyard.engines.options import Option, Table, one_of, whole
+from modelyard.servers.ctranslate2.parameters import COMPUTE_TYPES
+
+PROCESS = 90_000_000
+"""An interpreter with CTranslate2, NumPy and SentencePiece."""
+CUDA_HOST = 400_000_000
+"""What CUDA adds to that in host RAM."""
+CUDA_CONTEXT = 500_000_000
+"""What a CUDA context with cuBLAS holds on the GPU."""
+_BATCH_TOKENS = 2048
+_BEAM_SIZE = 2
+OPTIONS = (
+    Option("compute_type", one_of(*COMPUTE_TYPES)),
+    Option("replicas", whole(1)),
+    Option("threads", whole(1)),
+    Option("beam_size", whole(1)),
+    Option("max_batch_tokens", whole(64)),
+    Option("max_wait_ms", whole(0)),
+    Option("max_output", whole(1)),
+)
+_TABLE = Table("ctranslate2", OPTIONS)
+# What the store makes for each type: what it has no form for is turned at the load.
+_STORED = {"int8_bfloat16": "int8", "bfloat16": "float32"}
+_WIDTHS = {
+    "int8": 1.03,
+    "int8_float32": 1.03,
+    "int8_float16": 1.02,
+    "int16": 2.03,
+    "float16": 2,
+    "float32": 4,
+}
+_PROCESSING = "modelyard_translation_processing"
+_RUNNING = "modelyard_translation_running"
+
+# What the log says before the end, the most telling first.
+_CAUSES = (
+    ("out of memory", Cause.OUT_OF_MEMORY),
+    ("Cannot allocate memory", Cause.OUT_OF_MEMORY),
+    ("MemoryError", Cause.OUT_OF_MEMORY),
+    ("std::bad_alloc", Cause.OUT_OF_MEMORY),
+    ("couldn't bind", Cause.PORT_IN_USE),
+    ("No module named", Cause.NOT_INSTALLED),
+    ("modelyard[translation]", Cause.NOT_INSTALLED),
+    ("error: invalid argument", Cause.BAD_ARGUMENTS),
+    ("there is no device", Cause.BAD_ARGUMENTS),
+    ("there is no type", Cause.BAD_ARGUMENTS),
+    ("failed to load model", Cause.BAD_MODEL),
+)
+
+
+class CTranslate2Engine(Adapter):
+    """See the module's text and `engines.base.Engine`."""
+
+    type: ClassVar[str] = "ctranslate2"
+    modules: ClassVar[tuple[str, ...]] = ("ctranslate2", "sentencepiece", "numpy")
+    verified: ClassVar[Literal["real", "golden"]] = "real"
+    unix: ClassVar[bool] = True
+    causes: ClassVar[tuple[tuple[str, Cause], ...]] = _CAUSES
+    spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "batching.max_tokens": ("max_batch_tokens",),
+        "batching.max_wait_ms": ("max_wait_ms",),
+    }
+
+    def missing(self, profile: Profile) -> str:
+        absent = [module for module in self.modules if module not in profile.found]
+        if profile.program or not absent:
+            return ""
+        return (
+            f"is not installed: there is no Python package {' and no '.join(absent)}; run `pip install "
+            "'modelyard[translation]'`, or name as the `program` of a profile under `engines:` a Python that "
+            "has it"
+        )
+
+    def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
+        found = _TABLE.problems(spec.parameters)
+        if not spec.source:
+            found.append(("source", "is missing: name a folder of safetensors, e.g. hf://ORG/REPO"))
+        if spec.quantize:
+            found.append(("quantize", "makes GGUF files: write `parameters: {compute_type: int8}` instead"))
+        if _on_ram(spec) and "float16" in str(spec.parameters.get("compute_type")):
+            found.append(("parameters.compute_type", "needs a GPU: take int8, int16 or float32"))
+        return found + seq2seq.warm_up_problems(spec)
+
+    def conversion(self, spec: Spec) -> str:
+        return f"ctranslate2-{_stored(spec)}"
+
+    def need(self, spec: Spec, files: Files) -> Need:
+        folder = Folder(files["model"])
+        weights = folder.size
+        if files["model"].header.get("kind") != "ctranslate2":  # it is not made yet
+            weights = int(sum(folder.dtypes.values()) * _WIDTHS[_stored(spec)]) or weights
+        computed = _batch_tokens(spec) * _token_bytes(spec, folder) * _whole(spec, "replicas", 1)
+        known = bool(folder.whole("d_model"))
+        if _on_ram(spec):
+            return Need((Share("ram", PROCESS + weights + computed),), known=known)
+        shares = Share("ram", PROCESS + CUDA_HOST), Share("accelerator", CUDA_CONTEXT + weights + computed)
+        return Need(shares, known=known)
+
+    def command(
+        self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
+    ) -> Command:
+        told = {
+            **spec.parameters,
+            "address": str(address),
+            "model": spec.model,
+            "path": str(files["model"].path),
+            "device": "cpu" if all(charge.device == "ram" for charge in placement) else "cuda",
+            "token_bytes": _token_bytes(spec, Folder(files["model"])),
+        }
+        argv = (profile.program or sys.executable, "-m", "modelyard.servers.ctranslate2", json.dumps(told))
+        return Command(argv, own_folder=True)
+
+    def warm_up(self, spec: Spec) -> Sequence[Call]:
+        return seq2seq.warm_up(spec)
+
+    def paths(self, spec: Spec) -> frozenset[str]:
+        return frozenset({TRANSLATE})
+
+    def pairs(self, spec: Spec, files: Files) -> Pairs:
+        return seq2seq.pairs(spec, files)
+
+    def busy(self) -> Call | None:
+        return Call("GET", "/metrics")
+
+    def count_busy(self, body: bytes) -> int:
+        found = sums(body, (_PROCESSING,))
+        if not found:
+            raise ValueError("/metrics: does not tell how many requests are processed")
+        return int(found[_PROCESSING])
+
+    def work(self) -> Call | None:
+        return self.busy()
+
+    def read_work(self, body: bytes) -> Work:
+        return Work(sums(body, (_RUNNING,)).get(_RUNNING))
+
+
+def _on_ram(spec: Spec) -> bool:
+    return set(spec.devices) == {"ram"}
+
+
+def _stored(spec: Spec) -> str:
+    given = str(spec.parameters.get("compute_type", "auto"))
+    chosen = ("int8" if _on_ram(spec) else "float16") if given == "auto" else given
+    return _STORED.get(chosen, chosen)
+
+
+def _batch_tokens(spec: Spec) -> int:
+    return _whole(spec, "max_batch_tokens", _BATCH_TOKENS)
+
+
+def _token_bytes(spec: Spec, folder: Folder) -> int:
+    half = "float16" in _stored(spec)
+    return seq2seq.token_bytes(folder, 2 if half else 4, _whole(spec, "beam_size", _BEAM_SIZE))
+
+
+def _whole(spec: Spec, name: str, default: int) -> int:
+    given = spec.parameters.get(name)
+    return given if isinstance(given, int) else default
