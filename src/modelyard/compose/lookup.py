@@ -21,7 +21,7 @@ from modelyard.core.types import Policy, Spec
 from modelyard.engines import registry as engines
 from modelyard.engines.base import Engine, Profile
 from modelyard.errors import ModelNotFound, ModelyardError, OwnedByFile, RegistryUnavailable, SpecRefused
-from modelyard.gateway.capabilities import known_of
+from modelyard.gateway.capabilities import known_of, pairs_of
 from modelyard.gateway.catalog import Filter, Known
 from modelyard.gateway.names import SHORTEST, Names, NotServed
 from modelyard.registry import Artifact, AuditRecord, PolicyRecord, Registry, VersionRecord
@@ -220,9 +220,7 @@ def _matches(known: Known, where: Filter) -> bool:
         return False
     if where.capability and where.capability not in known_of(known).features:
         return False
-    return where.pair is None or (
-        known.record is not None and where.pair in known.record.current.capabilities.pairs
-    )
+    return where.pair is None or pairs_of(known_of(known)).find(*where.pair) is not None
 
 
 def refused(error: ConfigErrors, name: str, section: str = "models") -> ModelyardError:

@@ -29,6 +29,11 @@ def code_of(text: str) -> str:
     return "-".join((first.lower(), *parts))
 
 
+def is_code(value: object) -> bool:
+    """Whether this is a language's code, however it is written."""
+    return isinstance(value, str) and re.fullmatch(CODE, value) is not None
+
+
 def pair_of(text: str) -> Pair:
     """The pair of one word: `en-fr`, `en-pt_BR`, or with `*` for any language. Raises ValueError."""
     if not re.fullmatch(PAIR, text):

@@ -126,7 +126,7 @@ def _key(each: Candidate, rules: Rules) -> _Key:
 
 def _over_others(candidates: Sequence[Candidate], source: str, target: str, rules: Rules) -> list[Route]:
     """Two steps, the worse of which decides; of those that are alike, over the language named first."""
-    found = []
+    found: dict[tuple[Step, Step], tuple[object, ...]] = {}
     ends = frozenset({source, target})
     for place, pivot in enumerate(rules.pivots):
         if any(True for _ in near(pivot, ends)):
@@ -135,5 +135,5 @@ def _over_others(candidates: Sequence[Candidate], source: str, target: str, rule
         second = _steps(candidates, pivot, target, rules)[:MOST]
         for (one, step), (other, last) in product(first, second):
             key = (max(one[:3], other[:3]), place, max(one, other), min(one, other))
-            found.append((key, Route(Kind.PIVOT, (step, last))))
-    return [route for _, route in sorted(found, key=lambda one: one[0])[:MOST]]
+            found.setdefault((step, last), key)
+    return [Route(Kind.PIVOT, steps) for steps in sorted(found, key=found.__getitem__)[:MOST]]

@@ -196,6 +196,10 @@ class OllamaEngine(Adapter):
         calls = openai_http.warm_up(replace(spec, model=_name(spec)), self.paths(spec))
         return calls if "url" in spec.parameters else (_create(spec, self.sources(spec)), *calls)
 
+    def elsewhere(self, spec: Spec) -> bool:
+        host = urlsplit(str(spec.parameters.get("url", ""))).hostname
+        return host not in (None, "localhost", "127.0.0.1", "::1")
+
     def paths(self, spec: Spec) -> frozenset[str]:
         return frozenset({_EMBEDDINGS} if spec.parameters.get("embedding") else _TEXT_PATHS)
 

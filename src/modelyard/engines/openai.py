@@ -4,34 +4,31 @@
 and `model` what it calls the model (default: the name here). `slots` of the model bounds how many requests it
 is sent at once. What it says of a key or a model that it does not take is found out at the first generation;
 where that costs too much, or is not understood, `generate: false` leaves it out.
+
+A model whose `languages` or `pairs` are said translates, as another Modelyard does: at `/translate`, beside
+`url`. It does nothing else, unless `apis` says so; `model`, where it is set, goes with each request.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
-from modelyard.engines import openai_http
-from modelyard.engines.base import Adapter, Attach, Call, Exit, Files, Profile
+from modelyard.engines import openai_http, translating
+from modelyard.engines.base import TRANSLATE, Adapter, Attach, Call, Exit, Files, Profile
 from modelyard.engines.openai_http import APIS
-from modelyard.engines.options import Option, Table, path, some_of, text, truth, url, whole
+from modelyard.engines.options import Option, Table, path, some_of, text, truth, url, visible, whole
 
 _MODELS = "/v1/models"
-
-
-def _key(value: object) -> str:
-    fine = isinstance(value, str) and re.fullmatch(r"[!-~]+", value)
-    return "" if fine else "must be visible ASCII characters without spaces, e.g. ${MY_KEY}"
 
 
 _TABLE = Table(
     "openai",
     (
         Option("url", url("https://api.example.com/v1", "; a key is the parameter `key`")),
-        Option("key", _key),
+        Option("key", visible),
         Option("model", text),
         Option("ca", path),
         Option("apis", some_of(*APIS)),
@@ -72,11 +69,22 @@ class OpenAiEngine(Adapter):
     def warm_up(self, spec: Spec) -> Sequence[Call]:
         if spec.parameters.get("generate") is False and not (spec.warm_up.prompts or spec.warm_up.prefixes):
             return (Call("GET", _MODELS),)
-        return openai_http.warm_up(replace(spec, model=self.model_name(spec)), self.paths(spec))
+        paths = self.paths(spec)
+        if paths == {TRANSLATE}:
+            return translating.warm_up(spec, self.translation)
+        return openai_http.warm_up(replace(spec, model=self.model_name(spec)), paths - {TRANSLATE})
 
     def paths(self, spec: Spec) -> frozenset[str]:
-        apis = spec.parameters.get("apis", ("chat", "completions"))
-        return frozenset(APIS[api] for api in apis) if isinstance(apis, list | tuple) else frozenset()
+        apis = spec.parameters.get("apis", () if spec.pairs else ("chat", "completions"))
+        said = frozenset(APIS[api] for api in apis) if isinstance(apis, list | tuple) else frozenset()
+        return said | {TRANSLATE} if spec.pairs else said
+
+    def elsewhere(self, spec: Spec) -> bool:
+        return True
+
+    def translation(self, spec: Spec, fields: Mapping[str, object]) -> Mapping[str, object]:
+        model = spec.parameters.get("model")
+        return {**fields, "model": model} if model else fields
 
     def model_name(self, spec: Spec) -> str:
         return str(spec.parameters.get("model", spec.model))

@@ -133,6 +133,11 @@ def path(value: object) -> str:
     return "" if fine else "must be an absolute path, or in a configuration file one that begins with ./"
 
 
+def visible(value: object) -> str:
+    fine = isinstance(value, str) and re.fullmatch(r"[!-~]+", value)
+    return "" if fine else "must be visible ASCII characters without spaces, e.g. ${MY_KEY}"
+
+
 def fraction(value: object) -> str:
     fine = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
     return "" if fine else "must be a number from 0 to 1"

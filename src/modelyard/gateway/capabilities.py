@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modelyard.engines.base import Files, ModelFile
+from modelyard.core.languages import Pairs
+from modelyard.engines.base import TRANSLATE, Files, ModelFile
 from modelyard.engines.gguf import trained_context
 from modelyard.gateway.catalog import Known
 from modelyard.registry.records import Capabilities, FileFacts
@@ -21,6 +22,7 @@ _FEATURES = {  # by the path of an engine
     "/v1/completions": "completion",
     "/v1/embeddings": "embedding",
     "/v1/rerank": "rerank",
+    TRANSLATE: "translation",
 }
 _LONGEST = 200  # characters of what a header says
 _MOST_TOKENS = 2**53
@@ -38,7 +40,21 @@ def capabilities_of(entry: Entry, files: Files | None = None) -> Capabilities:
     """Of a version, by its files; while they are not here by what is known of these, `files`."""
     found = entry.files or files or {}
     context = entry.engine.context(entry.spec, found)
-    return Capabilities(_features(entry), _tokens(context), files=_facts(entry, found))
+    pairs = entry.pairs
+    if not pairs and TRANSLATE in entry.paths:
+        pairs = entry.engine.pairs(entry.spec, found)
+    return Capabilities(
+        _features(entry),
+        _tokens(context),
+        languages=tuple(sorted(pairs.among)),
+        pairs=tuple(sorted(pairs.listed)),
+        files=_facts(entry, found),
+    )
+
+
+def pairs_of(capabilities: Capabilities) -> Pairs:
+    """What they say is translated."""
+    return Pairs(frozenset(capabilities.pairs), frozenset(capabilities.languages))
 
 
 def _features(entry: Entry) -> frozenset[str]:

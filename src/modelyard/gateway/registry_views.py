@@ -196,8 +196,8 @@ class DescribedModel(ServedModel):
 class VersionCapabilities(views.View):
     features: list[str]
     context: int | None = Field(description="Tokens that one request may take.")
-    languages: list[str]
-    pairs: list[tuple[str, str]] = Field(description="Languages: source, target.")
+    languages: list[str] = Field(description="It translates any of these to any other.")
+    pairs: list[tuple[str, str]] = Field(description="It translates these: source, target.")
     files: FilesView | None
 
 

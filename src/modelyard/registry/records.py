@@ -41,8 +41,8 @@ class FileFacts:
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a version can do. `features` are words (chat, completion, embedding, rerank, translation, vision,
-    tools, json); `context` is in tokens; `pairs` are languages as (source, target); `files` is None
-    where nothing is known of them."""
+    tools, json); `context` is in tokens. What it translates are `pairs` as (source, target), and any two of
+    `languages`. `files` is None where nothing is known of them."""
 
     features: frozenset[str] = frozenset()
     context: int | None = None

@@ -20,7 +20,7 @@ import structlog
 
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
-from modelyard.core.sleep import LEFT, claimed
+from modelyard.core import sleep
 from modelyard.core.state import Instance
 from modelyard.core.types import Address, Cause
 from modelyard.engines.base import Attach, Command, Exit, Files
@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 TERM_GRACE = 5.0  # seconds between TERM and KILL
 EXIT_NOTICE = 0.5  # seconds in which an exit is heard of after the connection to the engine broke
 LOG_LINES = 400
+LANGUAGES_TIMEOUT = 10.0
 LATEST = 5.0  # seconds that what was cancelled may take to end
 
 
@@ -233,11 +234,12 @@ class Commands:
         """Have it sleep, and wait until its memory is back. Its own bytes before and after, where they can be
         measured. Raises StartFailed."""
         pool, rung = resident.pool, rung_of(resident.entry, action.rung.name)
-        before = await self._observer.measure(instance.id)
+        before = sleep.before(instance, action.rung, await self._observer.measure(instance.id))
         await self._unless_it_ends(
             instance.id, resident, probes.ask(pool, rung.sleep, f"sleep ({rung.name})", action.deadline)
         )
-        most = {device: int(LEFT * before.get(device, 0)) for device in claimed(instance, action.rung)}
+        claimed = sleep.claimed(instance, action.rung)
+        most = {device: int(sleep.LEFT * before.get(device, 0)) for device in claimed}
         after = await self._observer.given_back(instance, most, action.deadline)
         self._still_there(instance.id, resident)
         return before, after
@@ -284,6 +286,20 @@ class Commands:
             await probes.wait_healthy(pool, entry.engine.listening(entry.spec).health)
         self._post(ev.Warming(action.instance, action.generation))
         await probes.warm_up(pool, entry.engine.warm_up(entry.spec), action.deadline)
+        await self._learn_languages(entry, pool)
+
+    async def _learn_languages(self, entry: Entry, pool: Pool) -> None:
+        """What it translates, if only its server knows."""
+        call = entry.engine.languages(entry.spec)
+        if call is None:
+            return
+        try:
+            status, body = await pool.fetch(call.method, call.path, call.body, timeout=LANGUAGES_TIMEOUT)
+            if status != 200:
+                raise ValueError(f"it answered {call.path} with {status}")
+            entry.told = entry.engine.read_languages(body)
+        except (WireError, TimeoutError, ValueError) as error:
+            log.warning("languages.unknown", version=entry.spec.version, reason=str(error) or "no answer")
 
     async def _read_ahead(self, action: ac.Start, files: Files, stop: threading.Event) -> None:
         """Have its files in the page cache, as far as that leaves the memory that it was promised."""
@@ -318,7 +334,8 @@ class Commands:
         baseline: Mapping[str, int] = {}
         try:
             baseline = await self._observer.baseline(instance)
-            if instance.ready_at < inf and resident is not None:
+            # What has woken may take its memory back by and by.
+            if instance.ready_at < inf and resident is not None and not instance.woken:
                 own = await self._measure(resident, instance.id)  # after all its work: the better footprint
         except Exception:  # it has to stop all the same
             log.exception("measure.failed", instance=action.instance)
