@@ -68,7 +68,7 @@ async def test_its_apis_and_its_refusals() -> None:
         assert (wrong.status, wrong.code) == (400, "invalid_request"), wrong.body
 
 
-@pytest.mark.parametrize("name", ["VLLM::EngineCore", "VLLM::Worker"])
+@pytest.mark.parametrize("name", ["VLLM::EngineCor", "VLLM::Worker"])  # the kernel keeps 15 characters
 async def test_an_end_of_its_engine_costs_no_answer_and_leaves_nothing(name: str) -> None:
     before = sockets()
     async with yard_of() as yard:
