@@ -19,7 +19,7 @@ import numpy as np
 
 from modelyard.errors import BadFile, ModelyardError
 from modelyard.servers.translation import families, weights
-from modelyard.servers.translation.tokens import END, PAD, UNKNOWN, Tokenizer, padded
+from modelyard.servers.translation.tokens import END, PAD, UNKNOWN, Tokenizer
 from modelyard.servers.translation.weights import Array
 
 TYPES = ("float32", "float16", "int8", "int8_float32", "int8_float16", "int16")
@@ -69,12 +69,12 @@ def _spec(tokenizer: Tokenizer, config: Mapping[str, Any], found: Mapping[str, A
             _layer(layer, found, f"model.{name}.layers.{number}")
     output = found.get("lm_head.weight", target)
     spec.decoder.projection.weight = output
-    vocabulary = padded(tokenizer.target_vocabulary, len(output))
-    spec.decoder.projection.bias = _bias(found, vocabulary, output.dtype)
-    spec.register_source_vocabulary(padded(tokenizer.source_vocabulary, len(source)))
-    spec.register_target_vocabulary(vocabulary)
+    read, written = tokenizer.vocabularies(len(source), len(output))
+    spec.decoder.projection.bias = _bias(found, written, output.dtype)
+    spec.register_source_vocabulary(read)
+    spec.register_target_vocabulary(written)
     spec.config.eos_token, spec.config.unk_token = END, UNKNOWN
-    spec.config.decoder_start_token = vocabulary[config["decoder_start_token_id"]]
+    spec.config.decoder_start_token = written[config["decoder_start_token_id"]]
     for key in ("model_type", "max_position_embeddings"):
         spec.config.add_attribute(key, config.get(key))
     return spec

@@ -44,9 +44,21 @@ class Tokenizer:
         pieces = [one for one in tokens if one not in self._special and not one.startswith(_NOTHING)]
         return str(self._writer.decode(pieces)).strip()
 
+    def vocabularies(self, source: int, target: int) -> tuple[list[str], list[str]]:
+        """What is read and what is written, each token at its number, of a model with weights for so many;
+        numbers that no token has are `madeupword…`. Raises BadFile where the weights are too few."""
+        return self._padded(self._source_vocabulary, source), self._padded(self._target_vocabulary, target)
+
+    def _padded(self, vocabulary: Sequence[str], size: int) -> list[str]:
+        if len(vocabulary) > size:
+            raise BadFile(
+                f"{self.folder}: its tokenizer has {len(vocabulary)} tokens, and its weights are for {size}: "
+                "these are of two models"
+            )
+        return [*vocabulary, *(f"{_NOTHING}{number}" for number in range(size - len(vocabulary)))]
+
     @cached_property
-    def source_vocabulary(self) -> list[str]:
-        """Each token at its number; numbers that no token has are `madeupword…`."""
+    def _source_vocabulary(self) -> list[str]:
         if self.family.name == "nllb":
             count = self._reader.get_piece_size()
             pieces = [self._reader.id_to_piece(number) for number in range(3, count)]
@@ -56,19 +68,9 @@ class Tokenizer:
         return [*found, *self.family.sources.values()] if self.family.name == "m2m100" else found
 
     @cached_property
-    def target_vocabulary(self) -> list[str]:
+    def _target_vocabulary(self) -> list[str]:
         path = self.folder / families.TARGET_VOCABULARY
-        return _in_order(families.read_vocabulary(path)) if path.is_file() else self.source_vocabulary
-
-
-def padded(vocabulary: Sequence[str], size: int) -> list[str]:
-    """The vocabulary of a model with weights for `size` tokens. Raises BadFile where these are too few."""
-    if len(vocabulary) > size:
-        raise BadFile(
-            f"its tokenizer has {len(vocabulary)} tokens, and its weights are for {size}: these are of two "
-            "models"
-        )
-    return [*vocabulary, *(f"{_NOTHING}{number}" for number in range(size - len(vocabulary)))]
+        return _in_order(families.read_vocabulary(path)) if path.is_file() else self._source_vocabulary
 
 
 def _in_order(vocabulary: dict[str, int]) -> list[str]:

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from modelyard.errors import CannotLoad, ShuttingDown
 from modelyard.servers.translation.backends import OutOfMemory, Output, Segment
-from modelyard.servers.translation.tokens import END, PAD, UNKNOWN, Tokenizer, padded
+from modelyard.servers.translation.tokens import END, PAD, UNKNOWN, Tokenizer
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -50,9 +50,8 @@ class TransformersBackend:
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             raise CannotLoad(f"{folder}: Transformers cannot load it on {device}: {error}") from None
         size = self._model.config.vocab_size
-        self._source = _numbers(padded(self._tokenizer.source_vocabulary, size))
-        self._written = padded(self._tokenizer.target_vocabulary, size)
-        self._target = _numbers(self._written)
+        read, self._written = self._tokenizer.vocabularies(size, size)
+        self._source, self._target = _numbers(read), _numbers(self._written)
 
     @property
     def languages(self) -> Sequence[str]:
