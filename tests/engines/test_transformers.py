@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from modelyard.core.types import Address, Cause, Charge, Spec, WarmUp
+from modelyard.engines import transformers_memory
 from modelyard.engines.base import Command, Exit, ModelFile, Profile, Work
 from modelyard.engines.transformers import TransformersEngine
 from modelyard.servers.transformers.parameters import parse
@@ -169,6 +170,20 @@ def test_it_sleeps_with_its_weights_in_a_file_or_in_host_memory() -> None:
     assert [call.path for call in (*ram_rung.sleep, *ram_rung.wake)] == ["/sleep", "/wake"]
 
 
+def test_what_was_converted_at_its_load_takes_time_to_sleep_for_the_first_time() -> None:
+    def first(spec: Spec, header: Any = FILES) -> float:
+        return ENGINE.rungs(spec, header)[0].first
+
+    on_ram = replace(SPEC, devices=("ram",))
+    as_stored = replace(on_ram, parameters={"dtype": "bfloat16"})
+    assert first(on_ram) == pytest.approx(134_515_008 * 4 / 100e6)
+    assert first(as_stored) == 0
+    assert first(replace(on_ram, parameters={"dtype": "float16"})) == pytest.approx(134_515_008 * 2 / 100e6)
+    assert first(SPEC) == 0, "a GPU's weights go to host memory"
+    unread = replace(FILES["model"], header={"kind": "safetensors", "config": CONFIG})
+    assert first(as_stored, {"model": unread}) > 2
+
+
 @pytest.mark.parametrize("parameters", [{"quantization": "fp8"}, {"draft": {"source": "x"}}])
 def test_what_was_changed_at_its_load_does_not_sleep(parameters: dict[str, object]) -> None:
     assert ENGINE.rungs(replace(SPEC, parameters=parameters), FILES) == ()
@@ -222,3 +237,51 @@ def test_how_many_it_processes() -> None:
 )
 def test_causes(exit: Exit, log: str, cause: Cause) -> None:
     assert ENGINE.cause(exit, log) is cause
+
+
+TRANSLATING = {
+    "model_type": "m2m_100",
+    "d_model": 1024,
+    "decoder_layers": 12,
+    "encoder_ffn_dim": 4096,
+    "vocab_size": 128_112,
+}
+
+
+def test_a_model_that_translates() -> None:
+    count = 483_905_536
+    header = {
+        "config": TRANSLATING,
+        "dtypes": {"F16": count},
+        "bytes": 2 * count,
+        "translation": {"sources": ["en", "fr"], "targets": ["en", "fr"]},
+    }
+    files = {"model": ModelFile(Path("/models/m2m"), 2 * count, "b" * 64, header)}
+    plain = replace(SPEC, slots=64, devices=("ram",))
+    assert ENGINE.suited(plain, files) == {"translation": True}
+    assert ENGINE.suited(plain, {"model": file()}) == {}
+    spec = replace(plain, parameters={"translation": True, "batch": 1024, "beam_size": 1})
+    assert ENGINE.suited(spec, files) == {}
+    assert ENGINE.problems(spec, PROFILE) == []
+    found = told(spec, files=files)
+    assert (found["translation"], found["batch"], found["beam_size"]) == (True, 1024, 1)
+    assert ENGINE.paths(spec) == {"/translate"}
+    assert ("en", "fr") in ENGINE.pairs(spec, files)
+    assert not ENGINE.pairs(plain, files)
+    assert not ENGINE.rungs(spec, files)
+    (call,) = ENGINE.warm_up(spec)
+    assert call.path == "/translate"
+    (share,) = ENGINE.need(spec, files).shares
+    computed = 1024 * found["token_bytes"]
+    assert share.bytes == transformers_memory.PROCESS + 4 * count + computed
+    _, gpu = ENGINE.need(replace(spec, devices=("GPU-1",)), files).shares
+    assert gpu.bytes == transformers_memory.CUDA_CONTEXT + 2 * count + computed // 2
+
+
+def test_what_a_model_that_translates_has_not() -> None:
+    spec = replace(SPEC, parameters={"translation": True, "context": 512, "pooling": "cls"})
+    assert dict(ENGINE.problems(spec, PROFILE)).keys() == {"parameters.context", "parameters.pooling"}
+    prefixed = replace(SPEC, parameters={"translation": True}, warm_up=WarmUp((), ("Be brief.",)))
+    assert dict(ENGINE.problems(prefixed, PROFILE)).keys() == {"warm_up.prefixes"}
+    generating = replace(SPEC, parameters={"beam_size": 2})
+    assert dict(ENGINE.problems(generating, PROFILE)).keys() == {"parameters.beam_size"}

@@ -21,6 +21,7 @@ from modelyard.engines.exposition import sums
 from modelyard.engines.folder import Folder
 from modelyard.engines.options import Option, Table, one_of, whole
 from modelyard.servers.ctranslate2.parameters import COMPUTE_TYPES
+from modelyard.servers.translation.serving import BATCH_TOKENS, BEAM_SIZE
 
 PROCESS = 90_000_000
 """An interpreter with CTranslate2, NumPy and SentencePiece."""
@@ -28,8 +29,6 @@ CUDA_HOST = 400_000_000
 """What CUDA adds to that in host RAM."""
 CUDA_CONTEXT = 500_000_000
 """What a CUDA context with cuBLAS holds on the GPU."""
-_BATCH_TOKENS = 2048
-_BEAM_SIZE = 2
 OPTIONS = (
     Option("compute_type", one_of(*COMPUTE_TYPES)),
     Option("replicas", whole(1)),
@@ -167,12 +166,12 @@ def _stored(spec: Spec) -> str:
 
 
 def _batch_tokens(spec: Spec) -> int:
-    return _whole(spec, "max_batch_tokens", _BATCH_TOKENS)
+    return _whole(spec, "max_batch_tokens", BATCH_TOKENS)
 
 
 def _token_bytes(spec: Spec, folder: Folder) -> int:
     half = "float16" in _stored(spec)
-    return seq2seq.token_bytes(folder, 2 if half else 4, _whole(spec, "beam_size", _BEAM_SIZE))
+    return seq2seq.token_bytes(folder, 2 if half else 4, _whole(spec, "beam_size", BEAM_SIZE))
 
 
 def _whole(spec: Spec, name: str, default: int) -> int:

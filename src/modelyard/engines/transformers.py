@@ -2,8 +2,10 @@
 
 The server is run by this interpreter, or by the profile's `program`: a Python with `modelyard[transformers]`.
 It takes a folder of safetensors. A spec's parameters are the rows of `OPTIONS`; `context` is what each slot
-gets (0: what the model was made for; as a rule, 4,096 tokens of that). `dtype: auto` computes with 32 bits on
-the CPU, on a GPU with the 16 that the model was made for.
+gets (0: what the model was made for; as a rule, 4,096 tokens of that). With `translation` it is a model of
+the M2M100, NLLB or Marian family, the requests of all slots go through it together, and `batch` are the
+tokens of their sentences. `dtype: auto` computes with 32 bits on the CPU, on a GPU with the 16 that the model
+was made for.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
+from modelyard.core.languages import Pairs
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
-from modelyard.engines import openai_http, transformers_memory
-from modelyard.engines.base import Adapter, Call, Command, Files, Profile, Rung, Work
+from modelyard.engines import openai_http, seq2seq, transformers_memory
+from modelyard.engines.base import TRANSLATE, Adapter, Call, Command, Files, Profile, Rung, Work
+from modelyard.engines.folder import Folder
 from modelyard.engines.openai_http import CHAT
 from modelyard.engines.options import Option, Table, one_of, text, truth, whole
 from modelyard.engines.transformers_memory import DEFAULT_CONTEXT, Model, Plan
 from modelyard.servers.transformers import parameters
+from modelyard.servers.translation.serving import BATCH_TOKENS, BEAM_SIZE
 
 _BATCH = 512
 OPTIONS = (
@@ -36,6 +41,12 @@ OPTIONS = (
     Option("draft.max", whole(1)),
     Option("ngram", whole(1)),
 )
+    Option("translation", truth),
+    Option("beam_size", whole(1)),
+    Option("max_output", whole(1)),
+)
+_OF_TRANSLATION = frozenset(
+    {"translation", "dtype", "threads", "batch", "beam_size", "max_output", "max_wait_ms"}
 _TABLE = Table("transformers", OPTIONS)
 _STORED = {"bnb-4bit": 0.55, "torchao-int4": 0.55, "bnb-8bit": 1.0, "torchao-int8": 1.0, "fp8": 1.0}
 
@@ -94,6 +105,12 @@ class TransformersEngine(Adapter):
             found.append(("parameters.attention", "needs a GPU: leave it out, or take sdpa or eager"))
         return found + openai_http.warm_up_problems(spec, self.paths(spec))
 
+        if _translates(spec):
+            others = options.keys() - _OF_TRANSLATION
+            found += [(f"parameters.{name}", "is not of models that translate") for name in sorted(others)]
+            return found + seq2seq.warm_up_problems(spec)
+        own = options.keys() & {"beam_size", "max_output"}
+        found += [(f"parameters.{name}", "is of models that translate") for name in sorted(own)]
     def sources(self, spec: Spec) -> Mapping[str, str]:
         roles = {"model": spec.source, "draft": _flat(spec).get("draft.source")}
         return {role: str(source) for role, source in roles.items() if source}
@@ -101,6 +118,9 @@ class TransformersEngine(Adapter):
     def need(self, spec: Spec, files: Files) -> Need:
         return transformers_memory.need(_plan(spec, files), files)
 
+        if _translates(spec):
+            computed = _batch_tokens(spec) * _token_bytes(spec, files)
+            return transformers_memory.need_of_translation(_plan(spec, files), files, computed)
     def command(
         self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
     ) -> Command:
@@ -117,6 +137,8 @@ class TransformersEngine(Adapter):
         }
         if "draft" in files:
             told["draft"] = str(files["draft"].path)
+        if _translates(spec):
+            told |= {"batch": _batch_tokens(spec), "token_bytes": _token_bytes(spec, files)}
             told["draft_tokens"] = options.get("draft.max", 0)
         argv = (profile.program or sys.executable, "-m", "modelyard.servers.transformers", json.dumps(told))
         return Command(argv, own_folder=True)
@@ -124,11 +146,13 @@ class TransformersEngine(Adapter):
     def warm_up(self, spec: Spec) -> Sequence[Call]:
         # Not every model chats, but all that generate complete.
         return openai_http.warm_up(spec, self.paths(spec) - {CHAT})
+        if _translates(spec):
+            return seq2seq.warm_up(spec)
 
     def rungs(self, spec: Spec, files: Files) -> Sequence[Rung]:
         options, plan = _flat(spec), _plan(spec, files)
         quantized = "quantization" in options or Model(files["model"]).quantized
-        if quantized or "draft.source" in options:
+        if quantized or "draft.source" in options or _translates(spec):
             return ()
         shares = transformers_memory.asleep(plan, files)
         name = "file" if plan.on_ram else "ram"
@@ -138,18 +162,25 @@ class TransformersEngine(Adapter):
         common = {"/tokenize", "/detokenize"}
         own = {"/v1/embeddings"} if spec.parameters.get("embedding") else {CHAT, "/v1/completions"}
         return frozenset(common | own)
+        if _translates(spec):
+            return frozenset({TRANSLATE})
 
     def context(self, spec: Spec, files: Files) -> int | None:
         return _context(spec, files) if "model" in files else super().context(spec, files)
 
     def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
-        if "model" not in files or "embedding" in spec.parameters:
+        if "model" not in files or {"embedding", "translation"} & spec.parameters.keys():
             return {}
         made_for = Model(files["model"]).architectures
         return {"embedding": True} if any(name.endswith("Model") for name in made_for) else {}
 
+        if seq2seq.translates(files["model"]):
+            return {"translation": True}
     def busy(self) -> Call | None:
         return Call("GET", "/stats")
+
+    def pairs(self, spec: Spec, files: Files) -> Pairs:
+        return seq2seq.pairs(spec, files) if _translates(spec) else spec.pairs
 
     def count_busy(self, body: bytes) -> int:
         stats = json.loads(body)
@@ -175,6 +206,21 @@ def _flat(spec: Spec) -> dict[str, object]:
 
 def _on_ram(spec: Spec) -> bool:
     return set(spec.devices) == {"ram"}
+
+def _translates(spec: Spec) -> bool:
+    return spec.parameters.get("translation") is True
+
+
+def _batch_tokens(spec: Spec) -> int:
+    given = spec.parameters.get("batch")
+    return given if isinstance(given, int) else BATCH_TOKENS
+
+
+def _token_bytes(spec: Spec, files: Files) -> int:
+    given = spec.parameters.get("beam_size")
+    beams = given if isinstance(given, int) else BEAM_SIZE
+    return seq2seq.token_bytes(Folder(files["model"]), _plan(spec, files).element, beams)
+
 
 
 def _context(spec: Spec, files: Files) -> int:

@@ -79,3 +79,12 @@ def asleep(plan: Plan, files: Files) -> tuple[Share, ...]:
         return (Share("ram", PROCESS),)
     weights = Model(files["model"]).weights(plan)
     return Share("ram", PROCESS + CUDA_HOST + weights), Share("accelerator", CUDA_CONTEXT)
+def need_of_translation(plan: Plan, files: Files, computed: int) -> Need:
+    """Of a model that translates; `computed` is what its batches take."""
+    model = Model(files["model"])
+    own, known = model.weights(plan) + computed, bool(model.whole("d_model"))
+    if plan.on_ram:
+        return Need((Share("ram", PROCESS + own),), known=known)
+    return Need((Share("ram", PROCESS + CUDA_HOST), Share("accelerator", own + CUDA_CONTEXT)), known=known)
+
+

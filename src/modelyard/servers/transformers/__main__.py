@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from modelyard.servers import plain_http
+from modelyard.servers import process
 from modelyard.servers.transformers.api import Api
 from modelyard.servers.transformers.generation import Model
 from modelyard.servers.transformers.parameters import Parameters, parse
-
-_KEEP_ALIVE = 3600.0
-_KEPT_REQUESTS = 1 << 31
+from modelyard.servers.translation import serving
+from modelyard.servers.translation.backends import Backend
 
 
 def main(argv: list[str]) -> int:
@@ -28,71 +27,53 @@ def main(argv: list[str]) -> int:
     try:
         parameters = parse(argv)
     except (ValueError, TypeError) as error:
-        _log(f"error: invalid argument: {error}")
+        process.log(f"error: invalid argument: {error}")
         return 2
     os.environ |= dict.fromkeys(("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS"), "1")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a request's text is short
-    return asyncio.run(_serve(parameters))
+    if parameters.translation:
+        return asyncio.run(serving.serve(parameters.address, parameters.path, *_translation(parameters)))
+    return asyncio.run(
+        process.serve(
+            parameters.address,
+            parameters.path,
+            lambda failed: Api(parameters, failed),
+            lambda: _load(parameters),
+        )
+    )
 
 
-async def _serve(parameters: Parameters) -> int:
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[int] = loop.create_future()
+def _translation(parameters: Parameters) -> tuple[Callable[[], Backend], serving.Options]:
+    def load() -> Backend:
+        import torch  # noqa: PLC0415 - seconds, and it may be absent
 
-    def end(code: int) -> None:
-        if not ended.done():
-            ended.set_result(code)
+        from modelyard.servers.translation.transformers_backend import TransformersBackend  # noqa: PLC0415
 
-    def failed(message: str) -> None:
-        _log(f"error: the model has failed: {message}")
-        end(1)
+        if parameters.threads:
+            torch.set_num_threads(parameters.threads)
+        dtype = None if parameters.dtype == "auto" else parameters.dtype
+        return TransformersBackend(Path(parameters.path), parameters.device, dtype)
 
-    def loaded(loading: asyncio.Future[Model | None]) -> None:
-        api.model = loading.result()
-        if api.model is None:
-            end(1)
-        else:
-            _log("model loaded")
-
-    api = Api(parameters, failed)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, 0)
-    try:
-        server = await plain_http.listen(parameters.address, api.handle, _KEEP_ALIVE, _KEPT_REQUESTS)
-    except OSError as error:
-        _log(f"couldn't bind to {parameters.address}: {error}")
-        return 1
-    _log(f"listening on {parameters.address}, loading {parameters.path}")
-    loading = loop.run_in_executor(None, _load, parameters)
-    loading.add_done_callback(loaded)
-    code = await ended
-    server.close()
-    _remove_socket(parameters.address)
-    sys.stderr.flush()
-    # At once: threads of the libraries would be waited for, and hold nothing that has to be saved.
-    os._exit(code)
+    return load, serving.Options(
+        beam_size=parameters.beam_size or serving.BEAM_SIZE,
+        max_batch_tokens=parameters.batch,
+        max_wait_ms=parameters.max_wait_ms or serving.WAIT_MS,
+        max_output=parameters.max_output,
+        token_bytes=parameters.token_bytes,
+    )
 
 
 def _load(parameters: Parameters) -> Model | None:
     try:
         from modelyard.servers.transformers.loading import load  # noqa: PLC0415 - seconds, and it may be absent
     except ImportError as error:
-        _log(f"{error}; run `pip install 'modelyard[transformers]'` for this interpreter")
+        process.log(f"{error}; run `pip install 'modelyard[transformers]'` for this interpreter")
         return None
     try:
         return load(parameters)
     except Exception as error:  # whatever the libraries raise: it ends the process
-        _log(f"error: failed to load model: {type(error).__name__}: {error}")
+        process.log(f"error: failed to load model: {type(error).__name__}: {error}")
         return None
-
-
-def _remove_socket(address: str) -> None:
-    if address.startswith("unix:"):
-        Path(address.removeprefix("unix:")).unlink(missing_ok=True)
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+
+from modelyard.servers.process import told
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
@@ -15,7 +16,9 @@ POOLINGS = ("mean", "cls", "last")
 class Parameters:
     """`address` is `unix:/path` or `host:port`, `path` the model's folder, `context` the tokens of one
     request with its answer. `device` is `cpu`, or `cuda` for the first one that is visible. At most
-    `batch` are computed at once. Weights of host RAM lie in `sleep_folder` while it sleeps."""
+    `batch` are computed at once. Weights of host RAM lie in `sleep_folder` while it sleeps. Of
+    a model for `translation`, what follows is as in `servers.translation.serving.Options`; 0 is its default
+    there, and `batch` are its tokens."""
 
     address: str
     model: str
@@ -35,6 +38,11 @@ class Parameters:
     draft_tokens: int = 0
     ngram: int = 0
     sleep_folder: str = ""
+    translation: bool = False
+    beam_size: int = 0
+    max_wait_ms: int = 0
+    max_output: int = 0
+    token_bytes: int = 0
 
     @property
     def speculates(self) -> bool:
@@ -42,14 +50,5 @@ class Parameters:
 
 
 def parse(argv: list[str]) -> Parameters:
-    """Raises ValueError that names what is wrong."""
-    if len(argv) != 1:
-        raise ValueError("one JSON object is expected")
-    given = json.loads(argv[0])
-    known = {one.name: one for one in fields(Parameters)}
-    for name, value in given.items():
-        if name not in known:
-            raise ValueError(f"{name}: there is no such parameter; there are {', '.join(known)}")
-        if type(value).__name__ != known[name].type:
-            raise ValueError(f"{name}: {value!r} is no {known[name].type}")
-    return Parameters(**given)
+    """Raises ValueError that names what is wrong, and TypeError for what is missing."""
+    return told(argv, Parameters)

@@ -89,10 +89,15 @@ class Api:
         exchange.answer(200, {"status": "ok"})
 
     async def _metrics(self, exchange: Exchange, model: Model) -> None:
-        now = {"requests": self._requests, "processing": self._processing, "waiting": model.batching.waiting}
-        counts = {**now, **asdict(model.batching.counts), "batch_tokens": model.batching.bound}
-        lines = "".join(f"{PREFIX}{key} {value}\n" for key, value in counts.items())
+        lines = "".join(f"{PREFIX}{key} {value}\n" for key, value in self._counts(model).items())
         exchange.answer(200, lines.encode(), "text/plain; version=0.0.4")
+
+    async def _stats(self, exchange: Exchange, model: Model) -> None:
+        exchange.answer(200, self._counts(model))
+
+    def _counts(self, model: Model) -> dict[str, int]:
+        now = {"requests": self._requests, "processing": self._processing, "waiting": model.batching.waiting}
+        return {**now, **asdict(model.batching.counts), "batch_tokens": model.batching.bound}
 
 
 @dataclass(frozen=True)
@@ -164,4 +169,5 @@ _ROUTES: dict[tuple[str, str], _Route] = {
     ("GET", "/languages"): Api._languages,
     ("GET", "/health"): Api._health,
     ("GET", "/metrics"): Api._metrics,
+    ("GET", "/stats"): Api._stats,
 }
