@@ -40,13 +40,13 @@ OPTIONS = (
     Option("draft.source", text),
     Option("draft.max", whole(1)),
     Option("ngram", whole(1)),
-)
     Option("translation", truth),
     Option("beam_size", whole(1)),
     Option("max_output", whole(1)),
 )
 _OF_TRANSLATION = frozenset(
     {"translation", "dtype", "threads", "batch", "beam_size", "max_output", "max_wait_ms"}
+)
 _TABLE = Table("transformers", OPTIONS)
 _STORED = {"bnb-4bit": 0.55, "torchao-int4": 0.55, "bnb-8bit": 1.0, "torchao-int8": 1.0, "fp8": 1.0}
 
@@ -103,24 +103,24 @@ class TransformersEngine(Adapter):
             found.append(("parameters.pooling", "is of models that embed"))
         if _on_ram(spec) and str(options.get("attention", "")).startswith("flash"):
             found.append(("parameters.attention", "needs a GPU: leave it out, or take sdpa or eager"))
-        return found + openai_http.warm_up_problems(spec, self.paths(spec))
-
         if _translates(spec):
             others = options.keys() - _OF_TRANSLATION
             found += [(f"parameters.{name}", "is not of models that translate") for name in sorted(others)]
             return found + seq2seq.warm_up_problems(spec)
         own = options.keys() & {"beam_size", "max_output"}
         found += [(f"parameters.{name}", "is of models that translate") for name in sorted(own)]
+        return found + openai_http.warm_up_problems(spec, self.paths(spec))
+
     def sources(self, spec: Spec) -> Mapping[str, str]:
         roles = {"model": spec.source, "draft": _flat(spec).get("draft.source")}
         return {role: str(source) for role, source in roles.items() if source}
 
     def need(self, spec: Spec, files: Files) -> Need:
-        return transformers_memory.need(_plan(spec, files), files)
-
         if _translates(spec):
             computed = _batch_tokens(spec) * _token_bytes(spec, files)
             return transformers_memory.need_of_translation(_plan(spec, files), files, computed)
+        return transformers_memory.need(_plan(spec, files), files)
+
     def command(
         self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
     ) -> Command:
@@ -135,19 +135,19 @@ class TransformersEngine(Adapter):
             "device": "cpu" if all(charge.device == "ram" for charge in placement) else "cuda",
             "sleep_folder": ".",
         }
-        if "draft" in files:
-            told["draft"] = str(files["draft"].path)
         if _translates(spec):
             told |= {"batch": _batch_tokens(spec), "token_bytes": _token_bytes(spec, files)}
+        if "draft" in files:
+            told["draft"] = str(files["draft"].path)
             told["draft_tokens"] = options.get("draft.max", 0)
         argv = (profile.program or sys.executable, "-m", "modelyard.servers.transformers", json.dumps(told))
         return Command(argv, own_folder=True)
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
-        # Not every model chats, but all that generate complete.
-        return openai_http.warm_up(spec, self.paths(spec) - {CHAT})
         if _translates(spec):
             return seq2seq.warm_up(spec)
+        # Not every model chats, but all that generate complete.
+        return openai_http.warm_up(spec, self.paths(spec) - {CHAT})
 
     def rungs(self, spec: Spec, files: Files) -> Sequence[Rung]:
         options, plan = _flat(spec), _plan(spec, files)
@@ -159,11 +159,11 @@ class TransformersEngine(Adapter):
         return (Rung(name, shares, (Call("POST", "/sleep"),), (Call("POST", "/wake"),)),)
 
     def paths(self, spec: Spec) -> frozenset[str]:
+        if _translates(spec):
+            return frozenset({TRANSLATE})
         common = {"/tokenize", "/detokenize"}
         own = {"/v1/embeddings"} if spec.parameters.get("embedding") else {CHAT, "/v1/completions"}
         return frozenset(common | own)
-        if _translates(spec):
-            return frozenset({TRANSLATE})
 
     def context(self, spec: Spec, files: Files) -> int | None:
         return _context(spec, files) if "model" in files else super().context(spec, files)
@@ -171,16 +171,16 @@ class TransformersEngine(Adapter):
     def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
         if "model" not in files or {"embedding", "translation"} & spec.parameters.keys():
             return {}
+        if seq2seq.translates(files["model"]):
+            return {"translation": True}
         made_for = Model(files["model"]).architectures
         return {"embedding": True} if any(name.endswith("Model") for name in made_for) else {}
 
-        if seq2seq.translates(files["model"]):
-            return {"translation": True}
-    def busy(self) -> Call | None:
-        return Call("GET", "/stats")
-
     def pairs(self, spec: Spec, files: Files) -> Pairs:
         return seq2seq.pairs(spec, files) if _translates(spec) else spec.pairs
+
+    def busy(self) -> Call | None:
+        return Call("GET", "/stats")
 
     def count_busy(self, body: bytes) -> int:
         stats = json.loads(body)
@@ -204,9 +204,6 @@ def _flat(spec: Spec) -> dict[str, object]:
     return dict(_TABLE.walk(spec.parameters))
 
 
-def _on_ram(spec: Spec) -> bool:
-    return set(spec.devices) == {"ram"}
-
 def _translates(spec: Spec) -> bool:
     return spec.parameters.get("translation") is True
 
@@ -221,6 +218,9 @@ def _token_bytes(spec: Spec, files: Files) -> int:
     beams = given if isinstance(given, int) else BEAM_SIZE
     return seq2seq.token_bytes(Folder(files["model"]), _plan(spec, files).element, beams)
 
+
+def _on_ram(spec: Spec) -> bool:
+    return set(spec.devices) == {"ram"}
 
 
 def _context(spec: Spec, files: Files) -> int:

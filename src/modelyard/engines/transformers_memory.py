@@ -73,12 +73,6 @@ def need(plan: Plan, files: Files) -> Need:
     return Need((Share("ram", PROCESS + CUDA_HOST), Share("accelerator", own + CUDA_CONTEXT)), known=known)
 
 
-def asleep(plan: Plan, files: Files) -> tuple[Share, ...]:
-    """What stays while its weights lie in a file, or in host RAM for a GPU."""
-    if plan.on_ram:
-        return (Share("ram", PROCESS),)
-    weights = Model(files["model"]).weights(plan)
-    return Share("ram", PROCESS + CUDA_HOST + weights), Share("accelerator", CUDA_CONTEXT)
 def need_of_translation(plan: Plan, files: Files, computed: int) -> Need:
     """Of a model that translates; `computed` is what its batches take."""
     model = Model(files["model"])
@@ -88,3 +82,9 @@ def need_of_translation(plan: Plan, files: Files, computed: int) -> Need:
     return Need((Share("ram", PROCESS + CUDA_HOST), Share("accelerator", own + CUDA_CONTEXT)), known=known)
 
 
+def asleep(plan: Plan, files: Files) -> tuple[Share, ...]:
+    """What stays while its weights lie in a file, or in host RAM for a GPU."""
+    if plan.on_ram:
+        return (Share("ram", PROCESS),)
+    weights = Model(files["model"]).weights(plan)
+    return Share("ram", PROCESS + CUDA_HOST + weights), Share("accelerator", CUDA_CONTEXT)
