@@ -7,6 +7,7 @@ import pytest
 from core.yard import Yard, gpu, granted, need, of, ram, refused, rung, started, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
+from modelyard.core import sleep
 from modelyard.core.types import Cause, Need, OutcomeKind, Rung, Share
 
 
@@ -331,6 +332,20 @@ class TestFailures:
         yard.do(ev.Slept("a-1", 2))  # too late: it stops
         assert yard.states(A) == ["stopping"]
 
+    @pytest.mark.parametrize("known", [False, True])
+    def test_one_that_woke_has_its_memory_back_by_and_by(self, yard: Yard, known: bool) -> None:
+        """Measured before it sleeps is little then; what was measured once says what it holds."""
+        swap(yard, B, A)
+        yard.do(ev.Learned(A, sleeps(known=known), 3.0))
+        yard.ask("r", A)
+        yard.slept(B)
+        yard.ready(A)
+        yard.finish("r")
+        (order,) = of(ac.Sleep, yard.ask("r2", B))
+        before = sleep.before(yard.instance(A), order.rung, {"gpu0": 5, "ram": 1})
+        assert before == {"gpu0": 60 if known else 5, "ram": 1}
+        assert stopped(yard.slept(A, before, {"gpu0": 5, "ram": 60})) == ([] if known else ["a"])
+
     def test_it_kept_too_much(self, yard: Yard) -> None:
         yard.ask("r", B)
         actions = yard.slept(A, {"gpu0": 60, "ram": 1}, {"gpu0": 13, "ram": 60})
@@ -394,6 +409,52 @@ class TestFailures:
         yard.do(ev.Failed("a-1", 1, Cause.CRASHED))
         yard.do(ev.Exited("a-1", 1, Cause.CRASHED))
         assert yard.states(A) == ["asleep"]
+
+
+class TestAFirstSleepThatTakesLong:
+    """Longer than the release cap of 10 s."""
+
+    @pytest.fixture
+    def yard(self) -> Yard:
+        yard = house()
+        yard.load("a", sleeps(first=60.0), keep_alive=5.0)
+        yard.add("b", 60)
+        return yard
+
+    def test_whoever_waits_has_its_memory_sooner_when_it_stops(self, yard: Yard) -> None:
+        assert stopped(yard.ask("r", B)) == ["a"]
+
+    def test_an_idle_one_has_its_time(self, yard: Yard) -> None:
+        (order,) = of(ac.Sleep, yard.pass_time(5.0))
+        assert order.deadline == yard.now + 60.0
+        for _ in range(5):
+            assert not stopped(yard.pass_time(10.0))
+        yard.slept(A)
+        assert yard.states(A) == ["asleep"]
+
+    def test_an_idle_one_that_is_not_asleep_by_then_stops(self, yard: Yard) -> None:
+        yard.pass_time(5.0)
+        assert not stopped(yard.pass_time(59.9))
+        assert stopped(yard.pass_time(0.2)) == ["a"]
+        assert yard.version(A).sleep_after > yard.now
+
+    def test_somebody_waits_for_it_no_longer_than_the_release_cap(self, yard: Yard) -> None:
+        yard.pass_time(5.0)
+        assert not stopped(yard.pass_time(15.0))
+        assert not stopped(yard.ask("r", B))
+        assert stopped(yard.pass_time(10.0)) == ["a"]
+        assert yard.version(A).sleep_after <= yard.now, "it did nothing wrong"
+        assert started(yard.released(A)) == ["b"]
+
+    def test_the_next_sleep_is_as_any(self, yard: Yard) -> None:
+        yard.pass_time(5.0)
+        yard.slept(A)
+        yard.ask("r", A)
+        yard.ready(A)
+        yard.finish("r")
+        (order,) = of(ac.Sleep, yard.ask("r2", B))
+        assert order.deadline == yard.now + 10.0
+        assert stopped(yard.pass_time(10.0)) == ["a"]
 
 
 def test_the_expected_wait_is_that_of_a_wake() -> None:

@@ -47,10 +47,16 @@ def need(*sizes: int, known: bool = True, on: str = "accelerator", rungs: Iterab
 
 
 def rung(
-    name: str = "level 1", ram: int = 60, left: int = 0, *, known: bool = False, seconds: float | None = None
+    name: str = "level 1",
+    ram: int = 60,
+    left: int = 0,
+    *,
+    known: bool = False,
+    seconds: float | None = None,
+    first: float = 0.0,
 ) -> Rung:
     """One that takes `ram` bytes to host memory and leaves as many as `left` on the accelerator."""
-    return Rung(name, (Share("accelerator", left), Share("ram", ram)), known, seconds)
+    return Rung(name, (Share("accelerator", left), Share("ram", ram)), known, seconds, first)
 
 
 def every_event(

@@ -127,6 +127,17 @@ def _raise_need(step: Step, instance: Instance) -> None:
     step.note("need", version.key, f"ran out of memory: needs {in_units(need.bytes)}", bytes=need.bytes)
 
 
+def sleep_due(step: Step, instance: Instance) -> None:
+    """Its release cap passed while it falls asleep: one that may take longer goes on until somebody waits."""
+    cap = instance.version.policy.release_cap
+    if step.now >= instance.asleep_by:
+        sleep_failed(step, instance, f"not asleep in time (release_cap {cap:g} s)")
+    elif step.state.line:
+        stop(step, instance, "others wait for its memory, and it does not sleep yet")
+    else:
+        step.state.timers.set(("sleep", instance.id), min(step.now + cap, instance.asleep_by))
+
+
 def sleep_failed(step: Step, instance: Instance, detail: str) -> None:
     """It does not sleep, or gave too little back: it stops, as do its like for a while."""
     version = instance.version

@@ -229,11 +229,11 @@ def part(step: Step, instance: Instance, reason: str) -> None:
     instance.state = next_instance(instance.state, Signal.SLEEP)
     instance.generation += 1
     cancel_timers(step, instance)
+    instance.asleep_by = step.now + sleep.lasts(instance, rung)
     instance.awake, instance.ready_at, instance.woken = instance.placement, inf, False
     _hold(step, instance, sleep.both(instance.placement, sleep.asleep(instance, rung)))
-    deadline = step.now + instance.version.policy.release_cap
-    state.timers.set(("sleep", instance.id), deadline)
-    step.out.append(Sleep(instance.id, instance.generation, rung, deadline, reason))
+    state.timers.set(("sleep", instance.id), step.now + instance.version.policy.release_cap)
+    step.out.append(Sleep(instance.id, instance.generation, rung, instance.asleep_by, reason))
     step.look_at(instance.version)
 
 

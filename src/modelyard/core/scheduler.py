@@ -339,8 +339,7 @@ class Scheduler:
         elif kind == "drain":
             instances.leave(step, instance, "the drain cap passed", now=True)
         elif kind == "sleep":
-            cap = instance.version.policy.release_cap
-            failures.sleep_failed(step, instance, f"not asleep within release_cap {cap:g} s")
+            failures.sleep_due(step, instance)
         else:
             cap = instance.version.policy.load_cap
             failures.fail(step, instance, Cause.START_DEADLINE, f"not ready within load_cap {cap:g} s")

@@ -118,6 +118,18 @@ def rungs(ledger: Ledger, instance: Instance, now: float) -> list[Rung]:
     )
 
 
+def lasts(instance: Instance, rung: Rung) -> float:
+    """Seconds that a ready instance may take to fall asleep."""
+    return max(instance.version.policy.release_cap, 0.0 if instance.woken else rung.first)
+
+
+def before(instance: Instance, rung: Rung, measured: Mapping[str, int]) -> dict[str, int]:
+    """What an instance that falls asleep held of its own awake: as was measured; on a rung that was measured
+    before, no less than what is booked: one that woke may take its memory back by and by."""
+    booked = {charge.device: charge.bytes for charge in instance.awake} if rung.known else {}
+    return {device: max(size, booked.get(device, 0)) for device, size in measured.items()}
+
+
 def fits(ledger: Ledger, instance: Instance, rung: Rung) -> bool:
     """Whether what it takes to host memory has room there now."""
     held = asleep(instance, rung)

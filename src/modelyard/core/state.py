@@ -89,7 +89,7 @@ class Instance:
 
     `placement` is what it holds now, or may hold when what it was told is done; `awake` is what it held
     when it was last put to sleep, or will hold when it has woken. `rung`: where it goes or is, None where it
-    stops; `woken`: it slept before.
+    stops; `woken`: it slept before; `asleep_by`: when it has to sleep, if nobody waits for memory before.
 
     Invariant: leases ≤ slots + overcommit; memory is reserved from Start to Released.
     """
@@ -114,6 +114,7 @@ class Instance:
     awake: Placement = ()
     rung: Rung | None = None
     woken: bool = False
+    asleep_by: float = inf
 
     @property
     def keep_alive(self) -> float:

@@ -90,12 +90,14 @@ class Share:
 class Rung:
     """A way to sleep: the process stays, and holds `shares` of its own bytes, no mapped files. Those on an
     `accelerator` are on the devices that it was started on, in their order. `known`: they were measured.
-    `seconds`: how long it usually takes to be ready again; None while nobody saw it."""
+    `seconds`: how long it usually takes to be ready again; None while nobody saw it. `first`: how long an
+    instance may take to fall asleep for the first time, where that can be longer than its release cap."""
 
     name: str
     shares: tuple[Share, ...]
     known: bool = False
     seconds: float | None = None
+    first: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,6 +232,8 @@ def ways_out(room: Room, wish: Wish, victims: list[Instance], placement: Placeme
         left[charge.device] -= room.devices[charge.device].cost(charge, gone)
     for victim in victims:
         for rung in sleep.rungs(room.ledger, victim, wish.now):
+            if sleep.lasts(victim, rung) > victim.version.policy.release_cap:
+                continue  # whoever waits for its memory has it sooner when it stops
             freed, takes = sleep.frees(room.ledger, victim, rung), []
             for charge in sleep.asleep(victim, rung):
                 own = room.devices[charge.device].own(victim.id)

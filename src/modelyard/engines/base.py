@@ -160,12 +160,14 @@ class Work:
 class Rung:
     """A way to sleep, in which the process stays. `shares`: the estimate of its own bytes then, accelerator
     shares in the order of the need's, host memory on `ram`. `sleep` and `wake` are requests in their order,
-    each answered with 2xx when it is done; what `warm_up` says follows the wake."""
+    each answered with 2xx when it is done; what `warm_up` says follows the wake. `first`: the seconds that
+    the first sleep of an instance may take where it has to write something, else 0."""
 
     name: str
     shares: tuple[Share, ...]
     sleep: tuple[Call, ...]
     wake: tuple[Call, ...]
+    first: float = 0.0
 
 
 @runtime_checkable

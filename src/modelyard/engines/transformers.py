@@ -27,6 +27,7 @@ from modelyard.servers.transformers import parameters
 from modelyard.servers.translation.serving import BATCH_TOKENS, BEAM_SIZE
 
 _BATCH = 512
+_WRITES = 100e6  # bytes a second that a disk takes at least
 OPTIONS = (
     Option("context", whole(0)),
     Option("dtype", one_of(*parameters.DTYPES)),
@@ -48,6 +49,7 @@ _OF_TRANSLATION = frozenset(
     {"translation", "dtype", "threads", "batch", "beam_size", "max_output", "max_wait_ms"}
 )
 _TABLE = Table("transformers", OPTIONS)
+_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _STORED = {"bnb-4bit": 0.55, "torchao-int4": 0.55, "bnb-8bit": 1.0, "torchao-int8": 1.0, "fp8": 1.0}
 
 # What the log says before the end, the most telling first.
@@ -156,7 +158,8 @@ class TransformersEngine(Adapter):
             return ()
         shares = transformers_memory.asleep(plan, files)
         name = "file" if plan.on_ram else "ram"
-        return (Rung(name, shares, (Call("POST", "/sleep"),), (Call("POST", "/wake"),)),)
+        first = Model(files["model"]).converted(plan) / _WRITES if plan.on_ram else 0.0
+        return (Rung(name, shares, (Call("POST", "/sleep"),), (Call("POST", "/wake"),), first),)
 
     def paths(self, spec: Spec) -> frozenset[str]:
         if _translates(spec):
@@ -232,7 +235,8 @@ def _context(spec: Spec, files: Files) -> int:
 def _plan(spec: Spec, files: Files) -> Plan:
     options = _flat(spec)
     dtype = options.get("dtype", "auto")
-    wide = dtype == "float32" or (dtype == "auto" and _on_ram(spec))
+    dtype = "float32" if dtype == "auto" and _on_ram(spec) else str(dtype)
+    wide = dtype == "float32"
     return Plan(
         context=_context(spec, files),
         slots=spec.slots,
@@ -241,6 +245,7 @@ def _plan(spec: Spec, files: Files) -> Plan:
         stored=_STORED.get(str(options.get("quantization")), 4 if wide else 2),
         generates=not options.get("embedding"),
         on_ram=_on_ram(spec),
+        dtype=_NAMES.get(dtype, ""),
     )
 
 

@@ -26,7 +26,8 @@ _SPARE_PAGES = 3
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The parameters that decide memory. `element` is the bytes of a number that is computed with, `stored`
-    of one of the weights; `batch` tokens are computed at once."""
+    of one of the weights; `dtype` is their type as safetensors name it, empty where only the load tells;
+    `batch` tokens are computed at once."""
 
     context: int
     slots: int
@@ -35,6 +36,7 @@ class Plan:
     stored: float
     generates: bool
     on_ram: bool
+    dtype: str = ""
 
 
 class Model(Folder):
@@ -47,6 +49,12 @@ class Model(Folder):
             return self.size
         rest = max(self.size - sum(WIDTHS[name] * count for name, count in known.items()), 0)
         return int(sum(known.values()) * plan.stored) + rest
+
+    def converted(self, plan: Plan) -> int:
+        """Those that are held in another type than their files'."""
+        if not self.dtypes:
+            return self.weights(plan)
+        return int(sum(count for name, count in self.dtypes.items() if name != plan.dtype) * plan.stored)
 
     def cache(self, plan: Plan) -> int:
         """Its KV cache: whole pages for each slot."""

@@ -20,7 +20,7 @@ import structlog
 
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
-from modelyard.core import sleep
+from modelyard.core import sleep as sleeping
 from modelyard.core.state import Instance
 from modelyard.core.types import Address, Cause
 from modelyard.engines.base import Attach, Command, Exit, Files
@@ -234,12 +234,12 @@ class Commands:
         """Have it sleep, and wait until its memory is back. Its own bytes before and after, where they can be
         measured. Raises StartFailed."""
         pool, rung = resident.pool, rung_of(resident.entry, action.rung.name)
-        before = sleep.before(instance, action.rung, await self._observer.measure(instance.id))
+        before = sleeping.before(instance, action.rung, await self._observer.measure(instance.id))
         await self._unless_it_ends(
             instance.id, resident, probes.ask(pool, rung.sleep, f"sleep ({rung.name})", action.deadline)
         )
-        claimed = sleep.claimed(instance, action.rung)
-        most = {device: int(sleep.LEFT * before.get(device, 0)) for device in claimed}
+        claimed = sleeping.claimed(instance, action.rung)
+        most = {device: int(sleeping.LEFT * before.get(device, 0)) for device in claimed}
         after = await self._observer.given_back(instance, most, action.deadline)
         self._still_there(instance.id, resident)
         return before, after

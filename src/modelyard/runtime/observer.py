@@ -114,7 +114,7 @@ class Observer:
             footprint = self._footprints.get(self._key(entry, files, rung.name)) or Footprint()
             learned = footprint.learned(Need(rung.shares, known=False))
             seconds = None if footprint.load is None else footprint.load.median
-            rungs.append(Rung(rung.name, learned.shares, learned.known, seconds))
+            rungs.append(Rung(rung.name, learned.shares, learned.known, seconds, rung.first))
         return tuple(rungs)
 
     def _compare(self, entry: Entry, key: Key, estimated: int, measured: int) -> None:
