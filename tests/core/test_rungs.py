@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from core.yard import gpu, need, ram, spec
+from core.yard import Yard, gpu, need, ram, spec
+from core.yard import rung as down
 from modelyard.core import sleep
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.memory import Ledger
@@ -105,3 +106,98 @@ def test_what_it_was_seen_to_hold_counts_too() -> None:
     ledger.observe("a-1", {"gpu1": 150})
     rung = way(Share("accelerator", 50), Share("accelerator", 25), Share("ram", 90))
     assert sleep.frees(ledger, one(), rung) == {"gpu1"}
+
+
+DOWN = way(Share("ram", 90))
+
+
+@pytest.mark.parametrize("state", [state for state in InstanceState if state is not InstanceState.READY])
+def test_only_who_is_ready_may_sleep(state: InstanceState) -> None:
+    instance = one(wants=need(50, 100, rungs=[DOWN]))
+    assert sleep.rungs(books(*HELD), instance, 0.0) == [DOWN]
+    instance.state = state
+    assert sleep.rungs(books(*HELD), instance, 0.0) == []
+
+
+def test_nobody_sleeps_who_is_suspect_or_removed_or_must_not() -> None:
+    ledger, wants = books(*HELD), need(50, 100, rungs=[DOWN])
+    suspect, removed, never, failed, unread = (one(wants=wants) for _ in range(5))
+    suspect.suspect = True
+    removed.version.removed = True
+    never.version.policy = Policy(sleep=False)
+    failed.version.sleep_after = 5.0
+    unread.version.need = None
+    assert [sleep.rungs(ledger, each, 4.9) for each in (suspect, removed, never, failed, unread)] == [[]] * 5
+    assert sleep.rungs(ledger, failed, 5.0) == [DOWN]
+
+
+def test_the_soonest_back_comes_first_and_one_that_takes_a_load_is_none() -> None:
+    three = Rung("1", DOWN.shares), Rung("2", DOWN.shares, seconds=3.0), Rung("3", DOWN.shares, seconds=2.0)
+    instance, ledger = one(wants=need(50, 100, rungs=three)), books(*HELD)
+    first, second, third = three
+    assert sleep.rungs(ledger, instance, 0.0) == [third, second, first], "nobody timed a load"
+    for load, offered in ((3.1, [third, second, first]), (3.0, [third, first]), (2.0, [first])):
+        instance.version.load_seconds = load
+        assert sleep.rungs(ledger, instance, 0.0) == offered
+
+
+def test_one_that_frees_no_device_is_none() -> None:
+    rung = way(Share("accelerator", 50), Share("accelerator", 21), Share("ram", 90))
+    assert sleep.rungs(books(*HELD), one(wants=need(50, 100, rungs=[rung])), 0.0) == []
+
+
+@pytest.mark.parametrize("device", ["ram", "gpu0"])
+def test_no_rung_is_on_a_closed_device(device: str) -> None:
+    rung = way(Share("accelerator", 0), Share("accelerator", 0), Share("ram", 90))
+    instance, ledger = one(wants=need(50, 100, rungs=[rung])), books(*HELD)
+    assert sleep.rungs(ledger, instance, 0.0) == [rung]
+    assert sleep.fits(ledger, instance, rung)
+    ledger.devices[device].fenced = "by order"
+    assert sleep.rungs(ledger, instance, 0.0) == []
+    assert not sleep.fits(ledger, instance, rung)
+
+
+def test_nor_on_one_that_is_not_there() -> None:
+    rung = way(Share("ram", 90))
+    instance, ledger = one(wants=need(50, 100, rungs=[rung])), books(*HELD)
+    del ledger.devices["ram"]
+    assert sleep.rungs(ledger, instance, 0.0) == []
+    assert not sleep.fits(ledger, instance, rung)
+
+
+@pytest.mark.parametrize(("free", "fits"), [(90, True), (89, False)])
+def test_it_fits_where_host_memory_holds_it_beside_all_that_it_holds_now(free: int, fits: bool) -> None:
+    ledger = books(*HELD)
+    ledger.reserve("other", (Charge("ram", 1000 - free),))
+    assert sleep.fits(ledger, one(), DOWN) is fits
+
+
+def test_after_a_failure_none_of_its_version_sleeps_for_ten_minutes() -> None:
+    yard = Yard(ram(200), gpu())
+    a, b = (yard.add(name, need(60, rungs=[down(ram=60)])) for name in "ab")
+    yard.ask("r1", a)
+    yard.ready(a)
+    yard.finish("r1")
+    yard.ask("r2", b)
+    yard.failed(a, detail="it did not want to")
+    yard.released(a)
+    yard.ready(b)
+    yard.finish("r2")
+    failed, tried = yard.now, []
+    for at in (failed + 598.0, failed + 602.0):
+        yard.pass_time(at - yard.now)
+        yard.ask(f"a{at}", a)
+        tried.append(yard.states(b))
+        yard.slept(b)
+        yard.ready(a)
+        yard.finish(f"a{at}")
+        yard.pass_time(1.0)
+        yard.ask(f"b{at}", b)
+        tried.append(yard.states(a))
+        if yard.states(a) == ["stopping"]:
+            yard.released(a)
+        else:
+            yard.slept(a)
+        yard.ready(b)
+        yard.finish(f"b{at}")
+    assert tried == [["sleeping"], ["stopping"], ["sleeping"], ["sleeping"]]
