@@ -160,18 +160,21 @@ def test_another_modelyard_translates_what_its_model_is_said_to() -> None:
 
 
 class LibreTranslate:
-    """As much of its API as is asked for; `listed` is None while it has no list."""
+    """As much of its API as is asked for; `listed` is None while it has no list, `key` what it wants."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = KEY) -> None:
+        self.key = key
         self.listed: object = [{"code": "en", "targets": ["fr"]}, {"code": "fr", "targets": ["en", "de"]}]
         self.asked: list[dict[str, Any]] = []
 
     def answer(self, head: bytes, body: bytes) -> tuple[int, object]:
         if head.startswith(b"GET /languages"):
             return (500, {"error": "not yet"}) if self.listed is None else (200, self.listed)
+        if head.startswith(b"GET /v1/models"):  # as another Modelyard is looked at
+            return 200, {"data": []}
         assert head.startswith(b"POST /translate")
         self.asked.append(json.loads(body))
-        if self.asked[-1].pop("api_key", "") != KEY:
+        if self.asked[-1].pop("api_key", "") != self.key:
             return 403, {"error": "Invalid API key"}
         return 200, {"translatedText": [f"far {text}" for text in self.asked[-1]["q"]]}
 
