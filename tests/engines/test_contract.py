@@ -111,6 +111,23 @@ def openai_case(_: pytest.FixtureRequest) -> Case:
     )
 
 
+def libretranslate_case(_: pytest.FixtureRequest) -> Case:
+    parameters: dict[str, object] = {"url": "https://far.example"}
+    spec = Spec("public/name", "a" * 64, "libretranslate", parameters=parameters)
+    return Case(
+        engine=ENGINES["libretranslate"],
+        spec=spec,
+        long=spec,
+        bad={
+            "parameters.url": {"url": "far.example"},
+            "parameters.key": {**parameters, "key": "two words"},
+            "parameters.ky": {**parameters, "ky": "x"},
+        },
+        attached=True,
+        chats=False,
+    )
+
+
 def folder_case(engine: str, **bad: dict[str, Any]) -> Case:
     config = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 64}
     spec = Spec("public/name", "a" * 64, engine, "/models/some", {"context": 2048})
@@ -159,6 +176,7 @@ CASES = {
     "command": command_case,
     "ctranslate2": ctranslate2_case,
     "fake": fake_case,
+    "libretranslate": libretranslate_case,
     "llamacpp": llamacpp_case,
     "ollama": ollama_case,
     "openai": openai_case,
