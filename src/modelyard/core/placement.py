@@ -17,6 +17,9 @@ from modelyard.core.units import in_units
 Room = Callable[[str], int]
 
 SEARCH = 10_000  # steps: enough for a dozen models on any machine
+# How many parts have a place, what is left of each device, which files are mapped where, and where a need has
+# parts already that others of it must not lie beside.
+_Tried = tuple[int, tuple[int, ...], frozenset[tuple[str, str]], frozenset[tuple[int, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,30 +184,33 @@ def fit_together(wanted: Sequence[tuple[Need, Spec]], devices: Mapping[str, Devi
         for share in need.shares
     ]
     parts.sort(key=lambda part: (len(part[2]), -part[1].bytes))
-    steps = 0
-
-    def search(
-        at: int, left: Mapping[str, int], mapped: frozenset[tuple[str, str]], used: frozenset[tuple[int, str]]
-    ) -> bool:
-        nonlocal steps
-        steps += 1
-        if at == len(parts) or steps > SEARCH:
+    budgets = {device: account.device.budget for device, account in devices.items()}
+    if sum(share.bytes for _, share, _ in parts) > sum(budgets.values()):
+        return False
+    apart = {number for number, (need, _) in enumerate(wanted) if len(need.shares) > 1}
+    first: _Tried = (0, tuple(budgets.values()), frozenset(), frozenset())
+    tried: set[_Tried] = set()  # alike parts come to the same again and again
+    left_to_try = [first]
+    while left_to_try:
+        state = left_to_try.pop()
+        if state in tried:
+            continue
+        at, rests, mapped, used = state
+        if at == len(parts) or len(tried) == SEARCH:
             return True
+        tried.add(state)
         number, share, options = parts[at]
-        for device in options:
+        left = dict(zip(budgets, rests, strict=True))
+        for device in reversed(options):
             if share.on == "accelerator" and (number, device) in used:
                 continue
             files = {(device, digest): size for digest, size in share.mapped.items()}
             cost = share.bytes + sum(size for key, size in files.items() if key not in mapped)
-            rest = left[device] - cost
-            if rest >= 0 and search(
-                at + 1, {**left, device: rest}, mapped | files.keys(), used | {(number, device)}
-            ):
-                return True
-        return False
-
-    budgets = {device: account.device.budget for device, account in devices.items()}
-    return search(0, budgets, frozenset(), frozenset())
+            if left[device] >= cost:
+                rest = {**left, device: left[device] - cost}
+                taken = used | {(number, device)} if number in apart else used
+                left_to_try.append((at + 1, tuple(rest.values()), mapped.union(files), taken))
+    return False
 
 
 def candidates(share: Share, spec: Spec, devices: Mapping[str, DeviceLedger]) -> list[str]:
