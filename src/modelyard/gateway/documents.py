@@ -20,7 +20,7 @@ _PREFIX = re.compile(r"(?:\s*+(?:>|#{1,6}(?=\s)|[-*+](?=\s)(?:\s+\[[ xX]\](?=\s)
 _LISTED = re.compile(r" {0,3}(?:[-*+]|\d{1,9}[.)])\s")
 _WHOLE = re.compile(r"[\s|:*_=-]*|\s*\[[^\]]+\]:\s.*", re.DOTALL)  # rules, rows of dashes, targets of links
 _INLINE = re.compile(
-    r"""(`+)(?!`).*?(?<!`)\1(?!`)|!?\[\^?|\]\([^()\s]*(?:\s+"[^"]*")?\)|\]\[[^\[\]]*\]|\]"""
+    r"""(`+)(?!`).*?(?<!`)\1(?!`)|!?\[\^?|\]\([^()\s]*(?:\s+(?:"[^"]*"|'[^']*'))?\)|\]\[[^\[\]]*\]|\]"""
     r"""|https?://[^\s)>\]]+|<[^<>\s][^<>]*>|\*+|(?<!\w)_+|_+(?!\w)|~~|\||\\[^\w\s]"""
 )
 
@@ -32,7 +32,8 @@ def _plain(pieces: Pieces, text: str) -> None:
 
 def _subtitles(pieces: Pieces, text: str) -> None:
     lines = text.splitlines(keepends=True)
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for number, line in enumerate(lines):
+        following = "".join(lines[number + 1 : number + 2])
         if _TIME.match(line) or (_NUMBER.fullmatch(line) and _TIME.match(following)):
             pieces.keep(line)
         else:

@@ -26,8 +26,8 @@ class Glossary:
 
     def __init__(self, terms: Mapping[str, str]) -> None:
         self._terms = terms
-        longest_first = sorted(map(re.escape, terms), key=len, reverse=True)
-        self._found = re.compile(rf"(?<!\w)({'|'.join(longest_first)})(?!\w)") if terms else None
+        longest_first = sorted(terms, key=len, reverse=True)
+        self._found = re.compile(f"({'|'.join(map(_whole, longest_first))})") if terms else None
 
     def cut(self, text: str) -> list[tuple[str, str]]:
         """What is to be translated, and what stands behind it, in turn."""
@@ -37,6 +37,13 @@ class Glossary:
         return [
             (before, self._terms.get(term, "")) for before, term in zip(parts[::2], parts[1::2], strict=True)
         ]
+
+
+def _whole(term: str) -> str:
+    """A pattern of a term that is no part of a longer word."""
+    before = r"(?<!\w)" if re.match(r"\w", term[0]) else ""
+    after = r"(?!\w)" if re.match(r"\w", term[-1]) else ""
+    return f"{before}{re.escape(term)}{after}"
 
 
 class Pieces:
