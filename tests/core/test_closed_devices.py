@@ -126,3 +126,18 @@ def test_minimum_replicas_come_back_with_their_device() -> None:
     yard.pass_time(30.0)
     assert where(yard, a) == [["gpu0"]]
     assert started(yard.seen("gpu1", free=100)) == ["a"]
+
+
+def test_a_device_that_is_back_stays_closed_while_it_is_fenced() -> None:
+    yard, _ = pair()
+
+    def said(event: ev.Event) -> list[str]:
+        notes = of(ac.Note, yard.do(event))
+        return [f"{note.kind} {note.message}" for note in notes if note.kind.startswith("device_")]
+
+    assert said(ev.DeviceLost("gpu0", "XID 79")) == ["device_closed lost: XID 79"]
+    assert said(ev.FenceAsked("gpu0", "XID 79")) == ["device_closed lost: XID 79"]
+    assert said(ev.DeviceSeen("gpu0", 100, 100)) == ["device_closed fenced: XID 79"]
+    assert said(ev.FenceAsked("gpu0")) == ["device_opened the fence was taken away"]
+    assert said(ev.DeviceLost("gpu0", "")) == ["device_closed lost: it does not answer"]
+    assert said(ev.DeviceSeen("gpu0", 100, 100)) == ["device_opened it is back"]

@@ -10,6 +10,7 @@ import pytest
 from core.yard import Yard, granted, of, refused, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
+from modelyard.core import rates
 from modelyard.core.copying import copy_of
 from modelyard.core.types import OutcomeKind, Policy, RateLimit
 
@@ -272,3 +273,48 @@ def test_it_is_loaded_where_that_was_asked_for() -> None:
     yard.do(ev.LoadAsked(a))
     yard.pass_time(8.0)
     assert yard.states(b) == ["draining"]
+
+
+def test_a_pause_that_is_over_sooner_does_not_shorten_the_span() -> None:
+    yard = Yard()
+    a = yard.load("a", slots=9, rate_limit=TWO)
+    assert [granted(yard.ask(name, a)) for name in ("r1", "r2", "r3")] == [["r1"], ["r2"], []]
+    rest(yard, "r1", 1.0)
+    assert granted(yard.pass_time(9.9)) == []
+    assert granted(yard.pass_time(0.1)) == ["r3"]
+
+
+def test_a_later_word_does_not_shorten_a_pause() -> None:
+    yard = Yard()
+    a = yard.load("a", slots=2)
+    assert [granted(yard.ask(name, a)) for name in ("r1", "r2", "r3")] == [["r1"], ["r2"], []]
+    rest(yard, "r1", 30.0)
+    rest(yard, "r2", 1.0)
+    yard.do(ev.PolicyChanged(a, Policy(rate_limit=RateLimit(9, 1.0))))
+    assert granted(yard.pass_time(29.9)) == []
+    assert granted(yard.pass_time(0.1)) == ["r3"]
+
+
+def test_what_the_limit_alone_takes_at_most() -> None:
+    yard = Yard()
+    free, limited = (
+        yard.version(yard.add(name, rate_limit=rate)) for name, rate in (("a", None), ("b", TWO))
+    )
+    assert [rates.spans(limited, ahead) for ahead in range(5)] == [0.0, 10.0, 10.0, 20.0, 20.0]
+    assert rates.spans(free, 5) == 0.0
+
+
+def test_the_wait_for_one_more() -> None:
+    yard = Yard()
+    key = yard.load("a", slots=9, rate_limit=TWO)
+    version = yard.version(key)
+    yard.ask("r1", key)
+    yard.pass_time(4.0)
+    assert [rates.wait(version, ahead, 4.0) for ahead in range(4)] == [0.0, 6.0, 10.0, 16.0]
+    yard.ask("r2", key)
+    assert [rates.wait(version, ahead, 4.0) for ahead in range(4)] == [6.0, 10.0, 16.0, 20.0]
+    assert [rates.wait(version, ahead, 20.0) for ahead in range(3)] == [0.0, 0.0, 10.0], "the span is over"
+    rest(yard, "r1", 7.0)
+    assert [rates.wait(version, ahead, 4.0) for ahead in range(3)] == [7.0, 10.0, 17.0]
+    yard.do(ev.PolicyChanged(key, Policy()))
+    assert [rates.wait(version, 5, now) for now in (4.0, 12.0)] == [7.0, 0.0]
