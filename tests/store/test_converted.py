@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from modelyard.core.languages import Pairs
+from modelyard.core.types import Policy, Spec
+from modelyard.engines import registry
+from modelyard.engines.base import Profile
 from modelyard.errors import BadFile, ConversionFailed, DiskFull
+from modelyard.runtime.entries import Entry
+from modelyard.runtime.files import StoreFiles
 from modelyard.servers.translation import packed
 from modelyard.store import Derived, Progress, Store, StoredFile, Terms
 from modelyard.store.formats import Kind, look
@@ -133,3 +139,24 @@ def test_names_lead_nowhere_else(tmp_path: Path) -> None:
     with pytest.raises(BadFile):
         packed.unpack(path, out)
     assert not (tmp_path / "escaped").exists()
+
+
+async def test_a_version_tells_what_it_translates_before_it_is_converted(tmp_path: Path) -> None:
+    folder = random_models.marian(tmp_path / "marian")
+    spec = Spec("m", "d" * 64, "ctranslate2", str(folder), devices=("ram",))
+    entry = Entry(spec, Policy(), registry.load()["ctranslate2"], Profile("ctranslate2", "ctranslate2"))
+    with closing(Store(tmp_path / "store")) as store:
+        files = StoreFiles(store)
+        assert await files.cached(entry) is None
+        lying = await files.lying(entry)
+        assert lying is not None
+        assert lying["model"].path == folder
+        assert entry.engine.pairs(spec, lying) == Pairs(frozenset({("en", "fr")}))
+        made = entry.files = await files.fetch(entry, lambda step: None)
+        assert made["model"].header["kind"] == "ctranslate2"
+        assert await files.cached(entry) == made
+        assert await files.recheck(entry, "a test")
+        files.let_go("a test")
+        assert entry.pairs == entry.engine.pairs(spec, lying)
+        assert entry.engine.need(spec, made).known
+        assert entry.engine.need(spec, lying).bytes >= entry.engine.need(spec, made).bytes * 0.9

@@ -146,6 +146,7 @@ class Driver:
             lying = files if files is not None else await self.files.lying(entry)
             if lying is not None:
                 entry.estimate = self.observer.estimate(entry, lying)
+                entry.told = entry.engine.pairs(entry.spec, lying)
             entry.files = files
         except StoreError as error:
             entry.problem = error.message

@@ -17,8 +17,8 @@ class Entry:
     """A version as the driver runs it. `files` is None until they lie in the cache; `problem` says why those
     that lie there cannot be used; `estimate` is its need as far as the files on this machine told when
     it was added, None where they were elsewhere; `paths` are the API paths that its engine answers.
-    `successor` is the version that its model has now, once this one was replaced. `told` is what its server
-    said it translates, when it was last loaded."""
+    `successor` is the version that its model has now, once this one was replaced. `told` is what it
+    translates by what its files told when it was added, or its server when it was last loaded."""
 
     spec: Spec
     policy: Policy

@@ -35,8 +35,8 @@ class StoreFiles:
 
     async def lying(self, entry: Entry) -> Files | None:
         """See FileProvider.lying."""
-        if any(type for *_, type in _wanted(entry)):  # what is not made yet cannot be told from its parent
-            return await self.cached(entry)
+        if entry.spec.quantize or entry.spec.speculative.quantize:
+            return await self.cached(entry)  # what is not made yet cannot be told from its parent
         files: dict[str, ModelFile] = {}
         for role, source, terms, _ in _wanted(entry):
             found = self._sets.lying(source, terms)
