@@ -220,6 +220,7 @@ class TestForms:
 
     @given(st.binary(max_size=200), st.sampled_from(["", "B", "--"]))
     def test_whatever_is_sent_is_read_or_refused(self, body: bytes, boundary: str) -> None:
-        for read in (lambda: urlencoded(body), lambda: multipart(b"--B\r\n" + body + b"\r\n--B--", boundary)):
-            with suppress(InvalidRequest):
-                assert isinstance(read(), Form)
+        with suppress(InvalidRequest):
+            assert isinstance(urlencoded(body), Form)
+        with suppress(InvalidRequest):
+            assert isinstance(multipart(b"--B\r\n" + body + b"\r\n--B--", boundary), Form)

@@ -71,7 +71,8 @@ async def test_what_was_used_is_that_keys(monkeypatch: pytest.MonkeyPatch) -> No
             return {one["key"]: one for one in answer.json()["data"]}
 
         async def all_of_it() -> bool:
-            return (await used()).get("app", {}).get("output_tokens") == 4  # three texts, and the document
+            # Three texts, and the document.
+            return bool((await used()).get("app", {}).get("output_tokens") == 4)
 
         await until(all_of_it)
 
