@@ -244,10 +244,14 @@ def test_a_third_language_only_if_it_is_allowed() -> None:
     ]
 
 
-def test_the_preferred_language_unless_another_needs_no_load() -> None:
-    candidates = [one("a", "de>en"), one("b", "en>fr"), one("c", "de>it"), one("d", "it>fr")]
-    candidates[0] = replace(candidates[0], ready=False, load_seconds=1.0)
-    assert models(routes(candidates, "de", "fr", Rules(pivots=("en", "it"))), Kind.PIVOT) == ["c+d", "a+b"]
+@pytest.mark.parametrize("step", [0, 1])
+def test_the_preferred_language_unless_another_needs_no_load(step: int) -> None:
+    better = one("c", "de>it", quality=5), one("d", "it>fr", quality=5)
+    candidates = [one("a", "de>en"), one("b", "en>fr"), *better]
+    rules = Rules(pivots=("en", "it"))
+    assert models(routes(candidates, "de", "fr", rules), Kind.PIVOT) == ["a+b", "c+d"]
+    candidates[step] = replace(candidates[step], ready=False, load_seconds=1.0)
+    assert models(routes(candidates, "de", "fr", rules), Kind.PIVOT) == ["c+d", "a+b"]
 
 
 def test_the_better_of_two_steps_is_looked_at_too() -> None:
