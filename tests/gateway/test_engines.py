@@ -68,6 +68,8 @@ async def test_a_registered_profile_runs_registered_models(yard: LiveYard) -> No
         "program": shown.body["program"],
         "environment": {},
         "devices": ["gpu0"],
+        "exclusive": False,
+        "placement": None,
         "defaults": {"seed": 7},
         "models": 1,
         "revision": 1,
@@ -79,6 +81,17 @@ async def test_a_registered_profile_runs_registered_models(yard: LiveYard) -> No
     }
     assert yard.yard.names.model("m").spec.parameters["seed"] == 7
     assert yard.yard.names.model("m").spec.devices == ("gpu0",)
+
+
+async def test_a_registered_profile_may_have_a_device_alone() -> None:
+    devices = {name: {"kind": "declared", "memory": 10 * SHARE} for name in ("gpu0", "gpu1")}
+    async with live_yard({"a": fake()}, devices=devices) as yard:
+        made = await put(yard, devices=["gpu0"], exclusive=True, placement="spread")
+        assert (made.body["exclusive"], made.body["placement"]) == (True, "spread")
+        assert (await register(yard, "m")).status == 201
+        refused = await register(yard, "other", "fake", devices=["gpu0"])
+        assert refused.status == 422
+        assert refused.message == "devices: gpu0 is for the models of the engine profile 'gpu' alone"
 
 
 async def test_all_are_listed_with_their_owner(yard: LiveYard) -> None:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from modelyard.config.schema import EngineSection, is_name
 from modelyard.config.secrets import HIDDEN, plain
+from modelyard.core.types import Packing
 from modelyard.engines.base import Profile
 from modelyard.errors import (
     EngineInUse,
@@ -95,6 +96,8 @@ class EngineView(views.View):
     program: str | None = Field(description="What is run; null where nothing was found on PATH.")
     environment: dict[str, str] = Field(description="Variables of its processes, without their values.")
     devices: list[str] = Field(description="Devices that its models may use; none: any.")
+    exclusive: bool = Field(description="No other models go on its `devices`.")
+    placement: Packing | None = Field(description="`placement` of its models; null: as `defaults` say.")
     defaults: dict[str, Any] = Field(description="Parameters of all its models.")
     models: int = Field(description="How many are served with it.")
     revision: int | None = Field(description="What `ETag` holds; null where the registry does not have it.")
@@ -206,6 +209,8 @@ def _view(known: KnownEngine) -> EngineView:
         program=known.program,
         environment=dict.fromkeys(profile.environment, HIDDEN),
         devices=list(profile.devices),
+        exclusive=profile.exclusive,
+        placement=profile.placement,
         defaults=defaults,
         models=known.models,
         revision=None if record is None else record.revision,
