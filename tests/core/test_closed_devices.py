@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from core.yard import Yard, gpu, granted, need, of, refused, started, stopped
+from core.yard import Yard, gpu, granted, need, of, ram, refused, started, stopped
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
-from modelyard.core.types import Cause
+from modelyard.core import fencing
+from modelyard.core.types import Cause, Need, Share
 
 
 def pair(**policy: object) -> tuple[Yard, str]:
@@ -141,3 +142,35 @@ def test_a_device_that_is_back_stays_closed_while_it_is_fenced() -> None:
     assert said(ev.FenceAsked("gpu0")) == ["device_opened the fence was taken away"]
     assert said(ev.DeviceLost("gpu0", "")) == ["device_closed lost: it does not answer"]
     assert said(ev.DeviceSeen("gpu0", 100, 100)) == ["device_opened it is back"]
+
+
+def test_who_is_leaving_a_lost_device_already_goes_on_leaving() -> None:
+    yard, a = pair()
+    yard.do(ev.UnloadAsked(a, now=True))
+    assert yard.states(a) == ["stopping"]
+    assert not of(ac.Release, yard.do(ev.DeviceLost("gpu0", "gone")))
+    assert yard.states(a) == ["stopping"]
+
+
+def test_a_device_is_lost_once() -> None:
+    yard, a = pair()
+    yard.do(ev.DeviceLost("gpu0", "it fell off the bus"))
+    assert yard.states(a) == ["releasing"]
+    assert yard.do(ev.DeviceLost("gpu0", "still")) == []
+    assert yard.state.ledger.devices["gpu0"].closed == "lost: it fell off the bus"
+    assert yard.do(ev.DeviceLost("gpu9", "nobody knows it")) == []
+
+
+def test_whichever_of_its_devices_is_closed_is_told() -> None:
+    yard = Yard(ram(), gpu("gpu0"), gpu("gpu1"))
+    a = yard.add("a", Need((Share("ram", 1), Share("accelerator", 60), Share("accelerator", 60))))
+    version = yard.version(a)
+    assert not fencing.closed_to(yard.state, version)
+    yard.do(ev.FenceAsked("gpu1", "a new fan"))
+    assert "gpu1" in str(fencing.closed_to(yard.state, version))
+    yard.do(ev.FenceAsked("ram", "a new bar"))
+    assert [name in str(fencing.closed_to(yard.state, version)) for name in ("gpu0", "gpu1", "ram")] == [
+        False,
+        True,
+        True,
+    ]
