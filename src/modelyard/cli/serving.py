@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,17 +31,27 @@ Port = Annotated[
 ]
 
 
+class Part(StrEnum):
+    """What `serve` can be held to."""
+
+    TRANSLATION = "translation"
+
+
 def serve(
     config: ConfigFile,
     host: Host = None,
     port: Port = None,
     watch: Annotated[bool, typer.Option(help="Take a change of the file, or of what it includes.")] = True,
+    only: Annotated[
+        Part | None,
+        typer.Option(help="Serve the models that translate alone; engines of others need not be installed."),
+    ] = None,
 ) -> None:
     """Serve the models of a configuration until Ctrl-C; SIGHUP has it read again."""
     from modelyard.telemetry import log_output
 
     log_output.configure()
-    raise typer.Exit(_run(config, host, port, watch=watch))
+    raise typer.Exit(_run(config, host, port, watch=watch, only=only))
 
 
 def demo(
@@ -87,19 +98,28 @@ def _listening(config: Config, host: str | None, port: int | None) -> Config:
     return replace(config, server=server)
 
 
+def _translating(config: Config) -> Config:
+    """The configuration with the models that translate alone. Raises ConfigError."""
+    from modelyard.compose.only import translation
+
+    return translation(config)
+
+
 def _run(
     path: Path,
     host: str | None,
     port: int | None,
     *,
     watch: bool = True,
+    only: Part | None = None,
     on_ready: Callable[[Yard], None] | None = None,
 ) -> int:
     from modelyard.config import load
     from modelyard.config.reading import FilesRead
 
     def adjust(config: Config) -> Config:
-        return _listening(config, host, port)
+        listening = _listening(config, host, port)
+        return listening if only is None else _translating(listening)
 
     reading = FilesRead()
     config = adjust(load(path, reading=reading))
