@@ -254,10 +254,11 @@ def test_the_preferred_language_unless_another_needs_no_load(step: int) -> None:
     assert models(routes(candidates, "de", "fr", rules), Kind.PIVOT) == ["c+d", "a+b"]
 
 
-def test_the_better_of_two_steps_is_looked_at_too() -> None:
-    """The worse steps are alike: then the other one counts."""
-    candidates = [one("a", "de>en", quality=1), one("b", "de>en"), one("c", "en>fr")]
-    assert models(routes(candidates, "de", "fr", Rules(pivots=("en",))), Kind.PIVOT) == ["a+c", "b+c"]
+def test_the_worse_of_two_steps_decides() -> None:
+    first = one("a", "de>en", quality=5), one("b", "de>en", quality=4)
+    second = one("c", "en>fr", quality=3), one("d", "en>fr")
+    found = routes([*first, *second], "de", "fr", Rules(pivots=("en",)))
+    assert models(found, Kind.PIVOT) == ["a+c", "b+c", "a+d", "b+d"]
 
 
 def test_direct_goes_before_a_third_language_whatever_it_takes() -> None:

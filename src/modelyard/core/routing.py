@@ -134,6 +134,6 @@ def _over_others(candidates: Sequence[Candidate], source: str, target: str, rule
         first = _steps(candidates, source, pivot, rules)[:MOST]
         second = _steps(candidates, pivot, target, rules)[:MOST]
         for (one, step), (other, last) in product(first, second):
-            key = (max(one[:3], other[:3]), place, max(one, other), min(one, other))
+            key = (max(one[:3], other[:3]), place, max(one, other))
             found.setdefault((step, last), key)
     return [Route(Kind.PIVOT, steps) for steps in sorted(found, key=found.__getitem__)[:MOST]]
