@@ -138,11 +138,11 @@ def test_versions_that_say_nothing_of_it_keep_their_names(folder: Path) -> None:
 
 @pytest.mark.parametrize("engine", registry.load().values(), ids=lambda engine: engine.type)
 def test_every_engine_has_the_parameters_that_it_names(engine: Engine) -> None:
-    batching = Batching(
-        **{field: 64 for field in ("max_size", "max_tokens") if f"batching.{field}" in engine.spec_fields}
-    )
+    fields = ("max_size", "max_tokens", "max_wait_ms")
+    batching = Batching(**{field: 64 for field in fields if f"batching.{field}" in engine.spec_fields})
+    embedding = {"embedding": True} if engine.type == "transformers" else {}  # who generates waits for nobody
     speculative = Speculative("/draft", 3) if "speculative.draft" in engine.spec_fields else Speculative()
-    spec = Spec("m", "d" * 64, engine.type, "/m", batching=batching, speculative=speculative)
+    spec = Spec("m", "d" * 64, engine.type, "/m", embedding, batching=batching, speculative=speculative)
     with_them, untold = told(spec, engine)
     assert untold == []
     profile = Profile(

@@ -72,6 +72,29 @@ async def test_an_answer_is_the_same_alone_and_in_a_batch() -> None:
         assert 0 <= stats["kv_use"] < 1
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+async def test_embeddings_of_many_clients_are_computed_together_and_as_if_alone(pooling: str) -> None:
+    texts = [question * (number % 4 + 1) for number, question in enumerate(QUESTIONS)]
+    batching = {"batch": 2048, "batch_size": 64, "max_wait_ms": 2000}
+    async with served(embedding=True, pooling=pooling, **batching) as live:
+
+        async def embed(*inputs: str) -> list[list[float]]:
+            answer = await live.client.post("/v1/embeddings", json={"input": inputs})
+            assert answer.status_code == 200, answer.text
+            return [one["embedding"] for one in answer.json()["data"]]
+
+        async def batches() -> float:
+            return float((await live.client.get("/stats")).json()["batches"])
+
+        alone = [(await embed(text))[0] for text in texts]
+        assert await batches() == len(texts)
+        together = await asyncio.gather(*map(embed, texts))
+        assert await batches() <= len(texts) + 2, "eight clients, in two groups of like length at most"
+        for one, (other,) in zip(alone, together, strict=True):
+            assert one == pytest.approx(other, abs=1e-5)
+        assert await embed(*texts) == [pytest.approx(one, abs=1e-5) for one in alone]
+
+
 async def test_every_slot_has_room_for_its_whole_context() -> None:
     context = 262  # two pages of the cache
     async with served(slots=3, context=context) as live:

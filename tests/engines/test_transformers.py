@@ -96,8 +96,10 @@ def test_every_parameter_is_told() -> None:
         "draft": "/models/small",
         "draft_tokens": 7,
     }
-    embedding = replace(SPEC, parameters={"embedding": True, "pooling": "cls"})
-    assert told(embedding)["pooling"] == "cls"
+    own = {"pooling": "cls", "batch_size": 32, "max_wait_ms": 5}
+    embedding = replace(SPEC, parameters={"embedding": True, **own})
+    assert ENGINE.problems(embedding, PROFILE) == []
+    assert {name: told(embedding)[name] for name in own} == own
     assert told(replace(SPEC, parameters={"ngram": 5}))["ngram"] == 5
 
 
@@ -109,6 +111,8 @@ def test_every_parameter_is_told() -> None:
         ({"draft": {"max": 3}}, "parameters.draft.source"),
         ({"draft": {"source": "x"}, "ngram": 3}, "parameters.ngram"),
         ({"attention": "flash_attention_2"}, "parameters.attention"),
+        ({"max_wait_ms": 5}, "parameters.max_wait_ms"),
+        ({"batch_size": 5, "embedding": False}, "parameters.batch_size"),
         ({"sleep_folder": "/"}, "parameters.sleep_folder"),
     ],
 )
@@ -216,6 +220,7 @@ def test_how_many_it_processes() -> None:
     assert ENGINE.read_work(b'{"processing": 3, "kv_use": 0.25}') == Work(3, 0.25)
     assert ENGINE.read_work(b'{"processing": 1, "drafted": 8, "accepted": 6}') == Work(1, None, 0.75)
     assert ENGINE.read_work(b'{"processing": 0}') == Work(0)
+    assert ENGINE.read_work(b'{"processing": 2, "batch": 9}') == Work(9), "inputs, of a model that embeds"
     with pytest.raises(ValueError, match="does not tell"):
         ENGINE.count_busy(b"[]")
 

@@ -95,6 +95,9 @@ class Measurer:
                 raise Gone
         return [[float(len(one))] for one in inputs]
 
+    def counts(self) -> Mapping[str, float]:
+        return {"batch": 3}
+
 
 class Bed:
     level = "file"

@@ -35,6 +35,8 @@ OPTIONS = (
     Option("quantization", one_of(*parameters.QUANTIZATIONS)),
     Option("threads", whole(1)),
     Option("batch", whole(16)),
+    Option("batch_size", whole(1)),
+    Option("max_wait_ms", whole(1)),
     Option("prefix_caching", truth),
     Option("embedding", truth),
     Option("pooling", one_of(*parameters.POOLINGS)),
@@ -47,6 +49,11 @@ OPTIONS = (
 )
 _OF_TRANSLATION = frozenset(
     {"translation", "dtype", "threads", "batch", "beam_size", "max_output", "max_wait_ms"}
+)
+_OF_EMBEDDING = frozenset({"batch_size", "max_wait_ms"})
+_STEPS = (
+    "is of models that embed (`embedding: true`): a generation joins the batch at its next step, waits for "
+    "nobody, and `slots` says how many there are"
 )
 _TABLE = Table("transformers", OPTIONS)
 _NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -73,7 +80,9 @@ class TransformersEngine(Adapter):
     type: ClassVar[str] = "transformers"
     modules: ClassVar[tuple[str, ...]] = ("torch", "transformers", "jinja2")
     spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "batching.max_size": ("batch_size",),
         "batching.max_tokens": ("batch",),
+        "batching.max_wait_ms": ("max_wait_ms",),
         "speculative.draft": ("draft.source",),
         "speculative.tokens": ("draft.max",),
     }
@@ -109,6 +118,8 @@ class TransformersEngine(Adapter):
             others = options.keys() - _OF_TRANSLATION
             found += [(f"parameters.{name}", "is not of models that translate") for name in sorted(others)]
             return found + seq2seq.warm_up_problems(spec)
+        if not options.get("embedding"):
+            found += [(f"parameters.{name}", _STEPS) for name in sorted(options.keys() & _OF_EMBEDDING)]
         own = options.keys() & {"beam_size", "max_output"}
         found += [(f"parameters.{name}", "is of models that translate") for name in sorted(own)]
         return found + openai_http.warm_up_problems(spec, self.paths(spec))
@@ -200,7 +211,7 @@ class TransformersEngine(Adapter):
         found = stats if isinstance(stats, dict) else {}
         drafted = found.get("drafted")
         accepted = found.get("accepted", 0) / drafted if drafted else None
-        return Work(found.get("processing"), found.get("kv_use"), accepted)
+        return Work(found.get("batch", found.get("processing")), found.get("kv_use"), accepted)
 
 
 def _flat(spec: Spec) -> dict[str, object]:

@@ -187,7 +187,8 @@ class Api:
         exchange.answer(200, {"object": "list", "data": [entry]})
 
     async def _stats(self, exchange: Exchange, model: Model) -> None:
-        counts = model.generator.counts() if model.generator is not None and not self._asleep else {}
+        works = model.generator or model.embedder
+        counts = works.counts() if works is not None and not self._asleep else {}
         own = {"processing": self._processing, "waiting": self._waiting, "requests": self._requests}
         exchange.answer(200, {**own, "asleep": self._asleep, **counts})
 

@@ -63,6 +63,10 @@ class Embedder(Protocol):
         """A vector of each list of tokens. Raises Failed, and Gone soon after `gone` has become true."""
         ...
 
+    def counts(self) -> Mapping[str, float]:
+        """What it has to tell about itself: `batch`, the inputs that are computed together now."""
+        ...
+
 
 class Sleeper(Protocol):
     """Puts the weights away and brings them back; each is called in a thread, and says how many bytes it

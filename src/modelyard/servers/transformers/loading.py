@@ -13,6 +13,7 @@ import transformers
 
 from modelyard.servers.transformers.asks import Sampling
 from modelyard.servers.transformers.batching import Batching
+from modelyard.servers.transformers.gathering import Gathering
 from modelyard.servers.transformers.generation import Model, Sleeper
 from modelyard.servers.transformers.host_weights import HostWeights
 from modelyard.servers.transformers.parameters import Parameters
@@ -32,7 +33,8 @@ def load(parameters: Parameters) -> Model:
     tokenizer = transformers.AutoTokenizer.from_pretrained(parameters.path)
     words = Tokenizer(tokenizer, model)
     if parameters.embedding:
-        return Model(words, sleeper, embedder=Vectors(model, tokenizer, _pooling(parameters), parameters))
+        vectors = Vectors(model, tokenizer, _pooling(parameters))
+        return Model(words, sleeper, embedder=Gathering(vectors.forward, parameters))
     if parameters.speculates:
         draft = None
         if parameters.draft:

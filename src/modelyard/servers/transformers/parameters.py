@@ -16,9 +16,10 @@ POOLINGS = ("mean", "cls", "last")
 class Parameters:
     """`address` is `unix:/path` or `host:port`, `path` the model's folder, `context` the tokens of one
     request with its answer. `device` is `cpu`, or `cuda` for the first one that is visible. At most
-    `batch` are computed at once. Weights of host RAM lie in `sleep_folder` while it sleeps. Of
-    a model for `translation`, what follows is as in `servers.translation.serving.Options`; 0 is its default
-    there, and `batch` are its tokens."""
+    `batch` are computed at once; of a model for `embedding` at most `batch_size` inputs (0: as many as that
+    lets), the first of which waits `max_wait_ms` for others. Weights of host RAM lie in `sleep_folder` while
+    it sleeps. Of a model for `translation`, what follows is as in `servers.translation.serving.Options`; 0 is
+    its default there, and `batch` are its tokens."""
 
     address: str
     model: str
@@ -33,6 +34,7 @@ class Parameters:
     batch: int = 512
     prefix_caching: bool = True
     embedding: bool = False
+    batch_size: int = 0
     pooling: str = ""
     draft: str = ""
     draft_tokens: int = 0

@@ -7,6 +7,7 @@ goes next, however long it is.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -66,32 +67,36 @@ class Line(Generic[T]):
         item = next(iter(self._arrived), None)
         return None if item is None else item.arrived
 
-    def take(self, now: float, bound: int) -> list[Item[T]]:
-        """The next batch, of at most `bound` tokens with its padding; a longer item goes alone. Empty when
-        nothing waits."""
+    def all(self) -> list[Item[T]]:
+        """What waits, the oldest first."""
+        return list(self._arrived)
+
+    def take(self, now: float, bound: int, most: int = sys.maxsize) -> list[Item[T]]:
+        """The next batch, of at most `bound` tokens with its padding and `most` items; a longer item goes
+        alone. Empty when nothing waits."""
         first = next(iter(self._arrived), None)
         if first is None:
             return []
         if now - first.arrived >= PATIENCE:
-            lane, begin, end = self._down_from(first, bound)
+            lane, begin, end = self._down_from(first, bound, most)
         else:
             lane = min(self._lanes, key=lambda one: _place(self._lanes[one][0]))
-            begin, end = 0, self._up_from_shortest(lane, bound)
+            begin, end = 0, self._up_from_shortest(lane, bound, most)
         return self._leave(lane, begin, end)
 
-    def _up_from_shortest(self, name: int, bound: int) -> int:
+    def _up_from_shortest(self, name: int, bound: int, most: int) -> int:
         lane = self._lanes[name]
-        most = lane[0].length * SPREAD + SLACK
-        end = 1
-        while end < len(lane) and lane[end].length <= most and lane[end].length * (end + 1) <= bound:
+        longest = lane[0].length * SPREAD + SLACK
+        end, last = 1, min(len(lane), most)
+        while end < last and lane[end].length <= longest and lane[end].length * (end + 1) <= bound:
             end += 1
         return end
 
-    def _down_from(self, item: Item[T], bound: int) -> tuple[int, int, int]:
+    def _down_from(self, item: Item[T], bound: int, most: int) -> tuple[int, int, int]:
         """With it those of its length, and shorter ones: none pads it."""
         lane = self._lanes[item.lane]
         at = bisect_left(lane, _place(item), key=_place)
-        fit = max(bound // item.length, 1)
+        fit = min(max(bound // item.length, 1), most)
         end = bisect_right(lane, item.length, at, min(at + fit, len(lane)), key=lambda one: one.length)
         begin = max(end - fit, 0)
         while lane[begin].length * SPREAD + SLACK < item.length:
