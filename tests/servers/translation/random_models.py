@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
+from modelyard.servers.translation import families
+
+_IDS = {"decoder_start_token_id": 2, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 Weights = dict[str, np.ndarray[Any, Any]]
 D, FFN, LAYERS = 32, 64, 2
 _WORDS = [
@@ -44,16 +47,18 @@ def m2m100(folder: Path, **config: object) -> Path:
     folder.mkdir(parents=True)
     pieces = _pieces(folder / "sentencepiece.bpe.model", 140)
     _vocabulary(folder / "vocab.json", ["<s>", "<pad>", "</s>", "<unk>", *pieces])
+    marks = [f"__{code}__" for code in families.M2M100_CODES]
     settings = {"tokenizer_class": "M2M100Tokenizer", "language_codes": "m2m100", "num_madeup_words": 8}
-    _json(folder / "tokenizer_config.json", settings)
-    _model(folder, "m2m_100", 4 + len(pieces) + 100 + 8, len(pieces), {"decoder_start_token_id": 2, **config})
+    _json(folder / "tokenizer_config.json", settings | {"additional_special_tokens": marks})
+    _model(folder, "m2m_100", 4 + len(pieces) + 100 + 8, len(pieces), {**_IDS, **config})
     return folder
 
 
 def nllb(folder: Path) -> Path:
     folder.mkdir(parents=True)
     pieces = _pieces(folder / "sentencepiece.bpe.model", 90, "bpe")
-    _json(folder / "tokenizer_config.json", {"tokenizer_class": "NllbTokenizer"})
+    settings = {"tokenizer_class": "NllbTokenizer", "additional_special_tokens": families.NLLB_CODES}
+    _json(folder / "tokenizer_config.json", settings)
     _model(
         folder,
         "m2m_100",
@@ -138,7 +143,8 @@ def weights(kind: str, vocabulary: int, words: int, tied: bool) -> Weights:
         found["lm_head.weight"][0 if kind == "marian" else 2] *= 4  # outputs end
         found["model.decoder.embed_tokens.weight"][words:] *= 4  # and depend on theirs
     if kind == "marian":
-        found["model.shared.weight"][-1] = 0
+        for name in ("model.shared", "model.encoder.embed_tokens", "model.decoder.embed_tokens"):
+            found[f"{name}.weight"][-1] = 0  # padding begins an output
         found["final_logits_bias"] = normal(1, vocabulary)
     return found
 

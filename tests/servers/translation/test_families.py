@@ -69,7 +69,7 @@ def test_folders_that_are_not_whole(tmp_path: Path) -> None:
         families.read(folder)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '"x"', "\0", "[" * 10_000, " " * (1 << 20) + "{}"])
+@pytest.mark.parametrize("content", ["", "[]", "{", '"x"', "\0", "[" * 10_000])
 def test_files_that_are_no_json_object(tmp_path: Path, content: str) -> None:
     path = tmp_path / "config.json"
     path.write_text(content)

@@ -19,6 +19,7 @@ from modelyard.languages import canonical
 
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER = "tokenizer.json"
 VOCABULARY = "vocab.json"
 TARGET_VOCABULARY = "target_vocab.json"
 PIECES = "sentencepiece.bpe.model"
@@ -27,8 +28,7 @@ TOKENIZER_FILES = (
     TOKENIZER_CONFIG, VOCABULARY, TARGET_VOCABULARY, PIECES, SOURCE_PIECES, TARGET_PIECES,
 )  # fmt: skip
 CONVERTED = "model.bin"
-_LONGEST_CONFIG = 1 << 20
-_LONGEST_VOCABULARY = 64 << 20
+_LONGEST = 64 << 20  # bytes of a file: a tokenizer.json of 200 languages has 32 MB
 _USUAL_LONGEST = 512
 _MARK = re.compile(r">>(.+)<<")
 
@@ -136,24 +136,24 @@ def _marian(folder: Path, settings: Mapping[str, object], longest: int) -> Famil
 
 def read_vocabulary(path: Path) -> dict[str, int]:
     """The numbers of its tokens. Raises BadFile."""
-    found = read_json(path, _LONGEST_VOCABULARY)
+    found = read_json(path)
     if not found or not all(type(number) is int for number in found.values()):
         raise BadFile(f"{path}: is no vocabulary (an object of tokens and their numbers); fetch it again")
     return found
 
 
-def read_json(path: Path, most: int = _LONGEST_CONFIG) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A file with one object in it. Raises BadFile."""
     try:
         with path.open("rb") as file:
-            content = file.read(most + 1)
-        found = json.loads(content) if len(content) <= most else None
+            content = file.read(_LONGEST + 1)
+        found = json.loads(content) if len(content) <= _LONGEST else None
     except FileNotFoundError:
         raise BadFile(f"{path.parent}: has no {path.name}; name a folder with a whole model") from None
     except (OSError, ValueError, RecursionError) as error:
         raise BadFile(f"{path}: cannot be read: {error}") from None
     if not isinstance(found, dict):
-        raise BadFile(f"{path}: is no JSON object of at most {most} bytes; fetch it again")
+        raise BadFile(f"{path}: is no JSON object of at most {_LONGEST} bytes; fetch it again")
     return found
 
 

@@ -60,9 +60,11 @@ class Tokenizer:
     @cached_property
     def _source_vocabulary(self) -> list[str]:
         if self.family.name == "nllb":
-            count = self._reader.get_piece_size()
-            pieces = [self._reader.id_to_piece(number) for number in range(3, count)]
-            return [*_FIRST, *pieces, *families.NLLB_CODES, _MASK]
+            pieces = (self._reader.id_to_piece(number) for number in range(3, self._reader.get_piece_size()))
+            words = (*_FIRST, *pieces)
+            # The marks follow in the order of their list, unless the folder says their numbers.
+            marks = _added(self.folder) or _numbered((*families.NLLB_CODES, _MASK), len(words))
+            return _in_order(_numbered(words) | marks)
         found = _in_order(families.read_vocabulary(self.folder / families.VOCABULARY))
         # The marks of M2M100 follow its vocabulary, in the order of their list.
         return [*found, *self.family.sources.values()] if self.family.name == "m2m100" else found
@@ -71,6 +73,21 @@ class Tokenizer:
     def _target_vocabulary(self) -> list[str]:
         path = self.folder / families.TARGET_VOCABULARY
         return _in_order(families.read_vocabulary(path)) if path.is_file() else self._source_vocabulary
+
+
+def _added(folder: Path) -> dict[str, int]:
+    """The tokens that its tokenizer.json adds to those of SentencePiece; empty where it has none."""
+    path = folder / families.TOKENIZER
+    if not path.is_file():
+        return {}
+    try:
+        return {str(one["content"]): int(one["id"]) for one in families.read_json(path)["added_tokens"]}
+    except (KeyError, TypeError, ValueError):
+        raise BadFile(f"{path}: does not say what it adds; fetch it again") from None
+
+
+def _numbered(words: Sequence[str], first: int = 0) -> dict[str, int]:
+    return {word: first + number for number, word in enumerate(words)}
 
 
 def _in_order(vocabulary: dict[str, int]) -> list[str]:

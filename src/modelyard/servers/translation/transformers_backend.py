@@ -112,6 +112,8 @@ class TransformersBackend:
                 do_sample=False,
                 max_new_tokens=min(most, room),
                 max_length=None,
+                eos_token_id=self._target[END],
+                pad_token_id=self._target[PAD],
                 forced_bos_token_id=None,
                 forced_eos_token_id=None,
             )
