@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cli import test_commands
 from cli.command_line import run
+from compose.test_refused_starts import GGUF
 from modelyard.cli.plan_tables import LISTED, print_plan
 from modelyard.client import Client
 
@@ -146,3 +147,28 @@ def test_the_plan_of_a_start_as_json(tmp_path: Path) -> None:
     told = json.loads(run("plan", "--config", path, "--json", HOME=str(tmp_path)).stdout)
     starts = [sorted(step["memory"]) for step in told["steps"] if step["does"] == "start"]
     assert starts == [["gpu0", "gpu2"], ["gpu1", "gpu3"]]
+
+
+def last_line(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "modelyard.yaml"
+    path.write_text(text)
+    return run("plan", "--config", str(path), HOME=str(tmp_path)).stdout.splitlines()[-1]
+
+
+def test_what_has_no_place_beside_what_stays_is_named(tmp_path: Path) -> None:
+    said = last_line(
+        tmp_path,
+        "devices: {g: {kind: declared, memory: 3MB}}\n"
+        "models:\n"
+        "  a: &a {engine: fake, parameters: {memory: {accelerator: 2000000}}}\n"
+        "  b: {<<: *a, replicas: 1}\n",
+    )
+    assert said == "Not all of it is loaded: a cannot be beside the others."
+
+
+def test_files_that_lie_here_are_planned_with_though_nobody_read_them_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(GGUF)
+    model = "{engine: llamacpp, source: ./a.gguf, parameters: {context: 64}}"
+    assert last_line(tmp_path, f"models: {{a: {model}}}").startswith("All of it fits at once")
+    far = "{engine: llamacpp, source: 'hf://org/repo/a.gguf'}"
+    assert last_line(tmp_path, f"models: {{a: {far}}}").startswith("As far as is known, all of it fits")

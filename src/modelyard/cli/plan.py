@@ -71,7 +71,7 @@ def plan(
         made = _without_server(config)
         _show(made, as_json=as_json)
         if not as_json:
-            typer.echo(_fits(made["steps"]))
+            typer.echo(_fits(made))
         return
     with connect(url, key) as client:
         if action is not None and model is not None:
@@ -103,12 +103,17 @@ def _without_server(path: Path) -> dict[str, Any]:
     return view_of(made).model_dump(mode="json", by_alias=True, exclude={"id", "preconditions"})
 
 
-def _fits(steps: list[dict[str, Any]]) -> str:
+def _fits(made: dict[str, Any]) -> str:
     """Whether all of it is in memory at once."""
+    steps = made["steps"]
+    refused = dict.fromkeys(step["model"] for step in steps if step["does"] == "loaded" and step["code"])
+    if refused:
+        return f"Not all of it is loaded: {', '.join(refused)} cannot be beside the others."
     left = dict.fromkeys(f"{step['model']} for {step['for']}" for step in steps if step["does"] == "leave")
     if left:
         return f"Not all of it fits at once: who is not in use leaves ({', '.join(left)})."
-    return "All of it fits at once: nobody has to leave for another."
+    known = "As far as is known, all" if made["open"] else "All"
+    return f"{known} of it fits at once: nobody has to leave for another."
 
 
 def _show(made: dict[str, Any], *, as_json: bool) -> None:

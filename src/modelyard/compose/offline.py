@@ -27,6 +27,8 @@ async def plan_of(config: Config) -> Plan:
         versions = {entry.spec.model: entry.spec.version for entry in entries}
         order = dict.fromkeys((*config.preload, *versions))
         asked = [ev.LoadAsked(versions[name]) for name in order]
-        return plan(scheduler, [ev.Changed(tuple(entry.added() for entry in entries)), *asked], 0.0)
+        # What nobody read whole yet is taken to be what its header says.
+        added = tuple(ev.Added(entry.spec, entry.policy, entry.estimate) for entry in entries)
+        return plan(scheduler, [ev.Changed(added), *asked], 0.0)
     finally:
         await yard.close()
