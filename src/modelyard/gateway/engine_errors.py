@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from email.utils import mktime_tz, parsedate_tz
 
 import orjson
 
@@ -59,7 +61,16 @@ def pause(result: Result) -> float:
     if result.status != 429:
         return 0.0
     said = next((value for name, value in result.headers if name == b"retry-after"), b"")
-    return min(max(float(said), 1.0), LONGEST_PAUSE) if said.isdigit() else 1.0
+    return min(max(float(said) if said.isdigit() else _until(said), 1.0), LONGEST_PAUSE)
+
+
+def _until(said: bytes) -> float:
+    """Seconds until a date of HTTP; 0 for what is none."""
+    date = parsedate_tz(said.decode("latin-1"))
+    try:
+        return 0.0 if date is None else mktime_tz(date) - time.time()
+    except (OverflowError, ValueError):  # a year that there is not
+        return 0.0
 
 
 def _refused_us(entry: Entry, result: Result) -> str:
