@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from modelyard.config.problems import Problem, join, near_miss
-from modelyard.config.schema import NAME, ModelSection, Root
+from modelyard.config.schema import ModelSection, Root
+from modelyard.config.shapes import NAME
 from modelyard.config.text import Document
 from modelyard.config.values import nearest
 

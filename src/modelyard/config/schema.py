@@ -6,19 +6,9 @@ each value is decided here, not how values fit together. A field's description e
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, SecretStr
 
 from modelyard.config.quantities import (
     Amount,
@@ -32,83 +22,28 @@ from modelyard.config.quantities import (
     PositiveDuration,
     PositiveSize,
     Size,
-    parse_digest,
 )
-from modelyard.config.text import retype
-from modelyard.core.languages import code_of, name_of, pair_of
+from modelyard.config.shapes import (
+    Digest,
+    FreeForm,
+    Languages,
+    Name,
+    Names,
+    PairNames,
+    PriorityName,
+    QuantizedType,
+    Section,
+    Text,
+    Texts,
+    VariableName,
+    VariableValue,
+    WarmTexts,
+    Word,
+    Words,
+    as_list,
+)
+from modelyard.config.translation_schema import TranslationSection
 from modelyard.core.types import Affinity, Packing
-
-# Every part between slashes holds a letter or a digit: `a/../b` would be another path to many a client.
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._:+-]*(/[._:+-]*[A-Za-z0-9][A-Za-z0-9._:+-]*)*$"
-LONGEST_NAME = 200
-
-
-def is_name(text: str) -> bool:
-    """Whether a text can name a model, an engine profile, a device or a key."""
-    return len(text) <= LONGEST_NAME and re.fullmatch(NAME, text) is not None and not text.endswith("\n")
-
-
-def _as_text(value: object) -> object:
-    """Numbers in an environment section are text: `OMP_NUM_THREADS: 4`."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _without_nul(text: str) -> str:
-    """No path, program or address holds one."""
-    if "\0" in text:
-        raise ValueError("holds a NUL character")
-    return text
-
-
-def _pair(text: str) -> str:
-    return text if text == "auto" else name_of(pair_of(text))
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Text = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_without_nul)]
-Name = Annotated[str, StringConstraints(pattern=NAME, max_length=LONGEST_NAME)]
-Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-VariableValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$"), BeforeValidator(_as_text)]
-Digest = Annotated[str, BeforeValidator(parse_digest)]
-Names = Annotated[list[Name], BeforeValidator(_as_list)]
-Words = Annotated[list[Word], BeforeValidator(_as_list)]
-Texts = Annotated[list[Text], BeforeValidator(_as_list)]
-FreeForm = Annotated[dict[str, Any], BeforeValidator(retype)]
-WarmTexts = Annotated[
-    list[Annotated[str, StringConstraints(min_length=1, max_length=262_144)]],
-    BeforeValidator(_as_list),
-    Field(max_length=64),
-]
-QuantizedType = Annotated[
-    str, StringConstraints(pattern=r"^[a-zA-Z][a-zA-Z0-9_]{0,31}$"), AfterValidator(str.lower)
-]
-Languages = Annotated[
-    list[Annotated[str, AfterValidator(code_of)]], BeforeValidator(_as_list), Field(max_length=1000)
-]
-PairNames = Annotated[
-    list[Annotated[str, AfterValidator(_pair)]], BeforeValidator(_as_list), Field(max_length=10_000)
-]
-PriorityName = Literal["low", "normal", "high"]
-
-
-class Section(BaseModel):
-    """A mapping whose keys are all known."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_empty(cls, value: object) -> object:
-        """A field or section that is named and left empty is as good as not named."""
-        if value is None:
-            return {}
-        if isinstance(value, dict):
-            return {name: item for name, item in value.items() if item is not None}
-        return value
 
 
 class LimitsSection(Section):
@@ -379,47 +314,6 @@ class StoreSection(Section):
     )
 
 
-class LlmSection(Section):
-    """A language model that is told to translate."""
-
-    model: Name = Field(description="A model that chats.")
-    prompt: Text | None = Field(
-        default=None, description="What it is told; `{source}` and `{target}` are the languages."
-    )
-
-
-class FallbackSection(Section):
-    """What is left when no model can translate in time."""
-
-    model: Name | None = Field(default=None, description="A model that is kept for this.")
-    text: Text | None = Field(default=None, description="The answer itself, marked as such.")
-
-
-class TranslationSection(Section):
-    """How texts are translated, whichever model does."""
-
-    pivot: Languages = Field(
-        default_factory=list,
-        description="Languages that a translation may go over where no model has the pair. Default: none.",
-    )
-    llm: LlmSection | None = Field(default=None, description="A language model, where no other can.")
-    fallback: FallbackSection | None = Field(default=None, description="When no model can in time.")
-    cache: PositiveSize | None = Field(
-        default=None, description="Keep so many bytes of recent translations. Default: none."
-    )
-    preload: PairNames = Field(
-        default_factory=list,
-        description="Pairs to have a model in memory for at start; or `auto`: those asked for most.",
-    )
-    max_texts: PositiveCount = Field(default=256, description="Texts in one request.")
-    max_chars: PositiveCount = Field(default=100_000, description="Characters in one request.")
-    local_only: Flag = Field(default=False, description="No text leaves this machine to be translated.")
-    spill_after: Duration = Field(
-        default=10.0,
-        description="Wait behind others after which the next model is taken, one elsewhere, too.",
-    )
-
-
 class RegistrySection(Section):
     database_url: SecretStr | None = Field(
         default=None,
@@ -437,7 +331,7 @@ class KeySection(Section):
     name: Name = Field(description="For logs and limits.")
     key: SecretStr | None = Field(default=None, description="The secret, e.g. ${MY_KEY}.")
     hash: SecretStr | None = Field(default=None, description="Its sha256 in hex, instead of `key`.")
-    scopes: Annotated[list[Literal["inference", "admin"]], BeforeValidator(_as_list)] = Field(
+    scopes: Annotated[list[Literal["inference", "admin"]], BeforeValidator(as_list)] = Field(
         min_length=1, description="What it opens: the APIs of models, the control surface."
     )
     max_priority: PriorityName = Field(default="normal", description="The most that X-Priority may ask for.")
@@ -460,7 +354,7 @@ class Root(Section):
     store: StoreSection = Field(default_factory=StoreSection)
     translation: TranslationSection = Field(default_factory=TranslationSection)
     registry: RegistrySection = Field(default_factory=RegistrySection)
-    preload: Annotated[list[Name], BeforeValidator(_as_list)] = Field(
+    preload: Annotated[list[Name], BeforeValidator(as_list)] = Field(
         default_factory=list, description="Models to load at start, in order; or `auto`."
     )
     keys: list[KeySection] = Field(default_factory=list)

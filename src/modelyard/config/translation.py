@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection
 from string import Formatter
 
 from modelyard.config.problems import near_miss
-from modelyard.config.schema import ModelSection, TranslationSection
+from modelyard.config.schema import ModelSection
+from modelyard.config.translation_schema import TranslationSection
 from modelyard.config.values import PROMPT, Translation
 from modelyard.core.languages import Pairs, pair_of
 

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, Protocol
 from fastapi import APIRouter, Body, Header, Path, Request, Response
 from pydantic import Field
 
-from modelyard.config.schema import EngineSection, is_name
+from modelyard.config.schema import EngineSection
 from modelyard.config.secrets import HIDDEN, plain
+from modelyard.config.shapes import is_name
 from modelyard.core.types import Packing
 from modelyard.engines.base import Profile
 from modelyard.errors import (

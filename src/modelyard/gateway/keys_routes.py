@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from modelyard.config import Key, Scope
 from modelyard.config.quantities import PositiveDuration
-from modelyard.config.schema import LONGEST_NAME, NAME, PriorityName
+from modelyard.config.shapes import LONGEST_NAME, NAME, PriorityName
 from modelyard.core.types import Priority
 from modelyard.errors import (
     KeyNotFound,

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from modelyard.config.schema import is_name
+from modelyard.config.shapes import is_name
 from modelyard.errors import AliasInUse, InvalidRequest, ModelNotFound, NameTaken, SpecRefused, TooManyTasks
 from modelyard.gateway import registry_views as shapes
 from modelyard.gateway import views

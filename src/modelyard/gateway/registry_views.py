@@ -15,8 +15,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from modelyard.config.difference import Value
-from modelyard.config.schema import ModelSection, PolicySection, Section
+from modelyard.config.schema import ModelSection, PolicySection
 from modelyard.config.secrets import plain, shown
+from modelyard.config.shapes import Section
 from modelyard.gateway import views
 from modelyard.gateway.capabilities import known_of
 from modelyard.gateway.catalog import Known

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from modelyard.config.schema import is_name
 from modelyard.config.secrets import HIDDEN, plain
+from modelyard.config.shapes import is_name
 from modelyard.errors import InvalidRequest
 from modelyard.registry.records import Artifact, Capabilities, Json, NewVersion
 
