@@ -39,7 +39,10 @@ async def test_two_steps_only_where_that_is_allowed() -> None:
         assert (said["route"], said["pivot"], said["model"]) == ("pivot", "fr", "ef > fd")
         assert said["usage"]["segments"] == 4
         assert refused(await ask(yard, "one", "en", "de", pivot=False))[:2] == (400, "unsupported_language")
-        assert (await translated(yard, "one", "en", "de", pivot="fr"))["pivot"] == "fr"
+        for pivot in ("fr", "FR_be"):
+            assert (await translated(yard, "one", "en", "de", pivot=pivot))["pivot"] == "fr"
+        assert refused(await ask(yard, "one", "en", "de", pivot="es"))[:2] == (400, "unsupported_language")
+        assert refused(await ask(yard, "one", pivot="fr"))[:2] == (400, "unsupported_language")
         listed = {one["code"]: one["targets"] for one in (await yard.http.get("/languages")).json()}
         assert listed["en"] == ["de", "fr"]
         partly = await translated(yard, ["BAD", "two"], "en", "de", partial=True)

@@ -2,7 +2,7 @@
 
 Made by the translation lane of every text that it is given: of plain text one piece without the white space
 around it, of HTML what is between its tags, of documents what `documents` finds. Terms of a glossary stand in
-the answer as they are given.
+the answer as they are given, control characters where they were.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ _MARKUP = re.compile(
     r"""|</?+[a-z](?:[^<>"']|"[^"]*"|'[^']*')*+>|<[a-z/!?][^<>]*+(?:>|\Z)""",
     re.DOTALL | re.IGNORECASE,
 )
+
+_CONTROL = re.compile(r"([\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]+)")  # no model has words for these
 
 
 class Glossary:
@@ -60,11 +62,6 @@ class Pieces:
     def texts(self) -> list[str]:
         return [self._parts[place] for place in self._places]
 
-    @property
-    def whole(self) -> bool:
-        """One text is all of it but white space."""
-        return len(self._places) == 1 and not "".join(self._parts[: self._places[0]]).strip()
-
     def keep(self, raw: str) -> None:
         """What stays as it is."""
         if raw:
@@ -77,7 +74,11 @@ class Pieces:
             self.keep(raw)
             return
         for before, term in self._glossary.cut(text):
-            self._put(before)
+            for number, part in enumerate(_CONTROL.split(before)):
+                if number % 2:
+                    self.keep(self._escaped(part))
+                else:
+                    self._put(part)
             self.keep(self._escaped(term))
 
     def _put(self, text: str) -> None:

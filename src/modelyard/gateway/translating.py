@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from modelyard.config import Translation
+from modelyard.core.languages import near
 from modelyard.core.routing import Kind, Route, Step
 from modelyard.core.types import Priority
 from modelyard.errors import (
@@ -128,8 +129,9 @@ class Translating:
 
     def _routes(self, job: Job) -> Iterator[Route]:
         for route in self._router.routes(job.source, job.target, job.model):
-            over = route.steps[0].target if route.kind is Kind.PIVOT else False
-            if job.pivot is None or job.pivot == over:
+            over = {route.steps[0].target} if route.kind is Kind.PIVOT else set()
+            meant = near(job.pivot, frozenset(over)) if isinstance(job.pivot, str) else ()
+            if job.pivot is None or any(meant) or (job.pivot is False and not over):
                 yield route
 
     async def _along(self, exchange: Exchange, route: Route, job: Job, settings: Translation) -> Done:

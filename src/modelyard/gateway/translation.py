@@ -8,6 +8,7 @@ looked at as soon as that is read, and before anything is done.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 import orjson
@@ -53,6 +54,8 @@ KINDS_BY_PATH = {
     DETECT: "detect",
 }
 """What they are called in metrics."""
+MARKUP = 10
+"""How many bytes of a document may come on one character of its text that may be translated."""
 
 
 class Lanes:
@@ -133,11 +136,12 @@ class Lanes:
         settings, fields = self._settings(), Fields(fields_of(form))
         source, target = languages_of(fields)
         asked = Asked([], True, source, target, model=fields.text("model") or None)
-        pieces = document_of(file.name, file.data, glossary_of(fields))
+        most = settings.max_chars * MARKUP
+        if len(file.data) > most:
+            refuse("file", f"is {len(file.data):,} bytes large; {most:,} are the most")
+        pieces = await asyncio.to_thread(document_of, file.name, file.data, glossary_of(fields))
         text = "\n".join(pieces.texts)
         check_size([text], "file", settings)
-        if problem := problem_of(text):
-            refuse("file", problem)
         model = await self._translating.model(asked.model, settings)
         sources, targets = self._translating.codes(model, settings)
         code = code_among(target, targets, "target")

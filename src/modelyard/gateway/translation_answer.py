@@ -81,7 +81,7 @@ def _fill(parts: Sequence[Part], done: Done) -> None:
             part.problem = next(done.errors[place] for place in places if place in done.errors)
             continue
         part.text = done.route.text if done.route.kind is Kind.FIXED else part.pieces.filled(texts)
-        if part.pieces.whole:
+        if count == 1:  # those of several pieces would be mixed at random
             more = done.alternatives.get(places[0], [])
             part.alternatives = [part.pieces.filled([text]) for text in more]
 
