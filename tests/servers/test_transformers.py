@@ -134,7 +134,17 @@ async def test_no_more_than_the_slots_are_computed_at_a_time() -> None:
         ({"messages": [{"role": "user", "content": 5}]}, "messages"),
         ({"messages": MESSAGES, "n": 2}, "n"),
         ({"messages": MESSAGES, "tools": [{}]}, "tools"),
+        ({"messages": MESSAGES, "functions": [{}]}, "functions"),
         ({"messages": MESSAGES, "logprobs": True}, "logprobs"),
+        ({"messages": MESSAGES, "top_logprobs": 2}, "top_logprobs"),
+        ({"messages": MESSAGES, "logit_bias": {"5": 1}}, "logit_bias"),
+        ({"messages": MESSAGES, "presence_penalty": 0.5}, "presence_penalty"),
+        ({"messages": MESSAGES, "frequency_penalty": -1}, "frequency_penalty"),
+        ({"messages": MESSAGES, "response_format": {"type": "json_object"}}, "response_format"),
+        (
+            {"messages": MESSAGES, "response_format": {"type": "json_schema", "json_schema": {}}},
+            "response_format",
+        ),
         ({"messages": MESSAGES, "temperature": "hot"}, "temperature"),
         ({"messages": MESSAGES, "top_p": 2}, "top_p"),
         ({"messages": MESSAGES, "max_tokens": 0}, "max_tokens"),
@@ -149,6 +159,24 @@ async def test_what_it_cannot_do_is_refused_with_the_field(body: dict[str, objec
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
     assert f"`{param}`" in answer.json()["error"]["message"] or param == "messages"
+
+
+async def test_what_asks_for_nothing_is_no_reason_to_refuse() -> None:
+    nothing = {"n": 1, "logprobs": False, "top_logprobs": None, "logit_bias": {}, "tools": []}
+    plain = {"response_format": {"type": "text"}, "presence_penalty": 0.0, "frequency_penalty": 0}
+    async with served(Speaker()) as server:
+        answer = await server.post(CHAT, messages=MESSAGES, max_tokens=1, **nothing, **plain)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("best_of", 2), ("echo", True), ("suffix", "x"), ("logprobs", 3)]
+)
+async def test_what_completions_cannot_do_is_refused_too(name: str, value: object) -> None:
+    async with served(Speaker()) as server:
+        answer = await server.post(TEXT, prompt="x", **{name: value})
+        assert server.speaker.jobs == []
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
 
 
 async def test_refusals_have_openai_s_shape() -> None:

@@ -19,6 +19,7 @@ _UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "tools": ([],),
+    "functions": ([],),
     "response_format": ({"type": "text"},),
 }
 _MOST_INPUTS = 2048  # as at OpenAI
