@@ -162,7 +162,13 @@ async def test_what_it_cannot_do_is_refused_with_the_field(body: dict[str, objec
 
 
 async def test_what_asks_for_nothing_is_no_reason_to_refuse() -> None:
-    nothing = {"n": 1, "logprobs": False, "top_logprobs": None, "logit_bias": {}, "tools": []}
+    nothing: dict[str, object] = {
+        "n": 1,
+        "logprobs": False,
+        "top_logprobs": None,
+        "logit_bias": {},
+        "tools": [],
+    }
     plain = {"response_format": {"type": "text"}, "presence_penalty": 0.0, "frequency_penalty": 0}
     async with served(Speaker()) as server:
         answer = await server.post(CHAT, messages=MESSAGES, max_tokens=1, **nothing, **plain)
