@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from engines.test_libretranslate import LibreTranslate
 from gateway.live_yard import SHARE, LiveYard, fake, live_yard, short_folder
 from gateway.translators import ask, translated, translator
+from modelyard.core.languages import NO_PAIRS
 from modelyard.core.routing import Candidate
 from modelyard.gateway.pairs import Translators
 from waiting import until
@@ -148,6 +150,23 @@ class TestElsewhere:
             assert [route.kind for route in found.routes("en", "fr", named("a"))] == ["direct", "fixed"]
             assert found.routes("en", "fr", named("other")) == []
             assert found.routes("en", "de", named("a")) == [], "a fixed answer is for pairs that there are"
+
+
+async def test_what_the_registry_kept_of_a_model_whose_files_are_not_here() -> None:
+    async with live_yard({"a": translator("de-en")}) as yard:
+        registered = {**translator(), "pairs": ["en-fr"], "name": "reg"}
+        assert (await yard.post("/v1/models", registered)).status == 201
+        entry = yard.yard.names.model("reg")
+        held = yard.yard.catalog._held
+        assert set(held.pairs(entry)) == {("en", "fr")}
+        assert not held.pairs(yard.yard.names.model("a")), "one of the file"
+        # As if its files had told, before this start, and are gone.
+        entry.spec, entry.told, entry._read = replace(entry.spec, pairs=NO_PAIRS), NO_PAIRS, None
+        assert not entry.pairs
+        assert [each.model for each in translators(yard).candidates() if each.pairs] == ["a"]
+        found = Translators(yard.driver, yard.yard.names, lambda: yard.yard.config.translation, held.pairs)
+        assert [route.steps[0].model for route in found.routes("en", "fr")] == ["reg"]
+        assert found.routes("en", "it", entry) == []
 
 
 class TestAhead:

@@ -19,11 +19,14 @@ from modelyard.config.build import model_of
 from modelyard.config.schema import PolicySection
 from modelyard.config.together import profile_of, together
 from modelyard.config.versions import keyed
+from modelyard.core.languages import NO_PAIRS, Pairs
 from modelyard.core.types import Spec
 from modelyard.engines import registry as engines
 from modelyard.errors import ModelNotFound, VersionNotFound
+from modelyard.gateway.capabilities import pairs_of
 from modelyard.gateway.names import Names
 from modelyard.registry.records import Json, ModelRecord, VersionRecord
+from modelyard.runtime.entries import Entry
 
 log = structlog.get_logger(__name__)
 
@@ -199,6 +202,13 @@ class Held:
         found = self.holdings if holdings is None else holdings
         without = self.broken if broken is None else broken
         return tuple(self.making.model(base, one) for name, one in found.items() if name not in without)
+
+    def pairs(self, entry: Entry) -> Pairs:
+        """What the registry has of what a version translates."""
+        holding = self.holdings.get(entry.spec.model)
+        versions = holding.versions.values() if holding is not None else ()
+        found = (one.capabilities for one in versions if entry.spec.digest == one.digest)
+        return next(map(pairs_of, found), NO_PAIRS)
 
     def version(self, base: Config, name: str, number: int) -> str:
         """The key of a version as it is served with `base`; of one that cannot be made, as it was."""

@@ -240,7 +240,7 @@ async def build(
         driver.timing = metrics.scheduler
         held, tasks = Held(), Tasks()
         keeping = Keeping(registry, held, usage, driver)
-        translators = Translators(driver, names, lambda: live.config.translation)
+        translators = Translators(driver, names, lambda: live.config.translation, held.pairs)
         ahead = Ahead(driver, names, keeping.demand, translators)
         gateway = Gateway(driver, names, metrics, usage, translators)
         live = Live(config, origin or Origin(), driver, names, store, ahead, gateway.take, reload)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from modelyard.config import Translation
 from modelyard.core.admission import expected
-from modelyard.core.languages import Pair, Pairs
+from modelyard.core.languages import NO_PAIRS, Pair, Pairs
 from modelyard.core.routing import Candidate, Kind, Route, Rules, Step, routes
 from modelyard.engines.base import TRANSLATE
 from modelyard.errors import ModelNotFound
@@ -22,12 +22,20 @@ CHAT = "/v1/chat/completions"
 
 
 class Translators:
-    """The models that translate. `setting` is the configuration as it is now."""
+    """The models that translate. `setting` is the configuration as it is now, `kept` what the registry has of
+    what a model translates, whose files are not here."""
 
-    def __init__(self, driver: Driver, names: Names, setting: Callable[[], Translation]) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        names: Names,
+        setting: Callable[[], Translation],
+        kept: Callable[[Entry], Pairs] = lambda entry: NO_PAIRS,
+    ) -> None:
         self._driver = driver
         self._names = names
         self._setting = setting
+        self._kept = kept
 
     def entries(self) -> Iterator[Entry]:
         """Those that are served and translate, whatever is known of their pairs."""
@@ -95,7 +103,7 @@ class Translators:
 
     # -- one model ----------------------------------------------------------------------------------------
 
-    def _candidate(self, entry: Entry, pairs: Pairs | None = None) -> Candidate:
+    def _candidate(self, entry: Entry, pairs: Pairs = NO_PAIRS) -> Candidate:
         scheduler = self._driver.scheduler
         version = scheduler.state.versions.get(entry.spec.version)
         load = wait = 0.0
@@ -105,7 +113,7 @@ class Translators:
         own = self._names.own(entry.spec.model) is entry
         return Candidate(
             entry.spec.model if own else entry.spec.version,
-            entry.pairs if pairs is None else pairs,
+            pairs or entry.pairs or self._kept(entry),
             quality=entry.policy.quality,
             ready=version is not None and bool(version.ready),
             load_seconds=load,
@@ -118,7 +126,7 @@ class Translators:
         """One that was asked for by its name is tried where nobody knows what it translates."""
         if TRANSLATE not in entry.paths:
             return []
-        return [self._candidate(entry, entry.pairs or Pairs(frozenset({pair})))]
+        return [self._candidate(entry, entry.pairs or self._kept(entry) or Pairs(frozenset({pair})))]
 
     def _llm(self, setting: Translation, model: Entry | None, *, local_only: bool) -> str:
         """Its name when it may be asked."""
