@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from e2e import large_model
 from e2e.heavy import MODEL, PYTHON, absent
 from gateway.live_yard import LiveYard, live_yard
 from servers.live import Live, running
@@ -28,7 +29,6 @@ QUESTIONS = (
     *("Say yes.", "Tell me about the sea.", "What is 2+2?", "Write a poem."),
     *("Name three cities.", "Who was Bach?", "Explain rain.", "Count to ten."),
 )
-LARGE = 4 << 30
 SCRIPT = Path(__file__).parent / "transformers_sleep.py"
 
 
@@ -241,31 +241,17 @@ os._exit(0)
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of SmolLM2's kind with random weights of 4 GiB and more, and its tokenizer."""
     folder = tmp_path_factory.mktemp("large")
-    free = min(psutil.virtual_memory().available - (6 << 30), shutil.disk_usage(folder).free - (10 << 30))
-    if free < LARGE:
-        pytest.skip("needs 10 GB of memory and 15 GB on the disk")
-    code = """
-import sys, torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-source, folder = sys.argv[1:]
-config = AutoConfig.from_pretrained(source, hidden_size=2048, intermediate_size=8192, num_hidden_layers=36,
-    num_attention_heads=32, num_key_value_heads=8, head_dim=64)
-torch.manual_seed(1)
-torch.set_default_dtype(torch.bfloat16)
-AutoModelForCausalLM.from_config(config).save_pretrained(folder, max_shard_size="2GB")
-AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-"""
-    argv = [str(PYTHON), "-c", code, str(MODEL), str(folder)]
-    subprocess.run(argv, check=True, timeout=600, capture_output=True)
+    if reason := large_model.no_room(folder):
+        pytest.skip(reason)
+    large_model.write(folder)
     return folder
 
 
 def test_a_large_model_gives_its_memory_back_and_wakes_the_same(large: Path, tmp_path: Path) -> None:
     told = asleep_and_awake(large, tmp_path, "bfloat16")
     print(json.dumps(told))
-    assert told["weights"] >= LARGE
+    assert told["weights"] >= large_model.LARGE
     assert told["same"]
     assert told["still"]
     assert (told["ready"] - told["asleep"]) / told["ready"] >= 0.8
@@ -277,7 +263,7 @@ async def test_a_large_model_sleeps_when_another_needs_its_memory(large: Path) -
         "large": {"engine": "cpu", "source": str(large), "parameters": parameters, "slots": 1},
         "other": {"engine": "fake", "parameters": {"memory": {"ram": 2_000_000_000}}},
     }
-    patient = {"max_wait": "10m", "load_cap": "5m", "patience": "50ms", "release_cap": "2m"}
+    patient = {"max_wait": "10m", "load_cap": "5m", "patience": "50ms"}
     engines = {"cpu": {"type": "transformers", "program": str(PYTHON)}}
     devices = {"ram": {"memory": "6GB", "reserve": 0}}
     async with live_yard(models, engines=engines, devices=devices, defaults=patient) as yard:
@@ -286,14 +272,17 @@ async def test_a_large_model_sleeps_when_another_needs_its_memory(large: Path) -
         assert first.status == 200, first.body
         (instance,) = yard.instances("large")
         held = resident(yard, instance.id)
-        assert (await yard.chat("other")).status == 200
-        assert instance.state.value == "asleep"
-        assert resident(yard, instance.id) < held / 3
-        began = time.monotonic()
-        again = await yard.chat("large", "Say yes.", temperature=0)
-        print(f"answers again after {time.monotonic() - began:.1f} s")
-        assert again.text == first.text
-        assert again.headers["x-modelyard-instance"] == instance.id
+        for _ in range(2):  # the second time it sleeps before its memory is its own again
+            assert (await yard.chat("other")).status == 200
+            assert instance.state.value == "asleep"
+            assert resident(yard, instance.id) < held / 3
+            began = time.monotonic()
+            again = await yard.chat("large", "Say yes.", temperature=0)
+            print(f"answers again after {time.monotonic() - began:.1f} s")
+            assert again.text == first.text
+            assert again.headers["x-modelyard-instance"] == instance.id
+        (share,) = instance.version.need.shares  # type: ignore[union-attr]
+        assert share.bytes > large_model.LARGE, "what woke teaches no smaller need"
 
 
 def resident(yard: LiveYard, instance: str) -> int:
