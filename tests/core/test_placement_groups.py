@@ -7,7 +7,7 @@ from dataclasses import replace
 from core.test_placement import grouped
 from core.yard import gpu, need, ram, spec
 from modelyard.core.memory import DeviceLedger
-from modelyard.core.placement import place
+from modelyard.core.placement import fit_together, never_fits, place
 from modelyard.core.types import Charge, Need, NoFit, Placement, Share
 
 
@@ -59,3 +59,16 @@ def test_a_file_that_nobody_maps_when_others_have_left_is_paid_for() -> None:
     room = {"gpu0": 40}.__getitem__
     assert place(wanted, spec("a"), devices, room) == (Charge("gpu0", 10, {"digest": 50}),)
     assert isinstance(place(wanted, spec("a"), devices, room, {"b-1"}), NoFit)
+
+
+def test_what_nobody_measured_counts_as_nothing_among_those_that_have_to_stay() -> None:
+    known, unknown = (need(60), spec("a")), (need(60, known=False), spec("b"))
+    assert fit_together([known, unknown], grouped(" "))
+    assert not fit_together([known, known], grouped(" "))
+
+
+def test_a_closed_device_counts_for_what_can_ever_fit() -> None:
+    devices = grouped(" ")
+    devices["gpu0"].lost = "gone"
+    assert never_fits(need(100), spec("a"), devices) is None
+    assert never_fits(need(101), spec("a"), devices) is not None
