@@ -12,13 +12,16 @@ TEST := .venv/.test-$(KEY)
 CHECK := .venv/.check-$(KEY)
 
 .NOTPARALLEL:
-.PHONY: help demo test check bench bench-gpu sim e2e dev mutants docs format clean
+.PHONY: help demo demo-translation test check bench bench-gpu sim e2e dev mutants docs format clean
 
 help: ## what can be made
-	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: $(BASE) ## a server with small models and a tour of it
 	$(BIN)/modelyard demo
+
+demo-translation: $(TEST) ## small models that translate: three pairs, and who is loaded for them
+	$(BIN)/python scripts/demo_translation.py
 
 test: $(TEST) ## the test suite, real engines and clients apart
 	$(BIN)/pytest -q -m "not e2e" -n auto --maxprocesses 4 --dist loadfile

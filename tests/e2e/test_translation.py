@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from translation import corpus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 pytest.importorskip("ctranslate2")
-MODELS = Path(__file__).parents[2] / "examples" / "translation" / "models"
+ROOT = Path(__file__).parents[2]
+MODELS = ROOT / "examples" / "translation" / "models"
+SCRIPT = ROOT / "scripts" / "demo_translation.py"
 TESTED = corpus.testing(11, 60)
 TCP = {"unix": None, "port": 0}
 
@@ -50,6 +55,28 @@ async def test_each_pair_by_the_model_that_has_it_where_there_is_room_for_one() 
         assert {"en", "fr", "de", "es"} <= set(listed)
         assert "fr" in listed["en"]["targets"]
         assert (await asyncio.to_thread(client.detect, TESTED[0]["de"]))[0]["language"] == "de"
+
+
+def test_the_demo_shows_right_answers_and_the_swap() -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    for answer in (
+        "Le cheval noir est dans la ville.",
+        "Der Bus kommt um zehn vor drei an.",
+        "Wir müssen unseren blauen Hund malen, weil mein Baum groß ist.",
+    ):
+        assert f'"translatedText":"{answer}"' in done.stdout
+    assert "'Le cheval noir est dans la ville.'" in done.stdout  # the client's
+    shown = [part.split("\n$ ")[0] for part in done.stdout.split("$ modelyard ps")[1:]]
+    assert ["en-fr-1" in part for part in shown] == [True, False, False]
+    assert ["any-2" in part for part in shown] == [False, True, True]
 
 
 async def test_a_list_and_many_clients_are_answered_right() -> None:
