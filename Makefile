@@ -12,7 +12,7 @@ TEST := .venv/.test-$(KEY)
 CHECK := .venv/.check-$(KEY)
 
 .NOTPARALLEL:
-.PHONY: help demo demo-translation test check bench bench-gpu sim e2e dev mutants docs format clean
+.PHONY: help demo demo-translation test check bench bench-gpu bench-translation sim e2e dev mutants docs format clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -45,6 +45,9 @@ bench: $(TEST) ## every number of the documentation, measured here (needs Go)
 
 bench-gpu: ## what sleep costs on a GPU (PYTHON: one that has `modelyard[transformers]`)
 	PYTHONPATH=src $(PYTHON) bench/gpu_sleep.py
+
+bench-translation: ## what batching is worth to translations (PYTHON: one that has `modelyard[transformers,translation]`)
+	PYTHONPATH=src $(PYTHON) bench/translation.py
 
 sim: $(BASE) ## replay traces on a virtual clock
 	$(BIN)/python -m modelyard.sim

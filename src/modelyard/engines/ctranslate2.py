@@ -23,7 +23,7 @@ from modelyard.engines.options import Option, Table, one_of, whole
 from modelyard.servers.ctranslate2.parameters import COMPUTE_TYPES
 from modelyard.servers.translation.serving import BATCH_TOKENS, BEAM_SIZE
 
-PROCESS = 90_000_000
+PROCESS = 30_000_000
 """An interpreter with CTranslate2, NumPy and SentencePiece."""
 CUDA_HOST = 400_000_000
 """What CUDA adds to that in host RAM."""

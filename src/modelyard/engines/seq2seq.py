@@ -50,10 +50,10 @@ def warm_up_problems(spec: Spec) -> list[tuple[str, str]]:
 
 def token_bytes(folder: Folder, element: int, beam_size: int) -> int:
     """What a token of a batch takes while it is translated, `element` bytes a number: its keys and values in
-    the decoder for each beam, of what was read and of as much that is written, the widest layer, and its part
-    of the scores."""
+    the decoder, those of as much that is written for each beam, the widest layer, and its part of the
+    scores."""
     width, layers = folder.whole("d_model"), min(folder.whole("decoder_layers"), MOST_LAYERS)
-    cache = 4 * layers * width * beam_size
+    cache = 2 * layers * width * (1 + beam_size)
     layer = 6 * width + 2 * folder.whole("encoder_ffn_dim")
-    scores = 2 * folder.whole("vocab_size") * beam_size // _SEQUENCE
+    scores = folder.whole("vocab_size") * beam_size // _SEQUENCE
     return (cache + layer + scores) * element

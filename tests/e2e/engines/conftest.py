@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-_TEST = re.compile(r"engines/test_contract\.py::test_(\w+)\[(.+)\]$")
+_TEST = re.compile(r"engines/test_(?:contract|translating)\.py::test_(\w+)\[(.+)\]$")
 _WORDS = {"passed": "ok", "failed": "FAILED", "error": "FAILED", "skipped": "skipped"}
 
 
