@@ -7,7 +7,7 @@ from dataclasses import replace
 from core.test_placement import grouped
 from core.yard import gpu, need, ram, spec
 from modelyard.core.memory import DeviceLedger
-from modelyard.core.placement import fit_together, never_fits, place
+from modelyard.core.placement import candidates, devices_of, fit_together, never_fits, place
 from modelyard.core.types import Charge, Need, NoFit, Placement, Share
 
 
@@ -72,3 +72,21 @@ def test_a_closed_device_counts_for_what_can_ever_fit() -> None:
     devices["gpu0"].lost = "gone"
     assert never_fits(need(100), spec("a"), devices) is None
     assert never_fits(need(101), spec("a"), devices) is not None
+
+
+def test_files_of_shares_on_one_device_are_all_charged() -> None:
+    wanted = Need((Share("gpu0", 1, {"one": 5}), Share("gpu0", 2, {"other": 7})))
+    assert put(wanted, grouped(" ")) == (Charge("gpu0", 3, {"one": 5, "other": 7}),)
+
+
+def test_only_devices_that_the_model_names_are_candidates() -> None:
+    devices, share = {**grouped("   "), "ram": DeviceLedger(ram())}, Share("accelerator", 1)
+    assert candidates(share, spec("a", devices=("gpu2", "gpu1")), devices) == ["gpu1", "gpu2"]
+    assert candidates(share, spec("a"), devices) == ["gpu0", "gpu1", "gpu2"]
+
+
+def test_parts_that_name_a_device_lie_there_and_the_others_on_the_rest() -> None:
+    part, named = Share("accelerator", 1), Share("gpu0", 1)
+    assert devices_of((part, named, part), (Charge("gpu1", 1), Charge("gpu0", 1))) == ["gpu1", "gpu0", None]
+    assert devices_of((named, part), (Charge("gpu0", 1), Charge("gpu1", 1))) == ["gpu0", "gpu1"]
+    assert devices_of((part,), (Charge("ram", 1), Charge("gpu0", 1))) == ["gpu0"], "nobody asked for ram"

@@ -26,6 +26,10 @@ def test_the_turns_of_a_chat_begin_alike() -> None:
     assert chat(("system", "You are rude."), ASKED) != first
 
 
+def test_where_one_message_ends_counts() -> None:
+    assert chat(("system", "ab"), ("user", "c")) != chat(("system", "a"), ("user", "bc"))
+
+
 def test_what_comes_after_the_first_kilobyte_does_not_count() -> None:
     long = ("system", "x" * LONGEST)
     assert chat(long, ASKED) == chat(long, ("user", "Who was Grace?"))
