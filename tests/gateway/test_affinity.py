@@ -33,6 +33,7 @@ def test_where_one_message_ends_counts() -> None:
 def test_what_comes_after_the_first_kilobyte_does_not_count() -> None:
     long = ("system", "x" * LONGEST)
     assert chat(long, ASKED) == chat(long, ("user", "Who was Grace?"))
+    assert chat(("system", "x" * LONGEST + " and more"), ASKED) == chat(long, ASKED)
     assert chat(("system", "y" + "x" * LONGEST), ASKED) != chat(long, ASKED)
 
 
