@@ -19,7 +19,14 @@ pairs = st.builds(
 
 @pytest.mark.parametrize(
     ("text", "code"),
-    [("en", "en"), ("EN", "en"), ("pt_br", "pt-BR"), ("ZH-hans-cn", "zh-Hans-CN"), ("nds", "nds")],
+    [
+        ("en", "en"),
+        ("EN", "en"),
+        ("pt_br", "pt-BR"),
+        ("ZH-hans-cn", "zh-Hans-CN"),
+        ("es_419", "es-419"),
+        ("en_1a2b", "en-1A2B"),
+    ],
 )
 def test_codes_are_written_alike(text: str, code: str) -> None:
     assert code_of(text) == code == code_of(code)
@@ -59,6 +66,10 @@ def test_a_pair_in_one_word_is_read_as_it_was_written(source: str, target: str) 
         ("pt", "pt-BR", "pt-BR"),
         ("pt-PT", "pt-BR", None),
         ("en-GB", "eng en", "en"),
+        ("eng", "en fr", "en"),
+        ("fra_Latn", "en fr", "fr"),
+        ("zho_Hant", "zh zh-Hant", "zh-Hant"),
+        ("xyz", "en fr", None),
     ],
 )
 def test_near_codes(code: str, known: str, found: str | None) -> None:

@@ -248,7 +248,7 @@ def test_a_third_language_only_if_it_is_allowed() -> None:
 def test_the_preferred_language_unless_another_needs_no_load(step: int) -> None:
     better = one("c", "de>it", quality=5), one("d", "it>fr", quality=5)
     candidates = [one("a", "de>en"), one("b", "en>fr"), *better]
-    rules = Rules(pivots=("en", "it"))
+    rules = Rules(pivots=("en", "it", "EN"))
     assert models(routes(candidates, "de", "fr", rules), Kind.PIVOT) == ["a+b", "c+d"]
     candidates[step] = replace(candidates[step], ready=False, load_seconds=1.0)
     assert models(routes(candidates, "de", "fr", rules), Kind.PIVOT) == ["c+d", "a+b"]

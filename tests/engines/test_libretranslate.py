@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -187,12 +187,13 @@ class LibreTranslate:
 
 
 @asynccontextmanager
-async def beside(server: LibreTranslate, key: str = KEY, **fields: Any) -> AsyncIterator[LiveYard]:
+async def beside(
+    server: LibreTranslate, key: str = KEY, translation: Mapping[str, Any] | None = None, **fields: Any
+) -> AsyncIterator[LiveYard]:
     async with engine(server) as at:
         parameters = {"url": f"http://127.0.0.1:{at.address.port}", "key": key}
-        async with live_yard(
-            {"far": {"engine": "libretranslate", "parameters": parameters, **fields}}
-        ) as yard:
+        far = {"engine": "libretranslate", "parameters": parameters, **fields}
+        async with live_yard({"far": far}, translation=dict(translation or {})) as yard:
             yield yard
 
 
@@ -219,6 +220,14 @@ async def test_it_is_not_asked_what_was_said() -> None:
         await yard.load("far")
         assert [(one["source"], one["target"]) for one in server.asked] == [("en", "it")]
         assert set(yard.yard.names.model("far").pairs) == {("en", "it")}
+
+
+async def test_it_is_not_asked_where_no_text_may_leave() -> None:
+    server = LibreTranslate()
+    async with beside(server, translation={"local_only": True}) as yard:
+        await until(lambda: not yard.yard.ahead._loading)
+        assert not yard.state.sequence
+        assert not server.asked
 
 
 async def test_one_that_cannot_tell_yet_serves_and_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

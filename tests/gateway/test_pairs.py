@@ -139,7 +139,8 @@ class TestElsewhere:
             assert found.candidates() == []
             kinds = [(route.kind, route.steps[0].model) for route in found.routes("en", "it")]
             assert kinds == [("llm", "talk"), ("fallback", "far")]
-            assert found.routes("en", "it", local_only=True) == []
+            setting = replace(yard.yard.config.translation, local_only=True)
+            assert Translators(yard.driver, yard.yard.names, lambda: setting).routes("en", "it") == []
 
     async def test_a_language_model_that_is_asked_for_by_name_is_the_one_that_was_configured(self) -> None:
         settings = {"llm": {"model": "talk"}, "fallback": {"text": "not now"}}

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from modelyard.languages import canonical
+
 Pair = tuple[str, str]  # source, target
 
 CODE = r"[A-Za-z]{2,3}(?:[_-][A-Za-z0-9]{2,8}){0,3}"
@@ -95,13 +97,15 @@ NO_PAIRS = Pairs()
 
 
 def near(code: str, known: frozenset[str]) -> Iterator[str]:
-    """Those of `known` that a code can mean, the nearest first: itself, another spelling of it, the language
-    alone (`pt` for `pt_BR`), or a kind of the language that was named alone (`zh-Hans` for `zh`)."""
+    """Those of `known` that a code can mean, the nearest first: itself, another spelling of it (`en` for
+    `eng_Latn`), the language alone (`pt` for `pt_BR`), or a kind of the language that was named alone
+    (`zh-Hans` for `zh`)."""
     if code in known:
         yield code
     forms, form = _forms(known), _form(code)
     language, _, rest = form.partition("-")
-    for each in dict.fromkeys((form, f"{language}-{_SCRIPTS.get(rest, rest)}", language)):
+    spellings = form, f"{language}-{_SCRIPTS.get(rest, rest)}", _form(canonical(form)), language
+    for each in dict.fromkeys(spellings):
         if (found := forms.get(each)) is not None and found != code:
             yield found
     if not rest or (language == "zh" and rest in _SCRIPTS):
