@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from math import inf
 
 from modelyard.core.admission import never_message
+from modelyard.core.fencing import closed_to
 from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.placement import candidates, place
 from modelyard.core.slowing import AT_ONCE
@@ -94,10 +95,11 @@ class Get:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """The version owns memory from now on, and waits for it; `by` says what it waits for."""
+    """The version waits; `by` says what for. It owns memory from now on, unless there is none for it."""
 
     version: Version
     by: str
+    owns: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,8 @@ def _consider(room: Room, wish: Wish, moves: list[Move]) -> bool:
         moves.append(Deny(version, "no_memory", f"{placement.reason}, and {spec.model} has when_full: fail"))
     reach = (place(way.need, spec, devices, room.reach.__getitem__, room.all_gone) for way in ways)
     if policy.when_full is not WhenFull.EVICT or all(isinstance(found, NoFit) for found in reach):
+        if closed := closed_to(devices, version):
+            moves.append(Blocked(version, f"room: {'; '.join(closed)}", owns=False))
         return False
     if not fits:
         _make_room(room, wish, moves)

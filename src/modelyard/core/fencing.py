@@ -7,7 +7,7 @@ leaves. A device that was lost is open again as soon as it is seen, a fenced one
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from modelyard.core import failures, instances
 from modelyard.core.events import DeviceLost, FenceAsked
@@ -54,9 +54,9 @@ def fence_asked(step: Step, event: FenceAsked) -> None:
     step.state.replan = True
 
 
-def closed_to(state: State, version: Version) -> list[str]:
+def closed_to(devices: Mapping[str, DeviceLedger], version: Version) -> list[str]:
     """The closed devices among those that a version may use, each in words with the reason."""
-    devices, need = state.ledger.devices, version.need
+    need = version.need
     shares = need.shares if need is not None else ()
     usable = {device for share in shares for device in candidates(share, version.spec, devices)}
     return [f"{device} is {why}" for device in sorted(usable) if (why := devices[device].closed)]

@@ -91,8 +91,8 @@ def expire(step: Step, request: str) -> None:
     version = step.state.versions[waiting.version]
     blocked = f"; it waits for {version.blocked_by}" if version.blocked_by else ""
     message = f"{version.spec.model} was not ready within {waiting.deadline - waiting.queued_at:g} s{blocked}"
-    closed = fencing.closed_to(step.state, version)
-    message += "".join(f"; {each}" for each in closed)
+    closed = fencing.closed_to(step.state.ledger.devices, version)
+    message += "".join(f"; {each}" for each in closed if each not in blocked)
     # Who waits until others leave by themselves, or a device is back, was promised nothing.
     stuck = (version.policy.when_full is WhenFull.WAIT or bool(closed)) and not version.live()
     code = "no_memory" if stuck else "broken_promise"

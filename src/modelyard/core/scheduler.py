@@ -201,8 +201,8 @@ class Scheduler:
             case Get(version):
                 version.files = next_files(version.files, FilesSignal.FETCH)
                 step.out.append(Fetch(version.key))
-            case Blocked(version, by):
-                if version.blocked_since is None:
+            case Blocked(version, by, owns):
+                if owns and version.blocked_since is None:
                     version.blocked_since = step.now
                 if version.blocked_by != by:
                     step.note("blocked", version.key, by, model=version.spec.model)
