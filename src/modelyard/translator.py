@@ -16,11 +16,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+import structlog
+
 from modelyard.config import load
 from modelyard.errors import CannotLoad, InvalidRequest
 from modelyard.servers.translation import families, packed, translator
 from modelyard.store import Derived, Progress, Store, StoredFile, Terms, sources_of
 from modelyard.store.derived import CONVERTED
+from modelyard.telemetry import log_output
 
 T = TypeVar("T")
 
@@ -55,6 +58,8 @@ class Translator(translator.Translator):
                 self, folder, device, dtype, batch_tokens, engine=name, beam_size=beam_size
             )
 
+        if not structlog.is_configured():
+            log_output.configure(quiet=True)
         source = _source(model)
         if engine is None:
             engine = "ctranslate2" if find_spec("ctranslate2") or not find_spec("torch") else "transformers"

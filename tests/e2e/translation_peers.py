@@ -135,6 +135,7 @@ def pickles(folder: Path, work: Path) -> Iterator[str]:
 
 def main(checks: Sequence[str], folders: Sequence[str]) -> None:
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     known = {each.__name__: each for each in (back_ends, library, converter, pickles)}
     found = {}
     for folder in map(Path, folders):

@@ -18,6 +18,7 @@ from servers.translation import random_models
 from store.hub_server import Hub, hub_server
 
 NAME = "tiny/opus-mt-en-fr"
+TRAINED = Path(__file__).parents[2] / "examples" / "translation" / "models"
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +76,19 @@ def test_a_name_is_that_of_a_model_on_the_hub(hub: Hub, folder: Path, data: Path
     assert hub.asked
     with modelyard.Translator(folder, "cpu", "float32") as one:
         assert one.translate("The red house.", "en", "fr") == text
+
+
+def test_models_that_were_trained_translate_rightly() -> None:
+    with modelyard.Translator(TRAINED / "m2m100", "cpu") as one:
+        assert one.batch(["the small house", "das kleine Haus"], ["en", "de"], ["es", "fr"]) == [
+            "la casa pequeña",
+            "la petite maison",
+        ]
+        assert one.translate("the red house is old.\n\n  three dogs", "en", "fr") == (
+            "la maison rouge est vieille.\n\n  trois chiens"
+        )
+    with modelyard.Translator(TRAINED / "en-fr", "cpu") as one:
+        assert one.translate("the red house is old.", "en", "fr") == "la maison rouge est vieille."
 
 
 def test_what_was_converted_needs_neither_hub_nor_parent(hub: Hub, data: Path) -> None:
