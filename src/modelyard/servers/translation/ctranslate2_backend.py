@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 
 import ctranslate2
 
@@ -43,8 +42,6 @@ class CTranslate2Backend:
         self.replicas = replicas
         self.longest = self._tokenizer.family.longest
         self.dtype = _dtype(kind, number, dtype)
-        self._lock = Lock()
-        self._running = 0
         try:
             self._model: ctranslate2.Translator | None = ctranslate2.Translator(
                 str(folder), device=kind, device_index=number, compute_type=self.dtype,
