@@ -24,10 +24,11 @@ class Recent:
         return found
 
     def put(self, key: Key, translation: str, most: int) -> None:
-        """Keep it, so that all of them take `most` bytes at the most."""
-        if key not in self._kept:
+        """Keep it, so that all of them take `most` bytes at the most; not one that takes more alone."""
+        size = _size(key, translation)
+        if key not in self._kept and size <= most:
             self._kept[key] = translation
-            self.size += _size(key, translation)
+            self.size += size
         while self.size > most:
             self.size -= _size(*self._kept.popitem(last=False))
 
