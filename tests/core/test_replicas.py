@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from core.yard import Yard, gpu
+from core.yard import Yard, gpu, granted
 from modelyard.core import events as ev
 from modelyard.core.types import Cause
 
@@ -73,6 +73,15 @@ def test_the_same_beginning_comes_to_the_same_replica_while_it_has_a_slot() -> N
     assert other != home, "both its slots are taken"
     yard.finish("r1")
     assert ask(yard, "r4", key, 7) == home
+
+
+def test_a_beginning_waits_its_turn_where_all_replicas_are_full() -> None:
+    yard, key = replicas(slots=1)
+    homes = [ask(yard, f"r{number}", key, 7) for number in range(4)]
+    assert sorted(homes) == sorted(each.id for each in yard.instances(key))
+    assert not granted(yard.do(ev.Arrived("late", key, prefix=7)))
+    assert granted(yard.finish("r2")) == ["late"]
+    assert yard.holder("late") == homes[2]
 
 
 def test_beginnings_are_spread_and_few_move_when_a_replica_goes() -> None:
