@@ -84,7 +84,7 @@ def test_transformers_keeps_the_contract_of_back_ends(folders: Path, family: str
 
 @pytest.mark.skipif(not TRAINED, reason="examples/translation/models has no trained model")
 def test_trained_models_translate_alike() -> None:
-    """Not as CTranslate2's own converter has it: that takes the weights of padding, which begins a Marian model's
-    output, for zeros."""
+    """Not as CTranslate2's own converter has it: that takes the weights of padding, which begins a Marian
+    model's output, for zeros."""
     found = json.loads(ran(SCRIPT, "back_ends,library", *(path.parent for path in TRAINED)))
     assert {name: what for name, what in found.items() if what} == {}
