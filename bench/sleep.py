@@ -78,6 +78,8 @@ def _measure(folder: Path, work: Path, rounds: int) -> dict[str, list[float]]:
                 time.sleep(0.02)
             keep(own=time.perf_counter() - start, rate_then=_rate(kept))
             keep(same=float(_text(kept, TOKENS) == said))
+            latest = (f"{name} {values[-1]:.4g}" for name, values in found.items())
+            print(f"sleep: {', '.join(latest)}", file=sys.stderr, flush=True)
     return found
 
 
