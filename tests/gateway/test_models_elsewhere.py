@@ -150,6 +150,23 @@ async def test_what_a_provider_says_to_us_is_not_passed_on(status: int) -> None:
         assert "999" not in answer.headers["x-modelyard-queue-ms"]
 
 
+@pytest.mark.parametrize("status", [400, 401, 500])
+@pytest.mark.parametrize("generate", [True, False])
+async def test_a_key_that_is_repeated_in_a_refusal_is_not_passed_on(status: int, generate: bool) -> None:
+    async def answering(peer: Peer) -> None:
+        while True:
+            head, _ = await peer.request()
+            listing = head.startswith(b"GET")
+            await peer.send(said(200 if listing else status, {"error": {"message": "not sk-123456!"}}))
+
+    async with far(answering, generate=generate, key="sk-123456") as yard:
+        answer = await yard.chat("a")
+        assert answer.status >= 400
+        assert "not …!" in answer.message
+        shown = (await yard.http.get("/admin/models")).text
+        assert "sk-123456" not in str(answer.body) + shown
+
+
 @pytest.mark.parametrize(("generate", "looks"), [(True, 1), (False, 2)])
 async def test_one_that_sends_every_request_elsewhere_cannot_load(generate: bool, looks: int) -> None:
     lines: list[bytes] = []

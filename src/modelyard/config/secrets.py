@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from modelyard.core.types import RateLimit
 
 HIDDEN = "…"  # in place of a value that may be a secret
+SHORTEST = 6  # characters of a secret that is looked for in a text
 SECRET = re.compile("key|token|secret|passw|credential|auth|header|hft", re.IGNORECASE)  # in a name
 
 
@@ -27,6 +28,14 @@ _QUERY = re.compile(r"(://[^?#\s]*)\?[^#\s]*")
 def shown(address: str) -> str:
     """An address as people and logs may see it: without a user, a password, or what a query holds."""
     return _QUERY.sub(r"\1?…", _USER.sub("****@", address))
+
+
+def without(text: str, parameters: Mapping[str, object]) -> str:
+    """A text that a server wrote, which may repeat a secret that it was sent: without those among these."""
+    for name, value in parameters.items():
+        if SECRET.search(name) and isinstance(value, str) and len(value) >= SHORTEST:
+            text = text.replace(value, HIDDEN)
+    return text
 
 
 def plain(value: object) -> object:

@@ -8,6 +8,7 @@ from email.utils import mktime_tz, parsedate_tz
 
 import orjson
 
+from modelyard.config.secrets import without
 from modelyard.errors import (
     ContextOverflow,
     EngineFailed,
@@ -44,7 +45,7 @@ def overflow(path: bytes, result: Result) -> ContextOverflow | None:
 
 def refusal(demand: Demand, result: Result) -> ModelyardError:
     """What an engine's own answer to a request is in our terms, with its message."""
-    said = message(result.body)
+    said = without(message(result.body), demand.entry.spec.parameters)
     if advice := _refused_us(demand.entry, result):
         return EngineRefused(f"it answered with {result.status}: {said}; {advice}")
     if result.status == 429:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from modelyard.config.secrets import without
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core import sleep as sleeping
@@ -222,7 +223,8 @@ class Commands:
                 raise StartFailed(*why) from error
             cause, advice = warm_up_cause(error, resident.entry)
             last = resident.entry.engine.telling(self._launcher.tail(instance, LOG_LINES))
-            detail = "\n".join(filter(None, (str(error), advice, last)))
+            said = without(str(error), resident.entry.spec.parameters)
+            detail = "\n".join(filter(None, (said, advice, last)))
             raise StartFailed(cause, detail) from error
         finally:
             working.cancel()
