@@ -33,6 +33,7 @@ def test_one_that_is_ready_and_free_waits_for_nothing() -> None:
 def test_full_slots_are_turns_of_the_usual_service() -> None:
     yard = Yard()
     key = yard.load("a", slots=2)
+    yard.do(ev.Learned(key, need(60), 7.0))
     ask(yard, key, 3)
     yard.version(key).service_seconds = 3.0
     assert of(yard, key) == (0.0, 6.0)  # two that run, and one that waits, on two slots
@@ -65,6 +66,15 @@ def test_one_that_starts_has_a_part_of_its_load_behind_it() -> None:
     assert of(yard, key) == (4.0, 1.0)
     yard.pass_time(30.0)
     assert of(yard, key) == (0.0, 1.0)
+
+
+def test_of_several_that_start_the_first_counts() -> None:
+    yard = Yard()
+    key = yard.add("a", 30, min_replicas=2, max_replicas=2)
+    yard.do(ev.Learned(key, need(30), 7.0))
+    yard.instances(key)[1].started_at = 3.0
+    yard.pass_time(5.0)
+    assert of(yard, key)[0] == 2.0
 
 
 def test_an_absent_one_waits_for_those_of_other_models_too() -> None:

@@ -25,7 +25,7 @@ pairs = st.builds(
         ("pt_br", "pt-BR"),
         ("ZH-hans-cn", "zh-Hans-CN"),
         ("es_419", "es-419"),
-        ("en_1a2b", "en-1A2B"),
+        ("en_ab1c", "en-AB1C"),
     ],
 )
 def test_codes_are_written_alike(text: str, code: str) -> None:

@@ -220,7 +220,13 @@ def _matches(known: Known, where: Filter) -> bool:
         return False
     if where.capability and where.capability not in known_of(known).features:
         return False
-    return where.pair is None or pairs_of(known_of(known)).find(*where.pair) is not None
+    return where.pair is None or _translates(known, *where.pair)
+
+
+def _translates(known: Known, source: str, target: str) -> bool:
+    """As it is here, or as the registry keeps it."""
+    kept = [known.record.current.capabilities] if known.record is not None else []
+    return any(pairs_of(can).find(source, target) for can in (known_of(known), *kept))
 
 
 def refused(error: ConfigErrors, name: str, section: str = "models") -> ModelyardError:

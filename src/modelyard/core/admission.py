@@ -162,7 +162,7 @@ def expected(state: State, sums: Sums, version: Version, now: float) -> tuple[fl
     never = version.never is not None and not version.ready
     if never or version.error_now(now) is not None or queue.count >= policy.queue_bound:
         return 0.0, inf
-    if pick(version) is not None and not queue.count:
+    if pick(version) is not None:
         return 0.0, 0.0
     coming = [instance.started_at for instance in version.live()]
     held = sum(len(instance.leases) for instance in version.ready)
