@@ -22,7 +22,7 @@ from modelyard.config import Limits, json_schema
 from modelyard.config.values import ServerSetting
 from modelyard.core import lifecycle
 from modelyard.core.types import Policy
-from modelyard.engines import llamacpp_options, transformers, vllm_options
+from modelyard.engines import ctranslate2, llamacpp_options, transformers, vllm_options
 from modelyard.engines.options import Option
 from modelyard.telemetry.metrics import DECLARED
 from tables import NOTICE, code, default_of, own_docstring, shown, table, type_of
@@ -180,9 +180,17 @@ request is computed. See [vLLM](../how-to/vllm.md).
 ## Parameters of `transformers`
 
 `context` is what each slot gets, 0 for what the model was made for; at most `batch` tokens are computed at
-once. See [Transformers](../how-to/transformers.md).
+once. With `translation` it is a model that translates, of which `beam_size` and `max_output` are, too. See
+[Transformers](../how-to/transformers.md) and [translation models](../how-to/ctranslate2.md).
 
-{_options("", transformers.OPTIONS)}"""
+{_options("", transformers.OPTIONS)}
+## Parameters of `ctranslate2`
+
+`compute_type: auto` is int8 on the CPU and float16 on a GPU. At most `max_batch_tokens` (2,048) tokens of
+sentences are translated at once by each of `replicas`, the first of which waits `max_wait_ms` (4) for others.
+See [translation models](../how-to/ctranslate2.md).
+
+{_options("", ctranslate2.OPTIONS)}"""
 
 
 def _options(program: str, options: Iterable[Option]) -> str:

@@ -59,6 +59,10 @@ def test_who_has_waited_long_enough_goes_next_with_those_of_like_length() -> Non
     assert lengths(line.take(PATIENCE, 10_000)) == [80, 90, 100]
     line = line_of([7, 7, 7, 6, 8])
     assert [item.what for item in line.take(PATIENCE, 21)] == [0, 1, 2]
+    # What room is left by those takes longer ones.
+    line = line_of([10, 12, 9, 30, 100])
+    assert lengths(line.take(PATIENCE, 40)) == [9, 10, 12]
+    assert lengths(line.take(PATIENCE, 400)) == [30, 100]
 
 
 def test_lanes_do_not_mix() -> None:

@@ -78,21 +78,21 @@ class Line(Generic[T]):
         if first is None:
             return []
         if now - first.arrived >= PATIENCE:
-            lane, begin, end = self._down_from(first, bound, most)
+            lane, begin, end = self._around(first, bound, most)
         else:
             lane = min(self._lanes, key=lambda one: _place(self._lanes[one][0]))
-            begin, end = 0, self._up_from_shortest(lane, bound, most)
-        return self._leave(lane, begin, end)
+            begin, end = 0, 1
+        return self._leave(lane, begin, self._up(self._lanes[lane], begin, end, bound, most))
 
-    def _up_from_shortest(self, name: int, bound: int, most: int) -> int:
-        lane = self._lanes[name]
-        longest = lane[0].length * SPREAD + SLACK
-        end, last = 1, min(len(lane), most)
-        while end < last and lane[end].length <= longest and lane[end].length * (end + 1) <= bound:
+    def _up(self, lane: list[Item[T]], begin: int, end: int, bound: int, most: int) -> int:
+        """Where those from `begin` on end, with as many longer ones as there is room for."""
+        longest = lane[begin].length * SPREAD + SLACK
+        last = min(len(lane), begin + min(most, len(lane)))
+        while end < last and lane[end].length <= longest and lane[end].length * (end + 1 - begin) <= bound:
             end += 1
         return end
 
-    def _down_from(self, item: Item[T], bound: int, most: int) -> tuple[int, int, int]:
+    def _around(self, item: Item[T], bound: int, most: int) -> tuple[int, int, int]:
         """With it those of its length, and shorter ones: none pads it."""
         lane = self._lanes[item.lane]
         at = bisect_left(lane, _place(item), key=_place)
