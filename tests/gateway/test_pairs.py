@@ -12,6 +12,7 @@ from typing import Any
 from engines.test_libretranslate import LibreTranslate
 from gateway.live_yard import SHARE, LiveYard, fake, live_yard, short_folder
 from gateway.translators import ask, translated, translator
+from modelyard.config import Config
 from modelyard.core.languages import NO_PAIRS
 from modelyard.core.routing import Candidate
 from modelyard.gateway.pairs import Translators
@@ -168,6 +169,17 @@ async def test_what_the_registry_kept_of_a_model_whose_files_are_not_here() -> N
         found = Translators(yard.driver, yard.yard.names, lambda: yard.yard.config.translation, held.pairs)
         assert [route.steps[0].model for route in found.routes("en", "fr")] == ["reg"]
         assert found.routes("en", "it", entry) == []
+
+
+async def test_the_rules_may_change_while_it_serves() -> None:
+    async with live_yard({"a": translator("de-en", "en-fr")}) as yard:
+        assert (await ask(yard, "one", "de", "fr")).status_code == 400
+
+        def with_pivot(now: Config) -> Config:
+            return replace(now, translation=replace(now.translation, pivot=("en",)))
+
+        await yard.yard.live.change(with_pivot)
+        assert (await translated(yard, "one", "de", "fr"))["translatedText"] == "[fr] [en] one"
 
 
 class TestAhead:
