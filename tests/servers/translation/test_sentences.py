@@ -1,6 +1,8 @@
 # ruff: noqa: RUF001 - the punctuation of many scripts
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,3 +74,25 @@ def test_a_word_of_a_million_characters_is_never_counted_whole() -> None:
     parts = list(shortened("x" * 1_000_000, length, 100))
     assert "".join(parts) == "x" * 1_000_000
     assert max(counted) <= 800
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "." * 200_000,
+            "a. b. " * 30_000,
+            "!\"'" * 60_000,
+            "a\0" * 60_000,
+            " " * 200_000 + "b",
+            "\n" * 200_000,
+        ),
+        *("a" + " " * 200_000 + "b", "a" + "\u0301" * 100_000, "👩\u200d" * 60_000 + "a", "。" * 100_000),
+    ],
+    ids=lambda text: f"{text[:3]!a}",
+)
+def test_what_repeats_takes_time_by_its_length_alone(text: str) -> None:
+    begun = time.process_time()
+    parts = [part for piece in cut(text) for part in shortened(piece, len, 200)]
+    assert "".join(parts) == text
+    assert time.process_time() - begun < 5, "the square of its length would be minutes"

@@ -11,10 +11,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 
-# Line breaks, tabs and whatever else only controls, with the whitespace around them.
-_BREAK = re.compile(r"(\s*[\x00-\x1f\x7f-\x9f\u2028\u2029]+(?:\s|[\x00-\x1f\x7f-\x9f])*)")
+# Line breaks, tabs and whatever else only controls, with the whitespace around them. Each expression begins
+# where a run does: one that could begin anywhere in it would take the square of its length.
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+_BREAK = re.compile(rf"((?<![^\S{_CONTROL}])[^\S{_CONTROL}]*+[{_CONTROL}][\s{_CONTROL}]*+)")
 _END = re.compile(
-    r"""(?:[.!?…।؟۔]+["'”’»)\]]*(?=\s)|[。！？｡]+["'”’»」』）]*)(\s*)""",
+    r"""(?:(?<![.!?…।؟۔])[.!?…।؟۔]++["'”’»)\]]*+(?=\s)|[。！？｡]++["'”’»」』）]*+)(\s*+)""",
 )
 # What ends in a period within a sentence: abbreviations, initials, and numbers of days.
 _WITHIN = re.compile(
@@ -24,7 +26,7 @@ _WITHIN = re.compile(
 )
 _CLAUSE = re.compile(r"[,;:،؛—–]\s+|[、，；：]")
 _SPACE = re.compile(r"\s+")
-_JOINS = "\u200d\ufe0f"
+_JOINED = 16  # characters that make one sign, at most
 _CHARACTERS = 4
 """About so many make a token."""
 
@@ -46,10 +48,12 @@ def shortened(piece: str, length: Callable[[str], int], most: int) -> Iterator[s
     """The piece in parts of at most `most` tokens, as `length` counts them, at commas and spaces if there are
     any. Spaces between parts are parts. What one character takes is taken."""
     rest = [piece]
+    if not is_text(piece):
+        yield rest.pop()
     while rest:
         part = rest.pop()
         short = len(part) <= 2 * most * _CHARACTERS  # one that is longer need not be counted
-        if len(part) <= 1 or not is_text(part) or (short and length(part) <= most):
+        if len(part) <= 1 or part.isspace() or (short and (not is_text(part) or length(part) <= most)):
             yield part
         else:
             rest += reversed(_halves(part, min(len(part) // 2, most * _CHARACTERS)))
@@ -81,7 +85,12 @@ def _halves(part: str, place: int) -> list[str]:
             break
     else:
         place = max(1, place)
-        while place < len(part) - 1 and (unicodedata.combining(part[place]) or part[place] in _JOINS):
-            place += 1
+        whole = (end for end in range(place, min(place + _JOINED, len(part))) if not _joins(part[end]))
+        place = next(whole, place)
     left, right = part[:place].rstrip(), part[place:].lstrip()
     return [one for one in (left, part[len(left) : len(part) - len(right)], right) if one]
+
+
+def _joins(character: str) -> bool:
+    """Whether it makes one sign with the character before it."""
+    return character in "\u200d\ufe0f" or unicodedata.combining(character) > 0
