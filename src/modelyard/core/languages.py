@@ -85,8 +85,6 @@ class Pairs:
 
     def find(self, source: str, target: str) -> Pair | None:
         """The pair that these codes mean, in the codes used here; None when that is not translated."""
-        if (source, target) in self:
-            return source, target
         for near_source in near(source, self.sources):
             for near_target in near(target, self.targets(near_source)):
                 return near_source, near_target
