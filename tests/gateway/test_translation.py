@@ -85,6 +85,8 @@ class TestLibreTranslatesShape:
         ]
         many = await translated(yard, ["one", "a b"], alternatives=1)
         assert many["alternatives"] == [["[fr] one (2)"], ["[fr] a b (2)"]]
+        parts = await translated(yard, "<p>one<b>two", format="html", alternatives=1)
+        assert parts["alternatives"] == []
 
     async def test_html_keeps_its_markup(self, yard: LiveYard) -> None:
         page = "<p title='a>b'>{}one &amp; <b>{}two</b>&nbsp;<script>if (a < b) three()</script><i>{}four"
@@ -255,6 +257,25 @@ class TestBadInput:
         assert partly["translatedText"] == ["[fr] one", None, None, "[fr] two"]
         assert partly["errors"] == {"1": "the text is refused", "2": "has to be a text"}
 
+    async def test_what_contradicts_itself_is_refused(self, yard: LiveYard) -> None:
+        body = {"q": "one", "pair": "en-fr", "model": "fd"}
+        other = (await yard.http.post("/v1/models/ef/predict", json=body)).json()["error"]
+        assert (other["code"], other["param"]) == ("invalid_request", "model")
+        del body["model"]
+        urgent = await yard.http.post("/translate", json=body, headers={"x-priority": "now"})
+        assert refused(urgent) == (400, "invalid_request", "X-Priority")
+
+    async def test_of_texts_in_several_languages_one_may_not_be_translated(self, yard: LiveYard) -> None:
+        texts = [
+            "The weather is very nice today, and we go out with the children.",
+            "Il fait tr\u00e8s beau aujourd'hui, et nous sortons avec les enfants.",
+        ]
+        whole = await ask(yard, texts, "auto", "de")
+        assert refused(whole)[:2] == (400, "unsupported_language")
+        partly = await translated(yard, texts, "auto", "de", partial=True)
+        assert partly["translatedText"] == [None, f"[de] {texts[1]}"]
+        assert "Nothing here translates English" in partly["errors"]["0"]
+
     async def test_other_methods_are_refused(self, yard: LiveYard) -> None:
         answer = await yard.http.get("/translate")
         assert refused(answer)[:2] == (405, "method_not_allowed")
@@ -265,6 +286,7 @@ class TestBadInput:
 class TestWhatThereIs:
     async def test_languages_with_their_models(self, yard: LiveYard) -> None:
         await translated(yard, "one")
+        await yard.unload("fd")
         listed = {one["code"]: one for one in (await yard.http.get("/languages")).json()}
         assert list(listed) == ["en", "fr", "de", "pt-BR"]  # by name
         assert listed["en"] == {

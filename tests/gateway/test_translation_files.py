@@ -78,6 +78,17 @@ async def test_what_is_no_document_is_refused() -> None:
         assert (await yard.http.get("/download_file/nothing.txt")).json()["code"] == "not_found"
 
 
+async def test_behind_a_proxy_with_tls_the_address_is_one_of_tls() -> None:
+    async with live_yard(MODELS) as yard:
+        answer = await yard.http.post(
+            "/translate_file",
+            data=ASKED,
+            files={"file": ("a.txt", b"one")},
+            headers={"x-forwarded-proto": "https"},
+        )
+        assert answer.json()["translatedFileUrl"].startswith("https://localhost/download_file/")
+
+
 async def test_the_language_of_a_document_is_detected() -> None:
     async with live_yard(MODELS) as yard:
         text = b"The weather is very nice today,\nand so we go out with the children."
