@@ -155,6 +155,34 @@ async def test_what_it_holds_asleep_is_not_taken_for_its_need(monkeypatch: pytes
         assert need.bytes >= SHARE
 
 
+async def test_one_that_woke_may_take_its_memory_back_by_and_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with yard_of({"a": sleeper(), "b": sleeper()}) as yard:
+        for model in "aba":
+            await asked(yard, model)
+        observer = yard.driver.observer
+        measure, hardly_awake = observer.measure, ["a-1"]
+
+        async def early(name: str) -> Mapping[str, int]:
+            held = await measure(name)
+            if name not in hardly_awake:
+                return held
+            hardly_awake.remove(name)
+            return dict.fromkeys(held, 1)
+
+        monkeypatch.setattr(observer, "measure", early)
+        await asked(yard, "b")
+        assert state(yard, "a") == "asleep", (
+            "it kept nothing, though it held little when it was told to sleep"
+        )
+        await asked(yard, "a")
+        hardly_awake.append("a-1")
+        version = only(yard, "a").version
+        need = version.need
+        await yard.unload("a")
+        await until(lambda: not yard.instances("a"))
+        assert version.need == need, "what it holds soon after a wake is not what it needs"
+
+
 async def test_without_room_in_host_memory_it_stops() -> None:
     devices = {**DEVICES, "ram": {"memory": 30 * MB, "reserve": 0}}
     async with yard_of({"a": sleeper(), "b": sleeper()}, devices) as yard:
