@@ -325,8 +325,8 @@ models, with right answers, at the size of a photograph. Architecture, tokenizer
 the published models.
 
 Made by `python scripts/train_translation.py {command}`
-in {minutes} minutes on two CPU cores: {sentences} sentences, drawn from seed {seed}; the weights are the mean of
-those after each round of steps. One meaning of twenty is kept from training, in every language; of 500
+in {minutes} minutes on two CPU cores: {sentences} sentences, drawn from seed {seed}; the weights are the mean
+of those after each round of steps. One meaning of twenty is kept from training, in every language; of 500
 of those (seed {test_seed}), so many come out exactly right, by greedy search:
 
 | direction | exact |

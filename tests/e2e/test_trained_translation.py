@@ -52,7 +52,8 @@ MARIAN = ["MarianMTModel", "MarianTokenizer"]
 def test_held_out_sentences_come_out_exactly_right(
     name: str, classes: list[str], beyond: int, pairs: tuple[str, ...]
 ) -> None:
-    """98 of 100, and no direction much less. `beyond`: M2M100 has 100 languages and 8 made-up words beside its pieces."""
+    """98 of 100 in all, and no direction much less. `beyond`: M2M100 has 100 languages and 8 made-up words
+    beside its pieces."""
     found = subprocess.run(
         [PYTHON, "-c", CHECK, str(MODELS / name), str(SENTENCES), *pairs],
         cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=500,
