@@ -19,7 +19,7 @@ def put(wanted: Need, devices: dict[str, DeviceLedger], **free: int) -> Placemen
 
 
 def test_one_group_that_holds_all_parts_is_preferred_to_fuller_devices_of_several() -> None:
-    placed = put(need(50, 50, 50), grouped("aaabb"), gpu3=60, gpu4=60)
+    placed = put(need(50, 50, 50), grouped("aaabbc"), gpu3=60, gpu4=60, gpu5=60)
     assert [charge.device for charge in placed] == ["gpu0", "gpu1", "gpu2"]
 
 
