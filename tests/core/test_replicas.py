@@ -75,6 +75,14 @@ def test_the_same_beginning_comes_to_the_same_replica_while_it_has_a_slot() -> N
     assert ask(yard, "r4", key, 7) == home
 
 
+def test_one_that_is_freer_by_more_than_a_quarter_of_its_slots_goes_before_one_that_had_fewer() -> None:
+    yard, key = replicas(2)
+    first, second = yard.instances(key)
+    second.granted = 1000
+    homes = [ask(yard, f"r{number}", key) for number in range(5)]
+    assert homes == [first.id] * 3 + [second.id, first.id]
+
+
 def test_a_beginning_waits_its_turn_where_all_replicas_are_full() -> None:
     yard, key = replicas(slots=1)
     homes = [ask(yard, f"r{number}", key, 7) for number in range(4)]
