@@ -159,3 +159,20 @@ def test_a_difference_tells_what_changed() -> None:
         ("translation.pivot", [], ["en"])
     ]
     assert not found.fixed
+
+
+@pytest.mark.parametrize(
+    ("fields", "slots"),
+    [
+        ("engine: ctranslate2", 64),
+        ("engine: ctranslate2, slots: 2", 2),
+        ("engine: transformers, parameters: {translation: true}", 64),
+        ("engine: transformers", 1),
+        ("engine: fake", 1),
+        ("engine: nowhere", 1),
+    ],
+)
+def test_a_model_whose_engine_batches_translations_takes_many_at_once(fields: str, slots: int) -> None:
+    types = ["ctranslate2", "transformers", "fake", "nowhere"]
+    found = load(None, f"models: {{a: {{{fields}, source: /m}}}}", {}, engine_types=types)
+    assert found.models[0].spec.slots == slots

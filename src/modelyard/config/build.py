@@ -48,7 +48,7 @@ from modelyard.core.types import (
     WhenFull,
 )
 from modelyard.engines.base import Profile
-from modelyard.engines.registry import GROUP
+from modelyard.engines.registry import GROUP, usual_slots
 
 
 def load(
@@ -255,7 +255,7 @@ class _Build:
             source=source,
             parameters=parameters,
             capabilities=frozenset(section.capabilities),
-            slots=section.slots,
+            slots=section.slots or usual_slots(profile.type, parameters),
             devices=tuple(section.devices) or profile.devices,
             warm_up=_warm_up(section.warm_up),
             quantize=section.quantize or "",

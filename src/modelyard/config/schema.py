@@ -230,7 +230,11 @@ class ModelSection(PolicySection):
         description="Make a GGUF file of this type of the fetched one, once: q8_0, q4_0, q4_k_m, ...",
     )
     engine: Name = Field(description="An engine profile, or an engine's type.")
-    slots: PositiveCount = Field(default=1, description="Requests that one instance runs at once.")
+    slots: PositiveCount | None = Field(
+        default=None,
+        description="Requests that one instance runs at once. Default: 1; 64 where translations of many are "
+        "batched.",
+    )
     devices: Names = Field(default_factory=list, description="Devices it may use; default: any.")
     parallel: ParallelSection = Field(default_factory=ParallelSection)
     batching: BatchingSection = Field(default_factory=BatchingSection)

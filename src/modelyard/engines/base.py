@@ -272,6 +272,10 @@ class Engine(Protocol):
         """What its model's folder is converted to before it is used (`store.derived`); empty: nothing."""
         ...
 
+    def usual_slots(self, parameters: Mapping[str, object]) -> int:
+        """The slots of a model that does not say how many."""
+        ...
+
     def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
         """Parameters that a model's file asks for by what it was made for, and that the spec lacks."""
         ...
@@ -364,6 +368,9 @@ class Adapter:
 
     def conversion(self, spec: Spec) -> str:
         return ""
+
+    def usual_slots(self, parameters: Mapping[str, object]) -> int:
+        return 1
 
     def suited(self, spec: Spec, files: Files) -> Mapping[str, object]:
         return {}

@@ -101,6 +101,9 @@ class CTranslate2Engine(Adapter):
             found.append(("parameters.compute_type", "needs a GPU: take int8, int16 or float32"))
         return found + seq2seq.warm_up_problems(spec)
 
+    def usual_slots(self, parameters: Mapping[str, object]) -> int:
+        return seq2seq.SLOTS
+
     def conversion(self, spec: Spec) -> str:
         return f"ctranslate2-{_stored(spec)}"
 

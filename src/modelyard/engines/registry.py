@@ -7,6 +7,7 @@ name is the engine's `type` and whose value is the adapter's class.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
@@ -24,6 +25,13 @@ def load() -> Mapping[str, Engine]:
     """Every registered adapter by its type, as this process found them first. Raises ConfigError that names a
     broken one and its package."""
     return from_entry_points(entry_points(group=GROUP))
+
+
+def usual_slots(engine: str, parameters: Mapping[str, object]) -> int:
+    """See `Engine.usual_slots`; 1 for an engine that is not here, or is broken: others say that."""
+    with suppress(ConfigError, KeyError):
+        return load()[engine].usual_slots(parameters)
+    return 1
 
 
 def from_entry_points(points: Iterable[EntryPoint]) -> dict[str, Engine]:

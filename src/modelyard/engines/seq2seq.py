@@ -12,6 +12,7 @@ from modelyard.engines.base import TRANSLATE, Call, Files, ModelFile
 from modelyard.engines.folder import MOST_LAYERS, Folder
 from modelyard.engines.openai_http import post
 
+SLOTS = 64  # of a model that does not say how many: so many requests come together in batches
 KINDS = frozenset({"m2m_100", "marian"})
 _SEQUENCE = 8
 """The tokens of a short text: of each one in a batch the scores of all tokens are held at once."""

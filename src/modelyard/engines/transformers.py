@@ -190,6 +190,9 @@ class TransformersEngine(Adapter):
         made_for = Model(files["model"]).architectures
         return {"embedding": True} if any(name.endswith("Model") for name in made_for) else {}
 
+    def usual_slots(self, parameters: Mapping[str, object]) -> int:
+        return seq2seq.SLOTS if parameters.get("translation") is True else 1
+
     def pairs(self, spec: Spec, files: Files) -> Pairs:
         return seq2seq.pairs(spec, files) if _translates(spec) else spec.pairs
 
