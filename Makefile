@@ -47,7 +47,7 @@ bench-gpu: ## what sleep costs on a GPU (PYTHON: one that has `modelyard[transfo
 	PYTHONPATH=src $(PYTHON) bench/gpu_sleep.py
 
 bench-translation: ## what batching is worth to translations (PYTHON: one that has `modelyard[transformers,translation]`)
-	PYTHONPATH=src $(PYTHON) bench/translation.py
+	PYTHONPATH=src $(PYTHON) bench/translating.py
 
 sim: $(BASE) ## replay traces on a virtual clock
 	$(BIN)/python -m modelyard.sim
