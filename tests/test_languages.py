@@ -65,3 +65,16 @@ def test_every_code_has_a_name_and_is_its_own() -> None:
         assert languages.name(code) != code
     assert languages.name("zh-Hant") == "Chinese (traditional)"
     assert languages.name("qqq") == "qqq"
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("pt_BR", "Portuguese (BR)"),
+        ("zt", "Chinese (traditional)"),
+        ("nb", "Norwegian"),
+        ("zh-Hans", "Chinese (simplified)"),
+    ],
+)
+def test_a_code_that_is_written_in_another_way_has_its_name(code: str, name: str) -> None:
+    assert languages.name(code) == name

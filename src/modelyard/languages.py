@@ -10,43 +10,46 @@ from collections.abc import Collection
 from difflib import get_close_matches
 
 NAMES = {
-    "ace": "Acehnese", "acm": "Mesopotamian Arabic", "acq": "Ta'izzi-Adeni Arabic", "aeb": "Tunisian Arabic",
-    "af": "Afrikaans", "ajp": "South Levantine Arabic", "ak": "Akan", "am": "Amharic",
-    "apc": "North Levantine Arabic", "ar": "Arabic", "ars": "Najdi Arabic", "ary": "Moroccan Arabic",
-    "arz": "Egyptian Arabic", "as": "Assamese", "ast": "Asturian", "awa": "Awadhi", "ay": "Aymara",
-    "az": "Azerbaijani", "azb": "South Azerbaijani", "ba": "Bashkir", "ban": "Balinese", "be": "Belarusian",
-    "bem": "Bemba", "bg": "Bulgarian", "bho": "Bhojpuri", "bjn": "Banjar", "bm": "Bambara", "bn": "Bengali",
-    "bo": "Tibetan", "br": "Breton", "bs": "Bosnian", "bug": "Buginese", "ca": "Catalan", "ceb": "Cebuano",
-    "cjk": "Chokwe", "ckb": "Central Kurdish", "crh": "Crimean Tatar", "cs": "Czech", "cy": "Welsh",
-    "da": "Danish", "de": "German", "din": "Dinka", "dyu": "Dyula", "dz": "Dzongkha", "ee": "Ewe",
+    "ace": "Acehnese", "acm": "Mesopotamian Arabic", "acq": "Ta'izzi-Adeni Arabic",
+    "aeb": "Tunisian Arabic", "af": "Afrikaans", "ajp": "South Levantine Arabic", "ak": "Akan",
+    "am": "Amharic", "apc": "North Levantine Arabic", "ar": "Arabic", "ars": "Najdi Arabic",
+    "ary": "Moroccan Arabic", "arz": "Egyptian Arabic", "as": "Assamese", "ast": "Asturian",
+    "awa": "Awadhi", "ay": "Aymara", "az": "Azerbaijani", "azb": "South Azerbaijani", "ba": "Bashkir",
+    "ban": "Balinese", "be": "Belarusian", "bem": "Bemba", "bg": "Bulgarian", "bho": "Bhojpuri",
+    "bjn": "Banjar", "bm": "Bambara", "bn": "Bengali", "bo": "Tibetan", "br": "Breton", "bs": "Bosnian",
+    "bug": "Buginese", "ca": "Catalan", "ceb": "Cebuano", "cjk": "Chokwe", "ckb": "Central Kurdish",
+    "crh": "Crimean Tatar", "cs": "Czech", "cv": "Chuvash", "cy": "Welsh", "da": "Danish", "de": "German",
+    "din": "Dinka", "doi": "Dogri", "dv": "Dhivehi", "dyu": "Dyula", "dz": "Dzongkha", "ee": "Ewe",
     "el": "Greek", "en": "English", "eo": "Esperanto", "es": "Spanish", "et": "Estonian", "eu": "Basque",
     "fa": "Persian", "ff": "Fulah", "fi": "Finnish", "fj": "Fijian", "fo": "Faroese", "fon": "Fon",
     "fr": "French", "fur": "Friulian", "fy": "Western Frisian", "ga": "Irish", "gd": "Scottish Gaelic",
-    "gl": "Galician", "gn": "Guarani", "gu": "Gujarati", "ha": "Hausa", "he": "Hebrew", "hi": "Hindi",
-    "hne": "Chhattisgarhi", "hr": "Croatian", "ht": "Haitian Creole", "hu": "Hungarian", "hy": "Armenian",
-    "id": "Indonesian", "ig": "Igbo", "ilo": "Ilocano", "is": "Icelandic", "it": "Italian", "ja": "Japanese",
-    "jv": "Javanese", "ka": "Georgian", "kab": "Kabyle", "kac": "Jingpho", "kam": "Kamba", "kbp": "Kabiye",
-    "kea": "Kabuverdianu", "kg": "Kikongo", "ki": "Kikuyu", "kk": "Kazakh", "km": "Khmer", "kmb": "Kimbundu",
-    "kn": "Kannada", "knc": "Central Kanuri", "ko": "Korean", "ks": "Kashmiri", "ku": "Northern Kurdish",
-    "ky": "Kyrgyz", "lb": "Luxembourgish", "lg": "Ganda", "li": "Limburgish", "lij": "Ligurian",
-    "lmo": "Lombard", "ln": "Lingala", "lo": "Lao", "lt": "Lithuanian", "ltg": "Latgalian",
-    "lua": "Luba-Kasai", "luo": "Luo", "lus": "Mizo", "lv": "Latvian", "mag": "Magahi", "mai": "Maithili",
-    "mg": "Malagasy", "mi": "Maori", "min": "Minangkabau", "mk": "Macedonian", "ml": "Malayalam",
-    "mn": "Mongolian", "mni": "Meitei", "mos": "Mossi", "mr": "Marathi", "ms": "Malay", "mt": "Maltese",
-    "my": "Burmese", "ne": "Nepali", "nl": "Dutch", "nn": "Norwegian Nynorsk", "no": "Norwegian",
-    "nso": "Northern Sotho", "nus": "Nuer", "ny": "Nyanja", "oc": "Occitan", "om": "Oromo", "or": "Odia",
-    "pa": "Punjabi", "pag": "Pangasinan", "pap": "Papiamento", "pl": "Polish", "prs": "Dari", "ps": "Pashto",
-    "pt": "Portuguese", "qu": "Quechua", "rn": "Rundi", "ro": "Romanian", "ru": "Russian",
-    "rw": "Kinyarwanda", "sa": "Sanskrit", "sat": "Santali", "sc": "Sardinian", "scn": "Sicilian",
-    "sd": "Sindhi", "sg": "Sango", "shn": "Shan", "si": "Sinhala", "sk": "Slovak", "sl": "Slovenian",
+    "gl": "Galician", "gn": "Guarani", "gom": "Konkani", "gu": "Gujarati", "ha": "Hausa", "haw": "Hawaiian",
+    "he": "Hebrew", "hi": "Hindi", "hmn": "Hmong", "hne": "Chhattisgarhi", "hr": "Croatian",
+    "ht": "Haitian Creole", "hu": "Hungarian", "hy": "Armenian", "id": "Indonesian", "ig": "Igbo",
+    "ilo": "Ilocano", "is": "Icelandic", "it": "Italian", "ja": "Japanese", "jv": "Javanese",
+    "ka": "Georgian", "kab": "Kabyle", "kac": "Jingpho", "kam": "Kamba", "kbp": "Kabiye",
+    "kea": "Kabuverdianu", "kg": "Kikongo", "ki": "Kikuyu", "kk": "Kazakh", "km": "Khmer",
+    "kmb": "Kimbundu", "kn": "Kannada", "knc": "Central Kanuri", "ko": "Korean", "kri": "Krio",
+    "ks": "Kashmiri", "ku": "Northern Kurdish", "ky": "Kyrgyz", "la": "Latin", "lb": "Luxembourgish",
+    "lg": "Ganda", "li": "Limburgish", "lij": "Ligurian", "lmo": "Lombard", "ln": "Lingala", "lo": "Lao",
+    "lt": "Lithuanian", "ltg": "Latgalian", "lua": "Luba-Kasai", "luo": "Luo", "lus": "Mizo",
+    "lv": "Latvian", "mag": "Magahi", "mai": "Maithili", "mg": "Malagasy", "mi": "Maori",
+    "min": "Minangkabau", "mk": "Macedonian", "ml": "Malayalam", "mn": "Mongolian", "mni": "Meitei",
+    "mos": "Mossi", "mr": "Marathi", "ms": "Malay", "mt": "Maltese", "my": "Burmese", "ne": "Nepali",
+    "nl": "Dutch", "nn": "Norwegian Nynorsk", "no": "Norwegian", "nso": "Northern Sotho", "nus": "Nuer",
+    "ny": "Nyanja", "oc": "Occitan", "om": "Oromo", "or": "Odia", "pa": "Punjabi", "pag": "Pangasinan",
+    "pap": "Papiamento", "pl": "Polish", "prs": "Dari", "ps": "Pashto", "pt": "Portuguese", "qu": "Quechua",
+    "rm": "Romansh", "rn": "Rundi", "ro": "Romanian", "ru": "Russian", "rw": "Kinyarwanda",
+    "sa": "Sanskrit", "sat": "Santali", "sc": "Sardinian", "scn": "Sicilian", "sd": "Sindhi",
+    "se": "Northern Sami", "sg": "Sango", "shn": "Shan", "si": "Sinhala", "sk": "Slovak", "sl": "Slovenian",
     "sm": "Samoan", "sn": "Shona", "so": "Somali", "sq": "Albanian", "sr": "Serbian", "ss": "Swati",
     "st": "Southern Sotho", "su": "Sundanese", "sv": "Swedish", "sw": "Swahili", "szl": "Silesian",
     "ta": "Tamil", "taq": "Tamasheq", "te": "Telugu", "tg": "Tajik", "th": "Thai", "ti": "Tigrinya",
-    "tk": "Turkmen", "tl": "Tagalog", "tn": "Tswana", "tpi": "Tok Pisin", "tr": "Turkish", "ts": "Tsonga",
-    "tt": "Tatar", "tum": "Tumbuka", "tw": "Twi", "tzm": "Central Atlas Tamazight", "ug": "Uyghur",
-    "uk": "Ukrainian", "umb": "Umbundu", "ur": "Urdu", "uz": "Uzbek", "vec": "Venetian", "vi": "Vietnamese",
-    "war": "Waray", "wo": "Wolof", "xh": "Xhosa", "yi": "Yiddish", "yo": "Yoruba", "yue": "Cantonese",
-    "zh": "Chinese", "zu": "Zulu",
+    "tk": "Turkmen", "tl": "Tagalog", "tn": "Tswana", "to": "Tongan", "tpi": "Tok Pisin", "tr": "Turkish",
+    "ts": "Tsonga", "tt": "Tatar", "tum": "Tumbuka", "tw": "Twi", "tzm": "Central Atlas Tamazight",
+    "ug": "Uyghur", "uk": "Ukrainian", "umb": "Umbundu", "ur": "Urdu", "uz": "Uzbek", "vec": "Venetian",
+    "vi": "Vietnamese", "war": "Waray", "wo": "Wolof", "xh": "Xhosa", "yi": "Yiddish", "yo": "Yoruba",
+    "yue": "Cantonese", "zh": "Chinese", "zu": "Zulu",
 }  # fmt: skip
 _SCRIPTS = {
     "Arab": "Arabic script", "Deva": "Devanagari", "Hans": "simplified", "Hant": "traditional",
@@ -84,9 +87,13 @@ _LONGEST = 32
 
 def name(code: str) -> str:
     """What a language is called in English; its code where nobody here knows."""
-    base, _, script = code.partition("-")
-    known = NAMES.get(base, base)
-    return f"{known} ({_SCRIPTS.get(script, script)})" if script else known
+    base, _, more = code.replace("_", "-").partition("-")
+    if base not in NAMES:
+        base, _, implied = _ALIASES.get(base, base).partition("-")
+        more = more or implied
+    if base not in NAMES:
+        return code
+    return f"{NAMES[base]} ({_SCRIPTS.get(more, more)})" if more else NAMES[base]
 
 
 def canonical(text: str) -> str:

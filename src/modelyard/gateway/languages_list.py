@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from modelyard import languages
 from modelyard.config import Translation
 from modelyard.core.languages import Pairs, near
 from modelyard.core.routing import Candidate
-from modelyard.gateway.language_names import NAMES, name_of
 
 
 def codes_of(each: Iterable[Pairs], *, any_other: bool) -> tuple[frozenset[str], frozenset[str]]:
@@ -16,8 +16,8 @@ def codes_of(each: Iterable[Pairs], *, any_other: bool) -> tuple[frozenset[str],
     sources = frozenset[str]().union(*(one.sources for one in pairs))
     targets = frozenset[str]().union(*(one.targets(source) for one in pairs for source in one.sources))
     if any_other:
-        sources |= {code for code in NAMES if not any(near(code, sources))}
-        targets |= {code for code in NAMES if not any(near(code, targets))}
+        sources |= {code for code in languages.NAMES if not any(near(code, sources))}
+        targets |= {code for code in languages.NAMES if not any(near(code, targets))}
     return sources, targets
 
 
@@ -29,7 +29,7 @@ def languages_view(candidates: Sequence[Candidate], settings: Translation) -> li
         code: frozenset[str]().union(*(each.pairs.targets(code) for each in candidates)) for code in sources
     }
     found: list[dict[str, object]] = []
-    for code in sorted(sources | targets, key=name_of):
+    for code in sorted(sources | targets, key=languages.name):
         reached = set(direct.get(code, ()))
         for pivot in settings.pivot:
             for over in near(pivot, frozenset(direct.get(code, ()))):
@@ -40,6 +40,11 @@ def languages_view(candidates: Sequence[Candidate], settings: Translation) -> li
             {"model": each.model, "loaded": each.ready} for each in candidates if each.pairs.targets(code)
         ]
         found.append(
-            {"code": code, "name": name_of(code), "targets": sorted(reached - {code}), "models": models}
+            {
+                "code": code,
+                "name": languages.name(code),
+                "targets": sorted(reached - {code}),
+                "models": models,
+            }
         )
     return found

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from modelyard import languages
 from modelyard.config import Translation
 from modelyard.core.languages import near
 from modelyard.core.routing import Kind, Route, Step
@@ -30,7 +31,6 @@ from modelyard.gateway.chunks import choice_of, object_of
 from modelyard.gateway.demand import Demand
 from modelyard.gateway.exchange import Disconnected, Exchange
 from modelyard.gateway.inner import Inner, Told
-from modelyard.gateway.language_names import name_of
 from modelyard.gateway.languages_list import codes_of, languages_view
 from modelyard.gateway.names import Bring, Names
 from modelyard.gateway.pairs import Translators
@@ -121,9 +121,9 @@ class Translating:
             raise first
         over = f" over {job.pivot}" if isinstance(job.pivot, str) else ""
         by = f" by {job.model.spec.model}" if job.model else ""
+        named = [f"{languages.name(code)} ({code})" for code in (job.source, job.target)]
         raise UnsupportedLanguage(
-            f"Nothing here translates {name_of(job.source)} ({job.source}) to {name_of(job.target)} "
-            f"({job.target}){over}{by}; GET /languages lists what is translated.",
+            f"Nothing here translates {' to '.join(named)}{over}{by}; GET /languages lists what is.",
             param="target",
         )
 
@@ -191,7 +191,7 @@ class Translating:
         self, exchange: Exchange, step: Step, job: Job, done: Done, index: int, settings: Translation
     ) -> None:
         """One text by a language model that is told to translate it."""
-        told = settings.prompt.format(source=name_of(step.source), target=name_of(step.target))
+        told = settings.prompt.format(source=languages.name(step.source), target=languages.name(step.target))
         messages = [{"role": "system", "content": told}, {"role": "user", "content": done.texts[index]}]
         answer = await self._ask(exchange, step, job, done, _Chat(messages))
         done.texts[index] = str(choice_of(answer)["message"]["content"]).strip()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import orjson
 
+from modelyard import languages
 from modelyard.config import Translation as Settings
 from modelyard.errors import InvalidRequest, MethodNotAllowed
 from modelyard.gateway.auth import Gate, priority_of
@@ -22,7 +23,6 @@ from modelyard.gateway.exchange import Exchange, Handler
 from modelyard.gateway.fields import Fields, refuse
 from modelyard.gateway.forms import Form
 from modelyard.gateway.http.answers import JSON
-from modelyard.gateway.language_names import name_of
 from modelyard.gateway.pieces import pieces_of
 from modelyard.gateway.translating import Done, Job, Translating
 from modelyard.gateway.translation_answer import NOTHING, Part, answer_of, translate
@@ -185,7 +185,7 @@ class Lanes:
             "supportedFilesFormat": list(KINDS),
             "language": {
                 "source": {"code": AUTO, "name": "Auto Detect"},
-                "target": {"code": target, "name": name_of(target)},
+                "target": {"code": target, "name": languages.name(target)},
             },
         }
         _respond(exchange, answer)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 import orjson
 
+from modelyard import languages
 from modelyard.config import Translation
 from modelyard.core.languages import code_of, near, pair_of
 from modelyard.errors import InvalidRequest, UnsupportedLanguage
 from modelyard.gateway.exchange import Exchange
 from modelyard.gateway.fields import Fields, refuse
 from modelyard.gateway.forms import MULTIPART, URLENCODED, Form, media_of, multipart, urlencoded
-from modelyard.gateway.language_names import name_of
 from modelyard.gateway.pieces import Glossary
 from modelyard.wire.json_head import parse
 
@@ -198,8 +197,8 @@ def code_among(text: str, known: frozenset[str], param: str) -> str:
     found = next(near(code, known), None)
     if found is not None:
         return found
-    similar = get_close_matches(code, known, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(f'{one} ({name_of(one)})' for one in similar)}? " if similar else ""
+    similar = [f"{one} ({languages.name(one)})" for one in languages.near(code, known)]
+    hint = f"Did you mean {' or '.join(similar)}? " if similar else ""
     raise UnsupportedLanguage(
         f"`{param}` {shown!r} is not translated here. {hint}{listed(known)}", param=param
     )
