@@ -34,6 +34,7 @@ from transformers import (
     MarianMTModel,
     MarianTokenizer,
 )
+from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
@@ -137,9 +138,14 @@ def _m2m100_tokenizer(folder: Path) -> Any:
         (Path(work) / "vocab.json").write_text(
             json.dumps({name: number for number, name in enumerate(names)})
         )
-        M2M100Tokenizer(f"{work}/vocab.json", f"{work}/pieces", model_max_length=POSITIONS).save_pretrained(
-            folder
-        )
+        # The published ones name their languages' tokens as special: else they stay in what is decoded.
+        languages = [f"__{code}__" for code in FAIRSEQ_LANGUAGE_CODES["m2m100"]]
+        M2M100Tokenizer(
+            f"{work}/vocab.json",
+            f"{work}/pieces",
+            additional_special_tokens=languages,
+            model_max_length=POSITIONS,
+        ).save_pretrained(folder)
     return M2M100Tokenizer.from_pretrained(folder)
 
 
@@ -285,7 +291,7 @@ def exactness(
 def translate(model: Any, tokenizer: Any, pair: Pair, texts: list[str]) -> list[str]:
     """By greedy search, in the order of the texts."""
     tokenizer.src_lang, tokenizer.tgt_lang = pair
-    options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "max_new_tokens": 80}
+    options: dict[str, Any] = {"num_beams": 1, "do_sample": False}
     if hasattr(tokenizer, "get_lang_id"):
         options["forced_bos_token_id"] = tokenizer.get_lang_id(pair[1])
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
