@@ -148,10 +148,13 @@ def test_another_modelyard_translates_what_its_model_is_said_to() -> None:
     assert near.elsewhere(far)
     assert near.paths(replace(far, pairs=Pairs())) == {"/v1/chat/completions", "/v1/completions"}
     (call,) = near.warm_up(far)
-    assert json.loads(call.body) == {"q": ["Hello"], "source": "en", "target": "fr"}
+    asked = {"source": "en", "target": "fr", "local_only": True}
+    assert json.loads(call.body) == {"q": ["Hello"], **asked}
     both = replace(far, parameters={**far.parameters, "apis": ["chat"], "model": "there"})
     assert near.paths(both) == {"/translate", "/v1/chat/completions"}
-    assert near.translation(both, {"q": ["a"]}) == {"q": ["a"], "model": "there"}
+    asked = {"q": ["a"], "local_only": True}
+    assert near.translation(far, {"q": ["a"]}) == asked, "so that two never send a text to and fro"
+    assert near.translation(both, {"q": ["a"]}) == {**asked, "model": "there"}
     (call,) = near.warm_up(both)
     assert call.path == "/v1/chat/completions"
 

@@ -90,7 +90,8 @@ class TestElsewhere:
     async def test_what_no_model_here_translates(self) -> None:
         async with with_far({"near": translator("en-fr")}) as (yard, server):
             assert await by(yard, "en", "it") == "far"
-            assert server.asked[-1] == {"q": ["one"], "source": "en", "target": "it"}
+            sent = {"q": ["one"], "source": "en", "target": "it", "local_only": True}
+            assert server.asked[-1] == sent
             assert await by(yard) == "near", "though it has to be loaded, and the other one is ready"
 
     async def test_what_would_wait_too_long_here(self) -> None:
@@ -128,6 +129,13 @@ class TestElsewhere:
             assert (await ask(yard, "one", "en", "it")).status_code == 400
             assert (await ask(yard, "one", "en", "it", model="far")).status_code == 400
             assert found.routes("en", "it", far) == []
+            assert not server.asked
+
+    async def test_nothing_leaves_this_machine_where_a_request_says_so(self) -> None:
+        async with with_far({"near": translator("en-fr")}) as (yard, server):
+            assert (await ask(yard, "one", local_only=True)).json()["model"] == "near"
+            refused = await ask(yard, "one", "en", "it", local_only=True)
+            assert (refused.status_code, "on this machine" in refused.text) == (400, True)
             assert not server.asked
 
     async def test_neither_a_language_model_nor_what_is_kept_for_the_end_where_they_are_elsewhere(

@@ -84,7 +84,8 @@ class OpenAiEngine(Adapter):
 
     def translation(self, spec: Spec, fields: Mapping[str, object]) -> Mapping[str, object]:
         model = spec.parameters.get("model")
-        return {**fields, "model": model} if model else fields
+        # Two servers that help each other out would send a text to and fro.
+        return {**fields, "local_only": True} | ({"model": model} if model else {})
 
     def model_name(self, spec: Spec) -> str:
         return str(spec.parameters.get("model", spec.model))

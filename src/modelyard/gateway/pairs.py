@@ -49,15 +49,18 @@ class Translators:
         found = (self._candidate(entry) for entry in self.entries() if entry is not kept)
         return [each for each in found if each.local or not setting.local_only]
 
-    def routes(self, source: str, target: str, model: Entry | None = None) -> list[Route]:
+    def routes(
+        self, source: str, target: str, model: Entry | None = None, *, local_only: bool = False
+    ) -> list[Route]:
         """All ways to translate between two languages, the one to try first first. With a `model` that was
         asked for, by it alone, or by what is kept for when it cannot. None: no model has the pair."""
         setting = self._setting()
+        local_only = local_only or setting.local_only
         rules = Rules(
             pivots=setting.pivot,
             spill_after=setting.spill_after,
-            local_only=setting.local_only,
-            llm=self._llm(setting, model),
+            local_only=local_only,
+            llm=self._llm(setting, model, local_only=local_only),
             fallback=self._fallback(setting, (source, target)),
             fixed=setting.fixed,
         )
@@ -127,12 +130,12 @@ class Translators:
             return []
         return [self._candidate(entry, entry.pairs or self._kept(entry) or Pairs(frozenset({pair})))]
 
-    def _llm(self, setting: Translation, model: Entry | None) -> str:
+    def _llm(self, setting: Translation, model: Entry | None, *, local_only: bool) -> str:
         """Its name when it may be asked."""
         entry = self._entry(setting.llm)
         if entry is None or CHAT not in entry.paths or model not in (None, entry):
             return ""
-        return "" if setting.local_only and entry.engine.elsewhere(entry.spec) else setting.llm
+        return "" if local_only and entry.engine.elsewhere(entry.spec) else setting.llm
 
     def _fallback(self, setting: Translation, pair: Pair) -> Candidate | None:
         entry = self._entry(setting.fallback)

@@ -61,6 +61,7 @@ class Job:
     alternatives: int = 0
     partial: bool = False
     pivot: str | bool | None = None
+    local_only: bool = False
     priority: Priority | None = None
 
 
@@ -121,6 +122,7 @@ class Translating:
             raise first
         over = f" over {job.pivot}" if isinstance(job.pivot, str) else ""
         by = f" by {job.model.spec.model}" if job.model else ""
+        by += " on this machine" if job.local_only else ""
         named = [f"{languages.name(code)} ({code})" for code in (job.source, job.target)]
         raise UnsupportedLanguage(
             f"Nothing here translates {' to '.join(named)}{over}{by}; GET /languages lists what is.",
@@ -128,7 +130,7 @@ class Translating:
         )
 
     def _routes(self, job: Job) -> Iterator[Route]:
-        for route in self._router.routes(job.source, job.target, job.model):
+        for route in self._router.routes(job.source, job.target, job.model, local_only=job.local_only):
             over = {route.steps[0].target} if route.kind is Kind.PIVOT else set()
             meant = near(job.pivot, frozenset(over)) if isinstance(job.pivot, str) else ()
             if job.pivot is None or any(meant) or (job.pivot is False and not over):

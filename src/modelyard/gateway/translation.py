@@ -212,6 +212,7 @@ def _job(exchange: Exchange, asked: Asked, model: Entry | None, target: str) -> 
         alternatives=asked.alternatives,
         partial=asked.partial,
         pivot=asked.pivot,
+        local_only=asked.local_only,
         priority=priority_of(exchange),
     )
 

@@ -50,6 +50,7 @@ class Translate(BaseModel):
         default=None, description="The language to go over, of those configured; false: over none."
     )
     partial: bool = Field(default=False, description="A text that cannot be translated fails alone.")
+    local_only: bool = Field(default=False, description="By no model elsewhere.")
 
 
 class Detection(BaseModel):

@@ -33,7 +33,7 @@ _TEXTS = ("q", "text", "texts")
 class Asked:
     """`source` is `auto` or a code as it was sent, as `target` is. `single`: one text was sent, not a list of
     them. `pivot`: the language to go over; False: none; None: as the server would. `partial`: a text that
-    cannot be translated fails alone."""
+    cannot be translated fails alone. `local_only`: no text leaves this machine."""
 
     texts: list[object]
     single: bool
@@ -45,6 +45,7 @@ class Asked:
     glossary: Glossary = field(default_factory=lambda: Glossary({}))
     partial: bool = False
     pivot: str | bool | None = None
+    local_only: bool = False
 
 
 async def sent(exchange: Exchange) -> Form | dict[str, object]:
@@ -76,7 +77,7 @@ def fields_of(given: Form | dict[str, object]) -> dict[str, object]:
 def _typed(name: str, value: str) -> object:
     if name == "alternatives" and value.strip().isdecimal():
         return int(value)
-    if name in ("partial", "pivot") and value.lower() in ("true", "false"):
+    if name in ("partial", "pivot", "local_only") and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if name == "glossary":
         try:
@@ -114,6 +115,7 @@ def read(value: Mapping[str, object], limits: Translation) -> Asked:
         glossary=glossary_of(fields),
         partial=fields.flag("partial") or False,
         pivot=_pivot(fields),
+        local_only=fields.flag("local_only") or False,
     )
     check_size(texts, name, limits)
     if not asked.partial:
