@@ -6,8 +6,9 @@ written in another one than its usual (`zh-Hant`). Data and pure functions; whoe
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
+from functools import lru_cache
 
 NAMES = {
     "ace": "Acehnese", "acm": "Mesopotamian Arabic", "acq": "Ta'izzi-Adeni Arabic",
@@ -81,7 +82,8 @@ _ALIASES = {
 }  # fmt: skip
 # Languages in a script that is not their usual one.
 _APART = ("ace-Arab", "bjn-Arab", "knc-Arab", "ks-Deva", "taq-Tfng", "zh-Hant")
-_REGIONS = {("zh", "TW"): "Hant", ("zh", "HK"): "Hant", ("zh", "MO"): "Hant"}
+# What Chinese is written in.
+_REGIONS = {"CN": "Hans", "SG": "Hans", "TW": "Hant", "HK": "Hant", "MO": "Hant"}
 _LONGEST = 32
 
 
@@ -103,21 +105,33 @@ def canonical(text: str) -> str:
     if not base:
         return text
     base, _, implied = _ALIASES.get(base, base).partition("-")
-    whole = f"{base}-{script or implied or _REGIONS.get((base, region), '')}"
+    written = _REGIONS.get(region, "") if base == "zh" else ""
+    whole = f"{base}-{script or implied or written}"
     return whole if whole in _APART else base
 
 
-def match(text: str, available: Collection[str]) -> str | None:
-    """The one of the codes there are that `text` means: itself, or the same language without its region, or
-    without its script where that one is not there. None when there is no such language."""
-    if text in available:
-        return text
-    code = canonical(text)
-    base = code.partition("-")[0] if _parts(code)[0] else code
-    return next((one for one in (code, base) if one in available), None)
+def near(code: str, known: frozenset[str]) -> Iterator[str]:
+    """Those of `known` that a code can mean, the nearest first: itself, another spelling of it (`en` for
+    `eng_Latn`), the language alone (`pt` for `pt_BR`), or a kind of the language that was named alone
+    (`zh-Hans` for `zh`)."""
+    if code in known:
+        yield code
+    forms, form, own = _forms(known), _form(code), _form(canonical(code))
+    language, _, rest = form.partition("-")
+    script = _REGIONS.get(rest.upper(), rest).lower()
+    for each in dict.fromkeys((form, f"{language}-{script}", own, language, own.partition("-")[0])):
+        if (found := forms.get(each)) is not None and found != code:
+            yield found
+    if not rest or (language == "zh" and script != rest):
+        yield from (forms[each] for each in forms if each.startswith(f"{language}-") and forms[each] != code)
 
 
-def near(text: str, available: Collection[str]) -> list[str]:
+def match(text: str, known: frozenset[str]) -> str | None:
+    """The first of `near`, of a text that may be no code; None when there is none."""
+    return next(near(text, known), None) if text in known or _parts(text)[0] else None
+
+
+def similar(text: str, available: Collection[str]) -> list[str]:
     """Codes that may have been meant by one that is not there: for errors."""
     wanted = text[:_LONGEST].casefold()
     by_name = {name(code).casefold(): code for code in available}
@@ -143,3 +157,12 @@ def _parts(text: str) -> tuple[str, str, str]:
         else:
             return "", "", ""
     return base.lower(), script, region
+
+
+def _form(code: str) -> str:
+    return code.lower().replace("_", "-")
+
+
+@lru_cache(maxsize=256)
+def _forms(known: frozenset[str]) -> dict[str, str]:
+    return {_form(code): code for code in sorted(known)}

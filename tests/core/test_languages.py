@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.core.languages import Pairs, code_of, name_of, near, pair_of
+from modelyard.core.languages import Pairs, code_of, name_of, pair_of
+from modelyard.languages import near
 
 CODES = ("en", "fr", "de", "zh", "zh-Hans", "zh-Hant", "pt", "pt-BR")
 codes = st.sampled_from(CODES)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.core.languages import Pairs, near
+from modelyard.core.languages import Pairs
 from modelyard.core.routing import MOST, Candidate, Kind, Route, Rules, Step, routes
+from modelyard.languages import near
 
 CODES = ("en", "fr", "de", "zh", "zh-Hans")
 codes = st.sampled_from(CODES)

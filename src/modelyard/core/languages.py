@@ -1,4 +1,4 @@
-"""Languages and pairs of them: how codes are written, which of them mean the same, what a model translates.
+"""Codes of languages and pairs of them: how they are written, and what a model translates.
 
 Pure. Used by configuration, engine adapters, the router and the gateway. A code is a language's, with what
 tells more of it behind: `en`, `pt-BR`, `zh-Hans`. A pair in one word has `_` within its codes: `en-zh_Hans`.
@@ -9,17 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
-from modelyard.languages import canonical
+from modelyard.languages import near
 
 Pair = tuple[str, str]  # source, target
 
 CODE = r"[A-Za-z]{2,3}(?:[_-][A-Za-z0-9]{2,8}){0,3}"
 _IN_PAIR = r"(?:\*|[A-Za-z]{2,3}(?:_[A-Za-z0-9]{2,8}){0,3})"
 PAIR = rf"{_IN_PAIR}-{_IN_PAIR}"
-# What Chinese is written in.
-_SCRIPTS = {"cn": "hans", "sg": "hans", "tw": "hant", "hk": "hant", "mo": "hant"}
 
 
 def code_of(text: str) -> str:
@@ -92,28 +89,3 @@ class Pairs:
 
 
 NO_PAIRS = Pairs()
-
-
-def near(code: str, known: frozenset[str]) -> Iterator[str]:
-    """Those of `known` that a code can mean, the nearest first: itself, another spelling of it (`en` for
-    `eng_Latn`), the language alone (`pt` for `pt_BR`), or a kind of the language that was named alone
-    (`zh-Hans` for `zh`)."""
-    if code in known:
-        yield code
-    forms, form = _forms(known), _form(code)
-    language, _, rest = form.partition("-")
-    spellings = form, f"{language}-{_SCRIPTS.get(rest, rest)}", _form(canonical(form)), language
-    for each in dict.fromkeys(spellings):
-        if (found := forms.get(each)) is not None and found != code:
-            yield found
-    if not rest or (language == "zh" and rest in _SCRIPTS):
-        yield from (forms[each] for each in forms if each.startswith(f"{language}-") and forms[each] != code)
-
-
-def _form(code: str) -> str:
-    return code.lower().replace("_", "-")
-
-
-@lru_cache(maxsize=256)
-def _forms(known: frozenset[str]) -> dict[str, str]:
-    return {_form(code): code for code in sorted(known)}

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
 
-from modelyard.core.languages import Pairs, near
+from modelyard.core.languages import Pairs
+from modelyard.languages import near
 
 MOST = 8  # routes over third languages
 

@@ -12,8 +12,8 @@ from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
 
-from modelyard.core.languages import near
 from modelyard.errors import NotSupported
+from modelyard.languages import near
 
 READ = 2000  # characters of a text that are looked at
 SHORT = 40  # characters under which a text of a list is judged by all of them together

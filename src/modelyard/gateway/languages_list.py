@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from modelyard import languages
 from modelyard.config import Translation
-from modelyard.core.languages import Pairs, near
+from modelyard.core.languages import Pairs
 from modelyard.core.routing import Candidate
+from modelyard.languages import near
 
 
 def codes_of(each: Iterable[Pairs], *, any_other: bool) -> tuple[frozenset[str], frozenset[str]]:

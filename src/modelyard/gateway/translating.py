@@ -14,7 +14,6 @@ import orjson
 
 from modelyard import languages
 from modelyard.config import Translation
-from modelyard.core.languages import near
 from modelyard.core.routing import Kind, Route, Step
 from modelyard.core.types import Priority
 from modelyard.errors import (
@@ -132,7 +131,7 @@ class Translating:
     def _routes(self, job: Job) -> Iterator[Route]:
         for route in self._router.routes(job.source, job.target, job.model, local_only=job.local_only):
             over = {route.steps[0].target} if route.kind is Kind.PIVOT else set()
-            meant = near(job.pivot, frozenset(over)) if isinstance(job.pivot, str) else ()
+            meant = languages.near(job.pivot, frozenset(over)) if isinstance(job.pivot, str) else ()
             if job.pivot is None or any(meant) or (job.pivot is False and not over):
                 yield route
 

@@ -13,7 +13,7 @@ import orjson
 
 from modelyard import languages
 from modelyard.config import Translation
-from modelyard.core.languages import code_of, near, pair_of
+from modelyard.core.languages import code_of, pair_of
 from modelyard.errors import InvalidRequest, UnsupportedLanguage
 from modelyard.gateway.exchange import Exchange
 from modelyard.gateway.fields import Fields, refuse
@@ -196,10 +196,10 @@ def code_among(text: str, known: frozenset[str], param: str) -> str:
         code = code_of(text)
     except ValueError as wrong:
         raise UnsupportedLanguage(f"`{param}` {shown!r} {wrong}. {listed(known)}", param=param) from None
-    found = next(near(code, known), None)
+    found = next(languages.near(code, known), None)
     if found is not None:
         return found
-    similar = [f"{one} ({languages.name(one)})" for one in languages.near(code, known)]
+    similar = [f"{one} ({languages.name(one)})" for one in languages.similar(code, known)]
     hint = f"Did you mean {' or '.join(similar)}? " if similar else ""
     raise UnsupportedLanguage(
         f"`{param}` {shown!r} is not translated here. {hint}{listed(known)}", param=param

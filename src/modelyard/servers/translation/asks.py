@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modelyard.languages import match, near
+from modelyard.languages import match, similar
 
 MOST_TEXTS = 10_000
 MOST_ALTERNATIVES = 10
@@ -41,6 +41,7 @@ class Served:
 
     def __init__(self, languages: Sequence[str], pairs: Sequence[tuple[str, str]]) -> None:
         self.languages = languages
+        self.known = frozenset(languages)
         self.first = pairs[0]
         self.pairs = frozenset(pairs)
 
@@ -75,7 +76,7 @@ def ask(body: bytes, served: Served) -> Ask:
 def _pair(given: dict[str, object], served: Served) -> tuple[str, str]:
     if given.get("source") is None and given.get("target") is None:
         return served.first
-    source, target = (_code(given.get(name), name, served.languages) for name in ("source", "target"))
+    source, target = (_code(given.get(name), name, served) for name in ("source", "target"))
     if source != target and (source, target) not in served.pairs:
         targets = sorted({other for one, other in served.pairs if one == source})
         message = f"{source}-{target} is no pair of this model; from {source} it has {_some(targets)}"
@@ -83,12 +84,13 @@ def _pair(given: dict[str, object], served: Served) -> tuple[str, str]:
     return source, target
 
 
-def _code(given: object, name: str, there: Sequence[str]) -> str:
-    code = match(given, there) if isinstance(given, str) else None
+def _code(given: object, name: str, served: Served) -> str:
+    code = match(given, served.known) if isinstance(given, str) else None
     if code is None:
-        close = near(given, there) if isinstance(given, str) else []
+        close = similar(given, served.known) if isinstance(given, str) else []
         hint = f"; did you mean {' or '.join(close)}?" if close else ";"
-        message = f"`{name}`: {given!r:.60} is no language of this model{hint} it has {_some(there)}"
+        there = _some(served.languages)
+        message = f"`{name}`: {given!r:.60} is no language of this model{hint} it has {there}"
         raise Refused(400, "unsupported_language", message, name)
     return code
 

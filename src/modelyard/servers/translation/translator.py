@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from modelyard.errors import CannotLoad, InvalidRequest, NoMemory, ShuttingDown
-from modelyard.languages import match, near
+from modelyard.languages import match, similar
 from modelyard.servers.translation import families
 from modelyard.servers.translation.backends import Backend, OutOfMemory, Segment
 from modelyard.servers.translation.texts import longest_output, planned
@@ -190,11 +190,11 @@ def _codes(name: str, given: str | Sequence[str], count: int, backend: Backend) 
         raise InvalidRequest(
             f"{name}: {len(given)} codes for {count} texts; give one for all, or one each", param=name
         )
-    there = backend.languages
-    found = {code: match(code, there) for code in ({given} if isinstance(given, str) else set(given))}
-    for code, known in found.items():
-        if known is None:
-            close = near(code, there)
+    there, known = backend.languages, frozenset(backend.languages)
+    found = {code: match(code, known) for code in ({given} if isinstance(given, str) else set(given))}
+    for code, one in found.items():
+        if one is None:
+            close = similar(code, known)
             hint = f"; did you mean {' or '.join(close)}?" if close else "."
             raise InvalidRequest(
                 f"{name}: {code[:40]!r} is no language of this model{hint} It has {_some(there)}", param=name
