@@ -135,7 +135,13 @@ class TestElsewhere:
         async with with_far({"near": translator("en-fr")}) as (yard, server):
             assert (await ask(yard, "one", local_only=True)).json()["model"] == "near"
             refused = await ask(yard, "one", "en", "it", local_only=True)
-            assert (refused.status_code, "on this machine" in refused.text) == (400, True)
+            document = await yard.http.post(
+                "/translate_file",
+                data={"source": "en", "target": "it", "local_only": "true"},
+                files={"file": ("a.txt", b"one")},
+            )
+            for answer in (refused, document):
+                assert (answer.status_code, "on this machine" in answer.text) == (400, True)
             assert not server.asked
 
     async def test_neither_a_language_model_nor_what_is_kept_for_the_end_where_they_are_elsewhere(

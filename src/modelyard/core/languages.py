@@ -73,7 +73,12 @@ class Pairs:
 
     @property
     def languages(self) -> frozenset[str]:
-        return self.sources | {target for _, target in self.listed}
+        """All to translate from, or to."""
+        return self.sources | self.all_targets
+
+    @property
+    def all_targets(self) -> frozenset[str]:
+        return self.among | {target for _, target in self.listed}
 
     def targets(self, source: str) -> frozenset[str]:
         """What this very code is translated to."""

@@ -134,17 +134,18 @@ class Inference:
         if asked(exchange.raw_path) is None:
             raise MethodNotAllowed(f"{exchange.path} takes no POST.", allowed="GET, PATCH, DELETE")
         body = await exchange.body()
-        if is_translation(value := parse(body).value):
-            await self._lanes.predict(exchange, asked(exchange.raw_path) or "", value)
+        head = parse(body)
+        if is_translation(head.value):
+            await self._lanes.predict(exchange, asked(exchange.raw_path) or "", head.value)
             return
-        demand = await reach(lambda: self._predicted(exchange, body), self._bring)
+        demand = await reach(lambda: self._predicted(exchange, head, body), self._bring)
         await self._service.serve(exchange, demand, self._predicted_again)
 
     async def _predicted_again(self, exchange: Exchange) -> Demand:
-        return self._predicted(exchange, await exchange.body())
+        body = await exchange.body()
+        return self._predicted(exchange, parse(body), body)
 
-    def _predicted(self, exchange: Exchange, body: bytes) -> Demand:
-        head = parse(body)
+    def _predicted(self, exchange: Exchange, head: Head, body: bytes) -> Demand:
         entry = self._names.resolve(asked(exchange.raw_path) or "")
         if head.model is not None and self._names.resolve(head.model) is not entry:
             raise InvalidRequest(f"`model` is not {entry.spec.model}; leave it out.", param="model")

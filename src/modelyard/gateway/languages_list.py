@@ -15,7 +15,7 @@ def codes_of(each: Iterable[Pairs], *, any_other: bool) -> tuple[frozenset[str],
     """All codes to translate from, and to. `any_other`: every language that has a name here, too."""
     pairs = list(each)
     sources = frozenset[str]().union(*(one.sources for one in pairs))
-    targets = frozenset[str]().union(*(one.targets(source) for one in pairs for source in one.sources))
+    targets = frozenset[str]().union(*(one.all_targets for one in pairs))
     if any_other:
         sources |= {code for code in languages.NAMES if not any(near(code, sources))}
         targets |= {code for code in languages.NAMES if not any(near(code, targets))}

@@ -23,7 +23,7 @@ from modelyard.gateway.exchange import Exchange, Handler
 from modelyard.gateway.fields import Fields, refuse
 from modelyard.gateway.forms import Form
 from modelyard.gateway.http.answers import JSON
-from modelyard.gateway.pieces import pieces_of
+from modelyard.gateway.pieces import Pieces, pieces_of
 from modelyard.gateway.translating import Done, Job, Translating
 from modelyard.gateway.translation_answer import NOTHING, Part, answer_of, translate
 from modelyard.gateway.translation_files import DOWNLOAD, HEADERS, Files
@@ -33,11 +33,10 @@ from modelyard.gateway.translation_request import (
     check_size,
     code_among,
     fields_of,
-    glossary_of,
-    languages_of,
     problem_of,
     read,
     sent,
+    ways_of,
 )
 from modelyard.runtime.entries import Entry
 
@@ -96,24 +95,33 @@ class Lanes:
         await self._answer(exchange, asked)
 
     async def _answer(self, exchange: Exchange, asked: Asked) -> None:
+        problems = [problem_of(text) for text in asked.texts]
+        texts = ["" if problem else str(text) for text, problem in zip(asked.texts, problems, strict=True)]
+        pieces = [pieces_of(text, asked.glossary, html=asked.html) for text in texts]
+        _respond(exchange, *await self._translated(exchange, asked, texts, pieces, problems))
+
+    async def _translated(
+        self,
+        exchange: Exchange,
+        asked: Asked,
+        texts: Sequence[str],
+        pieces: Sequence[Pieces],
+        problems: Sequence[str],
+    ) -> tuple[dict[str, object], Sequence[Done]]:
+        """The answer for these pieces of texts, and how it came about; by `texts` a language is detected."""
         settings = self._settings()
         model = await self._translating.model(asked.model, settings)
         sources, targets = self._translating.codes(model, settings)
         target = code_among(asked.target, targets, "target")
-        problems = [problem_of(text) for text in asked.texts]
-        texts = ["" if problem else str(text) for text, problem in zip(asked.texts, problems, strict=True)]
         guesses = await detect_each(texts, sources) if asked.source == AUTO else []
         if guesses:
             codes = [guess and guess.language for guess in guesses]
         else:
             codes = [code_among(asked.source, sources, "source")] * len(texts)
-        parts = [
-            Part(pieces_of(text, asked.glossary, html=asked.html), code, problem)
-            for text, code, problem in zip(texts, codes, problems, strict=True)
-        ]
+        parts = [Part(*each) for each in zip(pieces, codes, problems, strict=True)]
         job = _job(exchange, asked, model, target)
         dones = await translate(self._translating, exchange, parts, job, settings)
-        _respond(exchange, answer_of(asked, parts, guesses, target, dones), dones)
+        return answer_of(asked, parts, guesses, target, dones), dones
 
     async def _detect(self, exchange: Exchange) -> None:
         given = fields_of(await self._sent(exchange)).get("q")
@@ -133,26 +141,14 @@ class Lanes:
             raise InvalidRequest(
                 "`file` is missing: a part of multipart/form-data with a `filename`.", param="file"
             )
-        settings, fields = self._settings(), Fields(fields_of(form))
-        source, target = languages_of(fields)
-        asked = Asked([], True, source, target, model=fields.text("model") or None)
+        settings, asked = self._settings(), ways_of(Fields(fields_of(form)))
         most = settings.max_chars * MARKUP
         if len(file.data) > most:
             refuse("file", f"is {len(file.data):,} bytes large; {most:,} are the most")
-        pieces = await asyncio.to_thread(document_of, file.name, file.data, glossary_of(fields))
+        pieces = await asyncio.to_thread(document_of, file.name, file.data, asked.glossary)
         text = "\n".join(pieces.texts)
         check_size([text], "file", settings)
-        model = await self._translating.model(asked.model, settings)
-        sources, targets = self._translating.codes(model, settings)
-        code = code_among(target, targets, "target")
-        if source == AUTO:
-            guesses = await detect_each([text], sources)
-            part = Part(pieces, guesses[0] and guesses[0].language)
-        else:
-            guesses, part = [], Part(pieces, code_among(source, sources, "source"))
-        job = _job(exchange, asked, model, code)
-        dones = await translate(self._translating, exchange, [part], job, settings)
-        body = answer_of(asked, [part], guesses, code, dones)
+        body, dones = await self._translated(exchange, asked, [text], [pieces], [""])
         key = self._files.put(file.name, str(body.pop("translatedText")).encode())
         _respond(exchange, {"translatedFileUrl": _address(exchange, DOWNLOAD + key), **body}, dones)
 

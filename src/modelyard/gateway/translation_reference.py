@@ -146,13 +146,10 @@ _FILE = {
     "properties": {
         "file": {"type": "string", "format": "binary", "description": "txt, md, srt or html, in UTF-8."},
         **{
-            name: {"type": "string", "description": text}
-            for name, text in (
-                ("source", "As of `/translate`."),
-                ("target", "As of `/translate`."),
-                ("model", "As of `/translate`."),
-                ("glossary", "As of `/translate`: a JSON object."),
-                ("api_key", "As of `/translate`."),
+            name: {"type": "string", "description": f"As of `/translate`{kind}."}
+            for name, kind in (
+                *(("source", ""), ("target", ""), ("model", ""), ("glossary", ": a JSON object")),
+                *(("pivot", ""), ("local_only", ": true or false"), ("api_key", "")),
             )
         },
     },

@@ -97,32 +97,37 @@ def read(value: Mapping[str, object], limits: Translation) -> Asked:
     no code of a language."""
     fields = Fields(value)
     texts, single, name = _texts(fields)
-    source, target = languages_of(fields)
+    asked = ways_of(fields)
+    asked.texts, asked.single = texts, single
     kind = fields.text("format") or "text"
     if kind not in ("text", "html"):
         refuse("format", "is text or html")
-    alternatives = fields.whole("alternatives", least=0) or 0
-    if alternatives > MOST_ALTERNATIVES:
+    asked.html = kind == "html"
+    asked.alternatives = fields.whole("alternatives", least=0) or 0
+    if asked.alternatives > MOST_ALTERNATIVES:
         refuse("alternatives", f"is at most {MOST_ALTERNATIVES}")
-    asked = Asked(
-        texts=texts,
-        single=single,
-        source=source,
-        target=target,
-        html=kind == "html",
-        alternatives=alternatives,
-        model=fields.text("model") or None,
-        glossary=glossary_of(fields),
-        partial=fields.flag("partial") or False,
-        pivot=_pivot(fields),
-        local_only=fields.flag("local_only") or False,
-    )
+    asked.partial = fields.flag("partial") or False
     check_size(texts, name, limits)
     if not asked.partial:
         for index, text in enumerate(texts):
             if problem := problem_of(text):
                 refuse(name if single else f"{name}[{index}]", problem)
     return asked
+
+
+def ways_of(fields: Fields) -> Asked:
+    """From what to what, and how, of texts as of documents; without any text yet."""
+    source, target = _languages(fields)
+    return Asked(
+        texts=[],
+        single=True,
+        source=source,
+        target=target,
+        model=fields.text("model") or None,
+        glossary=_glossary(fields),
+        pivot=_pivot(fields),
+        local_only=fields.flag("local_only") or False,
+    )
 
 
 def _texts(fields: Fields) -> tuple[list[object], bool, str]:
@@ -140,7 +145,7 @@ def _texts(fields: Fields) -> tuple[list[object], bool, str]:
     return [value], True, name
 
 
-def languages_of(fields: Fields) -> tuple[str, str]:
+def _languages(fields: Fields) -> tuple[str, str]:
     """Source and target, each for itself or as a `pair`."""
     pair = fields.text("pair")
     source, target = fields.text("source"), fields.text("target")
@@ -156,7 +161,7 @@ def languages_of(fields: Fields) -> tuple[str, str]:
     return source or AUTO, target
 
 
-def glossary_of(fields: Fields) -> Glossary:
+def _glossary(fields: Fields) -> Glossary:
     terms = fields.mapping("glossary") or {}
     if len(terms) > MOST_TERMS:
         refuse("glossary", f"has {len(terms)} terms; {MOST_TERMS} are the most")
