@@ -21,6 +21,7 @@ import structlog
 from modelyard.config import load
 from modelyard.errors import CannotLoad, InvalidRequest
 from modelyard.servers.translation import families, packed, translator
+from modelyard.servers.translation.backends import BEAM_SIZE
 from modelyard.store import Derived, Progress, Store, StoredFile, Terms, sources_of
 from modelyard.store.derived import CONVERTED
 from modelyard.telemetry import log_output
@@ -28,8 +29,6 @@ from modelyard.telemetry import log_output
 T = TypeVar("T")
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_TYPES = {"cpu": "int8", "cuda": "float16"}
-_EXACT = ("float32", "float16", "int8", "int8_float32", "int8_float16", "int16")
 
 
 class Translator(translator.Translator):
@@ -51,7 +50,7 @@ class Translator(translator.Translator):
         batch_tokens: int | None = None,
         *,
         engine: str | None = None,
-        beam_size: int = translator.BEAM_SIZE,
+        beam_size: int = BEAM_SIZE,
     ) -> None:
         def open(folder: Path, name: str | None) -> None:
             translator.Translator.__init__(
@@ -103,8 +102,8 @@ def _type(device: str, dtype: str | None) -> str:
     if device == "auto":
         device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
     if dtype is None:
-        return _TYPES.get(device.partition(":")[0], "float32")
-    return dtype if dtype in _EXACT else "float32"
+        return families.USUAL_TYPES.get(device.partition(":")[0], "float32")
+    return dtype if dtype in families.TYPES else "float32"
 
 
 async def _fetched(source: str, type: str) -> StoredFile:

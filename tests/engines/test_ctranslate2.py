@@ -15,7 +15,7 @@ from modelyard.core.types import Address, Cause, Charge, Spec, WarmUp
 from modelyard.engines.base import Command, Exit, ModelFile, Profile, Work
 from modelyard.engines.ctranslate2 import PROCESS, CTranslate2Engine
 from modelyard.servers.ctranslate2.parameters import parse
-from modelyard.servers.translation.convert import TYPES
+from modelyard.servers.translation.families import TYPES
 
 ENGINE = CTranslate2Engine()
 PROFILE = Profile("ctranslate2", "ctranslate2")

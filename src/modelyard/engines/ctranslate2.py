@@ -21,7 +21,7 @@ from modelyard.engines.exposition import sums
 from modelyard.engines.folder import Folder
 from modelyard.engines.options import Option, Table, one_of, whole
 from modelyard.servers.ctranslate2.parameters import COMPUTE_TYPES
-from modelyard.servers.translation.serving import BATCH_TOKENS, BEAM_SIZE
+from modelyard.servers.translation.backends import BATCH_TOKENS, BEAM_SIZE
 
 PROCESS = 30_000_000
 """An interpreter with CTranslate2, NumPy and SentencePiece."""

@@ -24,7 +24,7 @@ from modelyard.engines.openai_http import CHAT
 from modelyard.engines.options import Option, Table, one_of, text, truth, whole
 from modelyard.engines.transformers_memory import DEFAULT_CONTEXT, Model, Plan
 from modelyard.servers.transformers import parameters
-from modelyard.servers.translation.serving import BATCH_TOKENS, BEAM_SIZE
+from modelyard.servers.translation.backends import BATCH_TOKENS, BEAM_SIZE
 
 _BATCH = 512
 _WRITES = 100e6  # bytes a second that a disk takes at least

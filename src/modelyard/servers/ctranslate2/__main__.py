@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from modelyard.servers import process
 from modelyard.servers.ctranslate2.parameters import Parameters, parse
 from modelyard.servers.translation import packed, serving
-from modelyard.servers.translation.backends import Backend
+from modelyard.servers.translation.backends import BATCH_TOKENS, BEAM_SIZE, Backend
 
 
 def main(argv: list[str]) -> int:
@@ -27,8 +27,8 @@ def main(argv: list[str]) -> int:
         process.log(f"error: invalid argument: {error}")
         return 2
     options = serving.Options(
-        beam_size=parameters.beam_size or serving.BEAM_SIZE,
-        max_batch_tokens=parameters.max_batch_tokens or serving.BATCH_TOKENS,
+        beam_size=parameters.beam_size or BEAM_SIZE,
+        max_batch_tokens=parameters.max_batch_tokens or BATCH_TOKENS,
         max_wait_ms=serving.WAIT_MS if parameters.max_wait_ms < 0 else parameters.max_wait_ms,
         max_output=parameters.max_output,
         token_bytes=parameters.token_bytes,

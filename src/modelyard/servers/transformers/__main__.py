@@ -19,7 +19,7 @@ from modelyard.servers.transformers.api import Api
 from modelyard.servers.transformers.generation import Model
 from modelyard.servers.transformers.parameters import Parameters, parse
 from modelyard.servers.translation import serving
-from modelyard.servers.translation.backends import Backend
+from modelyard.servers.translation.backends import BEAM_SIZE, Backend
 
 
 def main(argv: list[str]) -> int:
@@ -55,7 +55,7 @@ def _translation(parameters: Parameters) -> tuple[Callable[[], Backend], serving
         return TransformersBackend(Path(parameters.path), parameters.device, dtype)
 
     return load, serving.Options(
-        beam_size=parameters.beam_size or serving.BEAM_SIZE,
+        beam_size=parameters.beam_size or BEAM_SIZE,
         max_batch_tokens=parameters.batch,
         max_wait_ms=parameters.max_wait_ms or serving.WAIT_MS,
         max_output=parameters.max_output,

@@ -6,11 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modelyard.languages import match, similar
+from modelyard.servers.translation.checks import code_among, problem_of, some
 
 MOST_TEXTS = 10_000
 MOST_ALTERNATIVES = 10
-_SHOWN = 30  # languages
 
 
 class Refused(Exception):
@@ -40,8 +39,7 @@ class Served:
     """What a model translates."""
 
     def __init__(self, languages: Sequence[str], pairs: Sequence[tuple[str, str]]) -> None:
-        self.languages = languages
-        self.known = frozenset(languages)
+        self.languages = frozenset(languages)
         self.first = pairs[0]
         self.pairs = frozenset(pairs)
 
@@ -60,7 +58,7 @@ def ask(body: bytes, served: Served) -> Ask:
     if not isinstance(texts, list) or len(texts) > MOST_TEXTS:
         message = f"`q` must be a text, or a list of at most {MOST_TEXTS}"
         raise Refused(400, "invalid_request", message, "q")
-    errors = {place: why for place, text in enumerate(texts) if (why := _wrong(text))}
+    errors = {place: why for place, text in enumerate(texts) if (why := problem_of(text))}
     if errors and not partial:
         place, why = next(iter(errors.items()))
         raise Refused(400, "invalid_request", f"q[{place}]: {why}", "q")
@@ -76,35 +74,16 @@ def ask(body: bytes, served: Served) -> Ask:
 def _pair(given: dict[str, object], served: Served) -> tuple[str, str]:
     if given.get("source") is None and given.get("target") is None:
         return served.first
-    source, target = (_code(given.get(name), name, served) for name in ("source", "target"))
+    source, target = (_code(given, name, served) for name in ("source", "target"))
     if source != target and (source, target) not in served.pairs:
-        targets = sorted({other for one, other in served.pairs if one == source})
-        message = f"{source}-{target} is no pair of this model; from {source} it has {_some(targets)}"
+        targets = {other for one, other in served.pairs if one == source}
+        message = f"{source}-{target} is no pair of this model; from {source} it has {some(targets)}"
         raise Refused(400, "unsupported_language", message, "target")
     return source, target
 
 
-def _code(given: object, name: str, served: Served) -> str:
-    code = match(given, served.known) if isinstance(given, str) else None
-    if code is None:
-        close = similar(given, served.known) if isinstance(given, str) else []
-        hint = f"; did you mean {' or '.join(close)}?" if close else ";"
-        there = _some(served.languages)
-        message = f"`{name}`: {given!r:.60} is no language of this model{hint} it has {there}"
-        raise Refused(400, "unsupported_language", message, name)
-    return code
-
-
-def _wrong(text: object) -> str:
-    if not isinstance(text, str):
-        return "is no text"
+def _code(given: dict[str, object], name: str, served: Served) -> str:
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"is no Unicode: it has half a character at {error.start}"
-    return ""
-
-
-def _some(codes: Sequence[str]) -> str:
-    more = f" and {len(codes) - _SHOWN} more" if len(codes) > _SHOWN else ""
-    return (", ".join(codes[:_SHOWN]) or "nothing") + more
+        return code_among(given.get(name), served.languages)
+    except ValueError as wrong:
+        raise Refused(400, "unsupported_language", f"`{name}`: {wrong}", name) from None

@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+BATCH_TOKENS = 2048
+"""Tokens that go through a model at once, unless somebody says how many."""
+BEAM_SIZE = 2
+
 
 class OutOfMemory(Exception):
     """The device has no memory for this batch. Nothing of it was done; a smaller one may fit."""

@@ -19,11 +19,10 @@ import numpy as np
 
 from modelyard.errors import BadFile, ModelyardError
 from modelyard.servers.translation import families, weights
+from modelyard.servers.translation.families import TYPES
 from modelyard.servers.translation.tokens import END, PAD, UNKNOWN, Tokenizer
 from modelyard.servers.translation.weights import Array
 
-TYPES = ("float32", "float16", "int8", "int8_float32", "int8_float16", "int16")
-"""What the weights may become; they are turned into yet another type as they are loaded, if need be."""
 _NEVER = -30000.0  # a score that no token is chosen at, in half precision too
 _ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "swish": "SWISH", "silu": "SWISH", "gelu_new": "GELUTanh"}
 

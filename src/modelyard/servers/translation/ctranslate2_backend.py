@@ -13,8 +13,6 @@ from modelyard.servers.translation import families
 from modelyard.servers.translation.backends import OutOfMemory, Output, Segment
 from modelyard.servers.translation.tokens import END, Tokenizer
 
-_TYPES = {"cpu": "int8", "cuda": "float16"}
-
 
 class CTranslate2Backend:
     """See Backend. `device` is `cpu`, `cuda` or `cuda:N`; `dtype` one of the types that CTranslate2 computes
@@ -114,7 +112,8 @@ def _device(name: str) -> tuple[str, int]:
 def _dtype(kind: str, number: int, wanted: str | None) -> str:
     there = sorted(ctranslate2.get_supported_compute_types(kind, number))
     if wanted is None:
-        return _TYPES[kind] if _TYPES[kind] in there else "float32"
+        usual = families.USUAL_TYPES[kind]
+        return usual if usual in there else "float32"
     if wanted not in there:
         raise CannotLoad(
             f"there is no type {wanted!r} on this {kind}; CTranslate2 computes in {', '.join(there)}"

@@ -28,6 +28,10 @@ TOKENIZER_FILES = (
     TOKENIZER_CONFIG, VOCABULARY, TARGET_VOCABULARY, PIECES, SOURCE_PIECES, TARGET_PIECES,
 )  # fmt: skip
 CONVERTED = "model.bin"
+TYPES = ("float32", "float16", "int8", "int8_float32", "int8_float16", "int16")
+"""What the weights of a converted model may be; they become yet another type at the load, if need be."""
+USUAL_TYPES = {"cpu": "int8", "cuda": "float16"}
+"""What a converted model computes in, unless somebody says."""
 _LONGEST = 64 << 20  # bytes of a file: a tokenizer.json of 200 languages has 32 MB
 _USUAL_LONGEST = 512
 _MARK = re.compile(r">>(.+)<<")

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 from modelyard.servers import process
 from modelyard.servers.translation.api import Api
-from modelyard.servers.translation.backends import Backend
+from modelyard.servers.translation.backends import BATCH_TOKENS, BEAM_SIZE, Backend
 from modelyard.servers.translation.batching import Batching
 from modelyard.servers.translation.room import GpuMemory, HostMemory, Measured, Memory
 from modelyard.servers.translation.texts import longest_output
 
-BEAM_SIZE = 2
-BATCH_TOKENS = 2048
 WAIT_MS = 4
 
 

@@ -9,15 +9,18 @@ from types import TracebackType
 from typing import Self
 
 from modelyard.errors import CannotLoad, InvalidRequest, NoMemory, ShuttingDown
-from modelyard.languages import match, similar
 from modelyard.servers.translation import families
-from modelyard.servers.translation.backends import Backend, OutOfMemory, Segment
+from modelyard.servers.translation.backends import (
+    BATCH_TOKENS,
+    BEAM_SIZE,
+    Backend,
+    OutOfMemory,
+    Segment,
+)
+from modelyard.servers.translation.checks import code_among, problem_of, some
 from modelyard.servers.translation.texts import longest_output, planned
 
-BATCH_TOKENS = 2048
-BEAM_SIZE = 2
 ENGINES = ("ctranslate2", "transformers")
-_SHOWN = 12
 
 
 class Translator:
@@ -53,6 +56,7 @@ class Translator:
         self._batch_tokens = batch_tokens or BATCH_TOKENS
         self._beam_size = beam_size
         self.device = self._backend.device
+        self._pairs = frozenset(self._backend.pairs)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -80,16 +84,19 @@ class Translator:
         backend = self._open
         if isinstance(texts, str):
             raise InvalidRequest("texts: one text is no list of texts; call translate()", param="texts")
-        sources = _codes("source", source, len(texts), backend)
-        targets = _codes("target", target, len(texts), backend)
-        known = set(backend.pairs)
+        there = frozenset(backend.languages)
+        sources = _codes("source", source, len(texts), there)
+        targets = _codes("target", target, len(texts), there)
         plans = []
         for text, one, other in zip(texts, sources, targets, strict=True):
-            if one != other and (one, other) not in known:
+            if one != other and (one, other) not in self._pairs:
+                has = some(["-".join(pair) for pair in self._pairs])
                 raise InvalidRequest(
-                    f"target: {one}-{other} is no pair of this model; it has {_some(known)}", param="target"
+                    f"target: {one}-{other} is no pair of this model; it has {has}", param="target"
                 )
-            plans.append(planned(backend, _checked(text), one, other))
+            if problem := problem_of(text):
+                raise InvalidRequest(f"texts: {text!r:.40} {problem}", param="texts")
+            plans.append(planned(backend, text, one, other))
         outputs = self._translated(backend, [plan.segments for plan in plans])
         return [plan.joined(found) for plan, found in zip(plans, outputs, strict=True)]
 
@@ -184,39 +191,17 @@ def _opened(folder: Path, device: str, dtype: str | None, engine: str | None) ->
     return opened(folder, device, dtype)
 
 
-def _codes(name: str, given: str | Sequence[str], count: int, backend: Backend) -> list[str]:
+def _codes(name: str, given: str | Sequence[str], count: int, there: frozenset[str]) -> list[str]:
     """The model's codes for what was given, one of each text."""
-    if not isinstance(given, str) and len(given) != count:
-        raise InvalidRequest(
-            f"{name}: {len(given)} codes for {count} texts; give one for all, or one each", param=name
-        )
-    there, known = backend.languages, frozenset(backend.languages)
-    found = {code: match(code, known) for code in ({given} if isinstance(given, str) else set(given))}
-    for code, one in found.items():
-        if one is None:
-            close = similar(code, known)
-            hint = f"; did you mean {' or '.join(close)}?" if close else "."
-            raise InvalidRequest(
-                f"{name}: {code[:40]!r} is no language of this model{hint} It has {_some(there)}", param=name
-            )
     codes = [given] * count if isinstance(given, str) else given
-    return [found[code] or "" for code in codes]
-
-
-def _checked(text: str) -> str:
-    if not isinstance(text, str):
-        raise InvalidRequest(f"texts: {text!r:.40} is no text", param="texts")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
+    if len(codes) != count:
         raise InvalidRequest(
-            f"texts: {text[error.start]!r} at {error.start} is half a character; send well-formed Unicode",
-            param="texts",
-        ) from None
-    return text
-
-
-def _some(there: Sequence[str] | set[tuple[str, str]]) -> str:
-    names = sorted(one if isinstance(one, str) else "-".join(one) for one in there)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+            f"{name}: {len(codes)} codes for {count} texts; give one for all, or one each", param=name
+        )
+    try:
+        found = {
+            code: code_among(code, there) for code in ({given} if isinstance(given, str) else set(given))
+        }
+    except ValueError as wrong:
+        raise InvalidRequest(f"{name}: {wrong}", param=name) from None
+    return [found[code] for code in codes]
