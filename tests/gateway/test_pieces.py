@@ -119,6 +119,7 @@ class TestHtml:
             ("<!-- one <b> -->two<!-- three", "<!-- one <b> -->[two]<!-- three"),
             ("<!doctype html>one<![CDATA[two]]>", "<!doctype html>[one]<![CDATA[two]]>"),
             ("<code>a = b</code> one", "<code>a = b</code> [one]"),
+            pytest.param(f"one &#{'9' * 5000};", f"[one &amp;#{'9' * 5000};]", id="no character's number"),
         ],
     )
     def test_markup_stays(self, text: str, right: str) -> None:
@@ -129,6 +130,7 @@ class TestHtml:
         [
             *("<a" * 100_000, '<a "' * 50_000, "<a '\"" * 50_000, "<!--" * 50_000, "<script>" * 30_000),
             *("<" * 200_000, "<script" * 30_000, "&" * 200_000, " " * 200_000 + "a" + " " * 200_000),
+            *("a" + "`" * 200_000, "".join("`" * count + "a" for count in range(600))),
         ],
     )
     def test_no_text_takes_long(self, text: str) -> None:
@@ -181,6 +183,13 @@ class TestGlossary:
     )
     def test_terms_stand_as_they_are_given(self, terms: dict[str, str], text: str, right: str) -> None:
         assert marked(pieces_of(text, Glossary(terms), html=False)) == right
+
+    def test_many_terms_are_found_soon(self) -> None:
+        terms = Glossary({f"term{number}": "x" for number in range(500)})
+        start = time.perf_counter()
+        pieces = pieces_of("a" * 200_000 + " term499", terms, html=False)
+        assert time.perf_counter() - start < 0.5
+        assert pieces.filled(["b"]) == "b x"
 
     def test_a_term_is_no_markup(self) -> None:
         assert marked(pieces_of("one <b>two", Glossary({"one": "<i>"}), html=True)) == "&lt;i&gt; <b>[two]"

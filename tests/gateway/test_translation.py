@@ -49,7 +49,8 @@ class TestLibreTranslatesShape:
         said = await translated(yard, ["one", "", "two\nthree "])
         assert said["translatedText"] == ["[fr] one", "", "[fr] two\nthree "]
         assert (said["model"], said["pair"]) == ([None if i == 1 else "ef" for i in range(3)], "en-fr")
-        assert (await translated(yard, []))["translatedText"] == []
+        for source in ("en", "auto"):
+            assert (await translated(yard, [], source))["translatedText"] == []
 
     async def test_both_paths_and_our_names_are_the_same(self, yard: LiveYard) -> None:
         for path, body in (

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from modelyard.core.languages import Pairs
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
-from modelyard.engines import seq2seq
+from modelyard.engines import seq2seq, translating
 from modelyard.engines.base import TRANSLATE, Adapter, Call, Command, Files, Profile, Work
 from modelyard.engines.exposition import sums
 from modelyard.engines.folder import Folder
@@ -99,7 +99,7 @@ class CTranslate2Engine(Adapter):
             found.append(("quantize", "makes GGUF files: write `parameters: {compute_type: int8}` instead"))
         if _on_ram(spec) and "float16" in str(spec.parameters.get("compute_type")):
             found.append(("parameters.compute_type", "needs a GPU: take int8, int16 or float32"))
-        return found + seq2seq.warm_up_problems(spec)
+        return found + translating.warm_up_problems(spec)
 
     def usual_slots(self, parameters: Mapping[str, object]) -> int:
         return seq2seq.SLOTS
@@ -134,7 +134,7 @@ class CTranslate2Engine(Adapter):
         return Command(argv, own_folder=True)
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
-        return seq2seq.warm_up(spec)
+        return translating.warm_up(spec)
 
     def paths(self, spec: Spec) -> frozenset[str]:
         return frozenset({TRANSLATE})

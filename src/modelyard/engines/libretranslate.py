@@ -45,9 +45,7 @@ class LibreTranslateEngine(Adapter):
             found.append(("parameters.url", "is missing: say where the server is"))
         if spec.source:
             found.append(("source", "is of no use: the server has its models already"))
-        if spec.warm_up.prefixes:
-            found.append(("warm_up.prefixes", "are system messages, and it does not chat; leave them out"))
-        return found
+        return found + translating.warm_up_problems(spec)
 
     def need(self, spec: Spec, files: Files) -> Need:
         return Need((Share("ram", 0),))

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 
 from modelyard.core.languages import Pairs
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
-from modelyard.engines import openai_http, seq2seq, transformers_memory
+from modelyard.engines import openai_http, seq2seq, transformers_memory, translating
 from modelyard.engines.base import TRANSLATE, Adapter, Call, Command, Files, Profile, Rung, Work
 from modelyard.engines.folder import Folder
 from modelyard.engines.openai_http import CHAT
@@ -117,7 +117,7 @@ class TransformersEngine(Adapter):
         if _translates(spec):
             others = options.keys() - _OF_TRANSLATION
             found += [(f"parameters.{name}", "is not of models that translate") for name in sorted(others)]
-            return found + seq2seq.warm_up_problems(spec)
+            return found + translating.warm_up_problems(spec)
         if not options.get("embedding"):
             found += [(f"parameters.{name}", _STEPS) for name in sorted(options.keys() & _OF_EMBEDDING)]
         own = options.keys() & {"beam_size", "max_output"}
@@ -158,7 +158,7 @@ class TransformersEngine(Adapter):
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
         if _translates(spec):
-            return seq2seq.warm_up(spec)
+            return translating.warm_up(spec)
         # Not every model chats, but all that generate complete.
         return openai_http.warm_up(spec, self.paths(spec) - {CHAT})
 

@@ -1,5 +1,5 @@
-"""Servers elsewhere that translate as LibreTranslate does, seen by adapters: what they are sent first, and
-what they tell.
+"""Servers that translate as LibreTranslate does, ours and others, seen by adapters: what they are sent first,
+and what they tell.
 
 Pure; it never asks anything itself.
 """
@@ -22,14 +22,23 @@ _SAME = ("en", "en")  # nearly everybody has it, and it takes no model
 Body = Callable[[Spec, Mapping[str, object]], Mapping[str, object]]
 
 
-def warm_up(spec: Spec, body: Body) -> Sequence[Call]:
-    """The calls of `Engine.warm_up`: each prompt, or any, is translated."""
-    pair = next(iter(spec.pairs), _SAME)
+def warm_up(spec: Spec, body: Body | None = None) -> Sequence[Call]:
+    """The calls of `Engine.warm_up`: each prompt, or any, is translated. `body` of a server elsewhere is
+    `Engine.translation`; ours takes its model's first pair where the spec says none."""
+    pair = next(iter(spec.pairs), None if body is None else _SAME)
+    codes = {} if pair is None else {"source": pair[0], "target": pair[1]}
+    made = body or (lambda _, fields: fields)
     named = [(prompt, f"warm_up.prompts[{number}]") for number, prompt in enumerate(spec.warm_up.prompts)]
     return tuple(
-        post(TRANSLATE, body(spec, {"q": [text], "source": pair[0], "target": pair[1]}), name)
-        for text, name in named or [("Hello", "")]
+        post(TRANSLATE, made(spec, {"q": [text], **codes}), name) for text, name in named or [("Hello", "")]
     )
+
+
+def warm_up_problems(spec: Spec) -> list[tuple[str, str]]:
+    """What of a spec's warm-up cannot be translated."""
+    if spec.warm_up.prefixes:
+        return [("warm_up.prefixes", "are system messages, and this model translates; leave them out")]
+    return []
 
 
 def read_languages(body: bytes) -> Pairs:

@@ -1,7 +1,8 @@
-"""A request that one of our own handlers makes of a model, on behalf of a client's: its answer is kept here.
+"""A request that one of our own handlers makes of a model, on behalf of a client's.
 
 Made by the translation lane for each step; the serve loop takes it for a client's request, with the leases,
-waits, retries and limits of one. When the client leaves, so does this.
+waits, retries and limits of one; the answer is read by the demand's `reshape`, and goes nowhere. When the
+client leaves, so does this.
 """
 
 from __future__ import annotations
@@ -25,16 +26,10 @@ class Inner:
         self.started = False
         self.status = 0
         self.answered: HeaderList = ()
-        self._parts: list[bytes] = []
 
     @property
     def closed(self) -> bool:
         return self._outer.closed
-
-    @property
-    def content(self) -> bytes:
-        """The body of the answer."""
-        return b"".join(self._parts)
 
     async def body(self) -> bytes:
         return b""
@@ -50,7 +45,7 @@ class Inner:
         self.started, self.status, self.answered = True, status, headers
 
     def write(self, data: bytes) -> None:
-        self._parts.append(data)
+        """`reshape` has read it."""
 
     def end(self) -> None:
         """The answer is whole."""
@@ -62,7 +57,7 @@ class Inner:
         self._outer.on_close(callback)
 
     def on_pause(self, callback: Callable[[], None]) -> None:
-        """Never: the answer is bounded, and kept here."""
+        """Never: nothing of the answer is kept here."""
 
     def on_resume(self, callback: Callable[[], None]) -> None:
         """Likewise."""

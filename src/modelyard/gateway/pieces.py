@@ -29,7 +29,11 @@ class Glossary:
     def __init__(self, terms: Mapping[str, str]) -> None:
         self._terms = terms
         longest_first = sorted(terms, key=len, reverse=True)
-        self._found = re.compile(f"({'|'.join(map(_whole, longest_first))})") if terms else None
+        words = "|".join(_to_its_end(term) for term in longest_first if re.match(r"\w", term))
+        others = "|".join(_to_its_end(term) for term in longest_first if not re.match(r"\w", term))
+        # Words are looked for where one begins alone, not at each letter.
+        kinds = [rf"(?<!\w)(?:{words})" if words else "", others]
+        self._found = re.compile(f"({'|'.join(filter(None, kinds))})") if terms else None
 
     def cut(self, text: str) -> list[tuple[str, str]]:
         """What is to be translated, and what stands behind it, in turn."""
@@ -41,11 +45,9 @@ class Glossary:
         ]
 
 
-def _whole(term: str) -> str:
-    """A pattern of a term that is no part of a longer word."""
-    before = r"(?<!\w)" if re.match(r"\w", term[0]) else ""
-    after = r"(?!\w)" if re.match(r"\w", term[-1]) else ""
-    return f"{before}{re.escape(term)}{after}"
+def _to_its_end(term: str) -> str:
+    """A pattern of a term with which no longer word goes on."""
+    return re.escape(term) + (r"(?!\w)" if re.match(r"\w", term[-1]) else "")
 
 
 class Pieces:
@@ -69,7 +71,7 @@ class Pieces:
 
     def put(self, raw: str) -> None:
         """What is to be translated, but for white space around it; not what has no letter or digit."""
-        text = unescape(raw) if self._html else raw
+        text = _unescaped(raw) if self._html else raw
         if not any(map(str.isalnum, text)):
             self.keep(raw)
             return
@@ -101,6 +103,15 @@ class Pieces:
 
     def _escaped(self, text: str) -> str:
         return escape(text, quote=False).replace("\xa0", "&nbsp;") if self._html else text
+
+
+def _unescaped(raw: str) -> str:
+    """HTML as text. A reference to a character with thousands of digits, which Python reads no number of, is
+    left as it is, and so are the others of this text."""
+    try:
+        return unescape(raw)
+    except ValueError:
+        return raw
 
 
 def pieces_of(text: str, glossary: Glossary, *, html: bool) -> Pieces:

@@ -16,6 +16,7 @@ from modelyard import languages
 from modelyard.config import Translation
 from modelyard.core.routing import Kind, Route, Step
 from modelyard.core.types import Priority
+from modelyard.engines.base import TRANSLATE
 from modelyard.errors import (
     Busy,
     ModelNotFound,
@@ -32,14 +33,12 @@ from modelyard.gateway.exchange import Disconnected, Exchange
 from modelyard.gateway.inner import Inner, Told
 from modelyard.gateway.languages_list import codes_of, languages_view
 from modelyard.gateway.names import Bring, Names
-from modelyard.gateway.pairs import Translators
+from modelyard.gateway.pairs import CHAT, Translators
 from modelyard.gateway.recent import Recent
 from modelyard.gateway.serve import Service
 from modelyard.runtime.entries import Entry
 from modelyard.wire.errors import ProtocolError
 
-PATH = "/translate"
-CHAT = "/v1/chat/completions"
 KIND = "translation"
 OURS = b"x-modelyard-"
 TOGETHER = 256  # texts of one request to an engine
@@ -90,7 +89,7 @@ class Translating:
         if name is None:
             return None
         entry = await self._names.reach(name, self._bring)
-        if PATH not in entry.paths and entry is not self._names.whole(settings.llm):
+        if TRANSLATE not in entry.paths and entry is not self._names.whole(settings.llm):
             raise NotSupported(
                 f"{entry.spec.model} (engine {entry.engine.type}) does not translate.", param="model"
             )
@@ -98,7 +97,7 @@ class Translating:
 
     def codes(self, model: Entry | None, settings: Translation) -> tuple[frozenset[str], frozenset[str]]:
         """All languages to translate from, and to: by one model, or by those that there are."""
-        if model is not None and PATH in model.paths:
+        if model is not None and TRANSLATE in model.paths:
             return codes_of([model.pairs], any_other=not model.pairs)
         kept = self._names.whole(settings.fallback) if settings.fallback else None
         pairs = [each.pairs for each in self._router.candidates()] + ([kept.pairs] if kept else [])
@@ -238,7 +237,7 @@ class Translating:
 class _Translate:
     """A question to a model that translates."""
 
-    path = PATH
+    path = TRANSLATE
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self._fields = fields

@@ -15,6 +15,7 @@ import orjson
 
 from modelyard import languages
 from modelyard.config import Translation as Settings
+from modelyard.engines.base import TRANSLATE
 from modelyard.errors import InvalidRequest, MethodNotAllowed
 from modelyard.gateway.auth import Gate, priority_of
 from modelyard.gateway.detection import detect, detect_each
@@ -40,7 +41,6 @@ from modelyard.gateway.translation_request import (
 )
 from modelyard.runtime.entries import Entry
 
-TRANSLATE = "/translate"
 TRANSLATION = "/translation"
 DETECT = "/detect"
 TRANSLATE_FILE = "/translate_file"
@@ -113,8 +113,9 @@ class Lanes:
         model = await self._translating.model(asked.model, settings)
         sources, targets = self._translating.codes(model, settings)
         target = code_among(asked.target, targets, "target")
-        guesses = await detect_each(texts, sources) if asked.source == AUTO else []
-        if guesses:
+        detected = asked.source == AUTO
+        guesses = await detect_each(texts, sources) if detected else []
+        if detected:
             codes = [guess and guess.language for guess in guesses]
         else:
             codes = [code_among(asked.source, sources, "source")] * len(texts)

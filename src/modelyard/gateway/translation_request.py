@@ -13,7 +13,7 @@ import orjson
 
 from modelyard import languages
 from modelyard.config import Translation
-from modelyard.core.languages import code_of, pair_of
+from modelyard.core.languages import code_of, is_code, pair_of
 from modelyard.errors import InvalidRequest, UnsupportedLanguage
 from modelyard.gateway.exchange import Exchange
 from modelyard.gateway.fields import Fields, refuse
@@ -24,6 +24,7 @@ from modelyard.wire.json_head import parse
 AUTO = "auto"
 MOST_ALTERNATIVES = 10
 MOST_TERMS = 500
+LONGEST_TERM = 200  # characters of one, and of what stands for it, which may be as often as the text has words
 SHOWN = 30  # languages that a message names
 LONGEST = 40  # characters of a code that are repeated
 _TEXTS = ("q", "text", "texts")
@@ -167,6 +168,8 @@ def _glossary(fields: Fields) -> Glossary:
         refuse("glossary", f"has {len(terms)} terms; {MOST_TERMS} are the most")
     if not all(isinstance(each, str) and term.strip() for term, each in terms.items()):
         refuse("glossary", "maps terms to their translations: texts to texts")
+    if any(max(len(term), len(str(each))) > LONGEST_TERM for term, each in terms.items()):
+        refuse("glossary", f"has a term, or a translation, of more than {LONGEST_TERM} characters")
     return Glossary({term: str(each) for term, each in terms.items()})
 
 
@@ -174,8 +177,8 @@ def _pivot(fields: Fields) -> str | bool | None:
     value = fields.take("pivot")
     if value is None or value is True:
         return None
-    if value is not False and not isinstance(value, str):
-        refuse("pivot", "is a language's code, or false")
+    if value is not False and not (isinstance(value, str) and is_code(value)):
+        refuse("pivot", "is a language's code, e.g. en, or false")
     return value
 
 

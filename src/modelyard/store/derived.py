@@ -64,7 +64,7 @@ class Derived:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._maker = Quantized()
+        self._maker = _Maker()
         store.serve(self._maker)
 
     def cached(self, parent: StoredFile, type: str) -> StoredFile | None:
@@ -111,7 +111,7 @@ class _Order:
     tool: Tool | Converter
 
 
-class Quantized(Source):
+class _Maker(Source):
     """The source of what is made here. A text of it means nothing but while its parent is offered."""
 
     schemes: ClassVar[tuple[str, ...]] = (SCHEME,)
