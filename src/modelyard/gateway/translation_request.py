@@ -24,7 +24,7 @@ from modelyard.wire.json_head import parse
 AUTO = "auto"
 MOST_ALTERNATIVES = 10
 MOST_TERMS = 500
-LONGEST_TERM = 200  # characters of one, and of what stands for it, which may be as often as the text has words
+LONGEST_TERM = 200  # characters of one, and of what stands for it, which may be as often as there are words
 SHOWN = 30  # languages that a message names
 LONGEST = 40  # characters of a code that are repeated
 _TEXTS = ("q", "text", "texts")
