@@ -39,7 +39,6 @@ from modelyard.gateway.translation_request import (
     sent,
     ways_of,
 )
-from modelyard.runtime.entries import Entry
 
 TRANSLATION = "/translation"
 DETECT = "/detect"
@@ -120,7 +119,17 @@ class Lanes:
         else:
             codes = [code_among(asked.source, sources, "source")] * len(texts)
         parts = [Part(*each) for each in zip(pieces, codes, problems, strict=True)]
-        job = _job(exchange, asked, model, target)
+        job = Job(
+            texts=(),
+            source="",
+            target=target,
+            model=model,
+            alternatives=asked.alternatives,
+            partial=asked.partial,
+            pivot=asked.pivot,
+            local_only=asked.local_only,
+            priority=priority_of(exchange),
+        )
         dones = await translate(self._translating, exchange, parts, job, settings)
         return answer_of(asked, parts, guesses, target, dones), dones
 
@@ -197,21 +206,6 @@ class Lanes:
             raise
         self._gate.admit_with(exchange, key)
         return given
-
-
-def _job(exchange: Exchange, asked: Asked, model: Entry | None, target: str) -> Job:
-    """Without any text yet."""
-    return Job(
-        texts=(),
-        source="",
-        target=target,
-        model=model,
-        alternatives=asked.alternatives,
-        partial=asked.partial,
-        pivot=asked.pivot,
-        local_only=asked.local_only,
-        priority=priority_of(exchange),
-    )
 
 
 def _address(exchange: Exchange, path: str) -> str:
