@@ -86,7 +86,7 @@ class Api:
             async with self._slot(exchange):
                 await self._misbehave(order)
                 answer = compute(self, given)
-                await asyncio.sleep(self._seconds_of(answer))
+                await asyncio.sleep(fake_translation.seconds(answer, self._script))
                 exchange.answer(200, answer)
         else:
             raise ApiError(404, "not_found_error", "File Not Found")
@@ -297,12 +297,6 @@ class Api:
 
     def _languages(self, exchange: Exchange) -> None:
         exchange.answer(200, fake_translation.languages(self._script.pairs))
-
-    def _seconds_of(self, answer: object) -> float:
-        """How long a computation takes: only translations write tokens."""
-        usage = answer.get("usage", {}) if isinstance(answer, dict) else {}
-        speed, tokens = self._script.tokens_per_second, usage.get("output_tokens", 0)
-        return self._script.first_token_time + tokens / speed if speed and tokens else 0.0
 
 
 class ClientGone(Exception):

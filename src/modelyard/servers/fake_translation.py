@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from modelyard.servers import fake_text
+from modelyard.servers.fake_script import Script
 
 
 def expected_translation(text: str, target: str) -> str:
@@ -55,3 +56,10 @@ def languages(pairs: Sequence[str]) -> list[dict[str, object]]:
 def _usage(texts: Sequence[str]) -> dict[str, int]:
     counted = sum(len(fake_text.token_ids(text)) for text in texts)
     return {"segments": len(texts), "input_tokens": counted, "output_tokens": counted}
+
+
+def seconds(answer: object, script: Script) -> float:
+    """How long a computation takes: only translations write tokens."""
+    usage = answer.get("usage", {}) if isinstance(answer, dict) else {}
+    speed, tokens = script.tokens_per_second, usage.get("output_tokens", 0)
+    return script.first_token_time + tokens / speed if speed and tokens else 0.0
