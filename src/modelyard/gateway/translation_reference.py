@@ -8,14 +8,8 @@ from typing import Any, Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from modelyard.gateway.translation import (
-    DETECT,
-    LANGUAGES,
-    SETTINGS,
-    TRANSLATE,
-    TRANSLATE_FILE,
-    TRANSLATION,
-)
+from modelyard.engines.base import TRANSLATE
+from modelyard.gateway.translation import DETECT, LANGUAGES, SETTINGS, TRANSLATE_FILE, TRANSLATION
 from modelyard.gateway.translation_files import DOWNLOAD
 
 DOWNLOADED = f"{DOWNLOAD}{{file}}"
