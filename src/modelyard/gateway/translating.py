@@ -19,6 +19,8 @@ from modelyard.core.types import Priority
 from modelyard.engines.base import TRANSLATE
 from modelyard.errors import (
     Busy,
+    ContextOverflow,
+    EngineProtocol,
     ModelNotFound,
     ModelRemoved,
     ModelyardError,
@@ -170,7 +172,12 @@ class Translating:
         """Have those texts of `done` that are left translated by one model."""
         if done.route.kind is Kind.LLM:
             for index in left:
-                await self._told(exchange, step, job, done, index, settings)
+                try:
+                    await self._told(exchange, step, job, done, index, settings)
+                except (EngineProtocol, ContextOverflow) as error:
+                    if not job.partial:
+                        raise
+                    done.texts[index], done.errors[index] = None, error.message
             return
         for start in range(0, len(left), TOGETHER):
             some = left[start : start + TOGETHER]
