@@ -13,6 +13,8 @@ from modelyard.servers.translation import families
 from modelyard.servers.translation.backends import OutOfMemory, Output, Segment
 from modelyard.servers.translation.tokens import END, Tokenizer
 
+_NO_MEMORY = ("out of memory", "failed to allocate memory")  # as GPUs say it, and the allocator of the CPU
+
 
 class CTranslate2Backend:
     """See Backend. `device` is `cpu`, `cuda` or `cuda:N`; `dtype` one of the types that CTranslate2 computes
@@ -82,7 +84,7 @@ class CTranslate2Backend:
         except MemoryError:
             raise OutOfMemory(self.device) from None
         except RuntimeError as error:
-            if "out of memory" in str(error).lower():
+            if any(words in str(error).lower() for words in _NO_MEMORY):
                 raise OutOfMemory(str(error)) from None
             raise
         return [self._output(one.hypotheses, segment) for one, segment in zip(found, batch, strict=True)]
