@@ -9,6 +9,7 @@ listens before it loads, and never asks anything of the network.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,8 @@ def main(argv: list[str]) -> int:
     except (ValueError, TypeError) as error:
         process.log(f"error: invalid argument: {error}")
         return 2
+    # Its threads would spin for work on cores that others need. Read when the library is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = serving.Options(
         beam_size=parameters.beam_size or BEAM_SIZE,
         max_batch_tokens=parameters.max_batch_tokens or BATCH_TOKENS,
