@@ -13,8 +13,6 @@ from modelyard.servers.translation import families
 from modelyard.servers.translation.backends import OutOfMemory, Output, Segment
 from modelyard.servers.translation.tokens import END, Tokenizer
 
-_NO_MEMORY = ("out of memory", "failed to allocate memory")  # as GPUs say it, and the allocator of the CPU
-
 
 class CTranslate2Backend:
     """See Backend. `device` is `cpu`, `cuda` or `cuda:N`; `dtype` one of the types that CTranslate2 computes
@@ -84,7 +82,7 @@ class CTranslate2Backend:
         except MemoryError:
             raise OutOfMemory(self.device) from None
         except RuntimeError as error:
-            if any(words in str(error).lower() for words in _NO_MEMORY):
+            if "out of memory" in str(error).lower():
                 raise OutOfMemory(str(error)) from None
             raise
         return [self._output(one.hypotheses, segment) for one, segment in zip(found, batch, strict=True)]
