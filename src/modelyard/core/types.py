@@ -218,6 +218,11 @@ class Spec:
         """The name of this version, e.g. `qwen@3f9a0c12be47`."""
         return f"{self.model}@{self.digest[:12]}"
 
+    @property
+    def on_ram(self) -> bool:
+        """Whether it may use host memory alone."""
+        return set(self.devices) == {"ram"}
+
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:

@@ -139,7 +139,7 @@ class CommandEngine(Adapter):
             sizes = {device: parse_size(size) for device, size in declared.items()}
         else:
             size = sum(file.size for file in files.values())
-            sizes = {"ram" if set(spec.devices) == {"ram"} else "accelerator": size}
+            sizes = {"ram" if spec.on_ram else "accelerator": size}
         shares: list[Share] = []
         for device, size in sizes.items():
             if _ACCELERATOR.fullmatch(device):

@@ -8,18 +8,16 @@ on a GPU. Requests of all `slots` go through the model together.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from modelyard.core.languages import Pairs
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
-from modelyard.engines import seq2seq, translating
+from modelyard.engines import own, seq2seq, translating
 from modelyard.engines.base import TRANSLATE, Adapter, Call, Command, Files, Profile, Work
 from modelyard.engines.exposition import sums
 from modelyard.engines.folder import Folder
-from modelyard.engines.options import Option, Table, one_of, whole
+from modelyard.engines.options import Option, Table, one_of, whole, whole_of
 from modelyard.servers.ctranslate2.parameters import COMPUTE_TYPES
 from modelyard.servers.translation.backends import BATCH_TOKENS, BEAM_SIZE
 
@@ -52,21 +50,6 @@ _WIDTHS = {
 _PROCESSING = "modelyard_translation_processing"
 _RUNNING = "modelyard_translation_running"
 
-# What the log says before the end, the most telling first.
-_CAUSES = (
-    ("out of memory", Cause.OUT_OF_MEMORY),
-    ("Cannot allocate memory", Cause.OUT_OF_MEMORY),
-    ("MemoryError", Cause.OUT_OF_MEMORY),
-    ("std::bad_alloc", Cause.OUT_OF_MEMORY),
-    ("couldn't bind", Cause.PORT_IN_USE),
-    ("No module named", Cause.NOT_INSTALLED),
-    ("modelyard[translation]", Cause.NOT_INSTALLED),
-    ("error: invalid argument", Cause.BAD_ARGUMENTS),
-    ("there is no device", Cause.BAD_ARGUMENTS),
-    ("there is no type", Cause.BAD_ARGUMENTS),
-    ("failed to load model", Cause.BAD_MODEL),
-)
-
 
 class CTranslate2Engine(Adapter):
     """See the module's text and `engines.base.Engine`."""
@@ -75,21 +58,16 @@ class CTranslate2Engine(Adapter):
     modules: ClassVar[tuple[str, ...]] = ("ctranslate2", "sentencepiece", "numpy")
     verified: ClassVar[Literal["real", "golden"]] = "real"
     unix: ClassVar[bool] = True
-    causes: ClassVar[tuple[tuple[str, Cause], ...]] = _CAUSES
+    causes: ClassVar[tuple[tuple[str, Cause], ...]] = own.causes(
+        "translation", memory=("std::bad_alloc",), arguments=("there is no device", "there is no type")
+    )
     spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "batching.max_tokens": ("max_batch_tokens",),
         "batching.max_wait_ms": ("max_wait_ms",),
     }
 
     def missing(self, profile: Profile) -> str:
-        absent = [module for module in self.modules if module not in profile.found]
-        if profile.program or not absent:
-            return ""
-        return (
-            f"is not installed: there is no Python package {' and no '.join(absent)}; run `pip install "
-            "'modelyard[translation]'`, or name as the `program` of a profile under `engines:` a Python that "
-            "has it"
-        )
+        return own.missing(self.modules, profile, "translation")
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         found = _TABLE.problems(spec.parameters)
@@ -97,7 +75,7 @@ class CTranslate2Engine(Adapter):
             found.append(("source", "is missing: name a folder of safetensors, e.g. hf://ORG/REPO"))
         if spec.quantize:
             found.append(("quantize", "makes GGUF files: write `parameters: {compute_type: int8}` instead"))
-        if _on_ram(spec) and "float16" in str(spec.parameters.get("compute_type")):
+        if spec.on_ram and "float16" in str(spec.parameters.get("compute_type")):
             found.append(("parameters.compute_type", "needs a GPU: take int8, int16 or float32"))
         return found + translating.warm_up_problems(spec)
 
@@ -112,9 +90,9 @@ class CTranslate2Engine(Adapter):
         weights = folder.size
         if files["model"].header.get("kind") != "ctranslate2":  # it is not made yet
             weights = int(sum(folder.dtypes.values()) * _WIDTHS[_stored(spec)]) or weights
-        computed = _batch_tokens(spec) * _token_bytes(spec, folder) * _whole(spec, "replicas", 1)
+        computed = _batch_tokens(spec) * _token_bytes(spec, folder) * whole_of(spec.parameters, "replicas", 1)
         known = bool(folder.whole("d_model"))
-        if _on_ram(spec):
+        if spec.on_ram:
             return Need((Share("ram", PROCESS + weights + computed),), known=known)
         shares = Share("ram", PROCESS + CUDA_HOST), Share("accelerator", CUDA_CONTEXT + weights + computed)
         return Need(shares, known=known)
@@ -127,11 +105,10 @@ class CTranslate2Engine(Adapter):
             "address": str(address),
             "model": spec.model,
             "path": str(files["model"].path),
-            "device": "cpu" if all(charge.device == "ram" for charge in placement) else "cuda",
+            "device": own.device(placement),
             "token_bytes": _token_bytes(spec, Folder(files["model"])),
         }
-        argv = (profile.program or sys.executable, "-m", "modelyard.servers.ctranslate2", json.dumps(told))
-        return Command(argv, own_folder=True)
+        return own.command("ctranslate2", profile, told)
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
         return translating.warm_up(spec)
@@ -158,25 +135,16 @@ class CTranslate2Engine(Adapter):
         return Work(sums(body, (_RUNNING,)).get(_RUNNING))
 
 
-def _on_ram(spec: Spec) -> bool:
-    return set(spec.devices) == {"ram"}
-
-
 def _stored(spec: Spec) -> str:
     given = str(spec.parameters.get("compute_type", "auto"))
-    chosen = ("int8" if _on_ram(spec) else "float16") if given == "auto" else given
+    chosen = ("int8" if spec.on_ram else "float16") if given == "auto" else given
     return _STORED.get(chosen, chosen)
 
 
 def _batch_tokens(spec: Spec) -> int:
-    return _whole(spec, "max_batch_tokens", BATCH_TOKENS)
+    return whole_of(spec.parameters, "max_batch_tokens", BATCH_TOKENS)
 
 
 def _token_bytes(spec: Spec, folder: Folder) -> int:
     half = "float16" in _stored(spec)
-    return seq2seq.token_bytes(folder, 2 if half else 4, _whole(spec, "beam_size", BEAM_SIZE))
-
-
-def _whole(spec: Spec, name: str, default: int) -> int:
-    given = spec.parameters.get(name)
-    return given if isinstance(given, int) else default
+    return seq2seq.token_bytes(folder, 2 if half else 4, whole_of(spec.parameters, "beam_size", BEAM_SIZE))

@@ -23,6 +23,7 @@ from modelyard.engines.base import Call, Command, Files, Profile
 from modelyard.engines.llama_http import LlamaHttp, warm_up, warm_up_problems
 from modelyard.engines.llamacpp_memory import DEFAULT_CONTEXT, MIB, Model, Plan
 from modelyard.engines.openai_http import post
+from modelyard.engines.options import whole_of
 from modelyard.errors import BadGguf
 
 PROGRAM = "llama-server"
@@ -179,11 +180,6 @@ def _lora(options: Mapping[str, object]) -> list[Mapping[str, object]]:
     return [item for item in given if isinstance(item, Mapping)] if isinstance(given, list | tuple) else []
 
 
-def _whole(options: Mapping[str, object], name: str, default: int) -> int:
-    value = options.get(name)
-    return value if isinstance(value, int) else default
-
-
 def _accelerators(spec: Spec) -> list[str]:
     """Those that the spec names."""
     return [device for device in spec.devices if device != "ram"]
@@ -194,7 +190,7 @@ def _parts(spec: Spec, options: Mapping[str, object]) -> tuple[tuple[float, ...]
     named = _accelerators(spec)
     if options.get("split_mode") == "none":
         pinned = "main_gpu" in options and named
-        return (1.0,), named[_whole(options, "main_gpu", 0)] if pinned else "accelerator"
+        return (1.0,), named[whole_of(options, "main_gpu", 0)] if pinned else "accelerator"
     split = options.get("tensor_split")
     if isinstance(split, list | tuple):
         return tuple(float(part) for part in split), "accelerator"
@@ -206,7 +202,7 @@ def _split_problems(spec: Spec) -> list[tuple[str, str]]:
     options = llamacpp_options.flatten(spec.parameters)
     if spec.parallel.devices > 1:
         return _parallel_problems(spec.parallel, options)
-    named, split, main = _accelerators(spec), options.get("tensor_split"), _whole(options, "main_gpu", 0)
+    named, split, main = _accelerators(spec), options.get("tensor_split"), whole_of(options, "main_gpu", 0)
     parts = len(split) if isinstance(split, list | tuple) else 0
     found = []
     if parts and options.get("split_mode") == "none":
@@ -236,12 +232,12 @@ def _parallel_problems(parallel: Parallel, options: Mapping[str, object]) -> lis
 
 def _context(options: Mapping[str, object], files: Files) -> int:
     trained = Model(files["model"]).trained_context if "model" in files else 0
-    context = _whole(options, "context", min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT))
+    context = whole_of(options, "context", min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT))
     return context or trained or DEFAULT_CONTEXT
 
 
 def _plan(spec: Spec, options: Mapping[str, object], files: Files) -> Plan:
-    layers = options.get("gpu_layers", 0 if set(spec.devices) == {"ram"} else "all")
+    layers = options.get("gpu_layers", 0 if spec.on_ram else "all")
     gpu_layers = layers if isinstance(layers, int) else _ALL_LAYERS
     devices, on = _parts(spec, options)
     return Plan(
@@ -249,14 +245,14 @@ def _plan(spec: Spec, options: Mapping[str, object], files: Files) -> Plan:
         slots=spec.slots,
         kv_k=str(options.get("kv.k", "f16")),
         kv_v=str(options.get("kv.v", "f16")),
-        ubatch=_whole(options, "ubatch", _UBATCH),
+        ubatch=whole_of(options, "ubatch", _UBATCH),
         gpu_layers=gpu_layers,
         devices=devices if gpu_layers else (),
         on=on,
         mmap=bool(options.get("mmap", gpu_layers > 0)),
-        cache_ram=_whole(options, "cache_ram_mib", 0) * MIB,
-        checkpoints=_whole(options, "context_checkpoints", 0),
-        draft_gpu_layers=_whole(options, "draft.gpu_layers", gpu_layers),
+        cache_ram=whole_of(options, "cache_ram_mib", 0) * MIB,
+        checkpoints=whole_of(options, "context_checkpoints", 0),
+        draft_gpu_layers=whole_of(options, "draft.gpu_layers", gpu_layers),
         ngram=str(options.get("ngram", "")),
     )
 

@@ -232,7 +232,7 @@ def _places(spec: Spec) -> tuple[str, ...]:
     host = urlsplit(str(spec.parameters["url"])).hostname or ""
     if not (host in ("localhost", "::1") or host.startswith("127.")):
         return ()
-    return ("ram",) if set(spec.devices) == {"ram"} else ("ram", "accelerator")
+    return ("ram",) if spec.on_ram else ("ram", "accelerator")
 
 
 def _attach(spec: Spec, placement: Placement) -> Attach:
@@ -297,7 +297,7 @@ def _flash(options: Mapping[str, object]) -> str:
 
 
 def _gpu_layers(spec: Spec) -> int:
-    layers = spec.parameters.get("gpu_layers", 0 if set(spec.devices) == {"ram"} else _ALL_LAYERS)
+    layers = spec.parameters.get("gpu_layers", 0 if spec.on_ram else _ALL_LAYERS)
     return layers if isinstance(layers, int) else _ALL_LAYERS
 
 

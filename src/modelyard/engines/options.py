@@ -63,6 +63,12 @@ class Table:
         return found
 
 
+def whole_of(options: Mapping[str, object], name: str, default: int) -> int:
+    """A whole number among options that were checked, or are yet to be."""
+    value = options.get(name)
+    return value if isinstance(value, int) else default
+
+
 def whole(least: int) -> Check:
     """A whole number, at least this."""
 

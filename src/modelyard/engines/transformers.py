@@ -11,17 +11,16 @@ was made for.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from modelyard.core.languages import Pairs
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
-from modelyard.engines import openai_http, seq2seq, transformers_memory, translating
+from modelyard.engines import openai_http, own, seq2seq, transformers_memory, translating
 from modelyard.engines.base import TRANSLATE, Adapter, Call, Command, Files, Profile, Rung, Work
 from modelyard.engines.folder import Folder
 from modelyard.engines.openai_http import CHAT
-from modelyard.engines.options import Option, Table, one_of, text, truth, whole
+from modelyard.engines.options import Option, Table, one_of, text, truth, whole, whole_of
 from modelyard.engines.transformers_memory import DEFAULT_CONTEXT, Model, Plan
 from modelyard.servers.transformers import parameters
 from modelyard.servers.translation.backends import BATCH_TOKENS, BEAM_SIZE
@@ -59,20 +58,6 @@ _TABLE = Table("transformers", OPTIONS)
 _NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _STORED = {"bnb-4bit": 0.55, "torchao-int4": 0.55, "bnb-8bit": 1.0, "torchao-int8": 1.0, "fp8": 1.0}
 
-# What the log says before the end, the most telling first.
-_CAUSES = (
-    ("out of memory", Cause.OUT_OF_MEMORY),
-    ("can't allocate memory", Cause.OUT_OF_MEMORY),
-    ("Cannot allocate memory", Cause.OUT_OF_MEMORY),
-    ("MemoryError", Cause.OUT_OF_MEMORY),
-    ("couldn't bind", Cause.PORT_IN_USE),
-    ("No module named", Cause.NOT_INSTALLED),
-    ("modelyard[transformers]", Cause.NOT_INSTALLED),
-    ("error: invalid argument", Cause.BAD_ARGUMENTS),
-    ("no GPU is visible", Cause.BAD_ARGUMENTS),
-    ("failed to load model", Cause.BAD_MODEL),
-)
-
 
 class TransformersEngine(Adapter):
     """See the module's text and `engines.base.Engine`."""
@@ -87,19 +72,14 @@ class TransformersEngine(Adapter):
         "speculative.tokens": ("draft.max",),
     }
     verified: ClassVar[Literal["real", "golden"]] = "real"
-    causes: ClassVar[tuple[tuple[str, Cause], ...]] = _CAUSES
+    causes: ClassVar[tuple[tuple[str, Cause], ...]] = own.causes(
+        "transformers", memory=("can't allocate memory",), arguments=("no GPU is visible",)
+    )
     unix: ClassVar[bool] = True
     chat_fields: ClassVar[frozenset[str]] = frozenset({"top_k", "ignore_eos", "chat_template_kwargs"})
 
     def missing(self, profile: Profile) -> str:
-        absent = [module for module in self.modules if module not in profile.found]
-        if profile.program or not absent:
-            return ""
-        return (
-            f"is not installed: there is no Python package {' and no '.join(absent)}; run `pip install "
-            "'modelyard[transformers]'`, or name as the `program` of a profile under `engines:` a Python "
-            "that has it"
-        )
+        return own.missing(self.modules, profile, "transformers")
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
         found = _TABLE.problems(spec.parameters)
@@ -112,7 +92,7 @@ class TransformersEngine(Adapter):
             found.append(("parameters.ngram", "excludes draft: speculation has one source"))
         if "pooling" in options and options.get("embedding") is False:
             found.append(("parameters.pooling", "is of models that embed"))
-        if _on_ram(spec) and str(options.get("attention", "")).startswith("flash"):
+        if spec.on_ram and str(options.get("attention", "")).startswith("flash"):
             found.append(("parameters.attention", "needs a GPU: leave it out, or take sdpa or eager"))
         if _translates(spec):
             others = options.keys() - _OF_TRANSLATION
@@ -145,7 +125,7 @@ class TransformersEngine(Adapter):
             "path": str(files["model"].path),
             "context": _context(spec, files),
             "slots": spec.slots,
-            "device": "cpu" if all(charge.device == "ram" for charge in placement) else "cuda",
+            "device": own.device(placement),
             "sleep_folder": ".",
         }
         if _translates(spec):
@@ -153,8 +133,7 @@ class TransformersEngine(Adapter):
         if "draft" in files:
             told["draft"] = str(files["draft"].path)
             told["draft_tokens"] = options.get("draft.max", 0)
-        argv = (profile.program or sys.executable, "-m", "modelyard.servers.transformers", json.dumps(told))
-        return Command(argv, own_folder=True)
+        return own.command("transformers", profile, told)
 
     def warm_up(self, spec: Spec) -> Sequence[Call]:
         if _translates(spec):
@@ -226,18 +205,12 @@ def _translates(spec: Spec) -> bool:
 
 
 def _batch_tokens(spec: Spec) -> int:
-    given = spec.parameters.get("batch")
-    return given if isinstance(given, int) else BATCH_TOKENS
+    return whole_of(spec.parameters, "batch", BATCH_TOKENS)
 
 
 def _token_bytes(spec: Spec, files: Files) -> int:
-    given = spec.parameters.get("beam_size")
-    beams = given if isinstance(given, int) else BEAM_SIZE
+    beams = whole_of(spec.parameters, "beam_size", BEAM_SIZE)
     return seq2seq.token_bytes(Folder(files["model"]), _plan(spec, files).element, beams)
-
-
-def _on_ram(spec: Spec) -> bool:
-    return set(spec.devices) == {"ram"}
 
 
 def _context(spec: Spec, files: Files) -> int:
@@ -249,7 +222,7 @@ def _context(spec: Spec, files: Files) -> int:
 def _plan(spec: Spec, files: Files) -> Plan:
     options = _flat(spec)
     dtype = options.get("dtype", "auto")
-    dtype = "float32" if dtype == "auto" and _on_ram(spec) else str(dtype)
+    dtype = "float32" if dtype == "auto" and spec.on_ram else str(dtype)
     wide = dtype == "float32"
     return Plan(
         context=_context(spec, files),
@@ -258,7 +231,7 @@ def _plan(spec: Spec, files: Files) -> Plan:
         element=4 if wide else 2,
         stored=_STORED.get(str(options.get("quantization")), 4 if wide else 2),
         generates=not options.get("embedding"),
-        on_ram=_on_ram(spec),
+        on_ram=spec.on_ram,
         dtype=_NAMES.get(dtype, ""),
     )
 

@@ -17,6 +17,7 @@ from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import openai_http, vllm_memory, vllm_options
 from modelyard.engines.base import Adapter, Call, Command, Files, Profile, Rung, Work
 from modelyard.engines.exposition import ratio, sums
+from modelyard.engines.options import whole_of
 from modelyard.engines.vllm_memory import CUDA_CONTEXT, DEFAULT_CONTEXT, MIB, Model, Plan
 from modelyard.errors import BadFile
 
@@ -115,7 +116,7 @@ class VllmEngine(Adapter):
             found.append(("parameters.draft.source", "is missing: name the draft model's folder"))
         if "ngram" in options and "draft.source" in options:
             found.append(("parameters.ngram", "excludes draft: speculation has one source"))
-        if _on_ram(spec) and options.get("sleep_mode"):
+        if spec.on_ram and options.get("sleep_mode"):
             found.append(("parameters.sleep_mode", "needs a GPU: vLLM does not sleep on the CPU"))
         return found + openai_http.warm_up_problems(spec, self.paths(spec))
 
@@ -140,7 +141,7 @@ class VllmEngine(Adapter):
         argv += [] if address.path else ["--host", address.host, "--port", str(address.port)]
         argv += _name(spec, files)
         argv += ["--max-model-len", str(plan.context)]
-        argv += ["--max-num-seqs", str(_whole(options, "batch_size", spec.slots))]
+        argv += ["--max-num-seqs", str(whole_of(options, "batch_size", spec.slots))]
         argv += _memory(plan, placement, files)
         if spec.parallel.devices > 1:
             argv += ["--tensor-parallel-size", str(spec.parallel.tensor)]
@@ -219,24 +220,15 @@ class VllmEngine(Adapter):
         return "\n".join([*dict.fromkeys(told)][-_TOLD:]) or super().telling(log_tail)
 
 
-def _on_ram(spec: Spec) -> bool:
-    return set(spec.devices) == {"ram"}
-
-
 def _lora(options: Mapping[str, object]) -> object:
     given = options.get("lora")
     first = given[0] if isinstance(given, list | tuple) and given else {}
     return first.get("source") if isinstance(first, Mapping) else None
 
 
-def _whole(options: Mapping[str, object], name: str, default: int) -> int:
-    value = options.get(name)
-    return value if isinstance(value, int) else default
-
-
 def _context(spec: Spec, files: Files) -> int:
     trained = Model(files["model"]).trained_context
-    context = _whole(spec.parameters, "context", min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT))
+    context = whole_of(spec.parameters, "context", min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT))
     return context or trained or DEFAULT_CONTEXT
 
 
@@ -244,17 +236,17 @@ def _plan(spec: Spec, files: Files) -> Plan:
     options = vllm_options.flatten(spec.parameters)
     element = vllm_memory.element(str(options.get("dtype", "auto")))
     kv = str(options.get("kv_cache_dtype", "auto"))
-    context, most = _context(spec, files), _whole(options, "batch_size", spec.slots)
+    context, most = _context(spec, files), whole_of(options, "batch_size", spec.slots)
     pooling = bool(options.get("embedding") or options.get("rerank"))
     return Plan(
         context=context,
         slots=spec.slots,
         parallel=spec.parallel,
-        on_ram=_on_ram(spec),
-        batch=_whole(options, "batch", Model(files["model"]).batch(context, most, pooling=pooling)),
+        on_ram=spec.on_ram,
+        batch=whole_of(options, "batch", Model(files["model"]).batch(context, most, pooling=pooling)),
         element=element,
         kv_element=1 if kv.startswith("fp8") else element,
-        kv_cache=_whole(options, "kv_cache_mib", 0) * MIB,
+        kv_cache=whole_of(options, "kv_cache_mib", 0) * MIB,
         eager=bool(options.get("enforce_eager")),
     )
 
@@ -293,7 +285,7 @@ def _task(options: Mapping[str, object]) -> list[str]:
 def _speculation(options: Mapping[str, object], files: Files) -> Iterator[str]:
     config: dict[str, object] = {}
     if "draft" in files:
-        tokens = _whole(options, "draft.max", _DRAFT_TOKENS)
+        tokens = whole_of(options, "draft.max", _DRAFT_TOKENS)
         config = {"model": str(files["draft"].path), "num_speculative_tokens": tokens}
     elif "ngram" in options:
         config = {"method": "ngram", "num_speculative_tokens": options["ngram"]}
