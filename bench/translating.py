@@ -5,7 +5,8 @@ batches in the order of arrival, and many clients against one.
 
 The model has the shape of M2M100-418M and gives its text back (`copying_model`), so that an output is as long
 as its text, and every one can be checked. Lengths are log-uniform from 2 to 100 tokens, the search is greedy.
-All of it takes turns, in the same order each round.
+All of it takes turns, in the same order each round. Many clients have as many texts under way as there are of
+them, so one client's `batch()` gets as many at a time; what it makes of all texts at once is shown beside.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import argparse
 import asyncio
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from statistics import mean, median
 
@@ -40,9 +42,10 @@ CLIENTS = 64
 PAIR = ("en", "fr")
 OURS, ARRIVAL = "CTranslate2 int8, our batches", "CTranslate2 int8, by arrival"
 ALONE = "Transformers one by one"
-BATCH, MANY = "one client's batch()", f"{CLIENTS} clients, single texts"
+MANY = f"{CLIENTS} clients, single texts"
+BATCH, WHOLE = f"one client's batch(), {CLIENTS} at a time", "one client's batch(), all at once"
 
-NAMES = {"ours": OURS, "arrival": ARRIVAL, "batch": BATCH, "many": MANY, "alone": ALONE}
+NAMES = {"ours": OURS, "arrival": ARRIVAL, "batch": BATCH, "whole": WHOLE, "many": MANY, "alone": ALONE}
 
 
 def main() -> None:
@@ -50,18 +53,16 @@ def main() -> None:
     arguments.add_argument("--texts", type=int, default=128)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--seed", type=int, default=7)
-    arguments.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments.add_argument("--ways", nargs="+", choices=(*NAMES,), default=[*NAMES])
     given = arguments.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(given.threads)
     folder, file = _model(given.seed)
     texts = _texts(given.texts, given.seed)
     with tempfile.TemporaryDirectory(prefix="modelyard-") as name:
         unpacked = Path(name) / "model"
         unpacked.mkdir()
         packed.unpack(file, unpacked)
-        with _server(file, Path(name), given.threads) as socket:
-            ways = _ways(folder, unpacked, socket, given.threads, given.ways)
+        with _server(file, Path(name)) as socket:
+            ways = _ways(folder, unpacked, socket, given.ways)
             _measure(ways, texts, given.rounds)
 
 
@@ -85,21 +86,19 @@ def _texts(count: int, seed: int) -> list[str]:
 Way = Callable[[Sequence[str]], list[str]]
 
 
-def _ways(folder: Path, unpacked: Path, socket: Path, threads: int, chosen: Sequence[str]) -> dict[str, Way]:
-    fast = CTranslate2Backend(unpacked, threads=threads)
+def _ways(folder: Path, unpacked: Path, socket: Path, chosen: Sequence[str]) -> dict[str, Way]:
+    fast = CTranslate2Backend(unpacked)
     translator = Translator(unpacked, "cpu", beam_size=1)
     ways: dict[str, Way] = {
         OURS: lambda texts: asyncio.run(_batched(fast, texts)),
         ARRIVAL: lambda texts: _in_order(fast, texts, size=sizes[-1]),
-        BATCH: lambda texts: translator.batch(texts, *PAIR),
+        BATCH: lambda texts: _some_at_a_time(translator, texts),
+        WHOLE: lambda texts: translator.batch(texts, *PAIR),
         MANY: lambda texts: asyncio.run(_clients(socket, texts)),
     }
     if "alone" in chosen:
-        import torch
-
         from modelyard.servers.translation.transformers_backend import TransformersBackend
 
-        torch.set_num_threads(threads)
         slow = TransformersBackend(folder, "cpu", "float32")
         ways[ALONE] = lambda texts: _in_order(slow, texts, size=1)
     return {NAMES[name]: ways[NAMES[name]] for name in chosen}
@@ -120,12 +119,19 @@ async def _batched(backend: Backend, texts: Sequence[str]) -> list[str]:
 
 def _in_order(backend: Backend, texts: Sequence[str], size: int) -> list[str]:
     segments = [backend.segment(text, *PAIR) for text in texts]
-    found: list[str] = []
-    for begin in range(0, len(segments), size):
+
+    def run(begin: int) -> list[str]:
         batch = segments[begin : begin + size]
         most = longest_output(max(map(len, batch)))
-        found += [output.text for output in backend.run(batch, beam_size=1, max_output=most)]
-    return found
+        return [output.text for output in backend.run(batch, beam_size=1, max_output=most)]
+
+    with ThreadPoolExecutor(backend.replicas) as threads:
+        return [*chain.from_iterable(threads.map(run, range(0, len(segments), size)))]
+
+
+def _some_at_a_time(translator: Translator, texts: Sequence[str]) -> list[str]:
+    parts = (texts[begin : begin + CLIENTS] for begin in range(0, len(texts), CLIENTS))
+    return [*chain.from_iterable(translator.batch(part, *PAIR) for part in parts)]
 
 
 async def _clients(socket: Path, texts: Sequence[str]) -> list[str]:
@@ -147,9 +153,9 @@ async def _clients(socket: Path, texts: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def _server(file: Path, folder: Path, threads: int) -> Iterator[Path]:
+def _server(file: Path, folder: Path) -> Iterator[Path]:
     socket = folder / "s"
-    told = {"address": f"unix:{socket}", "path": str(file), "threads": threads, "beam_size": 1}
+    told = {"address": f"unix:{socket}", "path": str(file), "beam_size": 1}
     words = [sys.executable, "-m", "modelyard.servers.ctranslate2", json.dumps(told)]
     with subprocess.Popen(words, cwd=folder, stderr=subprocess.DEVNULL) as process:
         try:
@@ -177,7 +183,7 @@ def _measure(ways: dict[str, Way], texts: Sequence[str], rounds: int) -> None:
         [name, median_and_spread(speeds[name]), f"{chrf(said[name], texts):.1f}", _exact(said[name], texts)]
         for name in ways
     ]
-    pairs = [(OURS, ALONE), (OURS, ARRIVAL), (MANY, BATCH)]
+    pairs = [(OURS, ALONE), (OURS, ARRIVAL), (MANY, BATCH), (MANY, WHOLE)]
     ratios = {
         f"{one} / {other}": [a / b for a, b in zip(speeds[one], speeds[other], strict=True)]
         for one, other in pairs

@@ -15,6 +15,7 @@ from modelyard.core.types import Address, Cause, Charge, Spec, WarmUp
 from modelyard.engines.base import Command, Exit, ModelFile, Profile, Work
 from modelyard.engines.ctranslate2 import PROCESS, CTranslate2Engine
 from modelyard.servers.ctranslate2.parameters import parse
+from modelyard.servers.translation.backends import shared_cores
 from modelyard.servers.translation.families import TYPES
 
 ENGINE = CTranslate2Engine()
@@ -102,15 +103,20 @@ def test_it_takes_what_was_made_of_the_folder() -> None:
 
 
 def test_the_estimate_is_of_what_was_made_or_will_be() -> None:
-    need = ENGINE.need(SPEC, FILES)
+    alone = replace(SPEC, parameters={"replicas": 1})
+    need = ENGINE.need(alone, FILES)
     assert need.known
     (share,) = need.shares
     computed = share.bytes - PROCESS - MADE.size
     assert 200e6 < computed < 2e9
-    before = ENGINE.need(SPEC, {"model": FOLDER}).bytes
+    before = ENGINE.need(alone, {"model": FOLDER}).bytes
     assert before == pytest.approx(need.bytes, rel=0.02)
-    small = ENGINE.need(replace(SPEC, parameters={"max_batch_tokens": 1024}), FILES).bytes
+    small = ENGINE.need(replace(SPEC, parameters={"replicas": 1, "max_batch_tokens": 1024}), FILES).bytes
     assert need.bytes - small == pytest.approx(computed / 2, rel=0.01)
+    two = ENGINE.need(replace(SPEC, parameters={"replicas": 2}), FILES).bytes
+    assert two - need.bytes == pytest.approx(computed, rel=0.01)
+    usual = ENGINE.need(SPEC, FILES).bytes - PROCESS - MADE.size
+    assert usual == pytest.approx(shared_cores(0, 0)[0] * computed, rel=0.01)
     host, gpu = ENGINE.need(GPU_SPEC, {"model": FOLDER}).shares
     assert (host.on, gpu.on) == ("ram", "accelerator")
     assert gpu.bytes > 2 * COUNT

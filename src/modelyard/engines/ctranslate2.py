@@ -19,7 +19,7 @@ from modelyard.engines.exposition import sums
 from modelyard.engines.folder import Folder
 from modelyard.engines.options import Option, Table, one_of, whole, whole_of
 from modelyard.servers.ctranslate2.parameters import COMPUTE_TYPES
-from modelyard.servers.translation.backends import BATCH_TOKENS, BEAM_SIZE
+from modelyard.servers.translation.backends import BATCH_TOKENS, BEAM_SIZE, shared_cores
 
 PROCESS = 30_000_000
 """An interpreter with CTranslate2, NumPy and SentencePiece."""
@@ -90,7 +90,7 @@ class CTranslate2Engine(Adapter):
         weights = folder.size
         if files["model"].header.get("kind") != "ctranslate2":  # it is not made yet
             weights = int(sum(folder.dtypes.values()) * _WIDTHS[_stored(spec)]) or weights
-        computed = _batch_tokens(spec) * _token_bytes(spec, folder) * whole_of(spec.parameters, "replicas", 1)
+        computed = _batch_tokens(spec) * _token_bytes(spec, folder) * _replicas(spec)
         known = bool(folder.whole("d_model"))
         if spec.on_ram:
             return Need((Share("ram", PROCESS + weights + computed),), known=known)
@@ -139,6 +139,11 @@ def _stored(spec: Spec) -> str:
     given = str(spec.parameters.get("compute_type", "auto"))
     chosen = ("int8" if spec.on_ram else "float16") if given == "auto" else given
     return _STORED.get(chosen, chosen)
+
+
+def _replicas(spec: Spec) -> int:
+    given = whole_of(spec.parameters, "replicas", 0)
+    return shared_cores(given, whole_of(spec.parameters, "threads", 0))[0] if spec.on_ram else given or 1
 
 
 def _batch_tokens(spec: Spec) -> int:

@@ -3,13 +3,14 @@ tests/e2e otherwise."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from modelyard.errors import CannotLoad
-from modelyard.servers.translation.backends import Backend, OutOfMemory
+from modelyard.servers.translation.backends import Backend, OutOfMemory, shared_cores
 from servers.translation import contract
 
 CHECKS = pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
@@ -44,6 +45,20 @@ def test_int8_is_what_the_cpu_gets(converted: dict[str, Path], family: str) -> N
     backend = CTranslate2Backend(converted[family], replicas=2, threads=1)
     assert (backend.dtype, backend.replicas) == ("int8", 2)
     assert backend.run(contract.segments(backend), max_output=4)
+
+
+@pytest.mark.parametrize(
+    ("cores", "replicas", "threads", "shared"),
+    [
+        *((1, 0, 0, (1, 1)), (2, 0, 0, (2, 1)), (4, 0, 0, (4, 1)), (16, 0, 0, (4, 4))),
+        *((16, 1, 0, (1, 16)), (16, 0, 8, (2, 8)), (2, 0, 8, (1, 8)), (2, 3, 3, (3, 3)), (2, 4, 0, (4, 1))),
+    ],
+)
+def test_the_cores_are_shared_by_replicas(
+    cores: int, replicas: int, threads: int, shared: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert shared_cores(replicas, threads) == shared
 
 
 def test_a_device_or_type_that_is_not_there(converted: dict[str, Path], models: dict[str, Path]) -> None:

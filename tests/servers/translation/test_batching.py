@@ -132,6 +132,17 @@ async def test_replicas_take_batches_as_they_are_free() -> None:
         assert [await one for one in asking] == [["AAAA"], ["BBBB"], ["CCCC"]]
 
 
+async def test_replicas_that_are_idle_share_what_waits() -> None:
+    backend = Shouting(replicas=2)
+    backend.go.clear()
+    async with batched(backend, max_wait=0.0) as made:
+        asking = asyncio.create_task(said(made, "aa", "bb", "cc"))
+        await until(lambda: len(backend.batches) == 2)
+        assert sorted(backend.batches) == [["aa", "bb"], ["cc"]]
+        backend.go.set()
+        assert await asking == ["AA", "BB", "CC"]
+
+
 async def test_out_of_memory_halves_the_batch_finishes_it_and_is_said() -> None:
     backend = Shouting(fits=8)
     async with batched(backend, most=16, max_wait=0.0) as made:

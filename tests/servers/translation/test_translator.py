@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -207,6 +208,27 @@ def test_batches_are_bounded_and_of_like_lengths(converted: dict[str, Path]) -> 
     assert translator.batch(texts, "en", "fr") == [" ".join(text.split()) + " " for text in texts]
     assert max(backend.ran) <= 50
     assert sum(backend.ran) < 1.2 * sum(len(text.split()) + 1 for text in texts)
+
+
+class Together(Scarce):
+    """Its two replicas compute at the same time, or not at all."""
+
+    replicas = 2
+
+    def __init__(self) -> None:
+        super().__init__(1000)
+        self.both = Barrier(2)
+
+    def run(self, batch: Sequence[Segment], **more: int) -> list[Output]:
+        self.both.wait(10)
+        return super().run(batch, **more)
+
+
+def test_replicas_compute_at_the_same_time(converted: dict[str, Path]) -> None:
+    translator, _ = scarce(converted, room=0, batch_tokens=1000)
+    translator._backend = backend = Together()
+    assert translator.batch(["a b", "c d"], "en", "fr") == ["b a", "d c"]
+    assert backend.ran == [3, 3]
 
 
 def test_one_that_is_longer_than_a_batch_is_one_of_its_own() -> None:

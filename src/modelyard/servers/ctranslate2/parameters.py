@@ -17,8 +17,8 @@ class Parameters:
     """`address` is `unix:/path` or `host:port`, `path` the model: a file that the store made of a folder, or
     a folder for CTranslate2; `model` is what people call it, for those who look at processes. `device` is
     `cpu`, or `cuda` for the visible one with `device_index`. `replicas` compute at once, on the CPU with
-    `threads` each (0: as many as there are). The rest is `servers.translation.serving.Options`; 0 is its
-    default there."""
+    `threads` each (0: see `backends.shared_cores`). The rest is `servers.translation.serving.Options`; 0 is
+    its default there."""
 
     address: str
     path: str
@@ -26,7 +26,7 @@ class Parameters:
     device: str = "cpu"
     device_index: int = 0
     compute_type: str = "auto"
-    replicas: int = 1
+    replicas: int = 0
     threads: int = 0
     beam_size: int = 0
     max_batch_tokens: int = 0

@@ -5,6 +5,7 @@ A *text* is cut into *segments* (`sentences`), each goes through the model at on
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +13,15 @@ from typing import Protocol
 BATCH_TOKENS = 2048
 """Tokens that go through a model at once, unless somebody says how many."""
 BEAM_SIZE = 2
+_MOST_REPLICAS = 4
+
+
+def shared_cores(replicas: int, threads: int) -> tuple[int, int]:
+    """How many batches the CPU computes at once, by how many threads each; 0 is for what nobody said. A batch
+    has few threads, where that keeps all cores busy: they wait for each other at each of many small steps."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    replicas = replicas or max(min(cores // (threads or 1), _MOST_REPLICAS), 1)
+    return replicas, threads or max(cores // replicas, 1)
 
 
 class OutOfMemory(Exception):

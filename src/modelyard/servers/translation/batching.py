@@ -94,6 +94,7 @@ class Batching:
         self._failures = 0
         self._closing = False
         self._line: Line[_Asked] = Line()
+        self._idle = backend.replicas
         self._changed = asyncio.Event()
         self._threads = ThreadPoolExecutor(backend.replicas, thread_name_prefix="translation")
         self._tasks: list[asyncio.Task[None]] = []
@@ -148,17 +149,20 @@ class Batching:
     async def _replica(self, loop: asyncio.AbstractEventLoop) -> None:
         while batch := await self._next(loop):
             self.counts.running += len(batch)
+            self._idle -= 1
             try:
                 said = await loop.run_in_executor(self._threads, self._outputs, batch)
             finally:
                 self.counts.running -= len(batch)
+                self._idle += 1
             for item, output in zip(batch, said, strict=True):
                 _tell(item.what.done, output)
             if self._failures >= _FAILURES:
                 self._failed(str(said[-1]))
 
     async def _next(self, loop: asyncio.AbstractEventLoop) -> _Batch:
-        """The next batch, once it was gathered for long enough; none when there will be none."""
+        """The next batch, once it was gathered for long enough; none when there will be none. Replicas that
+        have nothing to do share what waits."""
         while not self._closing:
             self._changed.clear()
             oldest, bound = self._line.oldest(), self._room.bound()
@@ -167,7 +171,7 @@ class Batching:
                 continue
             left = oldest + self._max_wait - loop.time()
             if left <= 0 or self._line.tokens >= bound:
-                return self._line.take(loop.time(), bound)
+                return self._line.take(loop.time(), bound, -(-len(self._line) // self._idle))
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._changed.wait()

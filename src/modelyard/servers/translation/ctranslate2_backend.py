@@ -10,15 +10,15 @@ import ctranslate2
 
 from modelyard.errors import CannotLoad, ShuttingDown
 from modelyard.servers.translation import families
-from modelyard.servers.translation.backends import OutOfMemory, Output, Segment
+from modelyard.servers.translation.backends import OutOfMemory, Output, Segment, shared_cores
 from modelyard.servers.translation.tokens import END, Tokenizer
 
 
 class CTranslate2Backend:
     """See Backend. `device` is `cpu`, `cuda` or `cuda:N`; `dtype` one of the types that CTranslate2 computes
     in there, by default int8 on the CPU and float16 on a GPU. `replicas` compute at once, on the CPU with
-    `threads` each (0: as CTranslate2 chooses). Raises BadFile, and CannotLoad for a device or a type that
-    is not there."""
+    `threads` each (0: see `shared_cores`; one on a GPU). Raises BadFile, and CannotLoad for a device or a
+    type that is not there."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class CTranslate2Backend:
         device: str = "cpu",
         dtype: str | None = None,
         *,
-        replicas: int = 1,
+        replicas: int = 0,
         threads: int = 0,
     ) -> None:
         if not (folder / families.CONVERTED).is_file():
@@ -37,13 +37,15 @@ class CTranslate2Backend:
         self._tokenizer = Tokenizer(folder)
         kind, number = _device(device)
         self.device = device
-        self.replicas = replicas
+        if kind == "cpu":
+            replicas, threads = shared_cores(replicas, threads)
+        self.replicas = replicas or 1
         self.longest = self._tokenizer.family.longest
         self.dtype = _dtype(kind, number, dtype)
         try:
             self._model: ctranslate2.Translator | None = ctranslate2.Translator(
                 str(folder), device=kind, device_index=number, compute_type=self.dtype,
-                inter_threads=replicas, intra_threads=threads,
+                inter_threads=self.replicas, intra_threads=threads,
             )  # fmt: skip
         except (RuntimeError, ValueError, MemoryError) as error:
             raise CannotLoad(f"{folder}: CTranslate2 cannot load it on {device}: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -33,8 +34,9 @@ class Translator:
     at most `batch_tokens` tokens of source text, padding included; the search for the best translation is
     `beam_size` wide. `engine` is `ctranslate2` or `transformers`, by default the one that reads the folder.
 
-    Any thread may call it; one batch is computed at a time. Loading raises BadFile for a folder that is no
-    such model, and CannotLoad for an engine that is not installed, or a device or type that is not there.
+    Any thread may call it. CTranslate2 computes several batches at once on the CPU. Loading raises BadFile
+    for a folder that is no such model, and CannotLoad for an engine that is not installed, or a device or
+    type that is not there.
     """
 
     def __init__(
@@ -124,10 +126,18 @@ class Translator:
         """What becomes of the segments of each text."""
         segments = list(chain.from_iterable(texts))
         found = [""] * len(segments)
-        for batch in batched([len(segment) for segment in segments], self._batch_tokens):
-            outputs = run_halving(backend, [segments[number] for number in batch], self._beam_size)
-            for number, output in zip(batch, outputs, strict=True):
-                found[number] = output
+        lengths = [len(segment) for segment in segments]
+        # Each replica has something to do.
+        most = min(self._batch_tokens, -(-sum(lengths) // backend.replicas))
+        batches = list(batched(lengths, most))
+
+        def run(batch: Sequence[int]) -> list[str]:
+            return run_halving(backend, [segments[number] for number in batch], self._beam_size)
+
+        with ThreadPoolExecutor(backend.replicas, thread_name_prefix="translation") as threads:
+            for batch, outputs in zip(batches, threads.map(run, batches), strict=True):
+                for number, output in zip(batch, outputs, strict=True):
+                    found[number] = output
         rest = iter(found)
         return [[next(rest) for _ in one] for one in texts]
 
