@@ -6,7 +6,7 @@ import pytest
 
 from gateway.live_yard import live_yard
 from gateway.test_registry import ask, refused
-from modelyard.engines.base import Adapter
+from modelyard.engines.adapter import Adapter
 from modelyard.engines.fake import FakeEngine
 from store.hub_server import COMMIT, REPO, hub_server
 from store.model_folder import NEEDED, OTHERS

@@ -17,7 +17,8 @@ from typing import ClassVar, Literal
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.core.units import parse_size
 from modelyard.engines import openai_http
-from modelyard.engines.base import Adapter, Call, Command, Files, Listening, Profile
+from modelyard.engines.adapter import Adapter
+from modelyard.engines.base import Call, Command, Files, Listening, Profile
 from modelyard.engines.command_presets import PRESETS, Preset
 from modelyard.engines.openai_http import APIS
 from modelyard.engines.options import Option, Table, one_of, some_of, text, texts, truth, whole

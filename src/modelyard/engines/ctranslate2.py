@@ -14,7 +14,8 @@ from typing import ClassVar, Literal
 from modelyard.core.languages import Pairs
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.engines import own, seq2seq, translating
-from modelyard.engines.base import TRANSLATE, Adapter, Call, Command, Files, Profile, Work
+from modelyard.engines.adapter import Adapter
+from modelyard.engines.base import TRANSLATE, Call, Command, Files, Profile, Work
 from modelyard.engines.exposition import sums
 from modelyard.engines.folder import Folder
 from modelyard.engines.options import Option, Table, one_of, whole, whole_of

@@ -15,7 +15,8 @@ from typing import ClassVar, Literal
 from modelyard.core.languages import Pairs
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.engines import translating
-from modelyard.engines.base import TRANSLATE, Adapter, Attach, Call, Exit, Files, Profile
+from modelyard.engines.adapter import Adapter
+from modelyard.engines.base import TRANSLATE, Attach, Call, Exit, Files, Profile
 from modelyard.engines.options import Option, Table, path, truth, url, visible
 
 _LANGUAGES = Call("GET", translating.LANGUAGES)

@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from modelyard.core.types import Spec
 from modelyard.engines import openai_http
-from modelyard.engines.base import Adapter, Call, Work
+from modelyard.engines.adapter import Adapter
+from modelyard.engines.base import Call, Work
 from modelyard.engines.exposition import ratio, sums
 from modelyard.engines.openai_http import CHAT, post, prompts
 

@@ -25,7 +25,8 @@ from urllib.parse import urlsplit
 
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.engines import llamacpp_memory, openai_http
-from modelyard.engines.base import Adapter, Attach, Call, Command, Exit, Files, Held, Profile
+from modelyard.engines.adapter import Adapter
+from modelyard.engines.base import Attach, Call, Command, Exit, Files, Held, Profile
 from modelyard.engines.llamacpp_memory import DEFAULT_CONTEXT, Model, Plan
 from modelyard.engines.openai_http import CHAT, post
 from modelyard.engines.options import Option, Table, one_of, text, truth, url, whole

@@ -17,7 +17,8 @@ from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.engines import openai_http, translating
-from modelyard.engines.base import TRANSLATE, Adapter, Attach, Call, Exit, Files, Profile
+from modelyard.engines.adapter import Adapter
+from modelyard.engines.base import TRANSLATE, Attach, Call, Exit, Files, Profile
 from modelyard.engines.openai_http import APIS
 from modelyard.engines.options import Option, Table, path, some_of, text, truth, url, visible, whole
 

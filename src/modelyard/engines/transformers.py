@@ -17,7 +17,8 @@ from typing import ClassVar, Literal
 from modelyard.core.languages import Pairs
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import openai_http, own, seq2seq, transformers_memory, translating
-from modelyard.engines.base import TRANSLATE, Adapter, Call, Command, Files, Profile, Rung, Work
+from modelyard.engines.adapter import Adapter
+from modelyard.engines.base import TRANSLATE, Call, Command, Files, Profile, Rung, Work
 from modelyard.engines.folder import Folder
 from modelyard.engines.openai_http import CHAT
 from modelyard.engines.options import Option, Table, one_of, text, truth, whole, whole_of

@@ -15,7 +15,8 @@ from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import openai_http, vllm_memory, vllm_options
-from modelyard.engines.base import Adapter, Call, Command, Files, Profile, Rung, Work
+from modelyard.engines.adapter import Adapter
+from modelyard.engines.base import Call, Command, Files, Profile, Rung, Work
 from modelyard.engines.exposition import ratio, sums
 from modelyard.engines.options import whole_of
 from modelyard.engines.vllm_memory import CUDA_CONTEXT, DEFAULT_CONTEXT, MIB, Model, Plan

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 
 from modelyard.core.types import Address, Need, Placement, Share, Spec
 from modelyard.engines import openai_http
-from modelyard.engines.base import Adapter, Call, Command, Files, Profile
+from modelyard.engines.adapter import Adapter
+from modelyard.engines.base import Call, Command, Files, Profile
 from modelyard.engines.options import Option, Table, whole
 
 SERVER = Path(__file__).with_name("server.py")  # its environment has no PYTHONPATH
