@@ -22,6 +22,7 @@ from modelyard.config import load
 from modelyard.errors import CannotLoad, InvalidRequest
 from modelyard.servers.translation import families, packed, translator
 from modelyard.servers.translation.backends import BEAM_SIZE
+from modelyard.servers.translation.checks import check_settings
 from modelyard.store import Derived, Progress, Store, StoredFile, Terms, sources_of
 from modelyard.store.derived import CONVERTED
 from modelyard.telemetry import log_output
@@ -38,7 +39,8 @@ class Translator(translator.Translator):
     Here `model` may also be a name on the Hugging Face Hub (`facebook/m2m100_418M`), or any source that
     a configuration can name. It is fetched to the store of the configuration's data folder, and a folder as
     Hugging Face has it is converted there for CTranslate2, once for each type: that takes seconds, and memory
-    for all weights. Raises the errors of the store as well (errors.StoreError), and ConfigErrors.
+    for all weights. One that has changed since is converted again. Raises the errors of the store as well
+    (errors.StoreError), and ConfigErrors.
     """
     )
 
@@ -57,6 +59,14 @@ class Translator(translator.Translator):
                 self, folder, device, dtype, batch_tokens, engine=name, beam_size=beam_size
             )
 
+        check_settings(
+            model=model,
+            device=device,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            engine=engine,
+            beam_size=beam_size,
+        )
         if not structlog.is_configured():
             log_output.configure(quiet=True)
         source = _source(model)
@@ -115,9 +125,11 @@ async def _fetched(source: str, type: str) -> StoredFile:
     config = load(None)
     root = config.server.data_dir
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Pickles are safe to convert: nothing in them is run then. Transformers reads none here.
-    terms = Terms("", allow_pickle=bool(type))
-    with closing(Store(root / "store", sources_of(config.store), quota=config.store.quota)) as store:
+    # Nothing in a pickle is run, neither when it is converted nor by Transformers: tensors alone are read.
+    terms = Terms("", allow_pickle=True)
+    origins, quota = sources_of(config.store), config.store.quota
+    # Whoever trains a model in place wants to see what became of it.
+    with closing(Store(root / "store", origins, quota=quota, current=True)) as store:
         derived = Derived(store)
         parent = store.sets.known(source, terms)
         if type and parent is not None and (made := derived.cached(parent, type)) is not None:

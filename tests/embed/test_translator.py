@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("ctranslate2")
 
 import modelyard
-from modelyard.errors import BadFile, InvalidRequest, SourceNotFound
+from modelyard.errors import BadFile, ChecksumMismatch, InvalidRequest, SourceNotFound
+from modelyard.servers.translation import weights
 from modelyard.servers.translation.convert import convert
+from modelyard.store import Store, Terms
 from servers.translation import random_models
 from store.hub_server import Hub, hub_server
 
@@ -59,6 +63,72 @@ def test_a_folder_is_converted_once(folder: Path, data: Path) -> None:
     with modelyard.Translator(str(folder), "cpu", "float32") as one:
         assert one.translate("The red house.", "en", "fr") == text
     assert [path.stat().st_mtime_ns for path in made(data)] == [before]
+
+
+def train(folder: Path) -> None:
+    """Have its model be another one, in place."""
+    path = folder / "model.safetensors"
+    found = {name: array.copy() for name, array in weights.read(folder).items()}
+    found["lm_head.weight"] = -found["lm_head.weight"]
+    random_models.save(path, found)
+
+
+def test_a_folder_that_was_trained_in_place_is_taken_anew(folder: Path, data: Path) -> None:
+    def translated() -> str:
+        with modelyard.Translator(folder, "cpu", "float32") as one:
+            return one.translate("The red house.", "en", "fr")
+
+    first = translated()
+    train(folder)
+    second = translated()
+    assert second != first
+    assert len(made(data)) == 2
+    before = {path: path.stat().st_mtime_ns for path in made(data)}
+    assert translated() == second
+    assert {path: path.stat().st_mtime_ns for path in made(data)} == before
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(settings.read_text().replace('"fr"', '"de"'))
+    with modelyard.Translator(folder, "cpu", "float32") as one:
+        assert one.pairs == (("en", "de"),)
+
+
+async def test_what_a_server_was_given_stays_what_it_was(folder: Path, data: Path) -> None:
+    def open() -> None:
+        modelyard.Translator(folder, "cpu", "float32").close()
+
+    source, root = str(folder / "model.safetensors"), data / "modelyard" / "store"
+    open()
+    train(folder)
+    with closing(Store(root)) as store:  # nothing that the program saw before binds it
+        taken = await store.fetch(source, Terms())
+        train(folder)
+        await asyncio.to_thread(open)
+        with pytest.raises(ChecksumMismatch, match=taken.digest):
+            await store.recheck(source, Terms())
+    with closing(Store(root)) as store:
+        assert [item.digest for item in store.shelf.items() if not item.blob] == [taken.digest]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"model": None}, "model: None cannot be one; give a folder, or the name of a model, such as"),
+        ({"model": 3}, "model: 3 cannot be one"),
+        ({"model": ""}, "model: '' cannot be one"),
+        ({"device": 0}, "device: 0 cannot be one; give cpu, cuda, cuda:N or auto"),
+        ({"dtype": int}, "dtype: <class 'int'> cannot be one; give the name of a type, such as int8"),
+        ({"batch_tokens": "9"}, "batch_tokens: '9' cannot be one; give a whole number, or None"),
+        ({"batch_tokens": 0}, "batch_tokens: 0 is below 1"),
+        ({"beam_size": None}, "beam_size: None cannot be one"),
+        ({"beam_size": True}, "beam_size: True cannot be one"),
+        ({"engine": 1}, "engine: 1 cannot be one; give ctranslate2, transformers, or None"),
+    ],
+)
+def test_settings_that_cannot_be(folder: Path, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidRequest) as told:
+        modelyard.Translator(**{"model": folder, **wrong})
+    assert said in told.value.message
+    assert told.value.param == next(iter(wrong))
 
 
 def test_a_converted_folder_is_used_where_it_lies(folder: Path, data: Path, tmp_path: Path) -> None:

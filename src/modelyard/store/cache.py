@@ -43,6 +43,8 @@ class Store:
 
     `sources` are the ways to fetch (default: all, as they are where nothing is configured). At most `FETCHES`
     run at a time, each at most `deadline` seconds. `quota` bounds the bytes of all blobs (0: unbounded).
+    A file that lies elsewhere on this machine stands for the bytes that it had at its first use; where
+    `current` says so, for those that it has now, and what is known of it is kept apart from that.
     Opening sweeps what a killed process left half done.
     """
 
@@ -53,13 +55,14 @@ class Store:
         *,
         deadline: float = DEADLINE,
         quota: int = 0,
+        current: bool = False,
     ) -> None:
         self._disk = Disk(root)
         self._disk.sweep()
         self._partials = Partials(root)
-        self._index = Index(self._disk)
+        self._index = Index(self._disk, current=current)
         self.shelf = Shelf(self._disk, self._index, self._partials, quota)
-        self._intake = Intake(self._disk, self._index, self.shelf)
+        self._intake = Intake(self._disk, self._index, self.shelf, current=current)
         chosen = sources_of(StoreSetting()) if sources is None else sources
         self._sources = {scheme: source for source in chosen for scheme in source.schemes}
         self._private = {""}

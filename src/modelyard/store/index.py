@@ -87,16 +87,18 @@ class Entry:
 
 class Index:
     """Entries by key: in memory, and on disk for the next start and for other processes. There the path of a
-    blob counts from the store's folder, which may be moved or copied."""
+    blob counts from the store's folder, which may be moved or copied. `current`: see Store."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, *, current: bool = False) -> None:
         self._disk = disk
+        self._current = current
         self._entries: dict[str, Entry] = {}
         self.read()
 
     def read(self) -> None:
         """Take what other processes have written and removed meanwhile."""
-        found = (self._read(path) for path in self._disk.sources.glob("*.json"))
+        folders = [self._disk.sources, *([self._disk.current] if self._current else [])]
+        found = (self._read(path) for folder in folders for path in folder.glob("*.json"))
         self._entries = {entry.key: entry for entry in found if entry is not None}
 
     def all(self) -> list[Entry]:
@@ -159,7 +161,8 @@ class Index:
             return None
 
     def _path(self, key: str) -> Path:
-        return self._disk.sources / f"{key_of(key)}.json"
+        apart = self._current and is_local(key.partition("\n")[0])
+        return (self._disk.current if apart else self._disk.sources) / f"{key_of(key)}.json"
 
 
 def _parts_of(entry: Entry) -> Iterable[str]:

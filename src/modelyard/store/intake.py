@@ -27,12 +27,13 @@ _MEND = "Put a whole file in its place and ask again"
 
 
 class Intake:
-    """`hashed` counts the bytes that were read to make digests."""
+    """`hashed` counts the bytes that were read to make digests. `current`: see Store."""
 
-    def __init__(self, disk: Disk, index: Index, shelf: Shelf) -> None:
+    def __init__(self, disk: Disk, index: Index, shelf: Shelf, *, current: bool = False) -> None:
         self._disk = disk
         self._index = index
         self._shelf = shelf
+        self._current = current
         self.hashed = 0
 
     def known(self, entry: Entry, terms: Terms | None, watch: Watch) -> StoredFile | None:
@@ -48,7 +49,8 @@ class Intake:
             if terms is not None and terms.sha256 not in {"", entry.digest}:
                 raise self._mismatch(entry.source, path, entry.digest, terms.sha256, ours=False)
         else:
-            digest = None if terms and terms.sha256 else entry.digest
+            pinned = not self._current and not (terms and terms.sha256)
+            digest = entry.digest if pinned else None
             was = Exact(entry.exact or entry.source, digest, entry.licence)
             return self.take(entry.source, was, path, None, terms, watch)
         return self._accepted(entry, terms)

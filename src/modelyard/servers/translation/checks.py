@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
+from os import PathLike
+from typing import TypeVar
 
+from modelyard.errors import InvalidRequest
 from modelyard.languages import match, similar
 
+T = TypeVar("T")
+
 _SHOWN = 12
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "model": ((str, PathLike), "a folder, or the name of a model, such as facebook/m2m100_418M"),
+    "device": ((str,), "cpu, cuda, cuda:N or auto"),
+    "dtype": ((str, type(None)), "the name of a type, such as int8, or None for what suits the device"),
+    "batch_tokens": ((int, type(None)), "a whole number, or None"),
+    "engine": ((str, type(None)), "ctranslate2, transformers, or None"),
+    "beam_size": ((int,), "a whole number"),
+}
+
+
+def check_settings(**given: object) -> None:
+    """Raises InvalidRequest for the first setting of a Translator that is of no type that it can have."""
+    for name, value in given.items():
+        kinds, wanted = _KINDS[name]
+        if not isinstance(value, kinds) or isinstance(value, bool) or value == "":
+            raise InvalidRequest(f"{name}: {value!r:.60} cannot be one; give {wanted}", param=name)
+        if isinstance(value, int) and value < 1:
+            raise InvalidRequest(f"{name}: {value} is below 1", param=name)
+
+
+def listed(name: str, given: Iterable[T], wanted: str) -> list[T]:
+    """What was given as a list. Raises InvalidRequest for what is none, a text among it."""
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise InvalidRequest(f"{name}: {given!r:.60} is no list; give {wanted}", param=name)
+    return [*given]
 
 
 def problem_of(text: object) -> str:
