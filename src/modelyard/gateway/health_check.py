@@ -33,11 +33,14 @@ def add_health_check(router: APIRouter, names: Names, snapshot: Snapshot) -> Non
 
     @router.get("/health_check", tags=["health"], responses={503: {"model": HealthCheck}})
     async def health_check(response: Response) -> HealthCheck:
-        """What is served, in one look; 503 only when nothing can be. It loads nothing."""
-        health, ready = snapshot.health(), snapshot.readiness().ready
-        models = {entry.spec.model: snapshot.model_state(entry) for entry in names.all()}
+        """What is served, in one look; 503 only when nothing can be: also when every model has failed and
+        none was started well since, though a request would have it tried again. It loads nothing."""
+        entries = names.all()
+        broken = [entry for entry in entries if snapshot.broken(entry)]
+        ready = snapshot.readiness().ready and len(broken) < len(entries)
+        models = {entry.spec.model: snapshot.model_state(entry) for entry in entries}
         devices = {device.id: device.closed or "ok" for device in snapshot.devices({})}
-        well = ready and health.status == "ok" and ModelState.FAILED not in models.values()
+        well = ready and snapshot.health().status == "ok" and not broken
         response.status_code = 200 if ready else 503
         return HealthCheck(
             status="ok" if well else "degraded" if devices else "starting", models=models, devices=devices

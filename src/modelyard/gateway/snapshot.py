@@ -194,6 +194,14 @@ class Snapshot:
     def model_state(self, entry: Entry) -> views.ModelState:
         return _model_state(self._state.versions.get(entry.spec.version), entry)
 
+    def broken(self, entry: Entry) -> bool:
+        """Whether nothing says that it could serve: its files cannot be used, it fits nowhere, or starts of
+        it failed time and again and none went well since. Only another start would tell."""
+        version = self._state.versions.get(entry.spec.version)
+        if version is None:
+            return bool(_unusable(entry))
+        return not version.ready and _has_failed(version, entry)
+
     def model_details(self, entry: Entry, can: Capabilities) -> views.ModelDetails:
         spec = entry.spec
         version = self._state.versions.get(spec.version)
@@ -385,6 +393,10 @@ def _unusable(entry: Entry | None) -> str:
     return entry.problem if entry is not None and entry.files is None else ""
 
 
+def _has_failed(version: Version, entry: Entry) -> bool:
+    return version.never is not None or bool(version.last_error[0]) or bool(_unusable(entry))
+
+
 def _model_state(version: Version | None, entry: Entry) -> views.ModelState:
     if version is None:
         return views.ModelState.FAILED if _unusable(entry) else views.ModelState.IDLE
@@ -395,7 +407,7 @@ def _model_state(version: Version | None, entry: Entry) -> views.ModelState:
         return views.ModelState.LOADING
     if version.files is FilesState.FETCHING:
         return views.ModelState.FETCHING
-    if version.never is not None or version.last_error[0] or _unusable(entry):
+    if _has_failed(version, entry):
         return views.ModelState.FAILED
     if InstanceState.ASLEEP in states:
         return views.ModelState.ASLEEP
