@@ -208,8 +208,8 @@ class LiveYard(Client):
     async def settled(self, deadline: float = DEADLINE) -> None:
         """Wait until nothing runs and nobody waits, then look that nothing was lost."""
         await until(lambda: not self.leases() and not self.waiting(), deadline)
-        assert not self.driver._tickets, self.driver._tickets
-        assert not self.driver._leases, self.driver._leases
+        assert not self.driver.requests.tickets, self.driver.requests.tickets
+        assert not self.driver.requests.leases, self.driver.requests.leases
         for resident in self.driver.commands.residents.values():
             assert resident.endpoint is None or resident.endpoint.active == 0
         assert self.driver.check_failures == 0

@@ -20,7 +20,7 @@ LONG = {"tokens_per_second": 20}  # of a request that runs until its client leav
 async def hold(yard: LiveYard, model: str = "a") -> Callable[[], None]:
     """Take a free slot of a ready model as the gateway does; returns what gives it back."""
     (version,) = (v for v in yard.state.versions.values() if v.spec.model == model)
-    ticket = yard.driver.arrive(Arrived(yard.driver.new_request(), version.key))
+    ticket = yard.driver.requests.arrive(Arrived(yard.driver.requests.new(), version.key))
     lease = ticket.lease
     assert lease is not None, f"{model} had no free slot"
     return lambda: lease.release(OutcomeKind.DONE)

@@ -90,7 +90,7 @@ class TestBudget:
             await pass_time(0.25)
             free()
             await running(yard)
-            (lease,) = yard.driver._leases.values()
+            (lease,) = yard.driver.requests.leases.values()
             assert lease.waited >= 0.25
             taken = asyncio.create_task(yard.chat("a", "another", fake={"delay": 0.3}))
             await queued(yard)

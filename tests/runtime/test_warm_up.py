@@ -14,7 +14,8 @@ from gateway.live_yard import LiveYard, fake, live_yard, running, sections, shor
 from modelyard import compose, config
 from modelyard.core.types import Address
 from modelyard.engines.openai_http import post
-from modelyard.runtime import commands, probes
+from modelyard.runtime import probes
+from modelyard.runtime import read_ahead as reading
 from modelyard.wire.pool import Pool
 from waiting import until
 from wire.raw_engines import OK, Peer, engine
@@ -68,7 +69,7 @@ class TestReadingAhead:
             read.append((files, room))
             return 0
 
-        monkeypatch.setattr(commands, "read_ahead", note)
+        monkeypatch.setattr(reading, "read_ahead", note)
         source = tmp_path / "model.gguf"
         source.write_bytes(GGUF)
         model = {"engine": "llamacpp", "source": str(source), "devices": ["ram"]}

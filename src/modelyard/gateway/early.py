@@ -35,7 +35,7 @@ class EarlyEnds:
             self._traffic.end(kind, "cancelled" if error is None else error.code)
         # Without a right key none is named: strangers could fill the journal.
         if error is not None and not isinstance(error, Unauthorized | Forbidden):
-            request = self._driver.new_request()
+            request = self._driver.requests.new()
             exchange.also += request_line(request)
             if self._driver.journal is not None:
                 self._driver.journal.say(Kind.TURNED_AWAY, request=request, code=error.code)

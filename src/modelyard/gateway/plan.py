@@ -323,9 +323,10 @@ async def _carry_out(driver: Driver, made: Plan, *, wait: bool) -> tuple[bool, s
 
 async def _request(driver: Driver, event: ev.Arrived) -> str:
     """A request that asks nothing: it takes its slot, as any other would, and gives it back. The instance."""
-    course = Ended(driver.new_request(), event.version, KIND, asyncio.get_running_loop().time(), "cancelled")
+    requests = driver.requests
+    course = Ended(requests.new(), event.version, KIND, asyncio.get_running_loop().time(), "cancelled")
     try:
-        lease = await driver.wait(driver.arrive(replace(event, request=course.request), KIND))
+        lease = await requests.wait(requests.arrive(replace(event, request=course.request), KIND))
         lease.release(OutcomeKind.CANCELLED)
         course.instance, course.outcome = lease.instance, "ok"
     except ModelyardError as error:

@@ -98,7 +98,7 @@ class _Serving:
         self._traffic = service.metrics.traffic(demand.entry.spec.model)
         self._since: float | None = None
         self._waited = self._ran = 0.0
-        request = service.driver.new_request()
+        request = service.driver.requests.new()
         self._course = Ended(request, demand.entry.spec.version, demand.kind, self._loop.time())
         exchange.on_close(self._interrupt.depart)
         exchange.also += request_line(request)
@@ -167,7 +167,7 @@ class _Serving:
         """Ask for a slot. Raises what the request is refused with, when that is decided at once."""
         demand = self._demand
         policy = demand.entry.policy
-        ticket = self._service.driver.arrive(
+        ticket = self._service.driver.requests.arrive(
             Arrived(
                 self._course.request,
                 demand.entry.spec.version,
@@ -233,7 +233,7 @@ class _Serving:
     async def _lease_of(self, ticket: Ticket) -> Lease:
         try:
             with self._interrupt:
-                return await self._service.driver.wait(ticket)
+                return await self._service.driver.requests.wait(ticket)
         except Interrupted:
             raise Disconnected from None
 

@@ -8,12 +8,11 @@ Cached or FetchFailed for a fetch, Probed for a probe. Nothing here decides.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from math import inf
+from threading import Event
 from typing import Any, TypeVar
 
 import structlog
@@ -24,16 +23,15 @@ from modelyard.core import events as ev
 from modelyard.core import sleep as sleeping
 from modelyard.core.state import Instance
 from modelyard.core.types import Address, Cause
-from modelyard.engines.base import Attach, Command, Exit, Files
+from modelyard.engines.base import Attach, Command, Exit
 from modelyard.errors import StoreError
 from modelyard.launchers.base import Launch, Launcher, LaunchFailed
 from modelyard.runtime import probes
 from modelyard.runtime.devices import Devices
-from modelyard.runtime.devices.ram import RAM, Ram
 from modelyard.runtime.endpoint import Endpoint
 from modelyard.runtime.entries import Entry, FileProvider, Progress
 from modelyard.runtime.observer import Observer
-from modelyard.runtime.read_ahead import read_ahead
+from modelyard.runtime.read_ahead import ReadingAhead
 from modelyard.runtime.resident import Resident, StartFailed, describe, refused, rung_of, warm_up_cause
 from modelyard.wire.errors import WireError
 from modelyard.wire.pool import Pool
@@ -68,7 +66,7 @@ class Commands:
         self._on_progress = on_progress
         self._tasks: set[asyncio.Task[None]] = set()
         self._fetches: dict[str, asyncio.Task[None]] = {}  # by version
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._ahead = ReadingAhead(devices)
         self.residents: dict[str, Resident] = {}
         launcher.on_exit = self._on_exit
 
@@ -123,7 +121,7 @@ class Commands:
             _, late = await asyncio.wait(self._tasks, timeout=LATEST)
             if late:  # a thread that reads from a disk that does not answer
                 log.error("commands.late", count=len(late))
-        self._reader.shutdown(wait=False, cancel_futures=True)
+        self._ahead.close()
         for resident in self.residents.values():
             if resident.endpoint is not None:
                 resident.endpoint.close()
@@ -154,8 +152,9 @@ class Commands:
             self._spawn(self._observer.look())  # not in this task: while it runs, an exit is left to it
 
     async def _wake(self, action: ac.Wake, resident: Resident) -> None:
-        if await self._tried(action, self._wake_up(action, resident)):
-            self._post(ev.Ready(action.instance, action.generation))
+        observed = await self._tried(action, self._wake_up(action, resident))
+        if observed is not None:
+            self._post(ev.Ready(action.instance, action.generation, observed))
 
     async def _tried(
         self, action: ac.Start | ac.Sleep | ac.Wake, work: Coroutine[Any, Any, Result]
@@ -187,9 +186,9 @@ class Commands:
         pool = Pool(address)
         resident.endpoint = Endpoint(instance, entry.spec, entry.engine, address, pool)
         resident.endpoint.on_first_token = partial(self._observer.keep_first_token, entry)
-        stop = threading.Event()
+        stop = Event()
         if entry.spec.warm_up.read_ahead and entry.files:
-            self._spawn(self._read_ahead(action, entry.files, stop))
+            self._spawn(self._ahead.read(action, entry.files, stop))
         try:
             await self._unless_it_ends(instance, resident, self._warm(action, resident, pool))
         finally:
@@ -246,8 +245,9 @@ class Commands:
         self._still_there(instance.id, resident)
         return before, after
 
-    async def _wake_up(self, action: ac.Wake, resident: Resident) -> bool:
-        """Have it take its memory again, and generate. Raises StartFailed."""
+    async def _wake_up(self, action: ac.Wake, resident: Resident) -> Mapping[str, int]:
+        """Have it take its memory again, and generate. Raises
+        StartFailed. No bytes are observed: it may take them by and by."""
         entry, pool = resident.entry, resident.pool
         rung = rung_of(entry, action.rung.name)
         await self._recheck(entry, action.instance)
@@ -258,7 +258,7 @@ class Commands:
 
         await self._unless_it_ends(action.instance, resident, wake())
         self._still_there(action.instance, resident)
-        return True
+        return {}
 
     async def _recheck(self, entry: Entry, instance: str) -> None:
         """Its files are what they were. Raises StartFailed; then they are fetched before another start."""
@@ -302,26 +302,6 @@ class Commands:
             entry.told = entry.engine.read_languages(body)
         except (WireError, TimeoutError, ValueError) as error:
             log.warning("languages.unknown", version=entry.spec.version, reason=str(error) or "no answer")
-
-    async def _read_ahead(self, action: ac.Start, files: Files, stop: threading.Event) -> None:
-        """Have its files in the page cache, as far as that leaves the memory that it was promised."""
-
-        def read() -> int:
-            if stop.is_set():
-                return 0
-            promised = sum(charge.bytes for charge in action.placement if charge.device == RAM)
-            reserve = sum(device.reserve for device in self._devices.all if device.id == RAM)
-            room = Ram().read(RAM, ()).free - promised - reserve
-            return read_ahead([path for file in files.values() for path in file.paths], room, stop)
-
-        try:
-            done = await asyncio.get_running_loop().run_in_executor(self._reader, read)
-        except OSError as error:  # the engine meets it, too, and says so
-            log.warning("read_ahead.failed", instance=action.instance, error=str(error))
-        else:
-            log.debug("read_ahead.done", instance=action.instance, bytes=done)
-        finally:
-            stop.set()
 
     def _why(self, entry: Entry, instance: str, exit: Exit) -> tuple[Cause, str]:
         """The cause of an exit, and what to say of it."""

@@ -12,9 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
-from secrets import token_hex
 from time import perf_counter
 
 import structlog
@@ -22,16 +20,7 @@ import structlog
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.types import OutcomeKind
-from modelyard.errors import (
-    BrokenPromise,
-    InternalError,
-    ModelNotFound,
-    ModelRemoved,
-    ModelyardError,
-    StoreError,
-    by_code,
-)
+from modelyard.errors import BrokenPromise, ModelNotFound, ModelRemoved, StoreError
 from modelyard.launchers.base import Launcher
 from modelyard.runtime.asks import Asks
 from modelyard.runtime.commands import Commands
@@ -39,9 +28,9 @@ from modelyard.runtime.devices import Devices
 from modelyard.runtime.entries import Entry, FileProvider, Progress
 from modelyard.runtime.footprints import Footprints
 from modelyard.runtime.journal import Journal
-from modelyard.runtime.lease import Lease, Ticket
 from modelyard.runtime.notes import Notes
 from modelyard.runtime.observer import Observer
+from modelyard.runtime.requests import Requests
 from modelyard.runtime.work import WorkSeen
 from modelyard.telemetry.series import Duration
 
@@ -81,23 +70,20 @@ class Driver:
             devices, launcher, footprints, self.post, lambda: list(scheduler.state.instances.values())
         )
         self.commands = Commands(launcher, devices, files, self.observer, self.post, self._on_progress)
+        self.requests = Requests(self.post, self.commands.residents)
         self._inbox: deque[ev.Event] = deque()
         self._busy = False
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
-        self._tickets: dict[str, Ticket] = {}
-        self._leases: dict[str, Lease] = {}
         self._asks = Asks()
         self.work = WorkSeen(scheduler.state.instances.values, self.commands.residents.get)
         self._watches: list[asyncio.Task[None]] = []
-        self._run = f"r{token_hex(4)}-"
-        self._numbers = count(1)
         self._gone = asyncio.Event()
         self._closed = False
         self._execute: Mapping[type[ac.Action], Callable[..., None]] = {
-            ac.Grant: self._grant,
-            ac.Refuse: self._refuse,
-            ac.Cut: self._cut,
+            ac.Grant: self.requests.grant,
+            ac.Refuse: self.requests.refuse,
+            ac.Cut: self.requests.cut,
             ac.Fetch: self._fetch,
             ac.Start: self._start,
             ac.Sleep: self._sleep,
@@ -260,14 +246,14 @@ class Driver:
             self.timing.count += 1
             self.timing.seconds += perf_counter() - started
         if self.journal is not None:
-            self.journal.step(now, event, actions, self.scheduler.state, self._tickets)
+            self.journal.step(now, event, actions, self.scheduler.state, self.requests.tickets)
         for action in actions:
             try:
                 self._execute[type(action)](action)
             except Exception:  # those behind it are decided as well
                 self._tell_failure("action.failed", action=repr(action))
         if failed is not None:
-            self._fail_ticket(event)
+            self.requests.fail(event, self.scheduler.state.waiting)
         if isinstance(event, ev.Removed | ev.Changed | ev.Released):
             self._forget_removed()
         if self._check is not None and failed is None:
@@ -289,11 +275,6 @@ class Driver:
             self.progress.pop(version, None)
             self.commands.forget(version)
 
-    def _fail_ticket(self, event: ev.Event) -> None:
-        """A bug struck while this request arrived: it is told, not left waiting."""
-        if isinstance(event, ev.Arrived) and event.request not in self.scheduler.state.waiting:
-            self._answer(event.request, InternalError("the scheduler failed; see the log"))
-
     def _arm(self, deadline: float) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
@@ -305,89 +286,6 @@ class Driver:
         self.post(ev.Tick())
         if self._alarm is None and (deadline := self.scheduler.next_deadline()) is not None:
             self._arm(deadline)
-
-    # -- requests -----------------------------------------------------------------------------------------
-
-    def new_request(self) -> str:
-        """An id that no request had before, here or in an earlier run."""
-        return f"{self._run}{next(self._numbers)}"
-
-    def arrive(self, event: ev.Arrived, api: str = "") -> Ticket:
-        """Ask for a slot. The ticket holds the lease or the error already when that was decided at once;
-        else `wait` for it. Every ticket must be waited for, or abandoned."""
-        ticket = self._tickets[event.request] = Ticket(event.request, api)
-        self.post(event)
-        return ticket
-
-    async def wait(self, ticket: Ticket) -> Lease:
-        """The lease of a ticket. Raises the error it was refused with. A caller that is cancelled leaves
-        nothing behind: neither a place in the queue nor a slot."""
-        if not ticket.answered:
-            ticket.future = self._loop.create_future()
-            try:
-                await ticket.future
-            except asyncio.CancelledError:
-                self.abandon(ticket)
-                raise
-        if ticket.error is not None:
-            raise ticket.error
-        assert ticket.lease is not None
-        return ticket.lease
-
-    def abandon(self, ticket: Ticket) -> None:
-        """The client left: give back what the ticket holds, or its place in the queue."""
-        if ticket.lease is not None:
-            ticket.lease.release(OutcomeKind.CANCELLED)
-        elif ticket.error is None:
-            self._tickets.pop(ticket.request, None)
-            self.post(ev.Cancelled(ticket.request))
-
-    def _release(self, lease: Lease, outcome: OutcomeKind, rest: float) -> None:
-        self._leases.pop(lease.request, None)
-        lease.endpoint.active -= 1
-        self.post(ev.Finished(lease.request, lease.instance, lease.generation, outcome, rest))
-
-    def _doubt(self, lease: Lease) -> None:
-        self.post(ev.Doubted(lease.instance, lease.generation))
-
-    def _grant(self, action: ac.Grant) -> None:
-        ticket = self._tickets.pop(action.request, None)
-        resident = self.commands.residents.get(action.instance)
-        endpoint = resident.endpoint if resident is not None else None
-        if ticket is None or endpoint is None:
-            outcome = OutcomeKind.CANCELLED if ticket is None else OutcomeKind.UNREACHABLE
-            self.post(ev.Finished(action.request, action.instance, action.generation, outcome))
-            if ticket is not None:
-                ticket.error = InternalError(f"{action.instance} has no endpoint")
-                ticket.settle()
-            return
-        endpoint.active += 1
-        lease = Lease(
-            action.request,
-            endpoint,
-            action.generation,
-            action.waited,
-            action.loading,
-            self._release,
-            self._doubt,
-        )
-        self._leases[action.request] = lease
-        ticket.lease = lease
-        ticket.settle()
-
-    def _refuse(self, action: ac.Refuse) -> None:
-        self._answer(action.request, by_code(action.code, action.message, retry_after=action.retry_after))
-
-    def _answer(self, request: str, error: ModelyardError) -> None:
-        ticket = self._tickets.pop(request, None)
-        if ticket is not None:
-            ticket.error = error
-            ticket.settle()
-
-    def _cut(self, action: ac.Cut) -> None:
-        lease = self._leases.get(action.request)
-        if lease is not None:
-            lease.cut_by(by_code(action.code, action.message))
 
     # -- instances ----------------------------------------------------------------------------------------
 

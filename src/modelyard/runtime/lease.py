@@ -1,6 +1,6 @@
 """Leases and the tickets that wait for them: what the gateway holds of the scheduler.
 
-A ticket is made by `Driver.arrive`; it holds a lease, an error, or nothing yet. A lease is released exactly
+A ticket is made by `Requests.arrive`; it holds a lease, an error, or nothing yet. A lease is released exactly
 once, whatever happens to its request.
 """
 
@@ -72,7 +72,7 @@ class Lease:
             self._on_cut = callback
 
     def cut_by(self, error: ModelyardError) -> None:
-        """The scheduler ends this attempt. Called by the driver."""
+        """The scheduler ends this attempt. Called by `Requests`."""
         if self._release is not None and self.cut is None:
             self.cut = error
             if self._on_cut is not None:

@@ -1,22 +1,65 @@
 """Reading ahead: files that an engine is about to load, into the page cache while its process starts.
 
-Called by the commands, in a thread of its own. It only saves time: what goes wrong is left to the engine.
+Owned by the commands. It only saves time: what goes wrong is left to the engine.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import mmap
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+
+import structlog
+
+from modelyard.core.actions import Start
+from modelyard.engines.base import Files
+from modelyard.runtime.devices import Devices
+from modelyard.runtime.devices.ram import RAM, Ram
+
+log = structlog.get_logger(__name__)
 
 CHUNK = 4 << 20  # bytes between two looks at whether it is still wanted
 MOSTLY = 0.9  # of a file in the page cache: there is nothing to gain
 _WINDOW = 1 << 30
 _FAILED = ctypes.c_void_p(-1).value
 _LOWEST_BIT = bytes(number & 1 for number in range(256))
+
+
+class ReadingAhead:
+    """Reads in a thread of its own, the files of one instance after those of another."""
+
+    def __init__(self, devices: Devices) -> None:
+        self._devices = devices
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+
+    async def read(self, action: Start, files: Files, stop: Event) -> None:
+        """Have the files of what starts in the page cache, until `stop` is set, as far as that leaves the
+        memory that it was promised."""
+
+        def work() -> int:
+            if stop.is_set():
+                return 0
+            promised = sum(charge.bytes for charge in action.placement if charge.device == RAM)
+            reserve = sum(device.reserve for device in self._devices.all if device.id == RAM)
+            room = Ram().read(RAM, ()).free - promised - reserve
+            return read_ahead([path for file in files.values() for path in file.paths], room, stop)
+
+        try:
+            done = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except OSError as error:  # the engine meets it, too, and says so
+            log.warning("read_ahead.failed", instance=action.instance, error=str(error))
+        else:
+            log.debug("read_ahead.done", instance=action.instance, bytes=done)
+        finally:
+            stop.set()
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def read_ahead(files: Iterable[Path], room: int, stop: Event) -> int:
