@@ -88,6 +88,16 @@ async def test_what_many_ask_goes_through_the_model_together(models: dict[str, A
         assert int(counts["modelyard_translation_batches"]) <= 2 + 20 // 2
 
 
+async def test_what_the_model_never_takes_in_one_request_is_refused_with_the_limit(
+    models: dict[str, Any],
+) -> None:
+    async with live_yard({"one": models["one"]}, translation={"max_chars": 1_000_000}) as yard:
+        answer = await yard.http.post("/translate", json={"q": "a\n" * 100_001, "pair": "en-fr"})
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request"), answer.text
+        assert "100,000 are the most in one request" in answer.json()["error"]
+        assert "retry-after" not in answer.headers
+
+
 async def test_kill_9_of_the_process_under_load_leaves_nobody_without_an_answer(
     models: dict[str, Any],
 ) -> None:

@@ -195,3 +195,11 @@ async def test_what_it_cannot_start_with(m2m100: Path, more: dict[str, object], 
     async with running(argv) as live:
         assert await live.exited() == code
         assert said in live.log
+
+
+async def test_more_than_ever_waits_at_once_is_refused_for_good(m2m100: Path) -> None:
+    async with server(m2m100) as live:
+        body = {"q": "a\n" * 100_001, "source": "en", "target": "fr"}
+        answer = await live.client.post("/translate", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_long")
+        assert "100,001 sentences; 100,000 are the most" in answer.json()["error"]

@@ -15,7 +15,7 @@ from modelyard.languages import name
 from modelyard.servers.plain_http import Exchange
 from modelyard.servers.translation.asks import Ask, Refused, Served, ask
 from modelyard.servers.translation.backends import Backend, OutOfMemory, Output
-from modelyard.servers.translation.batching import Batching, Full
+from modelyard.servers.translation.batching import MOST_WAITING, Batching, Full
 from modelyard.servers.translation.texts import Plan, planned
 
 PREFIX = "modelyard_translation_"
@@ -114,6 +114,9 @@ async def _translated(asked: Ask, model: Model) -> dict[str, object]:
     else:
         plans = _planned(asked, model.backend)
     segments = [segment for plan in plans for segment in plan.segments]
+    if len(segments) > MOST_WAITING:  # there would never be room for it
+        message = f"the texts are {len(segments):,} sentences; {MOST_WAITING:,} are the most in one request"
+        raise Refused(413, "too_long", message, "q")
     outputs = iter(await model.batching.translate(segments, asked.alternatives))
     texts, others, errors, made = [], [], dict(asked.errors), 0
     for place, plan in enumerate(plans):
