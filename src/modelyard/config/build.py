@@ -6,23 +6,22 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, replace
-from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from modelyard.config import text as texts
 from modelyard.config.check import validate
 from modelyard.config.database import database_url
+from modelyard.config.devices import device_settings
+from modelyard.config.keys import keys_of
 from modelyard.config.listen import server_setting
 from modelyard.config.problems import ConfigErrors, Problem, is_below, near_miss
 from modelyard.config.reading import FilesRead
 from modelyard.config.schema import (
     BatchingSection,
     EngineSection,
-    KeySection,
     ModelSection,
     PolicySection,
     Root,
@@ -32,7 +31,7 @@ from modelyard.config.schema import (
 from modelyard.config.store import store_setting
 from modelyard.config.text import Document
 from modelyard.config.translation import pairs_setting, translation_setting
-from modelyard.config.values import Config, DeviceSetting, Key, Model, Scope, nearest
+from modelyard.config.values import Config, Model, nearest
 from modelyard.config.versions import spec_digest
 from modelyard.core.types import (
     FREE,
@@ -142,7 +141,7 @@ class _Build:
 
     def config(self) -> Config:
         root = self._root
-        keys = self._keys()
+        keys = keys_of(root.keys, self._refuse)
         server = server_setting(root.server, self._environ, self._absolute, self._refuse)
         profiles = {name: self.profile(name, section) for name, section in root.engines.items()}
         models = self.models(profiles)
@@ -150,7 +149,7 @@ class _Build:
             server=server,
             profiles=profiles,
             models=models,
-            devices=self._devices(),
+            devices=device_settings(root.devices, self._refuse),
             keys=keys,
             preload=tuple(model.spec.model for model in self._preloaded(models)),
             preload_auto=self._preload_auto,
@@ -337,55 +336,6 @@ class _Build:
             elif name in by_name and by_name[name] not in listed:
                 listed.append(by_name[name])
         return listed + [model for model in models if model.policy.preload and model not in listed]
-
-    # -- devices and keys -------------------------------------------------------------------------------
-
-    def _devices(self) -> dict[str, DeviceSetting]:
-        settings = {}
-        for name, section in self._root.devices.items():
-            path = f"devices.{name}"
-            if section.kind == "declared" and name == "ram":
-                self._refuse(
-                    f"{path}.kind", "host memory is always discovered; set `memory` to use less of it"
-                )
-            elif section.kind == "declared" and section.memory is None:
-                self._refuse(f"{path}.memory", "is required for a declared device")
-            if section.memory is not None and (section.reserve or 0) >= section.memory:
-                self._refuse(f"{path}.reserve", "leaves nothing of the device's memory")
-            if section.scale is not None and section.kind != "declared":
-                self._refuse(f"{path}.scale", "is of a declared device alone")
-            settings[name] = DeviceSetting(
-                section.memory, section.reserve, section.kind, section.group or "", section.scale or 1
-            )
-        return settings
-
-    def _keys(self) -> tuple[Key, ...]:
-        keys = [self._key(f"keys[{index}]", section) for index, section in enumerate(self._root.keys)]
-        for index, key in enumerate(keys):
-            for earlier in keys[:index]:
-                if key.name == earlier.name:
-                    self._refuse(f"keys[{index}].name", f"'{key.name}' is taken by an earlier key")
-                if key.digest and key.digest == earlier.digest:
-                    self._refuse(f"keys[{index}]", f"is the same secret as the key '{earlier.name}'")
-        return tuple(keys)
-
-    def _key(self, path: str, section: KeySection) -> Key:
-        digest = ""
-        if (section.key is None) == (section.hash is None):
-            self._refuse(path, "needs either `key` or `hash`")
-        elif section.key is not None:
-            secret = section.key.get_secret_value()
-            if re.fullmatch(r"[\x21-\x7e]{1,512}", secret):
-                digest = sha256(secret.encode()).hexdigest()
-            else:
-                self._refuse(f"{path}.key", "must be 1 to 512 visible ASCII characters without spaces")
-        elif section.hash is not None:
-            digest = section.hash.get_secret_value().removeprefix("sha256:").lower()
-            if not re.fullmatch(r"[0-9a-f]{64}", digest):
-                self._refuse(f"{path}.hash", "must be a sha256 in hex (64 digits)")
-                digest = ""
-        scopes = frozenset(Scope(scope) for scope in section.scopes)
-        return Key(section.name, digest, scopes, Priority[section.max_priority.upper()])
 
 
 def _mapping(value: object) -> Mapping[str, object]:

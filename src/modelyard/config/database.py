@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from modelyard.config.problems import Refuse
 from modelyard.config.schema import RegistrySection
 from modelyard.config.secrets import HIDDEN
 
@@ -15,9 +16,7 @@ PATH = "registry.database_url"
 _SQLITE, _POSTGRESQL = "sqlite:///", ("postgresql://", "postgres://")
 
 
-def database_url(
-    section: RegistrySection, absolute: Callable[[str, str], str], refuse: Callable[[str, str], None]
-) -> str:
+def database_url(section: RegistrySection, absolute: Callable[[str, str], str], refuse: Refuse) -> str:
     """The URL, with an absolute path of SQLite's file; "" where none is said. What is wrong with it is told
     to `refuse(path, message)`, without the URL: it may hold a password."""
     url = section.database_url.get_secret_value() if section.database_url else ""

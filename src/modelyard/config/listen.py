@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
+from modelyard.config.problems import Refuse
 from modelyard.config.schema import ServerSection
 from modelyard.config.values import Config, Limits, ServerSetting
 from modelyard.core.types import Address
@@ -23,10 +24,9 @@ def server_setting(
     section: ServerSection,
     environ: Mapping[str, str],
     absolute: Callable[[str, str], str],
-    refuse: Callable[[str, str], None],
+    refuse: Refuse,
 ) -> ServerSetting:
-    """The server's setting. `absolute(name, path)` resolves file names,
-    `refuse(path, message)` takes what is wrong."""
+    """The server's setting. `absolute(name, path)` resolves file names."""
     given = {
         name: value
         for name in ServerSection.model_fields
@@ -71,9 +71,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _check_address(
-    section: ServerSection, setting: ServerSetting, refuse: Callable[[str, str], None]
-) -> None:
+def _check_address(section: ServerSection, setting: ServerSetting, refuse: Refuse) -> None:
     if setting.unix is None:
         return
     if section.host is not None or section.port is not None:

@@ -6,13 +6,17 @@ from the environment and be a secret. The path, file and line find it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TypeAlias
 
 from modelyard.errors import ConfigError
 
 LISTED = 50
+
+Refuse: TypeAlias = Callable[[str, str], None]
+"""Takes the path of what is wrong, and a message."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from ipaddress import ip_network
 from urllib.parse import urlsplit
 
+from modelyard.config.problems import Refuse
 from modelyard.config.schema import S3Section, StoreSection
 from modelyard.config.values import S3Setting, StoreSetting
 
 _HOST = re.compile(r"(?i)[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_])?")
 
 
-def store_setting(section: StoreSection, refuse: Callable[[str, str], None]) -> StoreSetting:
-    """The section with its defaults; `refuse` is told a path and what is wrong there."""
+def store_setting(section: StoreSection, refuse: Refuse) -> StoreSetting:
+    """The section with its defaults."""
     for index, entry in enumerate(section.allow_private):
         if not _is_network(entry) and not _HOST.fullmatch(entry):
             refuse(
@@ -31,7 +31,7 @@ def store_setting(section: StoreSection, refuse: Callable[[str, str], None]) -> 
     )
 
 
-def _s3(section: S3Section, refuse: Callable[[str, str], None]) -> S3Setting:
+def _s3(section: S3Section, refuse: Refuse) -> S3Setting:
     endpoint = section.endpoint or ""
     parts = urlsplit(endpoint)
     if endpoint and (

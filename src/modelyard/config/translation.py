@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from string import Formatter
 
-from modelyard.config.problems import near_miss
+from modelyard.config.problems import Refuse, near_miss
 from modelyard.config.schema import ModelSection
 from modelyard.config.translation_schema import TranslationSection
 from modelyard.config.values import PROMPT, Translation
 from modelyard.core.languages import Pairs, pair_of
 
-Refuse = Callable[[str, str], None]
-
 _FIELDS = {"source", "target"}
 
 
 def pairs_setting(section: ModelSection, path: str, refuse: Refuse) -> Pairs:
-    """What a model's `languages` and `pairs` say; `refuse` is told a path and what is wrong there."""
+    """What a model's `languages` and `pairs` say."""
     languages = frozenset(section.languages)
     if not section.pairs:
         if len(languages) == 1:
