@@ -24,7 +24,7 @@ from modelyard.core.types import Cause, Charge, Device, DeviceKind, OutcomeKind,
 from modelyard.runtime import journal as journals
 from modelyard.runtime.journal import Journal
 from modelyard.runtime.journal_files import Segments, blocks
-from modelyard.runtime.journal_records import Encoder, Ended, Kind, worth_a_record
+from modelyard.runtime.journal_records import Encoder, Ended, Kind
 from waiting import until
 
 DEADLINE = 10.0
@@ -392,14 +392,14 @@ class TestRecords:
 
     def test_an_attempt_that_went_well_is_told_with_the_end_of_its_request(self) -> None:
         done, died = (ev.Finished("r1", "a-1", 1, kind) for kind in (OutcomeKind.DONE, OutcomeKind.DIED))
-        assert not worth_a_record(done)
-        assert worth_a_record(died)
+        assert not Encoder().tells(done)
+        assert Encoder().tells(died)
         stop = ac.Stop("a-1", 2, 1.0, "drained")
         (told,) = Encoder().step(1.0, done, [stop], "", None)
         assert json.loads(told)["kind"] == "stop"
 
     def test_quiet_events_are_told_only_with_what_they_caused(self) -> None:
-        assert not worth_a_record(ev.Tick())
+        assert not Encoder().tells(ev.Tick())
 
     def test_who_waits_is_forgotten_at_the_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("modelyard.runtime.journal_records.REMEMBERED", 10)

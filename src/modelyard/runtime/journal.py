@@ -26,7 +26,7 @@ from modelyard.core import events as ev
 from modelyard.core.state import State, Waiting
 from modelyard.runtime.journal_files import Segments, View, blocks
 from modelyard.runtime.journal_present import Present
-from modelyard.runtime.journal_records import Encoder, Ended, Kind, Queued, worth_a_record
+from modelyard.runtime.journal_records import Encoder, Ended, Kind, Queued
 from modelyard.runtime.lease import Ticket
 
 log = structlog.get_logger(__name__)
@@ -76,7 +76,7 @@ class Journal:
         tickets: Mapping[str, Ticket],
     ) -> None:
         """The scheduler took an event at this loop time, and decided; nothing was carried out yet."""
-        if not actions and not worth_a_record(event):
+        if not actions and not self._encoder.tells(event):
             return
         api, queued = "", None
         if type(event) is ev.Arrived:

@@ -76,6 +76,8 @@ _NOTES = frozenset(
     | {Kind.DEVICE_CLOSED, Kind.DEVICE_OPENED, Kind.ASLEEP, Kind.NO_SLEEP}
 )
 
+_MORE_EVENTS = frozenset({ev.Arrived, ev.Changed})  # told with what was decided, and by their parts
+
 
 class Queued(NamedTuple):
     """A request that was admitted and waits: what it was told, and where it stands. `place` is that of its
@@ -126,11 +128,7 @@ class Encoder:
             ev.Added: self._added,
             ev.Removed: self._removed,
             ev.PolicyChanged: lambda event: {"kind": Kind.POLICY, **_model(event.version)},
-            ev.LoadAsked: lambda event: {
-                "kind": Kind.LOAD_ASKED,
-                **_model(event.version),
-                "evict": event.evict,
-            },
+            ev.LoadAsked: self._load_asked,
             ev.UnloadAsked: self._unload_asked,
             ev.ShutdownAsked: lambda event: {"kind": Kind.SHUTDOWN, "now": event.now},
         }
@@ -146,6 +144,11 @@ class Encoder:
             ac.Release: self._stop,
             ac.Loaded: self._loaded,
         }
+
+    def tells(self, event: ev.Event) -> bool:
+        """Whether an event on which nothing was decided has anything to tell that is told nowhere else. An
+        attempt that went well is told with the end of its request."""
+        return (type(event) in self._events or type(event) in _MORE_EVENTS) and not _went_well(event)
 
     def step(
         self, at: float, event: ev.Event, actions: Sequence[ac.Action], api: str, queued: Queued | None
@@ -238,14 +241,8 @@ class Encoder:
 
     def _grant(self, action: ac.Grant) -> Fields:
         self._versions.pop(action.request, None)
-        return {
-            "kind": Kind.GRANT,
-            "request": action.request,
-            "instance": action.instance,
-            **self._of(action.instance),
-            "waited": round(action.waited, 4),
-            "loading": round(action.loading, 4),
-        }
+        told = {"waited": round(action.waited, 4), "loading": round(action.loading, 4)}
+        return {"kind": Kind.GRANT, "request": action.request, **self._of(action.instance), **told}
 
     def _refuse(self, action: ac.Refuse) -> Fields:
         model = _model(self._versions.pop(action.request, ""))
@@ -257,12 +254,12 @@ class Encoder:
         return {"kind": Kind.CANCEL, "request": event.request, **model}
 
     def _finished(self, event: ev.Finished) -> Fields:
-        of = {"request": event.request, "instance": event.instance, **self._of(event.instance)}
+        of = {"request": event.request, **self._of(event.instance)}
         told = {"rest": event.rest} if event.rest else {}
         return {"kind": Kind.ATTEMPT, **of, "outcome": event.outcome.value, **told}
 
     def _cut(self, action: ac.Cut) -> Fields:
-        of = {"request": action.request, "instance": action.instance, **self._of(action.instance)}
+        of = {"request": action.request, **self._of(action.instance)}
         return {"kind": Kind.CUT, **of, "code": action.code, "reason": _reason(action.message)}
 
     # -- instances ----------------------------------------------------------------------------------------
@@ -270,31 +267,31 @@ class Encoder:
     def _start(self, action: ac.Start) -> Fields:
         self._remember(action.instance, action.version)
         placement = {charge.device: charge.bytes for charge in action.placement}
-        of = {"instance": action.instance, **_model(action.version), "placement": placement}
+        of = {**self._of(action.instance), "placement": placement}
         return {"kind": Kind.START, **of, "reason": action.reason}
 
     def _sleep(self, action: ac.Sleep) -> Fields:
-        of = {"instance": action.instance, **self._of(action.instance), "rung": action.rung.name}
+        of = {**self._of(action.instance), "rung": action.rung.name}
         return {"kind": Kind.SLEEP, **of, "reason": _reason(action.reason)}
 
     def _wake(self, action: ac.Wake) -> Fields:
         placement = {charge.device: charge.bytes for charge in action.placement}
-        of = {"instance": action.instance, **self._of(action.instance), "rung": action.rung.name}
+        of = {**self._of(action.instance), "rung": action.rung.name}
         return {"kind": Kind.WAKE, **of, "placement": placement, "reason": action.reason}
 
     def _stop(self, action: ac.Stop | ac.Release) -> Fields:
         kind = Kind.STOP if isinstance(action, ac.Stop) else Kind.RELEASE
-        fields: Fields = {"kind": kind, "instance": action.instance, **self._of(action.instance)}
+        fields: Fields = {"kind": kind, **self._of(action.instance)}
         if isinstance(action, ac.Stop) and action.now:
             fields["now"] = True
         return {**fields, "reason": _reason(action.reason)}
 
     def _exited(self, event: ev.Exited) -> Fields:
-        of = {"instance": event.instance, **self._of(event.instance), "cause": event.cause.value}
+        of = {**self._of(event.instance), "cause": event.cause.value}
         return {"kind": Kind.EXITED, **of, "reason": _reason(event.detail)}
 
     def _released(self, event: ev.Released) -> Fields:
-        fields: Fields = {"kind": Kind.RELEASED, "instance": event.instance, **self._of(event.instance)}
+        fields: Fields = {"kind": Kind.RELEASED, **self._of(event.instance)}
         return {**fields, "missing": dict(event.missing)} if event.missing else fields
 
     def _note(self, note: ac.Note) -> Fields | None:
@@ -303,9 +300,8 @@ class Encoder:
             return None
         numbers = {name: round(v, 4) if isinstance(v, float) else v for name, v in note.fields}
         fields: Fields = {"kind": note.kind, **numbers, "reason": _reason(note.message)}
-        version = self._versions.get(note.subject)
-        if version is not None:
-            return {**fields, "instance": note.subject, **_model(version)}
+        if note.subject in self._versions:
+            return {**fields, **self._of(note.subject)}
         if "@" in note.subject:
             return {**fields, **_model(note.subject)}
         return {**fields, "device": note.subject}
@@ -336,6 +332,9 @@ class Encoder:
         fields: Fields = {"kind": Kind.MODEL_REMOVED, **_model(event.version)}
         return {**fields, "replaced_by": event.replaced_by} if event.replaced_by else fields
 
+    def _load_asked(self, event: ev.LoadAsked) -> Fields:
+        return {"kind": Kind.LOAD_ASKED, **_model(event.version), "evict": event.evict}
+
     def _unload_asked(self, event: ev.UnloadAsked) -> Fields:
         fields: Fields = {"kind": Kind.UNLOAD_ASKED, **_model(event.version), "now": event.now}
         return {**fields, "instance": event.instance} if event.instance else fields
@@ -354,35 +353,12 @@ class Encoder:
         self._versions[name] = version
 
     def _of(self, instance: str) -> Fields:
-        return _model(self._versions.get(instance, ""))
-
-
-def worth_a_record(event: ev.Event) -> bool:
-    """Whether an event on which nothing was decided has anything to tell that is told nowhere else. An
-    attempt that went well is told with the end of its request."""
-    return type(event) in _ALWAYS and not _went_well(event)
+        """An instance, with its model beside it."""
+        return {"instance": instance, **_model(self._versions.get(instance, ""))}
 
 
 def _went_well(event: ev.Event) -> bool:
     return type(event) is ev.Finished and event.outcome is OutcomeKind.DONE and not event.rest
-
-
-_ALWAYS = frozenset(
-    {
-        *(
-            ev.Arrived,
-            ev.Cancelled,
-            ev.Finished,
-            ev.Exited,
-            ev.Released,
-            ev.Cached,
-            ev.FetchFailed,
-            ev.FilesLost,
-            ev.DeviceAdded,
-        ),
-        *(ev.Added, ev.Removed, ev.PolicyChanged, ev.Changed, ev.LoadAsked, ev.UnloadAsked, ev.ShutdownAsked),
-    }
-)
 
 
 def _follows(action: ac.Action) -> bool:
