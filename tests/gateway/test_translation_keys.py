@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -12,6 +14,8 @@ from gateway.live_yard import LiveYard, live_yard
 from gateway.test_access import bearer
 from gateway.translators import refused, translator
 from modelyard.compose import keeping
+from modelyard.gateway.strangers import FREE, TOGETHER
+from modelyard.gateway.translation import MARKUP
 from waiting import until
 
 SECRET, OTHER = "s" * 20, "o" * 20
@@ -95,3 +99,59 @@ async def test_without_keys_one_in_the_body_is_passed_over() -> None:
         assert [answer.status_code for answer in await every(yard, "anything")] == [200] * 6
         refusal = (await yard.http.post("/v1/models/ef/predict", json={**ASKED, "target": "xx"})).json()
         assert set(refusal["error"]) == {"message", "type", "param", "code"}, json.dumps(refusal)
+
+
+LIMIT = {"max_chars": 20_000}
+LARGEST = FREE + LIMIT["max_chars"] * MARKUP
+
+
+async def test_of_a_stranger_little_is_read() -> None:
+    async with live_yard(MODELS, keys=KEYS, translation=LIMIT) as yard:
+        large = b'{"q": "' + b"a" * LARGEST + b'"}'
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield large
+
+        for content in (large, pieces()):
+            answer = await yard.http.post("/translate", content=content)
+            assert refused(answer)[:2] == (401, "invalid_api_key")
+            assert "Authorization: Bearer KEY" in answer.json()["error"]
+        named = await yard.http.post("/translate", content=large, headers=bearer(SECRET))
+        assert refused(named) == (400, "invalid_request", "target")
+        # As much as may be translated at once, each character as six bytes, and the key at the end.
+        asked = {**ASKED, "q": "\u00e9" * LIMIT["max_chars"], "api_key": SECRET}
+        assert (await yard.http.post("/translate", content=json.dumps(asked).encode())).status_code == 200
+
+
+async def test_strangers_together_do_not_keep_those_out_who_send_little() -> None:
+    async with live_yard(MODELS, keys=KEYS, translation=LIMIT) as yard:
+        head = f"POST /translate HTTP/1.1\r\nhost: localhost\r\ncontent-length: {LARGEST}\r\n\r\n".encode()
+        writers = []
+        for _ in range(TOGETHER):
+            _, writer = await asyncio.open_unix_connection(yard.socket)
+            writer.write(head + b" " * (LARGEST - 1))  # the last byte never comes
+            await writer.drain()
+            writers.append(writer)
+        large = {
+            **ASKED,
+            "q": "a" * LIMIT["max_chars"],
+            "glossary": {"x" * 200: "y" * 200},
+            "more": "z" * FREE,
+        }
+
+        async def status(body: dict[str, Any], **headers: str) -> int:
+            return (await yard.http.post("/translate", json=body, headers=headers)).status_code
+
+        async def is_full() -> bool:
+            return await status({**large, "api_key": SECRET}) == 503
+
+        await until(is_full)
+        assert await status({**ASKED, "api_key": SECRET}) == 200
+        assert await status(large, **bearer(SECRET)) == 200
+        for writer in writers:
+            writer.close()
+
+        async def is_free() -> bool:
+            return await status({**large, "api_key": SECRET}) == 200
+
+        await until(is_free)

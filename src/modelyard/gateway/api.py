@@ -14,6 +14,7 @@ import orjson
 from modelyard.errors import ContextOverflow, ModelyardError, RequestError
 from modelyard.gateway.exchange import Exchange, Headers
 from modelyard.gateway.http.answers import Answer, error_headers, error_object, plain_error
+from modelyard.gateway.translation_paths import is_libretranslate
 
 SSE = b"text/event-stream"
 
@@ -127,7 +128,6 @@ OPENAI = OpenAI()
 ANTHROPIC = Anthropic()
 OLLAMA = Ollama()
 LIBRETRANSLATE = LibreTranslate()
-_LIBRETRANSLATES = ("/translat", "/detect", "/languages", "/download_file/", "/frontend/")
 
 
 def api_of(path: str, headers: Headers | None = None) -> Api:
@@ -137,7 +137,7 @@ def api_of(path: str, headers: Headers | None = None) -> Api:
         return OLLAMA
     if path.startswith("/v1/messages"):
         return ANTHROPIC
-    if path.startswith(_LIBRETRANSLATES):
+    if is_libretranslate(path):
         return LIBRETRANSLATE
     if headers is not None and path.startswith("/v1/models") and headers.get(b"anthropic-version"):
         return ANTHROPIC

@@ -15,16 +15,14 @@ from modelyard.config import Key, Scope
 from modelyard.core.types import Priority
 from modelyard.errors import Forbidden, HostNotAllowed, InvalidRequest, OriginNotAllowed, Unauthorized
 from modelyard.gateway.exchange import ANYBODY, NOBODY, Caller, Exchange, Headers
+from modelyard.gateway.translation_paths import DOWNLOAD, KEY_IN_BODY, SETTINGS
 
 OPEN_PATHS = frozenset(
     {
         *("/", "/health", "/health_check", "/ready", "/docs", "/openapi.json", "/favicon.ico"),
-        "/frontend/settings",
+        SETTINGS,
     }
 )
-_OPEN_BELOW = "/download_file/"  # whoever knows such an address may have what is there
-KEY_IN_BODY = frozenset({"/translate", "/translation", "/translate_file", "/detect", "/languages"})
-"""Paths whose handlers look for a key in the body where no header has one: see `Gate.admit_with`."""
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 CACHE_BOUND = 1024
 TASKS = "/v1/tasks"
@@ -54,7 +52,7 @@ def scope_of(method: str, path: str) -> Scope | None:
 
 
 def needs_no_key(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(_OPEN_BELOW)
+    return path in OPEN_PATHS or path.startswith(DOWNLOAD)  # whoever knows such an address may have it
 
 
 def priority_of(exchange: Exchange) -> Priority | None:

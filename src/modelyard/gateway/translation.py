@@ -15,19 +15,28 @@ import orjson
 
 from modelyard import languages
 from modelyard.config import Translation as Settings
-from modelyard.engines.base import TRANSLATE
 from modelyard.errors import InvalidRequest, MethodNotAllowed
 from modelyard.gateway.auth import Gate, priority_of
 from modelyard.gateway.detection import detect, detect_each
 from modelyard.gateway.documents import KINDS, document_of
-from modelyard.gateway.exchange import Exchange, Handler
+from modelyard.gateway.exchange import NOBODY, Exchange, Handler
 from modelyard.gateway.fields import Fields, refuse
 from modelyard.gateway.forms import Form
 from modelyard.gateway.http.answers import JSON
 from modelyard.gateway.pieces import Pieces, pieces_of
+from modelyard.gateway.strangers import Strangers
 from modelyard.gateway.translating import Done, Job, Translating
 from modelyard.gateway.translation_answer import NOTHING, Part, answer_of, translate
-from modelyard.gateway.translation_files import DOWNLOAD, HEADERS, Files
+from modelyard.gateway.translation_files import HEADERS, Files
+from modelyard.gateway.translation_paths import (
+    DETECT,
+    DOWNLOAD,
+    LANGUAGES,
+    SETTINGS,
+    TRANSLATE,
+    TRANSLATE_FILE,
+    TRANSLATION,
+)
 from modelyard.gateway.translation_request import (
     AUTO,
     Asked,
@@ -40,11 +49,6 @@ from modelyard.gateway.translation_request import (
     ways_of,
 )
 
-TRANSLATION = "/translation"
-DETECT = "/detect"
-TRANSLATE_FILE = "/translate_file"
-LANGUAGES = "/languages"
-SETTINGS = "/frontend/settings"
 KINDS_BY_PATH = {
     TRANSLATE: "translation",
     TRANSLATION: "translation",
@@ -53,7 +57,7 @@ KINDS_BY_PATH = {
 }
 """What they are called in metrics."""
 MARKUP = 10
-"""How many bytes of a document may come on one character of its text that may be translated."""
+"""How many bytes of a document, or of a body, may come on one character of text that may be translated."""
 
 
 class Lanes:
@@ -64,6 +68,7 @@ class Lanes:
         self._gate = gate
         self._settings = settings
         self._files = Files()
+        self._strangers = Strangers()
         self.posts: Mapping[str, Handler] = {
             TRANSLATE: self._translate,
             TRANSLATION: self._translate,
@@ -198,8 +203,12 @@ class Lanes:
 
     async def _sent(self, exchange: Exchange) -> Form | dict[str, object]:
         """The body, of one who may ask: a stranger is not even told what is wrong with it."""
+        if exchange.caller is NOBODY:
+            body = await self._strangers.body(exchange, self._settings().max_chars * MARKUP)
+        else:
+            body = await exchange.body()
         try:
-            given = await sent(exchange)
+            given = sent(body, exchange.headers.get(b"content-type"))
             key = fields_of(given).get("api_key")
         except InvalidRequest:
             self._gate.admit_with(exchange, None)

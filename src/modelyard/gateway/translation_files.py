@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 from modelyard.errors import BodyTooLarge, NotFound
 
-DOWNLOAD = "/download_file/"
 KEPT_FOR = 1800.0  # seconds
 KEPT = 64 * 1024 * 1024
 """Bytes of all of them."""

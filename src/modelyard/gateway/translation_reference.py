@@ -9,8 +9,14 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelyard.engines.base import TRANSLATE
-from modelyard.gateway.translation import DETECT, LANGUAGES, SETTINGS, TRANSLATE_FILE, TRANSLATION
-from modelyard.gateway.translation_files import DOWNLOAD
+from modelyard.gateway.translation_paths import (
+    DETECT,
+    DOWNLOAD,
+    LANGUAGES,
+    SETTINGS,
+    TRANSLATE_FILE,
+    TRANSLATION,
+)
 
 DOWNLOADED = f"{DOWNLOAD}{{file}}"
 PATHS = (TRANSLATE, TRANSLATION, TRANSLATE_FILE, DETECT, LANGUAGES, SETTINGS, DOWNLOADED)

@@ -15,7 +15,6 @@ from modelyard import languages
 from modelyard.config import Translation
 from modelyard.core.languages import code_of, is_code, pair_of
 from modelyard.errors import InvalidRequest, UnsupportedLanguage
-from modelyard.gateway.exchange import Exchange
 from modelyard.gateway.fields import Fields, refuse
 from modelyard.gateway.forms import MULTIPART, URLENCODED, Form, media_of, multipart, urlencoded
 from modelyard.gateway.pieces import Glossary
@@ -49,11 +48,10 @@ class Asked:
     local_only: bool = False
 
 
-async def sent(exchange: Exchange) -> Form | dict[str, object]:
-    """The body, by its content type; JSON where it looks like that, as `curl -d` calls all it sends a form.
-    Raises InvalidRequest."""
-    body = await exchange.body()
-    media, boundary = media_of(exchange.headers.get(b"content-type"))
+def sent(body: bytes, content_type: bytes | None) -> Form | dict[str, object]:
+    """What a body says, by its content type; JSON where it looks like that, as `curl -d` calls all it sends a
+    form. Raises InvalidRequest."""
+    media, boundary = media_of(content_type)
     if media == MULTIPART:
         return multipart(body, boundary)
     if media == URLENCODED and not body.lstrip().startswith(b"{"):
