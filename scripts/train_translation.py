@@ -359,7 +359,8 @@ the published models.
 
 made it, of sentences that are drawn from seed {seed} on; 150 steps take about a minute on two CPU cores. The
 weights of each command are the mean of those after its rounds of steps. One meaning of twenty is kept from
-training, in every language; of 500 of those (seed {test_seed}), so many come out exactly right, by greedy search:
+training, in every language; of 500 of those (seed {test_seed}), so many come out exactly right, by greedy
+search:
 
 | direction | exact |
 |---|---|
