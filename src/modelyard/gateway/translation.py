@@ -102,27 +102,26 @@ class Lanes:
         problems = [problem_of(text) for text in asked.texts]
         texts = ["" if problem else str(text) for text, problem in zip(asked.texts, problems, strict=True)]
         pieces = [pieces_of(text, asked.glossary, html=asked.html) for text in texts]
-        _respond(exchange, *await self._translated(exchange, asked, texts, pieces, problems))
+        _respond(exchange, *await self._translated(exchange, asked, pieces, problems))
 
     async def _translated(
         self,
         exchange: Exchange,
         asked: Asked,
-        texts: Sequence[str],
         pieces: Sequence[Pieces],
         problems: Sequence[str],
     ) -> tuple[dict[str, object], Sequence[Done]]:
-        """The answer for these pieces of texts, and how it came about; by `texts` a language is detected."""
+        """The answer for these pieces of texts, and how it came about."""
         settings = self._settings()
         model = await self._translating.model(asked.model, settings)
         sources, targets = self._translating.codes(model, settings)
         target = code_among(asked.target, targets, "target")
         detected = asked.source == AUTO
-        guesses = await detect_each(texts, sources) if detected else []
+        guesses = await detect_each(["\n".join(one.texts) for one in pieces], sources) if detected else []
         if detected:
             codes = [guess and guess.language for guess in guesses]
         else:
-            codes = [code_among(asked.source, sources, "source")] * len(texts)
+            codes = [code_among(asked.source, sources, "source")] * len(pieces)
         parts = [Part(*each) for each in zip(pieces, codes, problems, strict=True)]
         job = Job(
             texts=(),
@@ -161,9 +160,8 @@ class Lanes:
         if len(file.data) > most:
             refuse("file", f"is {len(file.data):,} bytes large; {most:,} are the most")
         pieces = await asyncio.to_thread(document_of, file.name, file.data, asked.glossary)
-        text = "\n".join(pieces.texts)
-        check_size([text], "file", settings)
-        body, dones = await self._translated(exchange, asked, [text], [pieces], [""])
+        check_size(["\n".join(pieces.texts)], "file", settings)
+        body, dones = await self._translated(exchange, asked, [pieces], [""])
         key = self._files.put(file.name, str(body.pop("translatedText")).encode())
         _respond(exchange, {"translatedFileUrl": _address(exchange, DOWNLOAD + key), **body}, dones)
 
