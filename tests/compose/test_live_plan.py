@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from compose.live_files import file_yard
 from gateway.live_yard import MB, SHARE, fake
+from modelyard.compose.preparing import Preparing
 from modelyard.errors import ConfigError
 from modelyard.gateway.kept_plans import KEPT
 from waiting import until
@@ -117,11 +118,11 @@ async def test_a_plan_that_could_not_be_carried_out_is_kept(monkeypatch: pytest.
         yard.write({"a": fake(), "b": fake()})
         plan = (await yard.post("/admin/plan", {"config": {}})).body["id"]
 
-        def refuse(prepared: object) -> None:
+        def refuse(self: Preparing, prepared: object) -> None:
             raise ConfigError("devices.gpu0.memory", "is held")
 
         with monkeypatch.context() as patch:
-            patch.setattr(yard.yard.live, "_check_held", refuse)
+            patch.setattr(Preparing, "check_held", refuse)
             refused = await yard.post("/admin/apply-plan", {"id": plan})
             assert refused.code == "config_refused"
         assert (await yard.post("/admin/apply-plan", {"id": plan})).status == 200

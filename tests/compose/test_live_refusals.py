@@ -176,7 +176,7 @@ class TestFiles:
             assert [line["event"] for line in logs].count("config.refused") == 1
 
     @pytest.mark.parametrize(
-        "where", ["modelyard.config.build.validate", "modelyard.compose.live.entries_of"]
+        "where", ["modelyard.config.build.validate", "modelyard.compose.preparing.entries_of"]
     )
     async def test_so_is_a_bug_until_the_file_is_another(
         self, where: str, monkeypatch: pytest.MonkeyPatch

@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from modelyard.compose.additions import Additions, check_keys
 from modelyard.compose.ahead import Ahead
-from modelyard.compose.entries import check_placements, entries_of
+from modelyard.compose.entries import check_placements
+from modelyard.compose.preparing import NotLive, Prepared, Preparing
 from modelyard.compose.reading import NotRead, Origin, as_problem, read
 from modelyard.compose.registered import warn_of_shadows
-from modelyard.config import Config, ConfigErrors, Key, Model
-from modelyard.config.difference import Difference, Kind, compare
+from modelyard.config import Config, Key, Model
+from modelyard.config.difference import Difference, Kind
 from modelyard.config.reading import FilesRead
 from modelyard.config.together import together
 from modelyard.config.versions import keyed
 from modelyard.core import events as ev
-from modelyard.core.memory import DeviceLedger
-from modelyard.core.types import Device
-from modelyard.core.units import in_units
 from modelyard.errors import ConfigError, ConfigRefused, ModelyardError, RestartNeeded, ShuttingDown
 from modelyard.gateway.live import Applied, Before, Standing
 from modelyard.gateway.names import Names
@@ -40,18 +38,6 @@ from modelyard.store import Store
 log = structlog.get_logger(__name__)
 
 NO_FILE = "What is served was not read from a file; name one."
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A change that can be made: `fresh` are the versions that come, by model; `devices` those with another
-    budget; `event` is all that the scheduler is told."""
-
-    config: Config
-    difference: Difference
-    fresh: Mapping[str, Entry]
-    devices: tuple[Device, ...]
-    event: ev.Changed
 
 
 Registered = Callable[[Config], tuple[Model, ...]]
@@ -83,7 +69,7 @@ class Live:
         self._origin = origin
         self._driver = driver
         self._names = names
-        self._store = store
+        self._preparing = Preparing(driver, names, store)
         self._ahead = ahead
         self._take = take
         self._lock = asyncio.Lock()
@@ -103,7 +89,7 @@ class Live:
         raises; then nothing has changed."""
         async with self._lock:
             base = make(self.base)
-            prepared = await self._prepare(self._whole(base))
+            prepared = await self._preparing.change(self.config, self._whole(base))
             self._make(prepared)
             self.base = base
 
@@ -117,7 +103,9 @@ class Live:
         raises. It is awaited when all that can be checked was found good, and after it `self.registered`
         makes the same. Raises ConfigErrors, and what `commit` raises; then nothing has changed."""
         async with self._lock:
-            prepared = await self._prepare(self._whole(self.base, registered, additions))
+            prepared = await self._preparing.change(
+                self.config, self._whole(self.base, registered, additions)
+            )
             self._check_open()
             await commit()
             if additions is not None:
@@ -136,8 +124,8 @@ class Live:
     async def check(self, model: Model) -> Entry:
         """A version as it would be run here, without serving it. Raises ConfigErrors."""
         config = together(replace(self.config, models=()), [model])
-        entry = (await self._entries(config, [model]))[model.spec.model]
-        check_placements(config, [entry], self._with(()), {model.spec.model})
+        entry = (await self._preparing.entries(config, [model]))[model.spec.model]
+        check_placements(config, [entry], self._preparing.ledgers(), {model.spec.model})
         return entry
 
     async def bring(self, model: Model) -> Entry:
@@ -180,8 +168,8 @@ class Live:
                 reading, config = await read(source, self._origin, foreign=foreign)
                 whole = self._whole(config)
                 check_keys(whole, self.unknown_keys())
-                prepared = await self._prepare(whole)
-                running = self._running_on(prepared.difference)
+                prepared = await self._preparing.change(self.config, whole)
+                running = self._preparing.running_on(prepared.difference)
                 if before is not None:
                     await before(source, config, prepared.event)
                 if not dry_run:
@@ -239,84 +227,6 @@ class Live:
 
     # -- a change -----------------------------------------------------------------------------------------
 
-    async def _prepare(self, config: Config) -> Prepared:
-        """Everything that may fail or take time. Raises ConfigErrors (a NotLive for what is fixed)."""
-        difference = compare(self.config, config)
-        if difference.fixed:
-            raise NotLive(self.config, config, difference)
-        try:
-            devices = self._driver.devices.changed(config.all_devices)
-        except ConfigError as error:
-            raise config.failure([(error.path, str(error).removeprefix(f"{error.path}: "))]) from error
-        new = [one.after for one in difference.of(Kind.ADDED, Kind.REPLACED) if one.after is not None]
-        fresh = await self._entries(config, new)
-        ledgers = self._with(devices)
-        everyone = {model.spec.model for model in config.models}
-        suspects = everyone if devices else {one.name for one in difference.models}
-        check_placements(config, list(self._after(config, fresh)), ledgers, suspects)
-        return Prepared(config, difference, fresh, devices, self._event(config, difference, fresh, devices))
-
-    async def _entries(self, config: Config, models: Sequence[Model]) -> dict[str, Entry]:
-        """These models as they are run here, by name; a version that is served already is taken as it is."""
-        known = {one.spec.model: self._names.version(one.spec.version) for one in models}
-        new = [one for one in models if known[one.spec.model] is None]
-        fresh = await asyncio.to_thread(entries_of, config, new, self._driver.devices, self._store)
-        for entry in fresh.values():
-            await self._driver.examine(entry)
-        return fresh | {name: entry for name, entry in known.items() if entry is not None}
-
-    def _with(self, devices: Iterable[Device]) -> Mapping[str, DeviceLedger]:
-        ledgers = dict(self._driver.scheduler.state.ledger.devices)
-        return {**ledgers, **{device.id: DeviceLedger(device) for device in devices}}
-
-    def _after(self, config: Config, fresh: Mapping[str, Entry]) -> Iterable[Entry]:
-        """All entries as they would be."""
-        versions = self._driver.scheduler.state.versions
-        for model in config.models:
-            entry = fresh.get(model.spec.model)
-            if entry is None:
-                known = self._names.resolve(model.spec.model)
-                version = versions.get(known.spec.version)
-                estimate = known.estimate or (version.need if version is not None else None)
-                entry = replace(known, policy=model.policy, estimate=estimate)
-            yield entry
-
-    def _event(
-        self, config: Config, difference: Difference, fresh: Mapping[str, Entry], devices: Iterable[Device]
-    ) -> ev.Changed:
-        parts: list[ev.Part] = [ev.DeviceAdded(device) for device in devices]
-        if config.server.queue_bound != self.config.server.queue_bound:
-            parts.append(ev.QueueBounded(config.server.queue_bound))
-        for model in (one.after for one in difference.of(Kind.ADDED, Kind.REPLACED)):
-            assert model is not None
-            entry = fresh[model.spec.model]
-            if self._names.version(entry.spec.version) is None:
-                parts.append(entry.added())
-            elif entry.policy != model.policy:
-                parts.append(ev.PolicyChanged(entry.spec.version, model.policy))
-        for one in difference.of(Kind.REMOVED, Kind.REPLACED):
-            successor = fresh[one.name].spec.version if one.name in fresh else ""
-            parts.append(ev.Removed(self._names.model(one.name).spec.version, successor))
-        parts += [ev.Removed(entry.spec.version) for entry in self._left_behind(config)]
-        for one in difference.of(Kind.POLICY):
-            if one.after is not None and one.before is not None and one.after.policy != one.before.policy:
-                version = self._names.resolve(one.name).spec.version
-                parts.append(ev.PolicyChanged(version, one.after.policy))
-        return ev.Changed(tuple(parts))
-
-    def _left_behind(self, config: Config) -> list[Entry]:
-        """Versions that are served beside those of their models, and whose model or engine changes."""
-        models = {model.spec.model: model for model in config.models}
-        return [
-            entry
-            for entry in self._names.others()
-            if (model := models.get(entry.spec.model)) is None
-            or (
-                model.spec.version != entry.spec.version
-                and config.profiles.get(entry.spec.engine) != self.config.profiles.get(entry.spec.engine)
-            )
-        ]
-
     def _check_open(self) -> None:
         if self._driver.scheduler.state.shutting_down:
             raise ShuttingDown("the server is shutting down")
@@ -326,8 +236,8 @@ class Live:
         ConfigErrors, ShuttingDown and what `Driver.change` does before anything has changed."""
         config, difference = prepared.config, prepared.difference
         self._check_open()
-        self._check_held(prepared)
-        left_behind = self._left_behind(config)
+        self._preparing.check_held(prepared)
+        left_behind = self._preparing.left_behind(self.config, config)
         self._driver.change(prepared.event, prepared.fresh.values())  # first: nothing behind it can fail
         self._driver.devices.take(prepared.devices)
         for one in difference.of(Kind.REPLACED):
@@ -352,21 +262,6 @@ class Live:
         _tell(difference)
         warn_of_shadows(before, config, self._names)
 
-    def _check_held(self, prepared: Prepared) -> None:
-        """A budget cannot be less than what instances hold by now."""
-        accounts = self._driver.scheduler.state.ledger.devices
-        problems = [
-            (
-                f"devices.{device.id}.memory",
-                f"would be {in_units(device.budget)}, less than the {in_units(accounts[device.id].reserved)} "
-                "that instances hold now; unload some first",
-            )
-            for device in prepared.devices
-            if device.budget < accounts[device.id].reserved
-        ]
-        if problems:
-            raise prepared.config.failure(problems)
-
     def _preload(self, before: Config) -> None:
         """Who is to be preloaded from now on comes."""
         known = {model.spec.model for model in before.models if model.policy.preload}
@@ -374,34 +269,6 @@ class Live:
         if wanted:
             self._ahead.load(wanted)
         self._ahead.ask()
-
-    def _running_on(self, difference: Difference) -> dict[str, int]:
-        """Requests that run on what goes, by model."""
-        versions, running = self._driver.scheduler.state.versions, {}
-        for one in difference.of(Kind.REMOVED, Kind.REPLACED):
-            version = versions.get(self._names.resolve(one.name).spec.version)
-            instances = version.instances.values() if version is not None else ()
-            running[one.name] = sum(len(instance.leases) for instance in instances)
-        return running
-
-
-class NotLive(ConfigErrors):
-    """Values that cannot change while the server runs."""
-
-    def __init__(self, before: Config, after: Config, difference: Difference) -> None:
-        problems = [
-            (
-                one.path,
-                f"cannot change while the server runs: it is {_said(one.before)}, and this says "
-                f"{_said(one.after)}; restart the server, or leave it as it is",
-            )
-            for one in difference.fixed
-        ]
-        super().__init__(after.failure(problems).problems)
-
-
-def _said(value: object) -> str:
-    return "not set" if value is None else str(value)
 
 
 def _tell(difference: Difference) -> None:
