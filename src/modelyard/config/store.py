@@ -16,7 +16,7 @@ _HOST = re.compile(r"(?i)[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_])?")
 def store_setting(section: StoreSection, refuse: Refuse) -> StoreSetting:
     """The section with its defaults."""
     for index, entry in enumerate(section.allow_private):
-        if not _is_network(entry) and not _HOST.fullmatch(entry):
+        if not is_network(entry) and not _HOST.fullmatch(entry):
             refuse(
                 f"store.allow_private[{index}]",
                 "is not a host, an address or a network; write models.lan, 10.1.2.3 or 10.0.0.0/8",
@@ -55,7 +55,8 @@ def _s3(section: S3Section, refuse: Refuse) -> S3Setting:
     )
 
 
-def _is_network(text: str) -> bool:
+def is_network(text: str) -> bool:
+    """Whether an entry of `allow_private` is a network, or one address, and no name."""
     try:
         ip_network(text, strict=False)
     except ValueError:

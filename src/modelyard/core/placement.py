@@ -145,7 +145,7 @@ def never_fits(need: Need, spec: Spec, devices: Mapping[str, DeviceLedger]) -> N
         return NoFit(f"there is no {wanted} that it may use", need.bytes)
     spread = [share for share in need.shares if share.on == "accelerator"]
     usable = candidates(spread[0], spec, devices) if spread else []
-    if len(spread) > max(len(usable), 1):
+    if len(spread) > len(usable):
         return NoFit(
             f"it takes {len(spread)} accelerators at once, and may use {', '.join(usable)}", need.bytes
         )

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from modelyard.core.languages import Pairs
-from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
+from modelyard.core.types import Address, Cause, Placement, Spec
 from modelyard.engines import translating
-from modelyard.engines.adapter import Adapter
-from modelyard.engines.base import TRANSLATE, Attach, Call, Exit, Files, Profile
+from modelyard.engines.base import TRANSLATE, Attach, Call, Files, Profile
+from modelyard.engines.elsewhere import Elsewhere
 from modelyard.engines.options import Option, Table, path, truth, url, visible
 
 _LANGUAGES = Call("GET", translating.LANGUAGES)
@@ -31,25 +31,16 @@ _TABLE = Table(
 )
 
 
-class LibreTranslateEngine(Adapter):
+class LibreTranslateEngine(Elsewhere):
     """See the module's text and `engines.base.Engine`."""
 
     type: ClassVar[str] = "libretranslate"
+    table: ClassVar[Table] = _TABLE
     health: ClassVar[str] = translating.LANGUAGES
     verified: ClassVar[Literal["real", "golden"]] = "golden"
-    # Where requests go, and what is read of this machine's disk.
-    trusted: ClassVar[frozenset[str]] = frozenset({"url", "ca"})
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
-        found = _TABLE.problems(spec.parameters)
-        if "url" not in spec.parameters:
-            found.append(("parameters.url", "is missing: say where the server is"))
-        if spec.source:
-            found.append(("source", "is of no use: the server has its models already"))
-        return found + translating.warm_up_problems(spec)
-
-    def need(self, spec: Spec, files: Files) -> Need:
-        return Need((Share("ram", 0),))
+        return super().problems(spec, profile) + translating.warm_up_problems(spec)
 
     def command(
         self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
@@ -64,9 +55,6 @@ class LibreTranslateEngine(Adapter):
     def paths(self, spec: Spec) -> frozenset[str]:
         return frozenset({TRANSLATE})
 
-    def elsewhere(self, spec: Spec) -> bool:
-        return True
-
     def languages(self, spec: Spec) -> Call | None:
         return None if spec.pairs else _LANGUAGES
 
@@ -78,23 +66,15 @@ class LibreTranslateEngine(Adapter):
         key = spec.parameters.get("key")
         return {**known, "api_key": key} if key else known
 
-    def cause(self, exit: Exit, log_tail: str) -> Cause:
-        return Cause.EXITED
-
     def refused(self, spec: Spec, status: int) -> tuple[Cause, str] | None:
-        where = spec.parameters["url"]
-        if status in (401, 403):
-            said = "is not taken" if "key" in spec.parameters else "is missing"
-            return Cause.BAD_ARGUMENTS, f"parameters.key {said} by {where}"
         if status in (404, 405):
-            return Cause.BAD_ARGUMENTS, f"{where} has no LibreTranslate's API (parameters.url)"
+            return (
+                Cause.BAD_ARGUMENTS,
+                f"{spec.parameters['url']} has no LibreTranslate's API (parameters.url)",
+            )
         if status == 400:
             return Cause.BAD_MODEL, (
                 "it wants a key (parameters.key), or does not translate what it was asked: say its `pairs`, "
                 "or parameters.generate: false has it start without a first translation"
             )
-        if 300 <= status < 400:
-            return Cause.BAD_ARGUMENTS, "parameters.url leads elsewhere, and is not followed: name that place"
-        if status == 429 or status >= 500:
-            return Cause.LAUNCH, ""  # it may well take the next one
-        return None
+        return super().refused(spec, status)

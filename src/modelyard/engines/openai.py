@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
+from modelyard.core.types import Address, Cause, Placement, Spec
 from modelyard.engines import openai_http, translating
-from modelyard.engines.adapter import Adapter
-from modelyard.engines.base import TRANSLATE, Attach, Call, Exit, Files, Profile
+from modelyard.engines.base import TRANSLATE, Attach, Call, Files, Profile
+from modelyard.engines.elsewhere import Elsewhere
 from modelyard.engines.openai_http import APIS
 from modelyard.engines.options import Option, Table, path, some_of, text, truth, url, visible, whole
 
@@ -39,25 +39,17 @@ _TABLE = Table(
 )
 
 
-class OpenAiEngine(Adapter):
+class OpenAiEngine(Elsewhere):
     """See the module's text and `engines.base.Engine`."""
 
     type: ClassVar[str] = "openai"
+    table: ClassVar[Table] = _TABLE
     health: ClassVar[str] = _MODELS
     verified: ClassVar[Literal["real", "golden"]] = "real"
-    # Where requests go, and what is read of this machine's disk.
-    trusted: ClassVar[frozenset[str]] = frozenset({"url", "ca"})
 
     def problems(self, spec: Spec, profile: Profile) -> list[tuple[str, str]]:
-        found = _TABLE.problems(spec.parameters)
-        if "url" not in spec.parameters:
-            found.append(("parameters.url", "is missing: say where the server is"))
-        if spec.source:
-            found.append(("source", "is of no use: the server has the model already"))
+        found = super().problems(spec, profile)
         return found or openai_http.warm_up_problems(spec, self.paths(spec))
-
-    def need(self, spec: Spec, files: Files) -> Need:
-        return Need((Share("ram", 0),))
 
     def command(
         self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files
@@ -80,9 +72,6 @@ class OpenAiEngine(Adapter):
         said = frozenset(APIS[api] for api in apis) if isinstance(apis, list | tuple) else frozenset()
         return said | {TRANSLATE} if spec.pairs else said
 
-    def elsewhere(self, spec: Spec) -> bool:
-        return True
-
     def translation(self, spec: Spec, fields: Mapping[str, object]) -> Mapping[str, object]:
         model = spec.parameters.get("model")
         # Two servers that help each other out would send a text to and fro.
@@ -91,13 +80,7 @@ class OpenAiEngine(Adapter):
     def model_name(self, spec: Spec) -> str:
         return str(spec.parameters.get("model", spec.model))
 
-    def cause(self, exit: Exit, log_tail: str) -> Cause:
-        return Cause.EXITED
-
     def refused(self, spec: Spec, status: int) -> tuple[Cause, str] | None:
-        if status in (401, 403):
-            said = "is not taken" if "key" in spec.parameters else "is missing"
-            return Cause.BAD_ARGUMENTS, f"parameters.key {said} by {spec.parameters['url']}"
         if status == 404:
             return Cause.BAD_MODEL, (
                 f"{spec.parameters['url']} has no model {self.model_name(spec)!r} (parameters.model is its "
@@ -105,8 +88,4 @@ class OpenAiEngine(Adapter):
             )
         if status in (400, 422):
             return Cause.BAD_MODEL, "parameters.generate: false has it start without a first generation"
-        if 300 <= status < 400:
-            return Cause.BAD_ARGUMENTS, "parameters.url leads elsewhere, and is not followed: name that place"
-        if status == 429 or status >= 500:
-            return Cause.LAUNCH, ""  # it may well take the next one
-        return None
+        return super().refused(spec, status)

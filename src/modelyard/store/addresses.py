@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+from modelyard.config.store import is_network
 from modelyard.errors import DownloadFailed, SourceForbidden
 
 Address = IPv4Address | IPv6Address
@@ -31,8 +32,8 @@ class Guard:
 
     def __init__(self, allow: Iterable[str] = ()) -> None:
         entries = [entry.lower() for entry in allow]
-        self._hosts = {entry.rstrip(".") for entry in entries if not _is_network(entry)}
-        self._networks = [ip_network(entry, strict=False) for entry in entries if _is_network(entry)]
+        self._hosts = {entry.rstrip(".") for entry in entries if not is_network(entry)}
+        self._networks = [ip_network(entry, strict=False) for entry in entries if is_network(entry)]
 
     @property
     def allows_any(self) -> bool:
@@ -99,11 +100,3 @@ def embedded(address: Address) -> IPv4Address | None:
         if address in network and int(address) > 1:
             return IPv4Address(int(address) >> shift & 0xFFFFFFFF)
     return None
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True
