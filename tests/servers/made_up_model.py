@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
@@ -12,7 +12,7 @@ import httpx
 from modelyard.servers import plain_http
 from modelyard.servers.transformers.api import Api
 from modelyard.servers.transformers.asks import Sampling
-from modelyard.servers.transformers.generation import Gone, Job, Model
+from modelyard.servers.transformers.generation import Job, Model
 from modelyard.servers.transformers.parameters import Parameters
 
 END = 0  # the token that ends a text
@@ -84,15 +84,14 @@ class Measurer:
         self.step = asyncio.Semaphore(0)
         self.begun = self.left = False
 
-    async def embed(
-        self, inputs: Sequence[Sequence[int]], gone: Callable[[], bool]
-    ) -> Sequence[Sequence[float]]:
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
         for _ in inputs:
             self.begun = True
-            await self.step.acquire()
-            if gone():
+            try:
+                await self.step.acquire()
+            except asyncio.CancelledError:
                 self.left = True
-                raise Gone
+                raise
         return [[float(len(one))] for one in inputs]
 
     def counts(self) -> Mapping[str, float]:

@@ -16,7 +16,7 @@ from random import Random
 from modelyard.servers import fake_memory, fake_text, fake_translation
 from modelyard.servers.fake_generation import Generation, crash
 from modelyard.servers.fake_script import DEAD, Order, Script, order_from
-from modelyard.servers.plain_http import Exchange
+from modelyard.servers.plain_http import Exchange, Gone
 
 _MAX_TOKENS = 1_000_000
 _DEAD_FOR = 0.2  # seconds that its server outlives it
@@ -57,7 +57,7 @@ class Api:
             await self._route(exchange)
         except ApiError as error:
             exchange.answer(error.status, error.body)
-        except ClientGone:
+        except Gone:
             return
 
     async def _route(self, exchange: Exchange) -> None:
@@ -208,7 +208,7 @@ class Api:
         return _Slot(self, exchange)
 
     async def take_slot(self, exchange: Exchange) -> int:
-        """Wait for a free slot; its number. Raises ClientGone when nobody waits for the answer any more."""
+        """Wait for a free slot; its number. Raises Gone when nobody waits for the answer any more."""
         self._deferred += 1
         try:
             await self._slots.acquire()
@@ -216,7 +216,7 @@ class Api:
             self._deferred -= 1
         if exchange.gone:
             self._slots.release()
-            raise ClientGone
+            raise Gone
         number = self._busy.index(False)
         self._busy[number] = True
         return number
@@ -297,10 +297,6 @@ class Api:
 
     def _languages(self, exchange: Exchange) -> None:
         exchange.answer(200, fake_translation.languages(self._script.pairs))
-
-
-class ClientGone(Exception):
-    """The client left while its request waited for a slot."""
 
 
 class _Slot:

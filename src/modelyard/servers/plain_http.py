@@ -11,15 +11,21 @@ import asyncio
 import json
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import httptools
 
 BODY_BOUND = 64 << 20
 _PIPELINE_BOUND = 64
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+T = TypeVar("T")
+
+
+class Gone(Exception):
+    """The client left: nobody waits for the answer any more."""
 
 
 class Request:
@@ -53,6 +59,22 @@ class Exchange:
             call()
         else:
             self._connection.departure = call
+
+    async def awaited(self, work: Coroutine[Any, Any, T]) -> T:
+        """What comes of `work`, which is cancelled when the client leaves; Gone is raised when it has ended
+        then."""
+        task = asyncio.ensure_future(work)
+
+        def left() -> None:
+            task.cancel()
+
+        self.when_gone(left)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if self.gone:
+                raise Gone from None
+            raise
 
     def answer(self, status: int, body: object, content_type: str = "application/json") -> None:
         """Send the whole answer; an object that is not bytes is sent as JSON."""

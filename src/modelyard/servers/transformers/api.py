@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
-from modelyard.servers.plain_http import Exchange
+from modelyard.servers.plain_http import Exchange, Gone
 from modelyard.servers.transformers import asks
 from modelyard.servers.transformers.answer import Answer
 from modelyard.servers.transformers.asks import ApiError, Ask
-from modelyard.servers.transformers.generation import Embedder, Failed, Generator, Gone, Job, Model
+from modelyard.servers.transformers.generation import Failed, Generator, Job, Model
 from modelyard.servers.transformers.parameters import Parameters
 
 Handle: TypeAlias = Callable[["Api", Exchange, Model], Awaitable[None]]
@@ -146,20 +146,15 @@ class Api:
         for one in tokens:
             self._checked(one, model)
         async with self._slot(exchange):
-            vectors = await self._embedded(model.embedder, tokens, exchange)
+            try:
+                vectors = await exchange.awaited(model.embedder.embed(tokens))
+            except Failed as error:
+                raise ApiError(500, "server_error", str(error)) from None
         data = [{"object": "embedding", "index": i, "embedding": one} for i, one in enumerate(vectors)]
         counted = sum(map(len, tokens))
         usage = {"prompt_tokens": counted, "total_tokens": counted}
         body = {"object": "list", "model": self._parameters.model, "data": data, "usage": usage}
         exchange.answer(200, body)
-
-    async def _embedded(
-        self, embedder: Embedder, tokens: list[list[int]], exchange: Exchange
-    ) -> Sequence[Sequence[float]]:
-        try:
-            return await embedder.embed(tokens, lambda: exchange.gone)
-        except Failed as error:
-            raise ApiError(500, "server_error", str(error)) from None
 
     async def _tokenize(self, exchange: Exchange, model: Model) -> None:
         content = asks.body_of(exchange.request.body).get("content")

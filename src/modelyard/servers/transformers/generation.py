@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,10 +16,6 @@ class Failed(Exception):
     def __init__(self, message: str, fatal: bool = False) -> None:
         super().__init__(message)
         self.fatal = fatal
-
-
-class Gone(Exception):
-    """The client left."""
 
 
 @dataclass(eq=False)
@@ -57,10 +53,9 @@ class Generator(Protocol):
 
 
 class Embedder(Protocol):
-    async def embed(
-        self, inputs: Sequence[Sequence[int]], gone: Callable[[], bool]
-    ) -> Sequence[Sequence[float]]:
-        """A vector of each list of tokens. Raises Failed, and Gone soon after `gone` has become true."""
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
+        """A vector of each list of tokens. When this is cancelled, it ends when none of them is computed any
+        more. Raises Failed."""
         ...
 
     def counts(self) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ import transformers
 
 from modelyard.servers.transformers.asks import Sampling
 from modelyard.servers.transformers.batching import Batching
-from modelyard.servers.transformers.gathering import Gathering
+from modelyard.servers.transformers.embedding import Embedding
 from modelyard.servers.transformers.generation import Model, Sleeper
 from modelyard.servers.transformers.host_weights import HostWeights
 from modelyard.servers.transformers.parameters import Parameters
@@ -34,7 +34,7 @@ def load(parameters: Parameters) -> Model:
     words = Tokenizer(tokenizer, model)
     if parameters.embedding:
         vectors = Vectors(model, tokenizer, _pooling(parameters))
-        return Model(words, sleeper, embedder=Gathering(vectors.forward, parameters))
+        return Model(words, sleeper, embedder=Embedding(vectors.forward, parameters))
     if parameters.speculates:
         draft = None
         if parameters.draft:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
 from modelyard.languages import name
-from modelyard.servers.plain_http import Exchange
+from modelyard.servers.plain_http import Exchange, Gone
 from modelyard.servers.translation.asks import Ask, Refused, Served, ask
 from modelyard.servers.translation.backends import Backend, OutOfMemory, Output
 from modelyard.servers.translation.batching import MOST_WAITING, Batching, Full
@@ -51,6 +51,8 @@ class Api:
             await route(self, exchange, self._model)
         except Refused as error:
             exchange.answer(error.status, error.body)
+        except Gone:
+            return
 
     async def _translate(self, exchange: Exchange, model: Model) -> None:
         self._requests += 1
@@ -62,18 +64,8 @@ class Api:
 
     async def _answered(self, exchange: Exchange, model: Model) -> None:
         asked = ask(exchange.request.body, model.served)
-        work = asyncio.ensure_future(_translated(asked, model))
-
-        def left() -> None:
-            work.cancel()
-
-        exchange.when_gone(left)
         try:
-            answer = await work
-        except asyncio.CancelledError:
-            if exchange.gone:
-                return
-            raise
+            answer = await exchange.awaited(_translated(asked, model))
         except Full:
             raise Refused(429, "overloaded", "too many texts wait here; try again later") from None
         exchange.answer(200, answer)
@@ -96,8 +88,10 @@ class Api:
         exchange.answer(200, self._counts(model))
 
     def _counts(self, model: Model) -> dict[str, int]:
-        now = {"requests": self._requests, "processing": self._processing, "waiting": model.batching.waiting}
-        return {**now, **asdict(model.batching.counts), "batch_tokens": model.batching.bound}
+        batching = model.batching
+        now = {"requests": self._requests, "processing": self._processing, "waiting": batching.waiting}
+        counts = {**asdict(batching.counts), "running": batching.running}
+        return {**now, **counts, "batch_tokens": batching.bound}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What waits to be translated, and what of it goes through the model together. Pure.
 
-Used by `batching`, on the event loop alone. An item has a length in tokens; a batch costs the length of its
+Used by `gathering`, on the event loop alone. An item has a length in tokens; a batch costs the length of its
 longest times their count, padding included. Short items go first, but one that has waited for `PATIENCE`
 goes next, however long it is.
 """
@@ -66,10 +66,6 @@ class Line(Generic[T]):
         """When the one that waits longest came; None when nothing waits."""
         item = next(iter(self._arrived), None)
         return None if item is None else item.arrived
-
-    def all(self) -> list[Item[T]]:
-        """What waits, the oldest first."""
-        return list(self._arrived)
 
     def take(self, now: float, bound: int, most: int = sys.maxsize) -> list[Item[T]]:
         """The next batch, of at most `bound` tokens with its padding and `most` items; a longer item goes

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.servers.translation.line import PATIENCE, SLACK, SPREAD, Item, Line
+from modelyard.servers.line import PATIENCE, SLACK, SPREAD, Item, Line
 
 LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=60)
 
