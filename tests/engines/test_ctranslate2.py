@@ -177,8 +177,8 @@ def test_why_it_ended(log: str, cause: Cause) -> None:
 
 
 def test_what_it_says_of_its_work() -> None:
-    page = b"modelyard_translation_processing 3\nmodelyard_translation_running 17\n"
-    assert ENGINE.count_busy(page) == 3
-    assert ENGINE.read_work(page) == Work(17.0)
+    stats = b'{"processing": 3, "batch": 17, "batches": 5}'
+    assert ENGINE.count_busy(stats) == 3
+    assert ENGINE.read_work(stats) == Work(17)
     with pytest.raises(ValueError, match="does not tell"):
-        ENGINE.count_busy(b"")
+        ENGINE.count_busy(b"{}")

@@ -5,6 +5,7 @@ always translate into the same nonsense.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Mapping
@@ -82,10 +83,10 @@ async def test_what_many_ask_goes_through_the_model_together(models: dict[str, A
         assert instance is not None
         endpoint = yard.driver.commands.residents[instance.id].endpoint
         assert endpoint is not None
-        _, page = await endpoint.pool.fetch("GET", "/metrics", timeout=5.0)
-        counts = dict(line.split() for line in page.decode().splitlines())
-        assert int(counts["modelyard_translation_segments"]) >= 21
-        assert int(counts["modelyard_translation_batches"]) <= 2 + 20 // 2
+        _, body = await endpoint.pool.fetch("GET", "/stats", timeout=5.0)
+        counts = json.loads(body)
+        assert counts["segments"] >= 21
+        assert counts["batches"] <= 2 + 20 // 2
 
 
 async def test_what_the_model_never_takes_in_one_request_is_refused_with_the_limit(

@@ -14,9 +14,7 @@ from typing import ClassVar, Literal
 from modelyard.core.languages import Pairs
 from modelyard.core.types import Address, Cause, Need, Placement, Share, Spec
 from modelyard.engines import own, seq2seq, translating
-from modelyard.engines.adapter import Adapter
-from modelyard.engines.base import TRANSLATE, Call, Command, Files, Profile, Work
-from modelyard.engines.exposition import sums
+from modelyard.engines.base import TRANSLATE, Call, Command, Files, Profile
 from modelyard.engines.folder import Folder
 from modelyard.engines.options import Option, Table, one_of, whole, whole_of
 from modelyard.servers.ctranslate2.parameters import COMPUTE_TYPES
@@ -48,11 +46,9 @@ _WIDTHS = {
     "float16": 2,
     "float32": 4,
 }
-_PROCESSING = "modelyard_translation_processing"
-_RUNNING = "modelyard_translation_running"
 
 
-class CTranslate2Engine(Adapter):
+class CTranslate2Engine(own.OwnServer):
     """See the module's text and `engines.base.Engine`."""
 
     type: ClassVar[str] = "ctranslate2"
@@ -119,21 +115,6 @@ class CTranslate2Engine(Adapter):
 
     def pairs(self, spec: Spec, files: Files) -> Pairs:
         return seq2seq.pairs(spec, files)
-
-    def busy(self) -> Call | None:
-        return Call("GET", "/metrics")
-
-    def count_busy(self, body: bytes) -> int:
-        found = sums(body, (_PROCESSING,))
-        if not found:
-            raise ValueError("/metrics: does not tell how many requests are processed")
-        return int(found[_PROCESSING])
-
-    def work(self) -> Call | None:
-        return self.busy()
-
-    def read_work(self, body: bytes) -> Work:
-        return Work(sums(body, (_RUNNING,)).get(_RUNNING))
 
 
 def _stored(spec: Spec) -> str:

@@ -1,4 +1,5 @@
-"""What the adapters of our own servers in Python share: what they lack, how they are started, why they ended.
+"""What the adapters of our own servers in Python share: what they lack, how they are started, what they work
+on, why they ended.
 
 Pure. The servers are `modelyard.servers.NAME`; each takes its parameters as one JSON object.
 """
@@ -8,9 +9,40 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from modelyard.core.types import Cause, Placement
-from modelyard.engines.base import Command, Profile
+from modelyard.engines.adapter import Adapter
+from modelyard.engines.base import Call, Command, Profile, Work
+
+_STATS = Call("GET", "/stats")
+
+
+class OwnServer(Adapter):
+    """Its server tells at `/stats` of its work, as one JSON object."""
+
+    def busy(self) -> Call | None:
+        return _STATS
+
+    def count_busy(self, body: bytes) -> int:
+        count = _stats(body).get("processing")
+        if not isinstance(count, int):
+            raise ValueError("/stats: does not tell how many requests are processed")
+        return count
+
+    def work(self) -> Call | None:
+        return _STATS
+
+    def read_work(self, body: bytes) -> Work:
+        found = _stats(body)
+        drafted = found.get("drafted")
+        accepted = found.get("accepted", 0) / drafted if drafted else None
+        return Work(found.get("batch", found.get("processing")), found.get("kv_use"), accepted)
+
+
+def _stats(body: bytes) -> dict[str, Any]:
+    found = json.loads(body)
+    return found if isinstance(found, dict) else {}
 
 
 def missing(modules: Sequence[str], profile: Profile, extra: str) -> str:

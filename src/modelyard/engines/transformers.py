@@ -10,15 +10,13 @@ was made for.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from modelyard.core.languages import Pairs
 from modelyard.core.types import Address, Cause, Need, Placement, Spec
 from modelyard.engines import openai_http, own, seq2seq, transformers_memory, translating
-from modelyard.engines.adapter import Adapter
-from modelyard.engines.base import TRANSLATE, Call, Command, Files, Profile, Rung, Work
+from modelyard.engines.base import TRANSLATE, Call, Command, Files, Profile, Rung
 from modelyard.engines.folder import Folder
 from modelyard.engines.openai_http import CHAT
 from modelyard.engines.options import Option, Table, one_of, text, truth, whole, whole_of
@@ -60,7 +58,7 @@ _NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _STORED = {"bnb-4bit": 0.55, "torchao-int4": 0.55, "bnb-8bit": 1.0, "torchao-int8": 1.0, "fp8": 1.0}
 
 
-class TransformersEngine(Adapter):
+class TransformersEngine(own.OwnServer):
     """See the module's text and `engines.base.Engine`."""
 
     type: ClassVar[str] = "transformers"
@@ -175,26 +173,6 @@ class TransformersEngine(Adapter):
 
     def pairs(self, spec: Spec, files: Files) -> Pairs:
         return seq2seq.pairs(spec, files) if _translates(spec) else spec.pairs
-
-    def busy(self) -> Call | None:
-        return Call("GET", "/stats")
-
-    def count_busy(self, body: bytes) -> int:
-        stats = json.loads(body)
-        count = stats.get("processing") if isinstance(stats, dict) else None
-        if not isinstance(count, int):
-            raise ValueError("/stats: does not tell how many requests are processed")
-        return count
-
-    def work(self) -> Call | None:
-        return self.busy()
-
-    def read_work(self, body: bytes) -> Work:
-        stats = json.loads(body)
-        found = stats if isinstance(stats, dict) else {}
-        drafted = found.get("drafted")
-        accepted = found.get("accepted", 0) / drafted if drafted else None
-        return Work(found.get("batch", found.get("processing")), found.get("kv_use"), accepted)
 
 
 def _flat(spec: Spec) -> dict[str, object]:

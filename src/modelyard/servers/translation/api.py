@@ -18,7 +18,6 @@ from modelyard.servers.translation.backends import Backend, OutOfMemory, Output
 from modelyard.servers.translation.batching import MOST_WAITING, Batching, Full
 from modelyard.servers.translation.texts import Plan, planned
 
-PREFIX = "modelyard_translation_"
 _AT_ONCE = 4000  # characters of a request that are tokenized beside the others' answers
 
 
@@ -80,18 +79,11 @@ class Api:
     async def _health(self, exchange: Exchange, model: Model) -> None:
         exchange.answer(200, {"status": "ok"})
 
-    async def _metrics(self, exchange: Exchange, model: Model) -> None:
-        lines = "".join(f"{PREFIX}{key} {value}\n" for key, value in self._counts(model).items())
-        exchange.answer(200, lines.encode(), "text/plain; version=0.0.4")
-
     async def _stats(self, exchange: Exchange, model: Model) -> None:
-        exchange.answer(200, self._counts(model))
-
-    def _counts(self, model: Model) -> dict[str, int]:
         batching = model.batching
-        now = {"requests": self._requests, "processing": self._processing, "waiting": batching.waiting}
-        counts = {**asdict(batching.counts), "running": batching.running}
-        return {**now, **counts, "batch_tokens": batching.bound}
+        own = {"requests": self._requests, "processing": self._processing, "waiting": batching.waiting}
+        counts = {"batch": batching.running, **asdict(batching.counts), "batch_tokens": batching.bound}
+        exchange.answer(200, {**own, **counts})
 
 
 @dataclass(frozen=True)
@@ -165,6 +157,5 @@ _ROUTES: dict[tuple[str, str], _Route] = {
     ("POST", "/translate"): Api._translate,
     ("GET", "/languages"): Api._languages,
     ("GET", "/health"): Api._health,
-    ("GET", "/metrics"): Api._metrics,
     ("GET", "/stats"): Api._stats,
 }
