@@ -65,17 +65,6 @@ async def test_a_language_model_is_told_to_translate_what_no_other_can() -> None
         assert (await translated(yard, "one", model="talk"))["route"] == "llm"
 
 
-async def test_a_text_that_a_language_model_cannot_read_fails_alone_where_that_is_asked() -> None:
-    models = {"talk": fake(memory=SHARE, parameters={"context": 200})}
-    async with live_yard(models, translation={"llm": {"model": "talk"}}) as yard:
-        texts = ["one", "two " * 300, "three"]
-        assert (await ask(yard, texts, "en", "fi")).status_code == 400
-        said = await translated(yard, texts, "en", "fi", partial=True)
-        assert [text is None for text in said["translatedText"]] == [False, True, False]
-        assert set(said["errors"]) == {"1"}
-        assert "200" in said["errors"]["1"]
-
-
 def prompt_of(told: str, text: str) -> str:
     return chat_prompt([{"role": "system", "content": told}, {"role": "user", "content": text}])
 

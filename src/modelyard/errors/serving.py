@@ -101,6 +101,13 @@ class EngineRefused(EngineError):
     retryable = False
 
 
+class NotTranslated(EngineError):
+    """The language model that was asked to translate answered, but with no text."""
+
+    code = "not_translated"
+    retryable = False
+
+
 class FirstByteTimeout(EngineError):
     """The engine sent nothing for `first_byte_timeout`."""
 

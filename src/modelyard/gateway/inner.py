@@ -20,6 +20,8 @@ class Inner:
 
     def __init__(self, outer: Exchange) -> None:
         self._outer = outer
+        self._left = False
+        self._told_of_close: list[Callable[[], None]] = []
         self.method, self.path, self.raw_path, self.query = "POST", outer.path, outer.raw_path, b""
         self.headers, self.peer, self.caller = Headers([]), outer.peer, outer.caller
         self.also = b""
@@ -29,7 +31,7 @@ class Inner:
 
     @property
     def closed(self) -> bool:
-        return self._outer.closed
+        return self._left or self._outer.closed
 
     async def body(self) -> bytes:
         return b""
@@ -53,7 +55,14 @@ class Inner:
     def abort(self) -> None:
         self.status = 0
 
+    def leave(self) -> None:
+        """Nobody wants the answer any more: as when the client leaves."""
+        self._left = True
+        for callback in self._told_of_close:
+            callback()
+
     def on_close(self, callback: Callable[[], None]) -> None:
+        self._told_of_close.append(callback)
         self._outer.on_close(callback)
 
     def on_pause(self, callback: Callable[[], None]) -> None:

@@ -1,86 +1,46 @@
 """Has texts translated by models: along the first route on which it can be done, one step after the other.
 
-Called by the translation lane. Each step is an ordinary request of its model through the serve loop, made on
-behalf of the client's: it waits, is retried, counted and limited as every other.
+Called by the translation lane. Of each step the requests are ordinary ones of its model (`steps`), made on
+behalf of the client's: they wait, are retried, counted and limited as every other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
-
-import orjson
+from collections.abc import Iterator
+from dataclasses import replace
 
 from modelyard import languages
 from modelyard.config import Translation
-from modelyard.core.routing import Kind, Route, Step
-from modelyard.core.types import Priority
+from modelyard.core.routing import Kind, Route
 from modelyard.engines.base import TRANSLATE
 from modelyard.errors import (
     Busy,
     ContextOverflow,
-    EngineProtocol,
     ModelNotFound,
     ModelRemoved,
     ModelyardError,
     NotSupported,
+    RequestDeadline,
     ServiceError,
     StoreError,
     UnsupportedLanguage,
 )
-from modelyard.gateway.chunks import choice_of, object_of
-from modelyard.gateway.demand import Demand
-from modelyard.gateway.exchange import Disconnected, Exchange
-from modelyard.gateway.inner import Inner, Told
+from modelyard.gateway.exchange import Exchange
 from modelyard.gateway.languages_list import codes_of, languages_view
 from modelyard.gateway.names import Bring, Names
-from modelyard.gateway.pairs import CHAT, Translators
+from modelyard.gateway.pairs import Translators
 from modelyard.gateway.recent import Recent
 from modelyard.gateway.serve import Service
+from modelyard.gateway.steps import Done, Job, Steps
 from modelyard.runtime.entries import Entry
-from modelyard.wire.errors import ProtocolError
 
-KIND = "translation"
-OURS = b"x-modelyard-"
-TOGETHER = 256  # texts of one request to an engine
-USAGE = ("segments", "input_tokens", "output_tokens")
-_AS_CHAT = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
-_NEXT = (Busy, ServiceError, StoreError, ModelNotFound, ModelRemoved, NotSupported)
+_NEXT = (Busy, ServiceError, StoreError, ModelNotFound, ModelRemoved, NotSupported, ContextOverflow)
 """What one model cannot do now, and another may."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Texts of one language, none of them blank. `model`: by this one alone."""
-
-    texts: Sequence[str]
-    source: str
-    target: str
-    model: Entry | None = None
-    alternatives: int = 0
-    partial: bool = False
-    pivot: str | bool | None = None
-    local_only: bool = False
-    priority: Priority | None = None
-
-
-@dataclass(slots=True)
-class Done:
-    """`texts` are None, and `errors` say why, where a text could not be translated; of a job that is not
-    `partial` all are there. `headers` are those of the last answer that says how it came about."""
-
-    texts: list[str | None]
-    route: Route
-    alternatives: dict[int, list[str]] = field(default_factory=dict)
-    errors: dict[int, str] = field(default_factory=dict)
-    usage: dict[str, int] = field(default_factory=lambda: dict.fromkeys(USAGE, 0))
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 class Translating:
     def __init__(self, service: Service, names: Names, bring: Bring, router: Translators) -> None:
-        self._service = service
+        self._steps = Steps(service, names, bring)
         self._names = names
         self._bring = bring
         self._router = router
@@ -111,13 +71,15 @@ class Translating:
 
     async def run(self, exchange: Exchange, job: Job, settings: Translation) -> Done:
         """Raises UnsupportedLanguage when nobody translates this pair, else what the first route failed with
-        when none could."""
+        when none could. When the time of a request was over, only what takes none is tried."""
         first: ModelyardError | None = None
         for route in self._routes(job):
+            if isinstance(first, RequestDeadline) and route.kind is not Kind.FIXED:
+                continue
             try:
                 return await self._along(exchange, route, job, settings)
             except _NEXT as error:
-                first = first or error
+                first = error if isinstance(error, RequestDeadline) else first or error
         if first is not None:
             raise first
         over = f" over {job.pivot}" if isinstance(job.pivot, str) else ""
@@ -149,7 +111,7 @@ class Translating:
                     left.remove(index)
         for step in route.steps:
             one = replace(job, alternatives=job.alternatives if step is route.steps[-1] else 0)
-            await self._step(exchange, step, one, done, left, settings)
+            await self._steps.take(exchange, step, one, done, left, settings)
             left = [index for index in left if index not in done.errors]
         if key is not None:
             for index in left:
@@ -159,149 +121,3 @@ class Translating:
     async def _key(self, route: Route, job: Job) -> tuple[tuple[str, ...], str, str]:
         entries = [await self._names.reach(step.model, self._bring) for step in route.steps]
         return tuple(entry.spec.version for entry in entries), job.source, job.target
-
-    async def _step(
-        self,
-        exchange: Exchange,
-        step: Step,
-        job: Job,
-        done: Done,
-        left: Sequence[int],
-        settings: Translation,
-    ) -> None:
-        """Have those texts of `done` that are left translated by one model."""
-        if done.route.kind is Kind.LLM:
-            for index in left:
-                try:
-                    await self._told(exchange, step, job, done, index, settings)
-                except (EngineProtocol, ContextOverflow) as error:
-                    if not job.partial:
-                        raise
-                    done.texts[index], done.errors[index] = None, error.message
-            return
-        for start in range(0, len(left), TOGETHER):
-            some = left[start : start + TOGETHER]
-            fields: dict[str, object] = {
-                "q": [done.texts[index] for index in some],
-                "source": step.source,
-                "target": step.target,
-            }
-            if job.alternatives:
-                fields["alternatives"] = job.alternatives
-            if job.partial:
-                fields["partial"] = True
-            answer = await self._ask(exchange, step, job, done, _Translate(fields))
-            for place, index in enumerate(some):
-                _take(answer, place, index, done)
-
-    async def _told(
-        self, exchange: Exchange, step: Step, job: Job, done: Done, index: int, settings: Translation
-    ) -> None:
-        """One text by a language model that is told to translate it."""
-        told = settings.prompt.format(source=languages.name(step.source), target=languages.name(step.target))
-        messages = [{"role": "system", "content": told}, {"role": "user", "content": done.texts[index]}]
-        answer = await self._ask(exchange, step, job, done, _Chat(messages))
-        done.texts[index] = str(choice_of(answer)["message"]["content"]).strip()
-
-    async def _ask(
-        self, exchange: Exchange, step: Step, job: Job, done: Done, question: _Translate | _Chat
-    ) -> Mapping[str, Any]:
-        """The answer of one model. Raises what it is refused with, and Disconnected."""
-        inner, told, found = Inner(exchange), Told(), _Found(question.check)
-
-        async def demand(_: Exchange) -> Demand:
-            entry = await self._names.reach(step.model, self._bring)
-            if question.path not in entry.paths:
-                raise NotSupported(f"{entry.spec.model} does not serve {question.path}.", param="model")
-            body = orjson.dumps(question.body(entry))
-            return Demand(
-                entry,
-                KIND,
-                question.path.encode(),
-                body,
-                False,
-                priority=job.priority,
-                reshape=found.read,
-                api=told,
-                key=exchange.caller.name,
-            )
-
-        await self._service.serve(inner, await demand(exchange), demand)
-        exchange.also += inner.also
-        if told.told is not None:
-            raise told.told
-        if found.answer is None:  # the client left, or the server stops
-            raise Disconnected
-        done.headers = [pair for pair in inner.answered if pair[0].startswith(OURS)]
-        usage = found.answer.get("usage")
-        if isinstance(usage, dict):
-            for name in USAGE:
-                counted = usage.get(name, usage.get(_AS_CHAT.get(name, "")))
-                done.usage[name] += counted if isinstance(counted, int) else 0
-        return found.answer
-
-
-class _Translate:
-    """A question to a model that translates."""
-
-    path = TRANSLATE
-
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        self._fields = fields
-
-    def body(self, entry: Entry) -> Mapping[str, object]:
-        return entry.engine.translation(entry.spec, self._fields)
-
-    def check(self, answer: Mapping[str, Any]) -> bool:
-        texts, errors = answer.get("translatedText"), answer.get("errors", {})
-        return (
-            isinstance(texts, list)
-            and len(texts) == len(self._fields["q"])
-            and isinstance(errors, dict)
-            and all(isinstance(text, str) or str(index) in errors for index, text in enumerate(texts))
-        )
-
-
-class _Chat:
-    """A question to a language model."""
-
-    path = CHAT
-
-    def __init__(self, messages: Sequence[object]) -> None:
-        self._messages = messages
-
-    def body(self, entry: Entry) -> Mapping[str, object]:
-        name = entry.engine.model_name(entry.spec) or entry.spec.model
-        return {"model": name, "messages": self._messages, "temperature": 0}
-
-    def check(self, answer: Mapping[str, Any]) -> bool:
-        choice = choice_of(answer)
-        message = choice.get("message")
-        said = message.get("content") if isinstance(message, dict) else None
-        return isinstance(said, str) and bool(said.strip()) and choice.get("finish_reason") != "length"
-
-
-class _Found:
-    """Reads an engine's answer, so that one that is none counts as its fault, and keeps it."""
-
-    def __init__(self, check: Callable[[Mapping[str, Any]], bool]) -> None:
-        self._check = check
-        self.answer: Mapping[str, Any] | None = None
-
-    def read(self, body: bytes) -> bytes:
-        answer = object_of(body)
-        if not self._check(answer):
-            raise ProtocolError(f"it answered with {body[:80]!r}, which is no translation of what was sent")
-        self.answer = answer
-        return body
-
-
-def _take(answer: Mapping[str, Any], place: int, index: int, done: Done) -> None:
-    """One text of an answer."""
-    if (problem := answer.get("errors", {}).get(str(place))) is not None:
-        done.texts[index], done.errors[index] = None, str(problem)
-        return
-    done.texts[index] = answer["translatedText"][place]
-    more = answer.get("alternatives")
-    if isinstance(more, list) and place < len(more) and isinstance(more[place], list):
-        done.alternatives[index] = [text for text in more[place] if isinstance(text, str)]

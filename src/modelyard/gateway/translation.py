@@ -24,8 +24,9 @@ from modelyard.gateway.fields import Fields, refuse
 from modelyard.gateway.forms import Form
 from modelyard.gateway.http.answers import JSON
 from modelyard.gateway.pieces import Pieces, pieces_of
+from modelyard.gateway.steps import Done, Job
 from modelyard.gateway.strangers import Strangers
-from modelyard.gateway.translating import Done, Job, Translating
+from modelyard.gateway.translating import Translating
 from modelyard.gateway.translation_answer import NOTHING, Part, answer_of, translate
 from modelyard.gateway.translation_files import HEADERS, Files
 from modelyard.gateway.translation_paths import (

@@ -15,7 +15,8 @@ from modelyard.errors import UnsupportedLanguage
 from modelyard.gateway.detection import Guess
 from modelyard.gateway.exchange import Exchange
 from modelyard.gateway.pieces import Pieces
-from modelyard.gateway.translating import USAGE, Done, Job, Translating
+from modelyard.gateway.steps import USAGE, Done, Job
+from modelyard.gateway.translating import Translating
 from modelyard.gateway.translation_request import Asked
 
 NOTHING = Guess("en", 0.0)
