@@ -52,7 +52,7 @@ MARIAN = ["MarianMTModel", "MarianTokenizer"]
 def test_held_out_sentences_come_out_exactly_right(
     name: str, classes: list[str], beyond: int, pairs: tuple[str, ...]
 ) -> None:
-    """98 of 100 in all, and no direction much less. `beyond`: M2M100 has 100 languages and 8 made-up words
+    """98 of 100 in all, 97 in each direction. `beyond`: M2M100 has 100 languages and 8 made-up words
     beside its pieces."""
     found = subprocess.run(
         [PYTHON, "-c", CHECK, str(MODELS / name), str(SENTENCES), *pairs],
@@ -65,7 +65,7 @@ def test_held_out_sentences_come_out_exactly_right(
     assert said["vocabulary"] == said["pieces"] + beyond
     assert said["shares"].keys() == set(pairs)
     assert sum(said["shares"].values()) / len(pairs) >= 0.98, said["shares"]
-    assert min(said["shares"].values()) >= 0.95, said["shares"]
+    assert min(said["shares"].values()) >= 0.97, said["shares"]
 
 
 def test_the_weights_are_small() -> None:
