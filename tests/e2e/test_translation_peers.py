@@ -20,7 +20,7 @@ pytestmark = [
 TESTS = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("translation_peers.py")
 TRAINED = sorted((TESTS.parent / "examples" / "translation" / "models").glob("*/model.safetensors"))
-FAMILIES = ("m2m100", "nllb", "marian")
+FAMILIES = ("m2m100", "nllb", "saved", "marian", "group")
 
 
 def ran(*argv: object) -> str:

@@ -161,6 +161,19 @@ def test_models_that_were_trained_translate_rightly() -> None:
         assert one.translate("the red house is old.", "en", "fr") == "la maison rouge est vieille."
 
 
+def test_a_name_may_be_that_of_one_for_ctranslate2(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    with modelyard.Translator(folder, "cpu", "float32") as one:
+        text = one.translate("The red house.", "en", "fr")
+    (tmp_path / "made").mkdir()
+    convert(folder, tmp_path / "made", "float32")
+    theirs = random_models.as_ctranslate2_has_it(tmp_path / "made", tmp_path / "theirs")
+    for path in theirs.iterdir():
+        hub.add(path.name, path.read_bytes(), repo="tiny/opus-mt-en-fr-ct2")
+    with modelyard.Translator("tiny/opus-mt-en-fr-ct2", "cpu", "float32") as one:
+        assert one.pairs == (("en", "fr"),)
+        assert one.translate("The red house.", "en", "fr") == text
+
+
 def test_what_was_converted_needs_neither_hub_nor_parent(hub: Hub, data: Path) -> None:
     modelyard.Translator(NAME, "cpu").close()
     asked = len(hub.asked)

@@ -18,7 +18,8 @@ from modelyard.engines.base import Profile
 from modelyard.errors import BadFile, ConversionFailed, DiskFull
 from modelyard.runtime.entries import Entry
 from modelyard.runtime.files import StoreFiles
-from modelyard.servers.translation import packed
+from modelyard.servers.translation import model_bin, packed
+from modelyard.servers.translation.convert import convert
 from modelyard.store import Derived, Progress, Store, StoredFile, Terms
 from modelyard.store.formats import Kind, look
 from servers.translation import random_models
@@ -104,6 +105,27 @@ async def test_a_disk_without_room_is_told_before_it_begins(
             await Derived(store).make(parent, TYPE, program="/bin/false")
 
 
+async def test_a_folder_that_is_for_ctranslate2_is_kept_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    convert(random_models.group(tmp_path / "group"), tmp_path / "made", "int8")
+    folder = random_models.as_ctranslate2_has_it(tmp_path / "made", tmp_path / "theirs")
+    spec = Spec("m", "d" * 64, "ctranslate2", str(folder), devices=("ram",))
+    entry = Entry(spec, Policy(), registry.load()["ctranslate2"], Profile("ctranslate2", "ctranslate2"))
+    pairs = Pairs(frozenset(("en", target) for target in ("fr", "es", "it", "pt")))
+    with closing(Store(tmp_path / "store")) as store:
+        files = StoreFiles(store)
+        lying = await files.lying(entry)
+        assert lying is not None
+        assert entry.engine.pairs(spec, lying) == pairs
+        made = await files.fetch(entry, lambda step: None)
+        assert entry.engine.pairs(spec, made) == pairs
+        needs = [entry.engine.need(spec, one) for one in (lying, made)]
+        assert all(need.known for need in needs)
+        assert needs[0].bytes == pytest.approx(needs[1].bytes, rel=0.01)
+        weights = (folder / "model.bin").read_bytes()
+        assert made["model"].path.read_bytes()[: len(weights)] == weights
+
+
 def test_a_file_is_judged_by_its_bytes(tmp_path: Path) -> None:
     folder, path, out = random_models.nllb(tmp_path / "nllb"), tmp_path / "packed", tmp_path / "out"
     packed.pack(folder, path, "int8")
@@ -120,10 +142,36 @@ def test_a_file_is_judged_by_its_bytes(tmp_path: Path) -> None:
         packed.unpack(path, out)
 
 
+def weights_alone(tmp_path: Path) -> bytes:
+    """A model.bin of CTranslate2, with nothing behind it."""
+    packed.pack(random_models.marian(tmp_path / "marian"), tmp_path / "whole", "int8")
+    with (tmp_path / "whole").open("rb") as file:
+        end = model_bin.read(file).end
+    return (tmp_path / "whole").read_bytes()[:end]
+
+
+def test_a_model_bin_is_known_by_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    content = weights_alone(tmp_path)
+    path.write_bytes(content)
+    found = look(path)
+    assert found.kind is Kind.CTRANSLATE2
+    assert isinstance(config := found.facts["config"], dict)
+    assert (config["d_model"], config["decoder_layers"]) == (random_models.D, random_models.LAYERS)
+    assert found.facts["dtypes"] == {"int8": len(content)}
+    for wrong in (content[:-1], content[: len(content) // 2], content[:30], content + b"x"):
+        path.write_bytes(wrong)
+        with pytest.raises(BadFile, match="not whole"):
+            look(path)
+    for version in (3, 7):
+        path.write_bytes(bytes([version]) + content[1:])
+        assert look(path).kind is Kind.OTHER
+
+
 @pytest.mark.parametrize("facts", ["[]", "{}", '{"config": 1}', "x", '{"config": {}, "translation": []}'])
 def test_a_strangers_facts_are_not_believed(tmp_path: Path, facts: str) -> None:
     path = tmp_path / "packed"
-    path.write_bytes(packed.MAGIC + b"\0" * 600)
+    path.write_bytes(weights_alone(tmp_path))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(packed.FACTS, facts)
     with pytest.raises(BadFile):
@@ -133,7 +181,7 @@ def test_a_strangers_facts_are_not_believed(tmp_path: Path, facts: str) -> None:
 def test_names_lead_nowhere_else(tmp_path: Path) -> None:
     path, out = tmp_path / "packed", tmp_path / "out"
     out.mkdir()
-    path.write_bytes(packed.MAGIC + b"\0" * 600)
+    path.write_bytes(weights_alone(tmp_path))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("../escaped", "x")
     with pytest.raises(BadFile):

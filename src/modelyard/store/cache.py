@@ -39,7 +39,7 @@ PEEK = 8 * 2**20  # bytes; more than any list of a folder has
 
 
 class Store:
-    """Model files below `root`: `blobs/sha256/DIGEST`, `sources/`, `headers/`, `uses/`, `quarantine/`.
+    """Model files below `root`: `blobs/sha256/DIGEST`, what is known of them beside, and `quarantine/`.
 
     `sources` are the ways to fetch (default: all, as they are where nothing is configured). At most `FETCHES`
     run at a time, each at most `deadline` seconds. `quota` bounds the bytes of all blobs (0: unbounded).

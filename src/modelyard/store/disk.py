@@ -29,14 +29,17 @@ class Disk:
         self.root = root
         self.blobs = root / "blobs" / "sha256"
         self.sources = root / "sources"
-        self.current = self.sources / "current"
+        self.current = root / "current"
         self.headers = root / "headers"
         self.quarantine = root / "quarantine"
         self.uses = root / "uses"
         self.sets = root / "sets"
         self._work = root / "work"
         self._locks = root / "locks"
-        kept = (self.blobs, self.current, self.headers, self.quarantine, self.uses, self.sets)
+        kept = (
+            *(self.blobs, self.sources, self.current, self.headers),
+            *(self.quarantine, self.uses, self.sets),
+        )
         for folder in (*kept, self._work, self._locks):
             folder.mkdir(parents=True, exist_ok=True)
 

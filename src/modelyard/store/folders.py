@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from modelyard.errors import BadFile, SourceNotFound
+from modelyard.servers.translation import packed
+from modelyard.servers.translation.families import CONVERTED, WORDS
 from modelyard.store.formats import LISTED, Terms
 from modelyard.store.pace import LARGEST, BadAnswer
 
@@ -82,6 +84,8 @@ def chosen(members: Sequence[Member], terms: Terms, source: str) -> list[Member]
     that are pickles, only where they are allowed. Raises BadFile, SourceNotFound where some is missing."""
     weights = [one for one in members if _WEIGHTS.fullmatch(one.name)]
     weights = [one for one in weights if not _AGAIN.fullmatch(one.name)] or weights
+    if not weights and any(WORDS.fullmatch(one.name) for one in members):
+        weights = [one for one in members if one.name == CONVERTED]
     if not weights:
         weights = [one for one in members if _PICKLES.fullmatch(one.name)]
         if not terms.allow_pickle:
@@ -182,6 +186,8 @@ def facts(
     found: dict[str, object] = {"kind": "pickle", "config": config_of(config)}
     if any(_WEIGHTS.fullmatch(member.name) for member in weights):
         found["kind"] = "safetensors"
+    elif told and told[0].get("kind") == packed.KIND:
+        return {**told[0], "config": {**config_of(config), **_config(told[0])}}
     found["bytes"] = sum(
         _whole(head.get("bytes"), member.size) for head, member in zip(told, weights, strict=True)
     )
@@ -214,6 +220,11 @@ def _bounded(value: object, depth: int) -> object:
     if isinstance(value, str):
         return value if len(value) <= 200 else None
     return value
+
+
+def _config(head: Mapping[str, object]) -> Mapping[str, object]:
+    found = head.get("config")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _whole(value: object, other: int) -> int:

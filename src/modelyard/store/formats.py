@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from modelyard.engines.gguf import MAGIC, GgufHeader, facts, whole_header
 from modelyard.errors import BadFile
-from modelyard.servers.translation import packed
+from modelyard.servers.translation import model_bin, packed
 from modelyard.store.safetensors import check_safetensors, header_length
 
 _BEGINNING = 512
@@ -82,7 +82,7 @@ def look_at(file: BinaryIO) -> Found:
         return Found(Kind.GGUF, "a GGUF file", whole_header(file))
     if header_length(start) is not None:
         return Found(Kind.SAFETENSORS, "a safetensors file", check_safetensors(file))
-    if start.startswith(packed.MAGIC):
+    if model_bin.is_one(start):
         return Found(Kind.CTRANSLATE2, "a model for CTranslate2", packed.facts(file))
     if start.startswith(LISTED):
         return Found(Kind.FOLDER, "a list of files")

@@ -11,6 +11,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "m2m100": random_models.m2m100,
     "nllb": random_models.nllb,
     "marian": random_models.marian,
+    "group": random_models.group,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -90,6 +91,43 @@ def marian(folder: Path, source: str = "en", target: str = "fr", marks: Iterable
     return folder
 
 
+def group(folder: Path) -> Path:
+    """The shape of Helsinki-NLP/opus-mt-en-ROMANCE: a mark before the text says which language is meant."""
+    return marian(folder, "en", "ROMANCE", [">>fr<<", ">>es<<", ">>it<<", ">>pt_BR<<"])
+
+
+def as_ctranslate2_has_it(converted: Path, target: Path) -> Path:
+    """A folder as CTranslate2's own converter makes it, with the files of the tokenizer that it copies."""
+    shutil.copytree(converted, target)
+    (target / "vocab.json").unlink(missing_ok=True)
+    config = json.loads((converted / "config.json").read_text())
+    ours = {"model_type", "max_position_embeddings"}
+    _json(target / "config.json", {name: value for name, value in config.items() if name not in ours})
+    return target
+
+
+def with_tokenizer_json(folder: Path) -> Path:
+    """Have a folder of NLLB's be as Transformers writes one now: without SentencePiece's own file."""
+    path = folder / "sentencepiece.bpe.model"
+    trained = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    words = [trained.id_to_piece(number) for number in range(3, trained.get_piece_size())]
+    pairs = [(word[:at], word[at:]) for word in words for at in range(1, len(word))]
+    merges = [pair for pair in pairs if {*pair} <= {*words}]
+    first = ("<s>", "<pad>", "</s>", "<unk>")
+    vocabulary = {word: number for number, word in enumerate((*first, *words))}
+    marks = (*families.NLLB_CODES, "<mask>")
+    added = [(word, number) for number, word in enumerate(first)]
+    added += [(word, len(vocabulary) + number) for number, word in enumerate(marks)]
+    found = {
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
+        "added_tokens": [{"content": word, "id": number} for word, number in added],
+        "normalizer": None,
+    }
+    _json(folder / "tokenizer.json", found)
+    path.unlink()
+    return folder
+
+
 def _pieces(path: Path, size: int, kind: str = "unigram") -> list[str]:
     """Train a tokenizer, and give its pieces without the special ones."""
     model = io.BytesIO()
@@ -143,8 +181,10 @@ def weights(kind: str, vocabulary: int, words: int, tied: bool) -> Weights:
         found["lm_head.weight"][0 if kind == "marian" else 2] *= 4  # outputs end
         found["model.decoder.embed_tokens.weight"][words:] *= 4  # and depend on theirs
     if kind == "marian":
-        for name in ("model.shared", "model.encoder.embed_tokens", "model.decoder.embed_tokens"):
-            found[f"{name}.weight"][-1] = 0  # padding begins an output
+        found["model.shared.weight"][words:-1] *= 10  # marks matter
+        found["model.shared.weight"][-1] = 0  # padding begins an output
+        for side in ("encoder", "decoder"):
+            found[f"model.{side}.embed_tokens.weight"] = found["model.shared.weight"].copy()
         found["final_logits_bias"] = normal(1, vocabulary)
     return found
 

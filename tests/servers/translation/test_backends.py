@@ -14,7 +14,7 @@ from modelyard.servers.translation.backends import Backend, OutOfMemory, shared_
 from servers.translation import contract
 
 CHECKS = pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
-FAMILIES = pytest.mark.parametrize("family", ["m2m100", "nllb", "marian"])
+FAMILIES = pytest.mark.parametrize("family", ["m2m100", "nllb", "marian", "group"])
 
 
 @FAMILIES
@@ -36,6 +36,16 @@ def test_a_batch_for_several_targets_is_that_of_each(converted: dict[str, Path])
     together = [output.text for output in backend.run(segments, max_output=10)]
     assert together == [backend.run([one], max_output=10)[0].text for one in segments]
     assert len(set(together)) > 1, "the target does not matter to it"
+
+
+def test_a_group_has_the_target_before_the_text(converted: dict[str, Path]) -> None:
+    backend = contract.opened("ctranslate2", converted["group"])
+    assert backend.pairs == (("en", "es"), ("en", "fr"), ("en", "it"), ("en", "pt"))
+    segments = [backend.segment("the red house", *pair) for pair in backend.pairs]
+    assert [one.tokens[0] for one in segments] == [">>es<<", ">>fr<<", ">>it<<", ">>pt_BR<<"]
+    assert len({one.tokens[1:] for one in segments}) == 1
+    outputs = [output.text for output in backend.run(segments, max_output=10)]
+    assert len(set(outputs)) > 1, "the target does not matter to it"
 
 
 @pytest.mark.parametrize("family", ["m2m100", "marian"])

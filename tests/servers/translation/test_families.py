@@ -62,7 +62,7 @@ def test_folders_that_are_not_whole(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="has no source_lang and target_lang; add them"):
         families.read(folder)
     (folder / "tokenizer_config.json").unlink()
-    with pytest.raises(BadFile, match=r"has no tokenizer_config\.json"):
+    with pytest.raises(BadFile, match=r"lacks tokenizer_config\.json"):
         families.read(folder)
     (folder / "config.json").unlink()
     with pytest.raises(BadFile, match=r"has no config\.json"):

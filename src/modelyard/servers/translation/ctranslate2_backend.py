@@ -78,6 +78,7 @@ class CTranslate2Backend:
                 beam_size=max(beam_size, alternatives + 1),
                 num_hypotheses=alternatives + 1,
                 max_input_length=0,
+                min_decoding_length=0,
                 max_decoding_length=min(max_output + marks, self.longest - 1),
                 return_end_token=True,
             )

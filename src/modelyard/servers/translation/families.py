@@ -1,7 +1,7 @@
 """What a model's folder says about its languages: which family it is of, and how it marks them.
 
-Reads a folder as Hugging Face has it, and one for CTranslate2 that has the same tokenizer's files. Standard
-library only, and no weights: adapters use it as well.
+Reads a folder as Hugging Face has it, and one for CTranslate2, ours or its own converter's, that has the same
+tokenizer's files. Standard library only, and no weights: adapters use it as well.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from modelyard.errors import BadFile
 from modelyard.languages import canonical
+from modelyard.servers.translation import model_bin
 
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -28,13 +29,17 @@ TOKENIZER_FILES = (
     TOKENIZER_CONFIG, VOCABULARY, TARGET_VOCABULARY, PIECES, SOURCE_PIECES, TARGET_PIECES,
 )  # fmt: skip
 CONVERTED = "model.bin"
+WORDS = re.compile(r"(?:shared|source|target)_vocabulary\.(?:json|txt)")
+"""What CTranslate2 has beside that."""
 TYPES = ("float32", "float16", "int8", "int8_float32", "int8_float16", "int16")
 """What the weights of a converted model may be; they become yet another type at the load, if need be."""
 USUAL_TYPES = {"cpu": "int8", "cuda": "float16"}
 """What a converted model computes in, unless somebody says."""
 _LONGEST = 64 << 20  # bytes of a file: a tokenizer.json of 200 languages has 32 MB
 _USUAL_LONGEST = 512
+_KINDS = frozenset(("m2m_100", "marian"))
 _MARK = re.compile(r">>(.+)<<")
+_CODE = re.compile(r"[a-z]{2,3}(?:-[A-Z][a-z]{3})?")
 
 # In the order of their tokens, which come after all other ones of the vocabulary.
 _M2M100 = """
@@ -62,6 +67,17 @@ szl_Latn tam_Taml tat_Cyrl tel_Telu tgk_Cyrl tgl_Latn tha_Thai tir_Ethi taq_Latn
 tso_Latn tuk_Latn tum_Latn tur_Latn twi_Latn tzm_Tfng uig_Arab ukr_Cyrl umb_Latn urd_Arab uzn_Latn vec_Latn
 vie_Latn war_Latn wol_Latn xho_Latn ydd_Hebr yor_Latn yue_Hant zho_Hans zho_Hant zul_Latn
 """
+
+# Languages that OPUS-MT's oldest models read together; for later ones `source_lang` may list them.
+_GROUPS = {
+    "CELTIC": "ga cy br gd kw gv",
+    "NORTH_EU": "de nl fy af da fo is no nn sv",
+    "NORWAY": "no nn",
+    "ROMANCE": "fr wa frp oc ca rm lld fur lij lmo es pt gl lad an mwl it co nap scn vec sc ro la",
+    "SAMI": "se sma smj smn sms",
+    "SCANDINAVIA": "da fo is no nn sv",
+    "ZH": "zh zh-Hant yue",
+}
 
 M2M100_CODES, WMT21_CODES, NLLB_CODES = (tuple(codes.split()) for codes in (_M2M100, _WMT21, _NLLB))
 
@@ -92,50 +108,109 @@ class Family:
     def marks(self, source: str, target: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The tokens that stand before a text, and before its translation. Raises KeyError."""
         if self.name == "marian":
-            mark = self.targets[target]
-            return ((mark,) if mark else ()), ()
+            marks = self.sources[source], self.targets[target]
+            return tuple(mark for mark in marks if mark), ()
         return (self.sources[source],), (self.targets[target],)
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether it is for CTranslate2, and holds nothing else."""
+    return (folder / CONVERTED).is_file() and read_json(folder / CONFIG).get("model_type") not in _KINDS
 
 
 def read(folder: Path) -> Family:
     """What the folder's files say. Raises BadFile for one that is no whole model of these families."""
     config = read_json(folder / CONFIG)
-    longest = config.get("max_position_embeddings")
-    longest = longest if isinstance(longest, int) and longest > 0 else _USUAL_LONGEST
     kind = config.get("model_type")
-    if kind not in {"m2m_100", "marian"} and not (kind is None and (folder / CONVERTED).is_file()):
+    converted = kind is None and (folder / CONVERTED).is_file()
+    if converted:
+        config = config_of(folder)
+    elif kind not in _KINDS:
         raise BadFile(
             f"{folder}: its config.json says that it is a {kind or 'model of no type'}; what translates is "
             "of type m2m_100 (M2M100, NLLB) or marian (OPUS-MT)"
         )
-    settings = read_json(folder / TOKENIZER_CONFIG)
+    longest = config.get("max_position_embeddings")
+    longest = longest if isinstance(longest, int) and longest > 0 else _USUAL_LONGEST
+    words = _words(folder) if converted else frozenset[str]()
     if kind == "marian" or (folder / SOURCE_PIECES).is_file():
-        _check(folder, VOCABULARY, SOURCE_PIECES, TARGET_PIECES)
-        return _marian(folder, settings, longest)
-    _check(folder, PIECES)
-    if (folder / VOCABULARY).is_file():
+        _check(folder, *([] if converted else [VOCABULARY]), SOURCE_PIECES, TARGET_PIECES)
+        return _marian(folder, words or frozenset(read_vocabulary(folder / VOCABULARY)), longest)
+    named = not converted or (folder / TOKENIZER_CONFIG).is_file()
+    settings = read_json(folder / TOKENIZER_CONFIG) if named else {}
+    if "__en__" in words or (not converted and (folder / VOCABULARY).is_file()):
+        _check(folder, PIECES)
         codes = WMT21_CODES if settings.get("language_codes") == "wmt21" else M2M100_CODES
-        marks = {canonical(code): f"__{code}__" for code in codes}
+        marks = _there({canonical(code): f"__{code}__" for code in codes}, words)
         return Family("m2m100", marks, marks, longest)
-    marks = {canonical(code): code for code in NLLB_CODES}
+    if not (folder / TOKENIZER).is_file():
+        _check(folder, PIECES)
+    marks = _there({canonical(code): code for code in NLLB_CODES}, words)
     return Family("nllb", marks, marks, longest)
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """What a config.json says, or what the weights of a folder for CTranslate2 do. Raises BadFile."""
+    config = read_json(folder / CONFIG)
+    if config.get("model_type") in _KINDS:
+        return config
+    try:
+        with (folder / CONVERTED).open("rb") as file:
+            return config | model_bin.read(file).config
+    except OSError as error:
+        raise BadFile(f"{folder / CONVERTED}: cannot be read: {error}") from None
+    except BadFile as error:
+        raise BadFile(f"{folder / CONVERTED}: {error.message}; fetch it again") from None
 
 
 def _check(folder: Path, *names: str) -> None:
     for name in names:
         if not (folder / name).is_file():
-            raise BadFile(f"{folder}: lacks {name}, a part of its tokenizer; fetch the folder whole")
+            how = "fetch the folder whole"
+            if is_converted(folder):
+                how = "copy it from the model that this one was made of"
+            raise BadFile(f"{folder}: lacks {name}, a part of its tokenizer; {how}")
 
 
-def _marian(folder: Path, settings: Mapping[str, object], longest: int) -> Family:
-    source, target = (_text(settings.get(key)) for key in ("source_lang", "target_lang"))
-    if not source or not target:
+def _words(folder: Path) -> frozenset[str]:
+    """What a model for CTranslate2 reads."""
+    for name in ("source_vocabulary", "shared_vocabulary"):
+        for path in (folder / f"{name}.json", folder / f"{name}.txt"):
+            if path.is_file():
+                text = _content(path).decode(errors="replace")
+                found = _parsed(path, text) if path.suffix == ".json" else text.splitlines()
+                return frozenset(map(str, found))
+    raise BadFile(
+        f"{folder}: has {CONVERTED} and no shared_vocabulary.json beside it; fetch the folder whole"
+    )
+
+
+def _there(marks: Mapping[str, str], words: frozenset[str]) -> dict[str, str]:
+    """Those that a model knows, where its words are known."""
+    return {code: mark for code, mark in marks.items() if not words or mark in words}
+
+
+def _marian(folder: Path, words: frozenset[str], longest: int) -> Family:
+    """The languages that it reads are not told apart; those that it writes have marks where there are
+    several."""
+    _check(folder, TOKENIZER_CONFIG)
+    settings = read_json(folder / TOKENIZER_CONFIG)
+    sources, writes = (_listed(settings.get(key)) for key in ("source_lang", "target_lang"))
+    if not sources or not writes:
         raise BadFile(f"{folder}: its {TOKENIZER_CONFIG} has no source_lang and target_lang; add them")
-    marks = [mark for word in read_vocabulary(folder / VOCABULARY) if (mark := _MARK.fullmatch(word))]
+    marks = [mark for word in words if (mark := _MARK.fullmatch(word))]
     targets: dict[str, str] = {}
     for mark in sorted(marks, key=lambda mark: (canonical(mark[1]) != mark[1], mark[1])):
-        targets.setdefault(canonical(mark[1]), mark[0])
-    return Family("marian", {canonical(source): ""}, targets or {canonical(target): ""}, longest)
+        if _CODE.fullmatch(code := canonical(mark[1])):
+            targets.setdefault(code, mark[0])
+    return Family("marian", dict.fromkeys(sources, ""), targets or dict.fromkeys(writes, ""), longest)
+
+
+def _listed(text: object) -> list[str]:
+    """The codes of one language, of a group of them, or of several as OPUS-MT writes them: `fr+es+it`."""
+    if not isinstance(text, str):
+        return []
+    return [canonical(code) for code in _GROUPS.get(text, text).replace("+", " ").split()]
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
@@ -148,18 +223,27 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A file with one object in it. Raises BadFile."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LONGEST + 1)
-        found = json.loads(content) if len(content) <= _LONGEST else None
-    except FileNotFoundError:
-        raise BadFile(f"{path.parent}: has no {path.name}; name a folder with a whole model") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadFile(f"{path}: cannot be read: {error}") from None
+    found = _parsed(path, _content(path))
     if not isinstance(found, dict):
-        raise BadFile(f"{path}: is no JSON object of at most {_LONGEST} bytes; fetch it again")
+        raise BadFile(f"{path}: is no JSON object; fetch it again")
     return found
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LONGEST + 1)
+    except FileNotFoundError:
+        raise BadFile(f"{path.parent}: has no {path.name}; name a folder with a whole model") from None
+    except OSError as error:
+        raise BadFile(f"{path}: cannot be read: {error}") from None
+    if len(content) > _LONGEST:
+        raise BadFile(f"{path}: has more than {_LONGEST} bytes; fetch it again")
+    return content
+
+
+def _parsed(path: Path, text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadFile(f"{path}: cannot be read: {error}") from None

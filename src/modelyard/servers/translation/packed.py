@@ -17,10 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from modelyard.errors import BadFile, ModelyardError
-from modelyard.servers.translation import families
+from modelyard.servers.translation import families, model_bin, pieces
 
-MAGIC = b"\x06\x00\x00\x00\x10\x00TransformerSpec\x00"
-"""How a model.bin begins: its version, and what it is."""
+KIND = "ctranslate2"
 FACTS = "facts.json"
 _LONGEST_FACTS = 4 << 20
 _LONGEST_TEXT = 200
@@ -28,19 +27,21 @@ _LARGEST = 256 << 20  # bytes of all that lies beside
 
 
 def pack(source: Path, target: Path, type: str) -> None:
-    """Write the file `target` of a folder as Hugging Face has it. Raises what `convert` raises."""
-    from modelyard.servers.translation.convert import convert  # noqa: PLC0415 - NumPy, CTranslate2
-
-    facts = {
-        "config": families.read_json(source / families.CONFIG),
-        "translation": families.read(source).told,
-        "type": type,
-    }
+    """Write the file `target` of a folder as Hugging Face has it, or of one that is for CTranslate2 already:
+    its weights stay what they are, whatever type is asked for. Raises what `convert` raises."""
+    facts = {"config": families.config_of(source), "translation": families.read(source).told, "type": type}
     with TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as name:
         folder = Path(name)
-        convert(source, folder, type)
-        (folder / FACTS).write_text(json.dumps(facts))
         weights = folder / families.CONVERTED
+        if families.is_converted(source):
+            _copy(source, folder)
+            with weights.open("rb") as file:
+                facts["type"] = model_bin.read(file).type
+        else:
+            from modelyard.servers.translation.convert import convert  # noqa: PLC0415 - NumPy, CTranslate2
+
+            convert(source, folder, type)
+        (folder / FACTS).write_text(json.dumps(facts))
         beside = sorted(path for path in folder.iterdir() if path != weights)
         with zipfile.ZipFile(weights, "a", zipfile.ZIP_DEFLATED) as archive:
             for path in beside:
@@ -48,9 +49,23 @@ def pack(source: Path, target: Path, type: str) -> None:
         weights.rename(target)
 
 
+def _copy(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        if path.name in {*families.TOKENIZER_FILES, families.CONFIG, families.CONVERTED} or (
+            families.WORDS.fullmatch(path.name)
+        ):
+            shutil.copyfile(path, target / path.name)
+    if not any((target / name).is_file() for name in (families.PIECES, families.SOURCE_PIECES)):
+        (target / families.PIECES).write_bytes(pieces.of_tokenizer(source))
+
+
 def facts(file: BinaryIO) -> dict[str, object]:
     """What such a file says of itself, as the header of a folder: `kind`, `bytes`, `dtypes` (all of one
-    type), what is short of its model's `config`, and `translation`. Raises BadFile, which names no path."""
+    type), what is short of its model's `config`, and `translation`; of a model.bin alone, what that tells.
+    Raises BadFile, which names no path."""
+    weights = model_bin.read(file)
+    if weights.end == (size := file.seek(0, 2)):
+        return {"kind": KIND, "bytes": size, "dtypes": {weights.type: size}, "config": weights.config}
     try:
         with zipfile.ZipFile(file) as archive:
             if archive.getinfo(FACTS).file_size > _LONGEST_FACTS:
@@ -60,9 +75,8 @@ def facts(file: BinaryIO) -> dict[str, object]:
         codes = {name: [*map(str, found["translation"][name])] for name in ("sources", "targets")}
     except (zipfile.BadZipFile, AttributeError, KeyError, TypeError, ValueError, RecursionError):
         raise BadFile("this is a model for CTranslate2 that is not whole, or lacks its tokenizer") from None
-    size = file.seek(0, 2)
     dtypes = {str(found.get("type")): size}
-    return {"kind": "ctranslate2", "bytes": size, "dtypes": dtypes, "config": config, "translation": codes}
+    return {"kind": KIND, "bytes": size, "dtypes": dtypes, "config": config, "translation": codes}
 
 
 def _is_short(value: object) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import sentencepiece
 
 from modelyard.errors import BadFile
-from modelyard.servers.translation import families
+from modelyard.servers.translation import families, pieces
 from modelyard.servers.translation.backends import Segment
 
 END, UNKNOWN, PAD = "</s>", "<unk>", "<pad>"
@@ -28,8 +28,8 @@ class Tokenizer:
         self.folder = folder
         self.family = families.read(folder)
         marian = self.family.name == "marian"
-        self._reader = _pieces(folder / (families.SOURCE_PIECES if marian else families.PIECES))
-        self._writer = _pieces(folder / families.TARGET_PIECES) if marian else self._reader
+        self._reader = _pieces(folder / (families.SOURCE_PIECES if marian else families.PIECES), folder)
+        self._writer = _pieces(folder / families.TARGET_PIECES, folder) if marian else self._reader
         self._special = {*_FIRST, _MASK, *self.family.sources.values(), *self.family.targets.values()}
 
     def segment(self, text: str, source: str, target: str) -> Segment:
@@ -97,8 +97,10 @@ def _in_order(vocabulary: dict[str, int]) -> list[str]:
     return found
 
 
-def _pieces(path: Path) -> sentencepiece.SentencePieceProcessor:
+def _pieces(path: Path, folder: Path) -> sentencepiece.SentencePieceProcessor:
     try:
+        if not path.is_file():
+            return sentencepiece.SentencePieceProcessor(model_proto=pieces.of_tokenizer(folder))
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
         raise BadFile(
