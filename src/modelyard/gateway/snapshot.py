@@ -23,7 +23,7 @@ from modelyard.core.lifecycle import FilesState, InstanceState
 from modelyard.core.state import COMING, Instance, State, Version
 from modelyard.core.types import Priority
 from modelyard.errors import InstanceNotFound, ModelNotFound
-from modelyard.gateway import views
+from modelyard.gateway import holdings, views
 from modelyard.gateway.capabilities import capabilities_of, known_of
 from modelyard.gateway.catalog import Catalog
 from modelyard.gateway.live import LiveConfig
@@ -302,7 +302,7 @@ class Snapshot:
                 views.LeaseView(request=request, held=self._ago(lease.granted_at) or 0.0)
                 for request, lease in instance.leases.items()
             ],
-            memory=[self._holding(instance, charge.device) for charge in instance.placement],
+            memory=holdings.of(self._state, instance),
             started_at=self._wall(instance.started_at),
             load_seconds=instance.ready_at - instance.started_at if ready else None,
             idle_for=self._ago(instance.idle_since) if idle else None,
@@ -316,48 +316,9 @@ class Snapshot:
     def details(self, instance: Instance, pids: list[int], log: str) -> views.InstanceDetails:
         return views.InstanceDetails(**dict(self.instance(instance)), pids=pids, log=log)
 
-    def _holding(self, instance: Instance, device: str) -> views.Holding:
-        reserved, observed = self._state.ledger.devices[device].holds(instance.id)
-        mapped = sum(sum(charge.mapped.values()) for charge in instance.placement if charge.device == device)
-        return views.Holding(device=device, reserved=reserved, observed=observed or None, mapped=mapped)
-
     def devices(self, pids: Mapping[str, list[int]]) -> list[views.DeviceView]:
         """Every device with who holds what on it; `pids` are the processes by instance."""
-        found = []
-        for account in self._state.ledger.devices.values():
-            device = account.device
-            uses = []
-            for name in account.holders():
-                reserved, observed = account.holds(name)
-                instance = self._state.instances.get(name)
-                uses.append(
-                    views.DeviceUse(
-                        instance=name,
-                        model=instance.version.spec.model if instance is not None else "",
-                        reserved=reserved,
-                        observed=observed or None,
-                        pids=pids.get(name, []),
-                    )
-                )
-            found.append(
-                views.DeviceView(
-                    id=device.id,
-                    kind=device.kind,
-                    name=device.name,
-                    total=device.total,
-                    budget=device.budget,
-                    reserve=device.reserve,
-                    reserved=account.reserved,
-                    observed=account.observed,
-                    foreign=account.foreign,
-                    free=account.free,
-                    closed=account.closed,
-                    group=device.group,
-                    exclusive=device.exclusive,
-                    instances=uses,
-                )
-            )
-        return found
+        return holdings.devices(self._state, pids)
 
     # -- events -------------------------------------------------------------------------------------------
 
