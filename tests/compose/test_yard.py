@@ -30,6 +30,7 @@ from modelyard.config.problems import ConfigErrors
 from modelyard.engines.base import Files
 from modelyard.errors import ConfigError, ModelNotFound
 from modelyard.runtime.entries import Entry, Progress
+from runtime.files_elsewhere import FilesElsewhere
 from waiting import until
 
 
@@ -240,25 +241,11 @@ class TestModels:
             assert (driver.entries, driver.progress) == ({}, {})
 
     async def test_that_go_while_their_files_are_fetched_end_the_fetch(self, tmp_path: Path) -> None:
-        class Endless:
+        class Endless(FilesElsewhere):
             """A download that never ends by itself."""
 
             def __init__(self) -> None:
                 self.began, self.ended = asyncio.Event(), asyncio.Event()
-
-            async def cached(self, entry: Entry) -> Files | None:
-                return None
-
-            lying = cached
-
-            async def ask(self, entry: Entry, deadline: float) -> Files:
-                raise NotImplementedError
-
-            async def recheck(self, entry: Entry, user: str) -> bool:
-                return True
-
-            def let_go(self, user: str) -> None:
-                pass
 
             async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
                 progress(Progress(entry.spec.version, 1, 2))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.llama_header import HEADER, KV_PER_TOKEN_AND_LAYER
 from modelyard.core.types import Address, Cause, Parallel, Spec, WarmUp
 from modelyard.engines.base import Exit, Files, ModelFile, Profile
 from modelyard.engines.gguf import facts, read_header
@@ -25,23 +26,6 @@ SOCKET = Address(path="/run/i1.sock")
 needs_wheel = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed"
 )
-
-# A model of 4 layers of 1,000 bytes, an embedding of 600 and an output of 300.
-HEADER: Mapping[str, object] = {
-    "general.architecture": "llama",
-    "llama.block_count": 4,
-    "llama.context_length": 32768,
-    "llama.embedding_length": 512,
-    "llama.feed_forward_length": 1024,
-    "llama.attention.head_count": 8,
-    "llama.attention.head_count_kv": 2,
-    "tensors.blocks": [1000, 1000, 1000, 1000],
-    "tensors.embedding": 600,
-    "tensors.output": 300,
-    "tensors.total": 4900,
-    "vocabulary": 100,
-}
-KV_PER_TOKEN_AND_LAYER = 2 * (64 + 64) * 2
 
 
 def spec(

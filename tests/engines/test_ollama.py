@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from engines.llama_header import HEADER, KV_PER_TOKEN_AND_LAYER
 from modelyard.core.types import Address, Cause, Charge, Need, Parallel, Share, Spec, WarmUp
 from modelyard.engines.base import Attach, Command, Exit, Files, ModelFile, Profile
 from modelyard.engines.llamacpp_memory import CUDA_CONTEXT
@@ -21,20 +22,7 @@ HERE = Profile("ollama", "ollama", found={"ollama": "/usr/bin/ollama"})
 ADDRESS = Address(port=4711)
 MODEL = "sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4"  # of the word
 
-HEADER: Mapping[str, object] = {
-    "general.architecture": "llama",
-    "llama.block_count": 4,
-    "llama.context_length": 32768,
-    "llama.embedding_length": 512,
-    "llama.feed_forward_length": 1024,
-    "llama.attention.head_count": 8,
-    "llama.attention.head_count_kv": 2,
-    "tensors.blocks": [1000, 1000, 1000, 1000],
-    "tensors.embedding": 600,
-    "tensors.output": 300,
-    "vocabulary": 100,
-}
-KV_PER_TOKEN = 4 * 2 * (64 + 64) * 2  # 4 layers, 2 heads, f16
+KV_PER_TOKEN = 4 * KV_PER_TOKEN_AND_LAYER
 
 
 def spec(parameters: Mapping[str, object] | None = None, name: str = "llama2:7b", **more: Any) -> Spec:

@@ -17,6 +17,7 @@ from modelyard.core.state import Instance
 from modelyard.engines.base import Files
 from modelyard.runtime import commands
 from modelyard.runtime.entries import Entry, Progress
+from runtime.files_elsewhere import FilesElsewhere
 from waiting import until
 
 
@@ -78,25 +79,11 @@ class TestTheEnd:
     async def test_does_not_wait_for_a_disk_that_does_not_answer(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        class Dead:
+        class Dead(FilesElsewhere):
             """Reads that neither end nor can be cancelled."""
 
             def __init__(self) -> None:
                 self.began, self.answers = asyncio.Event(), asyncio.Event()
-
-            async def cached(self, entry: Entry) -> Files | None:
-                return None
-
-            lying = cached
-
-            async def ask(self, entry: Entry, deadline: float) -> Files:
-                raise NotImplementedError
-
-            async def recheck(self, entry: Entry, user: str) -> bool:
-                return True
-
-            def let_go(self, user: str) -> None:
-                pass
 
             async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
                 self.began.set()

@@ -22,6 +22,7 @@ from modelyard.engines.fake import FakeEngine
 from modelyard.errors import DownloadFailed
 from modelyard.runtime import driver, notes
 from modelyard.runtime.entries import Entry, Progress
+from runtime.files_elsewhere import FilesElsewhere
 from waiting import until
 
 
@@ -154,25 +155,11 @@ class TestLoads:
 
 class TestProgress:
     async def test_a_second_fetch_does_not_begin_with_the_progress_of_the_first(self, tmp_path: Path) -> None:
-        class Broken:
+        class Broken(FilesElsewhere):
             """Downloads that end half-way."""
 
             def __init__(self) -> None:
                 self.seen: list[dict[str, Progress]] = []
-
-            async def cached(self, entry: Entry) -> Files | None:
-                return None
-
-            lying = cached
-
-            async def ask(self, entry: Entry, deadline: float) -> Files:
-                raise NotImplementedError
-
-            async def recheck(self, entry: Entry, user: str) -> bool:
-                return True
-
-            def let_go(self, user: str) -> None:
-                pass
 
             async def fetch(self, entry: Entry, progress: Callable[[Progress], None]) -> Files:
                 self.seen.append(dict(yard.driver.progress))
