@@ -12,6 +12,9 @@ import pytest
 from modelyard.errors import CannotLoad
 from modelyard.servers.translation.backends import Backend, OutOfMemory, shared_cores
 from servers.translation import contract
+from translation import corpus
+
+TRAINED = Path(__file__).parents[3] / "examples" / "translation" / "models" / "m2m100"
 
 CHECKS = pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
 FAMILIES = pytest.mark.parametrize("family", ["m2m100", "nllb", "marian", "group"])
@@ -69,6 +72,20 @@ def test_the_cores_are_shared_by_replicas(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     assert shared_cores(replicas, threads) == shared
+
+
+def test_a_wider_search_is_no_worse(tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    from modelyard.servers.translation.convert import convert
+
+    convert(TRAINED, tmp_path)
+    backend = contract.opened("ctranslate2", tmp_path)
+    sentences = corpus.testing(11, 500)
+    batch = [backend.segment(sentence["es"], "es", "fr") for sentence in sentences]
+    for beam_size in (1, 2, 4):
+        said = [output.text for output in backend.run(batch, beam_size=beam_size)]
+        right = sum(text == one["fr"] for text, one in zip(said, sentences, strict=True))
+        assert right >= 0.98 * len(sentences), (beam_size, right)
 
 
 def test_a_device_or_type_that_is_not_there(converted: dict[str, Path], models: dict[str, Path]) -> None:

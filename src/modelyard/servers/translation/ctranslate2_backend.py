@@ -10,8 +10,14 @@ import ctranslate2
 
 from modelyard.errors import CannotLoad, ShuttingDown
 from modelyard.servers.translation import families
-from modelyard.servers.translation.backends import OutOfMemory, Output, Segment, shared_cores
+from modelyard.servers.translation.backends import Broken, OutOfMemory, Output, Segment, shared_cores
 from modelyard.servers.translation.tokens import END, Tokenizer
+
+_NO_HOST_MEMORY = "failed to allocate memory"  # as the allocators of CTranslate2 say it
+
+PATIENCE = 2
+"""A search ends when so many times its width of hypotheses are whole (Kasai et al. 2022, arXiv:2204.05424).
+With 1, poor short ones end it before the best one is whole."""
 
 
 class CTranslate2Backend:
@@ -35,6 +41,7 @@ class CTranslate2Backend:
                 "modelyard.servers.translation.convert` makes of it"
             )
         self._tokenizer = Tokenizer(folder)
+        self._broken = ""
         kind, number = _device(device)
         self.device = device
         if kind == "cpu":
@@ -69,6 +76,8 @@ class CTranslate2Backend:
             raise ShuttingDown("the translator is closed; make a new one")
         if not batch:
             return []
+        if self._broken:
+            raise Broken(self._broken)
         prefixes = [list(segment.prefix) for segment in batch]
         marks = max(map(len, prefixes))
         try:
@@ -76,15 +85,18 @@ class CTranslate2Backend:
                 [list(segment.tokens) for segment in batch],
                 target_prefix=prefixes if marks else None,
                 beam_size=max(beam_size, alternatives + 1),
+                patience=PATIENCE,
                 num_hypotheses=alternatives + 1,
                 max_input_length=0,
                 min_decoding_length=0,
                 max_decoding_length=min(max_output + marks, self.longest - 1),
                 return_end_token=True,
             )
-        except MemoryError:
-            raise OutOfMemory(self.device) from None
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryError) or _NO_HOST_MEMORY in str(error):
+                # Threads of its own were stopped within a step: later batches may crash, or never end.
+                self._broken = f"out of memory: {error}"
+                raise Broken(self._broken) from None
             if "out of memory" in str(error).lower():
                 raise OutOfMemory(str(error)) from None
             raise
