@@ -85,6 +85,12 @@ async def test_what_has_no_letter_of_a_known_script_is_in_nothing() -> None:
         assert await detect(text, frozenset(TEXTS)) == []
 
 
+async def test_a_script_that_the_detector_does_not_know_tells_the_language_alone() -> None:
+    for text, code in (("ⴰⵣⵓⵍ", "tzm"), ("ꯍꯥꯌ", "mni")):
+        (first, *_) = await detect(text, SOME)
+        assert (first.language, 0 < first.confidence <= 100) == (code, True)
+
+
 async def test_short_texts_of_a_list_are_judged_with_those_of_their_script() -> None:
     texts = [
         "Guten Tag",

@@ -233,6 +233,15 @@ class TestBadInput:
         named = await ask(yard, "one", "fr", "de", model="ef")
         assert refused(named)[:2] == (400, "unsupported_language")
 
+    async def test_bodies_that_its_endpoint_does_not_know(self, yard: LiveYard) -> None:
+        for model, body, status, said in (
+            ("ef", {"q": "one"}, 400, "of ef; one of these has to be in it: `q` and `target`."),
+            ("ef", {"prompt": "one"}, 501, "it serves /translate."),
+        ):
+            answer = await yard.http.post(f"/v1/models/{model}/predict", json=body)
+            assert answer.status_code == status
+            assert answer.json()["error"]["message"].endswith(said)
+
     @pytest.mark.parametrize(
         ("body", "content_type", "said"),
         [
@@ -241,6 +250,7 @@ class TestBadInput:
             (b"[]", "application/json", "array"),
             (b"", "application/json", "empty"),
             (b"q=%ff&target=fr", "application/x-www-form-urlencoded", "`q` is not UTF-8"),
+            (b"q=a&target=fr&alternatives=" + b"9" * 5000, FORM["content-type"], "at most 10"),
             (b"x", "multipart/form-data", "boundary"),
             (b"--a\r\nx", "multipart/form-data; boundary=a", "does not end"),
             (b"--a\r\n\r\nx\r\n--a--", "multipart/form-data; boundary=a", "no head"),

@@ -106,7 +106,8 @@ def _guesses(text: str, known: frozenset[str]) -> list[Guess]:
     total = sum(chances.values())
     ranked = sorted(served or chances, key=lambda code: (-chances.get(code, 0.0), _place(code), code))
     if not total:  # the detector knows none that is written so
-        return [Guess(code, round(100 / len(ranked), 1)) for code in (ranked or codes_in(script))[:MOST]]
+        ranked = ranked or codes_in(script)
+        return [Guess(code, round(100 / len(ranked), 1)) for code in ranked[:MOST]]
     guesses = [Guess(code, round(100 * chances.get(code, 0.0) / total, 1)) for code in ranked[:MOST]]
     return guesses[:1] + [guess for guess in guesses[1:] if guess.confidence >= LEAST]
 

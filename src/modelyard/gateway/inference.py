@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import orjson
 
+from modelyard.engines.base import TRANSLATE
 from modelyard.errors import InvalidRequest, MethodNotAllowed, NotSupported
 from modelyard.gateway import anthropic, ollama, ollama_listing, ollama_request, progress
 from modelyard.gateway.auth import priority_of
@@ -242,8 +243,12 @@ def path_of(entry: Entry, head: Head) -> str:
     """The path of the model's engine that takes such a body. Raises InvalidRequest, NotSupported."""
     paths = [path for path, fields in BODIES.items() if all(field in head.value for field in fields)]
     if not paths:
-        known = "; ".join(" and ".join(f"`{each}`" for each in fields) for fields in BODIES.values())
-        raise InvalidRequest(f"The body is of no endpoint; one of these has to be in it: {known}.")
+        bodies = {**BODIES, TRANSLATE: ("q", "target")}
+        there = dict.fromkeys(fields for path, fields in bodies.items() if path in entry.paths)
+        known = "; ".join(" and ".join(f"`{each}`" for each in fields) for fields in there)
+        raise InvalidRequest(
+            f"The body is of no endpoint of {entry.spec.model}; one of these has to be in it: {known}."
+        )
     found = next((path for path in paths if path in entry.paths), None)
     if found is None:
         _require(entry, paths[0])
@@ -253,7 +258,7 @@ def path_of(entry: Entry, head: Head) -> str:
 def _require(entry: Entry, path: str) -> None:
     """Raises NotSupported when the model's engine does not have this path."""
     if path not in entry.paths:
-        served = ", ".join(sorted(other for other in entry.paths if other in KINDS))
+        served = ", ".join(sorted(other for other in entry.paths if other in (*KINDS, TRANSLATE)))
         raise NotSupported(
             f"{entry.spec.model} (engine {entry.engine.type}) does not serve {path}; it serves {served}."
         )
