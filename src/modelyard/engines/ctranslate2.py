@@ -56,7 +56,9 @@ class CTranslate2Engine(own.OwnServer):
     verified: ClassVar[Literal["real", "golden"]] = "real"
     unix: ClassVar[bool] = True
     causes: ClassVar[tuple[tuple[str, Cause], ...]] = own.causes(
-        "translation", memory=("std::bad_alloc",), arguments=("there is no device", "there is no type")
+        "translation",
+        memory=("std::bad_alloc", "failed to allocate memory"),
+        arguments=("there is no device", "there is no type"),
     )
     spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "batching.max_tokens": ("max_batch_tokens",),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.errors import CannotLoad
-from modelyard.servers.translation.backends import Backend, OutOfMemory, shared_cores
+from modelyard.servers.translation.backends import Backend, Broken, OutOfMemory, shared_cores
 from servers.translation import contract
 from translation import corpus
 
@@ -112,10 +112,16 @@ def test_memory_that_is_not_there_is_told_apart(converted: dict[str, Path]) -> N
 
     backend = contract.opened("ctranslate2", converted["marian"])
     batch = contract.segments(backend)
-    for error in (RuntimeError("CUDA failed with error out of memory"), MemoryError()):
-        backend._model = Full(error)  # type: ignore[attr-defined]
-        with pytest.raises(OutOfMemory):
-            backend.run(batch)
+    backend._model = Full(RuntimeError("CUDA failed with error out of memory"))  # type: ignore[attr-defined]
+    with pytest.raises(OutOfMemory):
+        backend.run(batch)
     backend._model = Full(RuntimeError("an illegal memory access"))  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="illegal"):
         backend.run(batch)
+    for error in (RuntimeError("mkl_malloc: failed to allocate memory"), MemoryError("std::bad_alloc")):
+        backend = contract.opened("ctranslate2", converted["marian"])
+        backend._model = Full(error)  # type: ignore[attr-defined]
+        for _ in range(2):
+            with pytest.raises(Broken, match=f"out of memory: {error}"):
+                backend.run(batch)
+            backend._model = object()  # type: ignore[attr-defined] # which it does not ask again

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from modelyard.servers.translation import batching
-from modelyard.servers.translation.backends import OutOfMemory, Output, Segment
+from modelyard.servers.translation.backends import Broken, OutOfMemory, Output, Segment
 from modelyard.servers.translation.batching import Batching, Full
 from modelyard.servers.translation.room import Measured
 from waiting import until
@@ -205,6 +205,21 @@ async def test_a_model_that_has_failed_is_reported() -> None:
         await said(made, "a")
     await until(lambda: failed == ["the device is lost"])
     await made.close()
+
+
+async def test_a_broken_model_is_reported_at_once_and_not_tried_again() -> None:
+    backend = Shouting()
+    failed: list[str] = []
+    made = Batching(backend, Measured(None, 9), lambda longest: longest, max_wait=0.0, failed=failed.append)
+    backend.run = broken  # type: ignore[method-assign]
+    assert await said(made, "a", "b", "c") == ["Broken"] * 3
+    assert made.counts.batches == 1
+    assert failed == ["out of memory: no more"]
+    await made.close()
+
+
+def broken(*args: object, **more: object) -> list[Output]:
+    raise Broken("out of memory: no more")
 
 
 async def test_no_more_wait_than_is_sensible(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 
@@ -111,6 +112,52 @@ def test_texts_that_are_none(translator: Translator) -> None:
         translator.batch("a red house", "en", "fr")
     with pytest.raises(InvalidRequest, match="None is no text"):
         translator.batch([None], "en", "fr")  # type: ignore[list-item]
+    with pytest.raises(InvalidRequest, match="b'a' is no text"):
+        translator.translate(b"a", "en", "fr")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("texts", [None, 3, b"a", {"a": "b"}])
+def test_texts_that_are_no_list(translator: Translator, texts: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^texts: .* cannot be one; give a list of texts") as told:
+        translator.batch(texts, "en", "fr")
+    assert told.value.param == "texts"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (None, "None cannot be one; give the code of a language, such as en, or a list"),
+        (1, "1 cannot be one; give the code"),
+        ([None, "en"], "None is no language of this model"),
+        ([["en"], "en"], "['en'] is no language of this model"),
+        ("", "'' is no language of this model"),
+    ],
+)
+def test_codes_that_are_none(translator: Translator, code: Any, said: str) -> None:
+    for name, codes in (("source", (code, "fr")), ("target", ("en", code))):
+        with pytest.raises(InvalidRequest) as told:
+            translator.batch(["a", "b"], *codes)
+        assert said in told.value.message
+        assert told.value.param == name
+
+
+def test_texts_may_come_one_by_one(translator: Translator) -> None:
+    texts = ("the red house", "two dogs")
+    assert translator.batch((text for text in texts), "en", "fr") == translator.batch(texts, "en", "fr")  # type: ignore[arg-type]
+
+
+def test_a_model_without_host_memory_has_to_be_opened_again(converted: dict[str, Path]) -> None:
+    class Full:
+        def translate_batch(self, *args: object, **more: object) -> None:
+            raise RuntimeError("mkl_malloc: failed to allocate memory")
+
+    with Translator(converted["marian"], "cpu") as one:
+        assert one._backend is not None
+        one._backend._model = Full()  # type: ignore[attr-defined]
+        for _ in range(2):
+            with pytest.raises(NoMemory, match=r"out of memory: mkl_malloc.*open it again, with more memory"):
+                one.batch(["a red house", "two dogs"], "en", "fr")
+            one._backend._model = object()  # type: ignore[attr-defined] # which is not asked any more
 
 
 def test_a_very_long_text_is_cut_and_joined(translator: Translator) -> None:

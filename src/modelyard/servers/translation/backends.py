@@ -28,6 +28,11 @@ class OutOfMemory(Exception):
     """The device has no memory for this batch. Nothing of it was done; a smaller one may fit."""
 
 
+class Broken(Exception):
+    """The host had no memory for a batch, and what computes does not survive that: nothing may be run any
+    more until the model is loaded anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A piece of text as the model takes it, with the pair's marks: `tokens` go into its encoder, `prefix`
@@ -82,7 +87,7 @@ class Backend(Protocol):
     ) -> list[Output]:
         """One output of each segment, in their order; the pairs may differ. It is computed as one batch:
         padded to the longest, its memory grows with length times count times beams. `max_output` tokens are
-        made of each at most. Raises OutOfMemory."""
+        made of each at most. Raises OutOfMemory, and Broken."""
         ...
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 Used by the servers, on the event loop; the model runs in a thread per replica. What a batch may take is
 `room`'s to say. A batch that runs out of memory is halved and tried again; so is one with a segment that the
-model refuses.
+model refuses. Where the host's own memory is exhausted the model is given up at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from modelyard.servers.gathering import Gathering
-from modelyard.servers.translation.backends import Backend, OutOfMemory, Output, Segment
+from modelyard.servers.translation.backends import Backend, Broken, OutOfMemory, Output, Segment
 
 MOST_WAITING = 100_000  # segments
 _FAILURES = 3  # batches in a row: then the model will not come back by itself
@@ -59,7 +59,7 @@ class Counts:
 class Batching:
     """The segments of many requests, run by one back end. The first waits for others at most `max_wait`
     seconds. `limit` says how many tokens may be made in a batch whose longest segment has so many.
-    `failed` is called when the back end has failed time and again: it will do so ever after."""
+    `failed` is called when the back end is broken, or has failed time and again: it will do so ever after."""
 
     def __init__(
         self,
@@ -138,7 +138,8 @@ class Batching:
         except ValueError:  # it refuses one of them
             raise
         except Exception as error:  # whatever the libraries raise
-            self._failures, self._why = self._failures + 1, str(error)
+            more = _FAILURES if isinstance(error, Broken) else 1
+            self._failures, self._why = self._failures + more, str(error)
             raise
         finally:
             self._room.ended(tokens, fitted)

@@ -35,7 +35,7 @@ def check_settings(**given: object) -> None:
 def listed(name: str, given: Iterable[T], wanted: str) -> list[T]:
     """What was given as a list. Raises InvalidRequest for what is none, a text among it."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-        raise InvalidRequest(f"{name}: {given!r:.60} is no list; give {wanted}", param=name)
+        raise InvalidRequest(f"{name}: {given!r:.60} cannot be one; give {wanted}", param=name)
     return [*given]
 
 

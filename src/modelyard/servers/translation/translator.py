@@ -15,10 +15,11 @@ from modelyard.servers.translation.backends import (
     BATCH_TOKENS,
     BEAM_SIZE,
     Backend,
+    Broken,
     OutOfMemory,
     Segment,
 )
-from modelyard.servers.translation.checks import code_among, problem_of, some
+from modelyard.servers.translation.checks import check_settings, code_among, listed, problem_of, some
 from modelyard.servers.translation.texts import longest_output, planned
 
 ENGINES = ("ctranslate2", "transformers")
@@ -49,9 +50,14 @@ class Translator:
         engine: str | None = None,
         beam_size: int = BEAM_SIZE,
     ) -> None:
-        for name, value in (("batch_tokens", batch_tokens), ("beam_size", beam_size)):
-            if value is not None and value < 1:
-                raise InvalidRequest(f"{name}: {value} is below 1", param=name)
+        check_settings(
+            model=model,
+            device=device,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            engine=engine,
+            beam_size=beam_size,
+        )
         folder = Path(model).expanduser()
         families.read(folder)  # says what is wrong with it before anything heavy is imported
         self._backend: Backend | None = _opened(folder, device, dtype, engine)
@@ -74,7 +80,7 @@ class Translator:
         """The text in another language. Line breaks, and whitespace between sentences, stay as they are; an
         empty text stays empty. Codes like `zh-CN`, `pt_BR` and `eng` are understood. Raises InvalidRequest
         for a language or a pair that the model lacks, and NoMemory where one sentence alone is too much for
-        the device."""
+        the device, or where CTranslate2 on the CPU found no memory: it has to be opened again then."""
         return self.batch([text], source, target)[0]
 
     def batch(
@@ -86,6 +92,7 @@ class Translator:
         backend = self._open
         if isinstance(texts, str):
             raise InvalidRequest("texts: one text is no list of texts; call translate()", param="texts")
+        texts = listed("texts", texts, "a list of texts")
         there = frozenset(backend.languages)
         sources = _codes("source", source, len(texts), there)
         targets = _codes("target", target, len(texts), there)
@@ -160,6 +167,11 @@ def run_halving(backend: Backend, batch: Sequence[Segment], beam_size: int) -> l
     most = longest_output(max(map(len, batch)))
     try:
         return [output.text for output in backend.run(batch, beam_size=beam_size, max_output=most)]
+    except Broken as error:
+        raise NoMemory(
+            f"{backend.device} ran {error}, and CTranslate2 does not survive that: close this Translator and "
+            "open it again, with more memory free or fewer batch_tokens"
+        ) from None
     except OutOfMemory as error:
         if len(batch) == 1:
             raise NoMemory(
@@ -203,15 +215,17 @@ def _opened(folder: Path, device: str, dtype: str | None, engine: str | None) ->
 
 def _codes(name: str, given: str | Sequence[str], count: int, there: frozenset[str]) -> list[str]:
     """The model's codes for what was given, one of each text."""
-    codes = [given] * count if isinstance(given, str) else given
+    wanted = "the code of a language, such as en, or a list with one of each text"
+    codes = [given] * count if isinstance(given, str) else listed(name, given, wanted)
     if len(codes) != count:
         raise InvalidRequest(
             f"{name}: {len(codes)} codes for {count} texts; give one for all, or one each", param=name
         )
+    found: dict[str, str] = {}
     try:
-        found = {
-            code: code_among(code, there) for code in ({given} if isinstance(given, str) else set(given))
-        }
+        for code in codes:
+            if not isinstance(code, str) or code not in found:
+                found[code] = code_among(code, there)
     except ValueError as wrong:
         raise InvalidRequest(f"{name}: {wrong}", param=name) from None
     return [found[code] for code in codes]
