@@ -72,7 +72,9 @@ def _weights(size: int, random: np.random.Generator) -> Iterator[tuple[str, Arra
     width, inner = 1024, 4096
 
     def noise(*shape: int, scale: float = 0.02) -> Array:
-        return (random.standard_normal(shape, np.float32) * scale).astype(np.float16)
+        made = random.standard_normal(shape, np.float32)
+        made *= scale
+        return made.astype(np.float16)
 
     tokens = noise(size, width, scale=1 / 32)
     tokens[:, [*_places(), _NOTHING]] = 0
