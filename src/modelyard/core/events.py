@@ -46,13 +46,15 @@ class Cancelled:
 @record
 class Finished:
     """The lease of `request` on this instance ended; `generation` is the one it was granted with. `rest`: its
-    server asked to be left alone for so many seconds."""
+    server asked to be left alone for so many seconds. `work`: how much was done, in any unit that is the same
+    for all requests of a version; 0 says nothing of how fast the instance is."""
 
     request: str
     instance: str
     generation: int
     outcome: OutcomeKind
     rest: float = 0.0
+    work: float = 1.0
 
 
 # -- instances ------------------------------------------------------------------------------------------

@@ -93,6 +93,7 @@ def ready(step: Step, instance: Instance, observed: Mapping[str, int]) -> None:
     state.timers.cancel(("start", instance.id))
     instance.ready_at = now
     instance.idle_since = now
+    instance.turn = version.given
     instance.granted = max((each.granted for each in version.ready), default=0)
     version.ready.append(instance)
     took = now - instance.started_at

@@ -7,7 +7,7 @@ from math import inf
 from modelyard.core import failures, fencing, instances, rates
 from modelyard.core.actions import Grant, Probe, Refuse
 from modelyard.core.admission import admit
-from modelyard.core.dispatch import has_alternative, next_pair, pick
+from modelyard.core.dispatch import count_turn, has_alternative, learn_pace, next_pair, pick
 from modelyard.core.events import Arrived, Cancelled, Finished
 from modelyard.core.lifecycle import InstanceState
 from modelyard.core.state import Instance, Lease, Version, Waiting
@@ -115,14 +115,14 @@ def serve(step: Step, version: Version) -> None:
 
 
 def _grant(step: Step, request: str, instance: Instance, queued_at: float) -> None:
-    now = step.now
-    instance.granted += 1
+    now, version = step.now, instance.version
+    count_turn(version, instance, now)
     lease = Lease(instance, instance.generation, now)
     instance.leases[request] = lease
     instance.idle_since = inf
     step.state.leases[request] = lease
-    if instance.version.policy.rate_limit is not None:
-        rates.granted(step.state, instance.version, now)
+    if version.policy.rate_limit is not None:
+        rates.granted(step.state, version, now)
     waited = now - queued_at
     loading = max(0.0, instance.ready_at - max(queued_at, instance.started_at))
     step.out.append(Grant(request, instance.id, instance.generation, waited, loading))
@@ -140,12 +140,15 @@ def finish(step: Step, event: Finished) -> None:
     del instance.leases[event.request]
     if event.outcome is OutcomeKind.DONE:
         instance.strikes = 0
-        instance.last_success = now
+        first, instance.last_success = instance.last_success == -inf, now
         version.failures = 0
         if event.rest:
             rates.pause(state, version, now + event.rest, now)
         else:
-            version.learn_service(now - lease.granted_at)
+            seconds = now - lease.granted_at
+            version.learn_service(seconds)
+            if event.work:
+                learn_pace(instance, 0.0 if first else event.work, seconds, now)
     elif event.outcome.is_failure:
         _strike(step, lease, event.outcome)
     if instance.state is InstanceState.READY:

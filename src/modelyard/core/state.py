@@ -105,6 +105,11 @@ class Instance:
     idle_since: float = inf
     leases: dict[str, Lease] = field(default_factory=dict)
     granted: int = 0  # requests; one that becomes ready counts as those beside it
+    turn: int = 0  # the number of the last one, among those of its version
+    pace: float = 0.0  # seconds that it works for a unit of work; 0: nobody knows
+    worked: float = 0.0  # seconds that its pace was learned from, the older the fewer
+    work: float = 0.0  # done in those
+    working_since: float = 0.0  # it ended something, or had nothing to do before
     strikes: int = 0
     suspect: bool = False
     last_success: float = -inf
@@ -292,6 +297,7 @@ class Version:
     timed: int = 0  # answers that it was learned from, SERVICES at most
     grants: deque[float] = field(default_factory=deque)  # times of the last ones, as many as its limit needs
     paused_until: float = -inf  # its server said so
+    given: int = 0  # requests that its instances were granted
     closed_until: float | None = None  # nobody is granted a slot before: its limit, or its server, said so
     contribution: list[Ahead] = field(default_factory=lambda: [NOTHING] * CLASSES)
 

@@ -36,8 +36,8 @@ class Packing(StrEnum):
 
 
 class Affinity(StrEnum):
-    """Which of the replicas that have a free slot a request gets: the least busy one, or the same as others
-    with the same beginning."""
+    """Which of the replicas that have a free slot a request gets: the one where it is likely to end first, or
+    the same as others with the same beginning."""
 
     NONE = "none"
     PREFIX = "prefix"

@@ -43,6 +43,8 @@ from modelyard.wire.sse import last_usage
 ATTEMPTS = 3
 ENDED_WELL = ("ok", "cancelled")  # a client that left is no failure
 HEARTBEAT_EVERY = 10.0
+READ_LIKE_ONE = 8  # tokens that take about as long to read as one to write
+BYTES_OF_ONE = 4  # of a token, about, where nobody counts
 # Refusals of a retry: no instance is left, none can be started, or none was free in time.
 _NOWHERE = (NoAlternative, LoadFailed, BrokenPromise)
 REQUEST_HEADER = b"x-modelyard-request"
@@ -261,7 +263,7 @@ class _Serving:
         )
         exchange.on_pause(attempt.pause)
         exchange.on_resume(attempt.resume)
-        outcome, rest = OutcomeKind.CANCELLED, 0.0
+        outcome, rest, work = OutcomeKind.CANCELLED, 0.0, 0.0
         try:
             result = await attempt.run(b"POST", demand.path, demand.body)
             outcome = result.outcome
@@ -272,13 +274,12 @@ class _Serving:
                 if result.error is not None and not result.first_byte_at and not stopped:
                     # Slow or hung: a probe tells, unless the engine itself says that it goes on for nobody.
                     outcome = OutcomeKind.HUNG if stopped is False else OutcomeKind.UNREACHABLE
-            rest = pause(result)
+            rest, work = pause(result), self._count(result)
         finally:
-            lease.release(outcome, rest)
+            lease.release(outcome, rest, work)
             self._ran += self._loop.time() - granted
         if demand.stream and result.first_byte_at:
             lease.endpoint.began(result.first_byte_at - granted)
-        self._count(result)
         return result
 
     def _worth_a_retry(self, result: Result) -> bool:
@@ -327,7 +328,8 @@ class _Serving:
         else:
             exchange.abort()
 
-    def _count(self, result: Result) -> None:
+    def _count(self, result: Result) -> float:
+        """Returns how much work the answer was, in tokens that are written; 0 for an error."""
         traffic, course = self._traffic, self._course
         course.first_byte = result.first_byte_at
         if result.first_byte_at:
@@ -340,6 +342,10 @@ class _Serving:
             course.tokens_out = usage.get("completion_tokens", 0)
             traffic.tokens_in += course.tokens_in
             traffic.tokens_out += course.tokens_out
+        read, written = course.tokens_in, course.tokens_out
+        if usage is None:
+            read, written = len(self._demand.body) // BYTES_OF_ONE, result.chunks
+        return 1.0 + written + read / READ_LIKE_ONE if result.status < 300 else 0.0
 
     def _count_end(self, outcome: str) -> None:
         service, demand, course = self._service, self._demand, self._course

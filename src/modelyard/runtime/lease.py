@@ -37,7 +37,7 @@ class Lease:
         generation: int,
         waited: float,
         loading: float,
-        release: Callable[[Lease, OutcomeKind, float], None],
+        release: Callable[[Lease, OutcomeKind, float, float], None],
         doubt: Callable[[Lease], None],
     ) -> None:
         self.request = request
@@ -47,16 +47,16 @@ class Lease:
         self.waited = waited
         self.loading = loading
         self.cut: ModelyardError | None = None
-        self._release: Callable[[Lease, OutcomeKind, float], None] | None = release
+        self._release: Callable[[Lease, OutcomeKind, float, float], None] | None = release
         self._doubt = doubt
         self._on_cut: Callable[[ModelyardError], None] | None = None
 
-    def release(self, outcome: OutcomeKind, rest: float = 0.0) -> None:
+    def release(self, outcome: OutcomeKind, rest: float = 0.0, work: float = 0.0) -> None:
         """Give the slot back and say how the attempt ended; `rest` is for how many seconds its server asked
-        to be left alone. Only the first call counts."""
+        to be left alone, `work` how much was done. Only the first call counts."""
         release, self._release, self._on_cut = self._release, None, None
         if release is not None:
-            release(self, outcome, rest)
+            release(self, outcome, rest, work)
 
     def doubt(self) -> None:
         """The instance is silent: have it probed. It gets no new leases meanwhile; this one goes on, and is

@@ -111,10 +111,10 @@ class Requests:
             ticket.error = error
             ticket.settle()
 
-    def _release(self, lease: Lease, outcome: OutcomeKind, rest: float) -> None:
+    def _release(self, lease: Lease, outcome: OutcomeKind, rest: float, work: float) -> None:
         self.leases.pop(lease.request, None)
         lease.endpoint.active -= 1
-        self._post(ev.Finished(lease.request, lease.instance, lease.generation, outcome, rest))
+        self._post(ev.Finished(lease.request, lease.instance, lease.generation, outcome, rest, work))
 
     def _doubt(self, lease: Lease) -> None:
         self._post(ev.Doubted(lease.instance, lease.generation))
