@@ -313,7 +313,7 @@ class Gateway:
         self._names = names
         self._translators = translators
         self._metrics = metrics
-        self._gate = Gate(())
+        self._gate = Gate()
         self._service = Service(driver, metrics, usage, heartbeat_after=0.0)
         self._server: Server | None = None
 

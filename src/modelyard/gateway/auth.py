@@ -73,20 +73,10 @@ def priority_of(exchange: Exchange) -> Priority | None:
 
 
 class Gate:
-    """`local` says that the server listens on loopback only: then the Host header must name it (or one of
-    `hosts`), so that a foreign page cannot reach it through a name of its own (DNS rebinding). `is_open`:
-    where there is no key, nobody needs one."""
+    """Nobody needs a key until it was told by `take`."""
 
-    def __init__(
-        self,
-        keys: Sequence[Key],
-        *,
-        hosts: Iterable[str] = (),
-        origins: Iterable[str] = (),
-        local: bool = True,
-        is_open: bool = True,
-    ) -> None:
-        self.take(keys, hosts=hosts, origins=origins, local=local, is_open=is_open)
+    def __init__(self) -> None:
+        self.take((), hosts=(), origins=(), local=True, is_open=True)
 
     def take(
         self,
@@ -97,7 +87,9 @@ class Gate:
         local: bool,
         is_open: bool,
     ) -> None:
-        """Let these in from now on, and nobody else."""
+        """Let these in from now on, and nobody else. `local` says that the server listens on loopback only:
+        then the Host header must name it (or one of `hosts`), so that a foreign page cannot reach it through
+        a name of its own (DNS rebinding). `is_open`: where there is no key, nobody needs one."""
         self._asks = bool(keys) or not is_open
         self._callers = {
             key.digest: Caller(key.name, key.scopes, key.max_priority, key.digest) for key in keys
