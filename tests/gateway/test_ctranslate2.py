@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from waiting import until
 
 pytest.importorskip("ctranslate2")
 
+TRAINED = Path(__file__).parents[2] / "examples" / "translation" / "models" / "en-fr"
+TAG = re.compile(r"<[^<>]*>")
 CLIENTS = 16
 EACH = 6  # requests
 
@@ -97,6 +100,27 @@ async def test_what_the_model_never_takes_in_one_request_is_refused_with_the_lim
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request"), answer.text
         assert "100,000 are the most in one request" in answer.json()["error"]
         assert "retry-after" not in answer.headers
+
+
+async def test_marks_go_around_what_became_of_their_words() -> None:
+    """By a model that was trained to translate."""
+    async with live_yard({"en-fr": model(TRAINED, max_output=200)}) as yard:
+        for html, right in (
+            ("<p>252 <b>very red</b> dogs</p>", "<p>252 chiens <b>très rouges</b></p>"),
+            (
+                "<li>The black <i>horse</i> is in <a href='/x?a&amp;b'>the city.</a></li>",
+                "<li>Le <i>cheval</i> noir est dans <a href='/x?a&amp;b'>la ville.</a></li>",
+            ),
+            ("It is a quarter to <b>five.</b>", "Il est <b>cinq</b> heures moins le quart."),
+            # No model says what became of `is`: then each text stands for itself, with its marks.
+            ("Today <b>is</b> Tuesday", None),
+        ):
+            said = (await translated(yard, html, "en-fr", format="html"))["translatedText"]
+            assert TAG.findall(said) == TAG.findall(right or html)
+            if right is not None:
+                assert said == right
+                plain = (await translated(yard, TAG.sub("", right and html), "en-fr"))["translatedText"]
+                assert TAG.sub("", said) == plain
 
 
 async def test_kill_9_of_the_process_under_load_leaves_nobody_without_an_answer(

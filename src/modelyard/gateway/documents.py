@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 
 from modelyard.errors import InvalidRequest
-from modelyard.gateway.pieces import Glossary, Pieces, pieces_of, put_between
+from modelyard.gateway.markup import pieces_of
+from modelyard.gateway.pieces import Glossary, Pieces, put_between
 
 _TIME = re.compile(r"\s*\d+:\d\d:\d\d[,.]\d+\s*-->.*")
 _NUMBER = re.compile(r"\ufeff?\s*\d+\s*")
@@ -118,6 +119,6 @@ def document_of(name: str, data: bytes, glossary: Glossary) -> Pieces:
         ) from None
     if kind in _HTML:
         return pieces_of(text, glossary, html=True)
-    pieces = Pieces(glossary)
+    pieces = Pieces(text, glossary)
     _READERS[kind](pieces, text)
     return pieces

@@ -1,7 +1,7 @@
 """A text as pieces: what is translated, and what stays as it is between it. Joined again they are the text.
 
 Made by the translation lane of every text that it is given: of plain text one piece without the white space
-around it, of HTML what is between its tags, of documents what `documents` finds. Terms of a glossary stand in
+around it, of HTML each block (`markup`), of documents what `documents` finds. Terms of a glossary stand in
 the answer as they are given, control characters where they were.
 """
 
@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from html import escape, unescape
+from typing import TypeAlias
 
-# Comments; elements whose text is none; tags, also with `>` in quotes; tags that are wrong or do not end. A
-# `<` within a tag ends it, so that no text is read more than a few times.
-_MARKUP = re.compile(
-    r"<!--.*?(?:-->|\Z)|<!\[CDATA\[.*?(?:\]\]>|\Z)"
-    r"|<(script|style|code|textarea|noscript|template)(?=[\s/>])[^>]*+(?:>.*?(?:</\1\s*+>|\Z)|\Z)"
-    r"""|</?+[a-z](?:[^<>"']|"[^"]*"|'[^']*')*+>|<[a-z/!?][^<>]*+(?:>|\Z)""",
-    re.DOTALL | re.IGNORECASE,
-)
+from modelyard.gateway.runs import Kind, Run, Token
 
 _CONTROL = re.compile(r"([\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]+)")  # no model has words for these
 
@@ -34,6 +30,9 @@ class Glossary:
         # Words are looked for where one begins alone, not at each letter.
         kinds = [rf"(?<!\w)(?:{words})" if words else "", others]
         self._found = re.compile(f"({'|'.join(filter(None, kinds))})") if terms else None
+
+    def finds(self, text: str) -> bool:
+        return self._found is not None and self._found.search(text) is not None
 
     def cut(self, text: str) -> list[tuple[str, str]]:
         """What is to be translated, and what stands behind it, in turn."""
@@ -52,17 +51,20 @@ def _to_its_end(term: str) -> str:
 
 class Pieces:
     """Put together by `keep` and `put` in the order of the text; then `texts` are to be translated, and
-    `filled` is the text with their translations in their places."""
+    `filled` is the text with their translations in their places. `raw` is the text."""
 
-    def __init__(self, glossary: Glossary, *, html: bool = False) -> None:
+    def __init__(self, raw: str, glossary: Glossary, *, html: bool = False) -> None:
+        self.raw = raw
+        self.texts: list[str] = []
         self._glossary = glossary
         self._html = html
-        self._parts: list[str] = []
-        self._places: list[int] = []
+        self._parts: list[_Part] = []
+        self._said: list[str] = []
 
     @property
-    def texts(self) -> list[str]:
-        return [self._parts[place] for place in self._places]
+    def said(self) -> str:
+        """What of the text is translated."""
+        return "\n".join(self._said)
 
     def keep(self, raw: str) -> None:
         """What stays as it is."""
@@ -71,7 +73,37 @@ class Pieces:
 
     def put(self, raw: str) -> None:
         """What is to be translated, but for white space around it; not what has no letter or digit."""
-        text = _unescaped(raw) if self._html else raw
+        self._put(raw, self.unescaped(raw))
+
+    def put_run(self, tokens: Sequence[Token]) -> None:
+        """Likewise of what has marks in it."""
+        run = None
+        if any(token.kind in (Kind.OPEN, Kind.KEPT) for token in tokens):
+            with suppress(ValueError):
+                run = Run(tokens)
+        apart = self._apart(tokens)
+        if run is None or self._glossary.finds(run.text) or _CONTROL.search(run.text):
+            self._parts += apart
+            self._said += [self.texts[part] for part in apart if isinstance(part, int)]
+            return
+        run.put(self._add)
+        self._said.append(run.text)
+        self._parts.append(_Either(run, apart))
+
+    def _apart(self, tokens: Sequence[Token]) -> list[_Part]:
+        """Each text of a run for itself."""
+        parts, said = self._parts, self._said
+        self._parts, self._said = [], []
+        for token in tokens:
+            if token.kind is Kind.TEXT:
+                self._put(token.raw, token.text)
+            else:
+                self.keep(token.raw)
+        apart = self._parts
+        self._parts, self._said = parts, said
+        return apart
+
+    def _put(self, raw: str, text: str) -> None:
         if not any(map(str.isalnum, text)):
             self.keep(raw)
             return
@@ -80,29 +112,58 @@ class Pieces:
                 if number % 2:
                     self.keep(self._escaped(part))
                 else:
-                    self._put(part)
+                    self._put_core(part)
             self.keep(self._escaped(term))
 
-    def _put(self, text: str) -> None:
+    def _put_core(self, text: str) -> None:
         core = text.strip()
         if not any(map(str.isalnum, core)):
             self.keep(self._escaped(text))
             return
         start = text.index(core)
         self.keep(self._escaped(text[:start]))
-        self._places.append(len(self._parts))
-        self._parts.append(core)
+        self._parts.append(self._add(core))
+        self._said.append(core)
         self.keep(self._escaped(text[start + len(core) :]))
+
+    def _add(self, text: str) -> int:
+        self.texts.append(text)
+        return len(self.texts) - 1
 
     def filled(self, translations: Sequence[str]) -> str:
         """The text, with one translation for each of `texts`."""
-        parts = list(self._parts)
-        for place, translation in zip(self._places, translations, strict=True):
-            parts[place] = self._escaped(translation)
-        return "".join(parts)
+        return self._filled(self._parts, translations)
+
+    def _filled(self, parts: Sequence[_Part], translations: Sequence[str]) -> str:
+        found = []
+        for part in parts:
+            if isinstance(part, str):
+                found.append(part)
+            elif isinstance(part, int):
+                found.append(self._escaped(translations[part]))
+            else:
+                run = part.run.filled(translations, self._escaped)
+                found.append(self._filled(part.apart, translations) if run is None else run)
+        return "".join(found)
+
+    def unescaped(self, raw: str) -> str:
+        """What is said by what is written."""
+        return _unescaped(raw) if self._html else raw
 
     def _escaped(self, text: str) -> str:
         return escape(text, quote=False).replace("\xa0", "&nbsp;") if self._html else text
+
+
+@dataclass(frozen=True, slots=True)
+class _Either:
+    """A run, or else what is put apart."""
+
+    run: Run
+    apart: Sequence[_Part]
+
+
+_Part: TypeAlias = "str | int | _Either"
+"""What stays, the place of a text, or a run."""
 
 
 def _unescaped(raw: str) -> str:
@@ -112,16 +173,6 @@ def _unescaped(raw: str) -> str:
         return unescape(raw)
     except ValueError:
         return raw
-
-
-def pieces_of(text: str, glossary: Glossary, *, html: bool) -> Pieces:
-    """Of a text, or of HTML, which need not be whole: tags, comments, scripts, styles and code stay."""
-    pieces = Pieces(glossary, html=html)
-    if html:
-        put_between(pieces, text, _MARKUP)
-    else:
-        pieces.put(text)
-    return pieces
 
 
 def put_between(pieces: Pieces, text: str, kept: re.Pattern[str]) -> None:

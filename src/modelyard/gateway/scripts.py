@@ -49,6 +49,8 @@ _KANA = ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA")
 DENSE = frozenset({"CJK", "KANA", "HANGUL"})
 """One sign of these says as much as some letters of others."""
 _SIGNS = 3
+_UNSPACED = frozenset({"CJK", *_KANA, "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"})
+"""What has no spaces between its words; Korean words begin with what is a word alone."""
 _KANA_IN = 10  # one such sign in so many is more than a name in a Chinese text
 
 _BY_CODE = {
@@ -83,6 +85,11 @@ def fits(code: str, script: str) -> bool:
 def codes_in(script: str) -> list[str]:
     """Languages that are written in a script other than Latin, the one that most write first."""
     return _WRITTEN.get(script, "").split()
+
+
+def is_spaced(letter: str) -> bool:
+    """Whether words that are written in its script have spaces between them."""
+    return _script(letter) not in _UNSPACED
 
 
 @lru_cache(maxsize=4096)

@@ -23,7 +23,8 @@ from modelyard.gateway.exchange import NOBODY, Exchange, Handler
 from modelyard.gateway.fields import Fields, refuse
 from modelyard.gateway.forms import Form
 from modelyard.gateway.http.answers import JSON
-from modelyard.gateway.pieces import Pieces, pieces_of
+from modelyard.gateway.markup import pieces_of
+from modelyard.gateway.pieces import Pieces
 from modelyard.gateway.steps import Done, Job
 from modelyard.gateway.strangers import Strangers
 from modelyard.gateway.translating import Translating
@@ -118,7 +119,7 @@ class Lanes:
         sources, targets = self._translating.codes(model, settings)
         target = code_among(asked.target, targets, "target")
         detected = asked.source == AUTO
-        guesses = await detect_each(["\n".join(one.texts) for one in pieces], sources) if detected else []
+        guesses = await detect_each([one.said for one in pieces], sources) if detected else []
         if detected:
             codes = [guess and guess.language for guess in guesses]
         else:
@@ -161,7 +162,7 @@ class Lanes:
         if len(file.data) > most:
             refuse("file", f"is {len(file.data):,} bytes large; {most:,} are the most")
         pieces = await asyncio.to_thread(document_of, file.name, file.data, asked.glossary)
-        check_size(["\n".join(pieces.texts)], "file", settings)
+        check_size([pieces.said], "file", settings)
         body, dones = await self._translated(exchange, asked, [pieces], [""])
         key = self._files.put(file.name, str(body.pop("translatedText")).encode())
         _respond(exchange, {"translatedFileUrl": _address(exchange, DOWNLOAD + key), **body}, dones)

@@ -5,6 +5,7 @@ Called by the translation lane. Texts of one language go to a model together.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,7 @@ from modelyard.gateway.steps import USAGE, Done, Job
 from modelyard.gateway.translating import Translating
 from modelyard.gateway.translation_request import Asked
 
+_AT_ONCE = 4000  # characters that are put together beside the answers to others
 NOTHING = Guess("en", 0.0)
 """What LibreTranslate says of a text whose language cannot be told."""
 
@@ -50,7 +52,7 @@ async def translate(
         if part.problem:
             continue
         if part.source in (None, job.target) or not part.pieces.texts:
-            part.text = part.pieces.filled(part.pieces.texts)
+            part.text = part.pieces.raw
         else:
             assert part.source is not None
             by_source.setdefault(part.source, []).append(part)
@@ -65,7 +67,10 @@ async def translate(
             for part in some:
                 part.problem = error.message
             continue
-        _fill(some, done)
+        if sum(map(len, texts)) > _AT_ONCE:
+            await asyncio.to_thread(_fill, some, done)
+        else:
+            _fill(some, done)
         found.append(done)
     return found
 
