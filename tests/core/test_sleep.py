@@ -8,6 +8,7 @@ from core.yard import Yard, gpu, granted, need, of, ram, refused, rung, started,
 from modelyard.core import actions as ac
 from modelyard.core import events as ev
 from modelyard.core import sleep
+from modelyard.core.admission import wake_seconds
 from modelyard.core.types import Cause, Need, OutcomeKind, Rung, Share
 
 
@@ -463,7 +464,7 @@ def test_the_expected_wait_is_that_of_a_wake() -> None:
     yard.version(A).load_seconds = 30.0
     yard.add("b", 60)
     swap(yard, B, A)
-    assert yard.version(A).wake_seconds() == 0.25
+    assert wake_seconds(yard.version(A)) == 0.25
     yard.ask("r", A)
     assert yard.state.waiting["r"].estimate < 1.0
 

@@ -110,9 +110,16 @@ def _finite(seconds: float) -> float:
     return min(seconds, WITHOUT_END)
 
 
+def wake_seconds(version: Version) -> float | None:
+    """What its instances that sleep, or are on their way there or back, usually take to be ready; None where
+    none does, or nobody knows."""
+    known = [instance.rung.seconds for instance in version.instances.values() if instance.rung is not None]
+    return min((seconds for seconds in known if seconds is not None), default=None)
+
+
 def swap_estimate(state: State, version: Version) -> float:
     """As learned: nobody is refused for a load that was never tried, which would be never learned, too."""
-    wake = version.wake_seconds()
+    wake = wake_seconds(version)
     return (wake if wake is not None else version.load_seconds or 0.0) + state.room_seconds
 
 
@@ -170,7 +177,7 @@ def expected(state: State, sums: Sums, version: Version, now: float) -> tuple[fl
     wait = max(turns * version.service_seconds, rates.wait(version, queue.count, now))
     if version.ready:
         return 0.0, wait
-    wake = version.wake_seconds()
+    wake = wake_seconds(version)
     load = version.usual_load() if wake is None else wake
     if coming:
         return max(0.0, load - (now - min(coming))), wait

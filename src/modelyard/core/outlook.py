@@ -25,8 +25,7 @@ USUAL_STOP = 0.5  # seconds from Stop to Released, where nobody knows better
 
 def usual(instance: Instance) -> float:
     """Seconds that one which is coming up usually takes."""
-    known = instance.rung.seconds if instance.rung is not None else None
-    return instance.version.usual_load() if known is None else known
+    return instance.version.usual_load(instance.rung)
 
 
 Expected = tuple[float, int, ev.Event]

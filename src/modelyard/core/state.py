@@ -310,17 +310,14 @@ class Version:
         backs_off = now < self.backoff_until and not self.live()
         return self.last_error if backs_off and self.last_error[0] else None
 
-    def usual_load(self) -> float:
-        """Expected load time in seconds: learned, else one second and one more per GB."""
+    def usual_load(self, rung: Rung | None = None) -> float:
+        """Expected seconds of a wake from this rung, where they are known; else of a load: learned, or one
+        second and one more per GB."""
+        if rung is not None and rung.seconds is not None:
+            return rung.seconds
         if self.load_seconds is not None:
             return self.load_seconds
         return 1.0 + (self.need.bytes / 1e9 if self.need else 0.0)
-
-    def wake_seconds(self) -> float | None:
-        """What its instances that sleep, or are on their way there or back, usually take to be ready; None
-        where none does, or nobody knows."""
-        known = [instance.rung.seconds for instance in self.instances.values() if instance.rung is not None]
-        return min((seconds for seconds in known if seconds is not None), default=None)
 
     def heat_now(self, now: float) -> float:
         """Requests lately, halved every HEAT_HALF_LIFE seconds."""

@@ -50,9 +50,7 @@ class Wish:
     @property
     def seconds(self) -> float:
         """How long it usually takes, once there is room."""
-        rung = self.wakes.rung if self.wakes is not None else None
-        usual = rung.seconds if rung is not None else None
-        return self.version.usual_load() if usual is None else usual
+        return self.version.usual_load(self.wakes.rung if self.wakes is not None else None)
 
 
 class Room:
