@@ -132,3 +132,14 @@ def test_one_that_cannot_is_said_with_what_to_do(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(BadFile, match=rf"cannot stand for that \(.*{said}.*copy the sentencepiece.bpe.model"):
         Tokenizer(folder)
+
+
+@pytest.mark.parametrize("number", [10**12, -1, "x", None])
+def test_tokens_that_are_added_at_no_number(tmp_path: Path, number: object) -> None:
+    folder = random_models.with_tokenizer_json(random_models.nllb(tmp_path / "nllb"))
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer(folder)
+    added = {"added_tokens": [{"content": "a", "id": number}]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | added))
+    with pytest.raises(BadFile, match="does not say what it adds"):
+        tokenizer.vocabularies(300, 300)

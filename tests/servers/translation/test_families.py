@@ -77,7 +77,14 @@ def test_files_that_are_no_json_object(tmp_path: Path, content: str) -> None:
         families.read_json(path)
 
 
-@pytest.mark.parametrize("vocabulary", [{}, {"a": "b"}, {"a": None}])
+@pytest.mark.parametrize("kind", [[], {}, ["marian"], 5])
+def test_a_kind_that_is_no_text(tmp_path: Path, kind: object) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(BadFile, match="its config.json says that it is"):
+        families.read(tmp_path)
+
+
+@pytest.mark.parametrize("vocabulary", [{}, {"a": "b"}, {"a": None}, {"a": -1}, {"a": 10**12}])
 def test_vocabularies_that_are_none(tmp_path: Path, vocabulary: dict[str, object]) -> None:
     path = tmp_path / "vocab.json"
     path.write_text(json.dumps(vocabulary))

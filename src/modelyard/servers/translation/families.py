@@ -35,6 +35,8 @@ TYPES = ("float32", "float16", "int8", "int8_float32", "int8_float16", "int16")
 """What the weights of a converted model may be; they become yet another type at the load, if need be."""
 USUAL_TYPES = {"cpu": "int8", "cuda": "float16"}
 """What a converted model computes in, unless somebody says."""
+MOST_TOKENS = 4_000_000
+"""Numbers of a vocabulary are below it: a list is made of as many as the highest."""
 _LONGEST = 64 << 20  # bytes of a file: a tokenizer.json of 200 languages has 32 MB
 _USUAL_LONGEST = 512
 _KINDS = frozenset(("m2m_100", "marian"))
@@ -115,13 +117,13 @@ class Family:
 
 def is_converted(folder: Path) -> bool:
     """Whether it is for CTranslate2, and holds nothing else."""
-    return (folder / CONVERTED).is_file() and read_json(folder / CONFIG).get("model_type") not in _KINDS
+    return (folder / CONVERTED).is_file() and _kind(read_json(folder / CONFIG)) not in _KINDS
 
 
 def read(folder: Path) -> Family:
     """What the folder's files say. Raises BadFile for one that is no whole model of these families."""
     config = read_json(folder / CONFIG)
-    kind = config.get("model_type")
+    kind = _kind(config)
     converted = kind is None and (folder / CONVERTED).is_file()
     if converted:
         config = config_of(folder)
@@ -149,10 +151,15 @@ def read(folder: Path) -> Family:
     return Family("nllb", marks, marks, longest)
 
 
+def _kind(config: Mapping[str, Any]) -> str | None:
+    found = config.get("model_type")
+    return found if found is None else str(found)
+
+
 def config_of(folder: Path) -> dict[str, Any]:
     """What a config.json says, or what the weights of a folder for CTranslate2 do. Raises BadFile."""
     config = read_json(folder / CONFIG)
-    if config.get("model_type") in _KINDS:
+    if _kind(config) in _KINDS:
         return config
     try:
         with (folder / CONVERTED).open("rb") as file:
@@ -216,7 +223,7 @@ def _listed(text: object) -> list[str]:
 def read_vocabulary(path: Path) -> dict[str, int]:
     """The numbers of its tokens. Raises BadFile."""
     found = read_json(path)
-    if not found or not all(type(number) is int for number in found.values()):
+    if not found or not all(type(number) is int and 0 <= number < MOST_TOKENS for number in found.values()):
         raise BadFile(f"{path}: is no vocabulary (an object of tokens and their numbers); fetch it again")
     return found
 

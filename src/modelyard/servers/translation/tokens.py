@@ -81,9 +81,12 @@ def _added(folder: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
     try:
-        return {str(one["content"]): int(one["id"]) for one in families.read_json(path)["added_tokens"]}
-    except (KeyError, TypeError, ValueError):
-        raise BadFile(f"{path}: does not say what it adds; fetch it again") from None
+        found = {str(one["content"]): int(one["id"]) for one in families.read_json(path)["added_tokens"]}
+    except (KeyError, TypeError, ValueError, OverflowError):
+        found = {"": -1}
+    if not all(0 <= number < families.MOST_TOKENS for number in found.values()):
+        raise BadFile(f"{path}: does not say what it adds; fetch it again")
+    return found
 
 
 def _numbered(words: Sequence[str], first: int = 0) -> dict[str, int]:
