@@ -80,7 +80,7 @@ def test_files_that_are_no_json_object(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize("kind", [[], {}, ["marian"], 5])
 def test_a_kind_that_is_no_text(tmp_path: Path, kind: object) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
-    with pytest.raises(BadFile, match="its config.json says that it is"):
+    with pytest.raises(BadFile, match=r"its config\.json says that it is"):
         families.read(tmp_path)
 
 
