@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -98,3 +100,13 @@ def test_the_memory_of_this_process_is_seen() -> None:
     assert memory.peak() - before > 32 << 20
     again = memory.begin()
     assert memory.peak() - again < 32 << 20
+
+
+def test_a_limit_of_addresses_is_seen() -> None:
+    code = (
+        "import resource; from modelyard.servers.translation.room import HostMemory, _field;"
+        "most = _field('/proc/self/status', 'VmSize:') + 50_000_000;"
+        "resource.setrlimit(resource.RLIMIT_AS, (most, most)); print(HostMemory().free())"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert 40_000_000 < int(ran.stdout) <= 50_000_000

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from modelyard.servers.translation import packed
+from modelyard.servers.translation.room import _field
 from servers.live import Live, running
 from servers.translation import random_models
 from waiting import until
@@ -200,3 +204,17 @@ async def test_more_than_ever_waits_at_once_is_refused_for_good(m2m100: Path) ->
         answer = await live.client.post("/translate", json=body)
         assert (answer.status_code, answer.json()["code"]) == (413, "too_long")
         assert "100,001 sentences; 100,000 are the most" in answer.json()["error"]
+
+
+async def test_without_memory_it_ends_at_once_and_answers_nothing(m2m100: Path) -> None:
+    """CTranslate2 says so, or is gone itself: whoever asked asks another process."""
+    async with server(m2m100, max_batch_tokens=1_000_000, beam_size=5) as live:
+        body = {"q": ["the red house is old"] * 300, "source": "en", "target": "fr"}
+        assert (await live.client.post("/translate", json=body)).status_code == 200
+        most = _field(f"/proc/{live.process.pid}/status", "VmSize:") + 60_000_000
+        resource.prlimit(live.process.pid, resource.RLIMIT_AS, (most, most))
+        body["q"] = ["the red house is old"] * 10_000
+        with pytest.raises(httpx.TransportError):
+            await live.client.post("/translate", json=body)
+        code = await live.exited()
+        assert code == -signal.SIGSEGV or (code == 1 and "has failed: out of memory: " in live.log)

@@ -7,6 +7,7 @@ runs alone. One that does not fit halves the bound, which then grows again with 
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from contextlib import suppress
@@ -83,15 +84,19 @@ class Measured:
 
 
 class HostMemory:
-    """Of this process; free is what the machine has, or its control group where that has less."""
+    """Of this process; free is what the machine has, or where one of these has less, its control group or
+    its limit of addresses (`ulimit -v`)."""
 
     def free(self) -> int:
-        machine = _field("/proc/meminfo", "MemAvailable:")
+        found = [_field("/proc/meminfo", "MemAvailable:")]
         group = Path("/sys/fs/cgroup")
         with suppress(OSError, ValueError):  # none, or one without a limit
             limit = int((group / "memory.max").read_text())
-            return max(min(machine, limit - int((group / "memory.current").read_text())), 0)
-        return machine
+            found.append(limit - int((group / "memory.current").read_text()))
+        addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if addresses != resource.RLIM_INFINITY:
+            found.append(addresses - _field("/proc/self/status", "VmSize:"))
+        return max(min(found), 0)
 
     def begin(self) -> int:
         with suppress(OSError):
