@@ -72,6 +72,8 @@ class Gathering(Generic[T, R]):
         loop = asyncio.get_running_loop()
         if not self._tasks:
             self._tasks = [loop.create_task(self._work(loop)) for _ in range(self._count)]
+            for task in self._tasks:
+                task.add_done_callback(_surface)
         now = loop.time()
         items = [Item(_Asked(what, loop.create_future()), max(len(what), 1), now, lane) for what in whats]
         for item in items:
@@ -139,6 +141,12 @@ class Gathering(Generic[T, R]):
                 return [error] * len(batch)
         middle = len(batch) // 2
         return self._computed(batch[:middle]) + self._computed(batch[middle:])
+
+
+def _surface(task: asyncio.Task[None]) -> None:
+    """Have the loop know why one has ended that nobody awaits yet: whoever waits would wait for ever."""
+    if not task.cancelled():
+        task.result()
 
 
 async def _all(items: Sequence[Item[_Asked[T, R]]]) -> None:

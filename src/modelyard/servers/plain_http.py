@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
@@ -214,8 +213,9 @@ class Connection(asyncio.Protocol):
     async def _serve(self, exchange: Exchange) -> None:
         try:
             await self._handler(exchange)
-        except Exception:  # whatever was sent is no answer: who waits for the rest shall know
-            traceback.print_exc()
+        except Exception as error:  # whatever was sent is no answer: who waits for the rest shall know
+            loop = asyncio.get_running_loop()
+            loop.call_exception_handler({"message": "a request failed", "exception": error})
             self._close()
             return
         self._task = self.departure = None

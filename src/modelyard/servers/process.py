@@ -54,8 +54,8 @@ def log(line: str) -> None:
 async def serve(
     address: str, about: str, make: Callable[[Callable[[str], None]], Api], load: Callable[[], object | None]
 ) -> int:
-    """Serve until SIGTERM or SIGINT, then end the process; 1 when it cannot listen, `load` gives None, or the
-    model fails: `make` is given what to call then. `load` has said why."""
+    """Serve until SIGTERM or SIGINT, then end the process; 1 when it cannot listen, `load` gives None, memory
+    is exhausted, or the model fails: `make` is given what to call then. `load` has said why."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
 
@@ -74,6 +74,12 @@ async def serve(
         else:
             log("model loaded")
 
+    def unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        loop.default_exception_handler(context)
+        if isinstance(context.get("exception"), MemoryError):  # what it was about to do is undone
+            failed("out of memory")
+
+    loop.set_exception_handler(unhandled)
     api = make(failed)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end, 0)

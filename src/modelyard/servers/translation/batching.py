@@ -138,8 +138,8 @@ class Batching:
         except ValueError:  # it refuses one of them
             raise
         except Exception as error:  # whatever the libraries raise
-            more = _FAILURES if isinstance(error, Broken) else 1
-            self._failures, self._why = self._failures + more, str(error)
+            more = _FAILURES if isinstance(error, Broken | MemoryError) else 1
+            self._failures, self._why = self._failures + more, str(error) or "out of memory"
             raise
         finally:
             self._room.ended(tokens, fitted)
