@@ -232,6 +232,40 @@ class TestAhead:
                 await until(lambda: not yard.yard.ahead._loading)
                 assert [instance.id for instance in yard.state.instances.values()] == ["b-1", "c-2"]
 
+    async def test_pairs_count_not_the_requests_of_a_model(self) -> None:
+        """Of a model with two pairs of which each is asked for less than that of another model."""
+        models = {"two": translator("en-de", "en-it"), "one": translator("en-fr")}
+        with short_folder() as folder:
+            settings: dict[str, Any] = {
+                "server": {"data_dir": str(folder)},
+                "translation": {"preload": "auto"},
+                "memory": SHARE,
+            }
+            async with live_yard(models, **settings) as yard:
+                for target in ("de", "it", "de", "it", "fr", "fr", "fr"):
+                    await by(yard, "en", target)
+            async with live_yard(models, **settings) as yard:
+                demand = await yard.yard.keeping.demand()
+                assert demand["two"] > demand["one"]
+                await until(lambda: yard.ready("one") is not None)
+                await until(lambda: not yard.yard.ahead._loading)
+                assert [instance.id for instance in yard.state.instances.values()] == ["one-1"]
+
+    async def test_a_model_that_was_named_for_a_pair_is_the_one_for_it(self) -> None:
+        models = {"better": {**translator("en-de"), "quality": 1}, "named": translator("en-de")}
+        with short_folder() as folder:
+            settings: dict[str, Any] = {
+                "server": {"data_dir": str(folder)},
+                "translation": {"preload": "auto"},
+                "memory": 2 * SHARE,
+            }
+            async with live_yard(models, **settings) as yard:
+                assert (await by(yard, "en", "de", model="named")) == "named"
+            async with live_yard(models, **settings) as yard:
+                await until(lambda: yard.ready("named") is not None)
+                await until(lambda: not yard.yard.ahead._loading)
+                assert [instance.id for instance in yard.state.instances.values()] == ["named-1"]
+
 
 async def test_models_are_found_by_what_they_translate() -> None:
     models = {

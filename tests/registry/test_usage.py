@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from sqlalchemy import select
 
 from modelyard.errors import InvalidRequest
 from modelyard.registry import Registry
-from modelyard.registry.usage import BATCH_KEPT, KEPT, By, Wanted, batch_name
+from modelyard.registry.tables import PairRow
+from modelyard.registry.usage import BATCH_KEPT, DEMAND, KEPT, By, Wanted, batch_name
 from modelyard.telemetry.usage import HOUR, Place, Sums
 
 NOW = 1_800_000_000.0
@@ -143,3 +145,32 @@ async def test_the_marks_of_batches_do_not_grow_in_number(registry: Registry) ->
     await add(registry, {place(): Sums(1)}, server="old", batch=old)
     assert (await total(registry)).requests == 3, "its mark is gone"
     assert len(await registry.digest_key()) == 64, "other settings stay"
+
+
+PAIRS = {(THIS, ("en", "fr", "")): 2, (THIS, ("en", "fr", "m")): 1}
+
+
+async def test_pairs_are_added_up_and_their_demand_halves_in_a_day(
+    registry: Registry, other: Registry
+) -> None:
+    for _ in range(3):
+        await registry.usage.add_pairs(PAIRS, server="one", batch="1")
+    await other.usage.add_pairs(
+        {(THIS - 24, ("en", "fr", "")): 4, (THIS - 2_000, ("de", "en", "")): 9}, server="two", batch="1"
+    )
+    await add(registry, {place(): Sums(1)})
+    assert await registry.usage.pairs() == {
+        ("en", "fr", ""): pytest.approx(4.0),
+        ("en", "fr", "m"): pytest.approx(1.0),
+    }
+    assert await registry.usage.demand() == {"m": 1.0}
+
+
+async def test_old_pairs_are_forgotten(registry: Registry) -> None:
+    rows = {(THIS - hours, ("en", "fr", "")): 1 for hours in (DEMAND - 1, DEMAND)}
+    await registry.usage.add_pairs(rows, server="one", batch="1")
+    await registry.usage.forget()
+    await registry.usage.add_pairs({(THIS, ("de", "en", "")): 1}, server="one", batch="2")
+    assert set(await registry.usage.pairs()) == {("en", "fr", ""), ("de", "en", "")}
+    async with registry.usage._reading() as session:
+        assert len((await session.execute(select(PairRow.hour))).all()) == 2

@@ -85,3 +85,13 @@ def test_the_oldest_rows_are_taken_first(clock: Clock) -> None:
     assert [place[2] for place in usage.take(2)] == ["a", "b"]
     end(usage, model="a")
     assert [place[2] for place in usage.take(2)] == ["c", "a"]
+
+
+def test_pairs_are_counted_by_hour_and_bounded(clock: Clock) -> None:
+    usage = Usage(limit=2, clock=clock)
+    for asked in (("en", "fr", ""), ("en", "de", "m"), ("en", "fr", ""), ("en", "it", "")):
+        usage.translated(asked)
+    assert usage.asked == 2
+    assert usage.take_pairs(1) == {(100, ("en", "fr", "")): 2}
+    assert usage.take_pairs(9) == {(100, ("en", "de", "m")): 1}
+    assert (usage.asked, usage.take_pairs(9)) == (0, {})

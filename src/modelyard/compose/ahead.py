@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -14,23 +14,33 @@ from modelyard.gateway.names import Names
 from modelyard.gateway.pairs import Translators
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
+from modelyard.telemetry.usage import Asked
 
 log = structlog.get_logger(__name__)
 
 TASKS_END = 5.0  # seconds in which preloading has to end
 ASK_EVERY = 30.0  # seconds between two looks at who has not told yet what it translates
 
-Demand = Callable[[], Awaitable[Mapping[str, float]]]
-"""How much each model was asked for lately."""
+T = TypeVar("T")
+Demand = Callable[[], Awaitable[Mapping[T, float]]]
+"""How much each model, or each translation, was asked for lately."""
 
 
 class Ahead:
     """The tasks of one yard; `close` ends them."""
 
-    def __init__(self, driver: Driver, names: Names, demand: Demand, translators: Translators) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        names: Names,
+        demand: Demand[str],
+        asked: Demand[Asked],
+        translators: Translators,
+    ) -> None:
         self._driver = driver
         self._names = names
         self._demand = demand
+        self._asked = asked
         self._translators = translators
         self._loading: set[asyncio.Task[None]] = set()
         self._asking: asyncio.Task[None] | None = None
@@ -76,12 +86,13 @@ class Ahead:
     async def _preloaded(self, config: Config) -> list[Entry]:
         """Those named, those of the pairs that are used most, those asked for most."""
         wanted = [self._names.resolve(name) for name in config.preload]
-        auto = config.preload_auto or config.translation.preload_auto
-        demand = await self._demand() if auto else {}
-        wanted += self._translators.preloaded(demand)
+        pairs = [(*pair, "") for pair in config.translation.preload]
+        if config.translation.preload_auto:
+            pairs = _most(await self._asked())
+        wanted += self._translators.preloaded(pairs)
         if config.preload_auto:
-            known = [entry for entry in self._names.all() if demand.get(entry.spec.model)]
-            wanted += sorted(known, key=lambda entry: -demand[entry.spec.model])
+            served = {entry.spec.model: entry for entry in self._names.all()}
+            wanted += [served[model] for model in _most(await self._demand()) if model in served]
         return list({entry.spec.version: entry for entry in wanted}.values())
 
     async def _preload(self, config: Config) -> None:
@@ -99,6 +110,11 @@ class Ahead:
                 await self._driver.load(entry.newest.spec.version, evict=False)
             except ModelyardError as error:
                 log.warning("preload.skipped", model=entry.spec.model, reason=error.message)
+
+
+def _most(demand: Mapping[T, float]) -> list[T]:
+    """What was asked for most, first."""
+    return sorted(demand, key=lambda one: -demand[one])
 
 
 def spawn(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -22,7 +22,7 @@ from modelyard.registry.footprints import FootprintRecord, Stamp
 from modelyard.registry.usage import batch_name
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.footprints import Footprint, Key, footprint_of
-from modelyard.telemetry.usage import HOUR, Place, Sums, Usage
+from modelyard.telemetry.usage import HOUR, Asked, Place, Sums, Usage
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,7 @@ class Keeping:
         self._footprints = driver.footprints
         self._server = token_hex(8)
         self._batch: tuple[str, Mapping[Place, Sums]] | None = None  # it may have been kept, or not
+        self._pairs: tuple[str, Mapping[tuple[int, Asked], int]] | None = None  # likewise
         self._stamp: Stamp | None = None  # of the footprints that are known
         self._forgot = 0  # the hour in which old rows were removed
 
@@ -76,6 +77,14 @@ class Keeping:
             log.warning("demand.unknown", reason=str(error))
             return {}
 
+    async def pairs(self) -> Mapping[Asked, float]:
+        """Likewise, how often each translation."""
+        try:
+            return await self._registry.usage.pairs()
+        except RegistryUnavailable as error:
+            log.warning("demand.unknown", reason=str(error))
+            return {}
+
     @property
     def _rows(self) -> int:
         return len(self._usage) + (len(self._batch[1]) if self._batch else 0)
@@ -103,6 +112,13 @@ class Keeping:
             name, rows = self._batch = self._batch or (batch_name(time.time()), self._usage.take(BATCH))
             await self._registry.usage.add(rows, server=self._server, batch=name)
             self._batch = None
+        while self._pairs or self._usage.asked:
+            name, pairs = self._pairs = self._pairs or (
+                batch_name(time.time()),
+                self._usage.take_pairs(BATCH),
+            )
+            await self._registry.usage.add_pairs(pairs, server=self._server, batch=name)
+            self._pairs = None
         if changed := self._footprints.changed():
             before, after = await self._registry.footprints.keep(_record(*one) for one in changed.items())
             self._footprints.kept(changed)

@@ -241,7 +241,7 @@ async def build(
         held, tasks = Held(), Tasks()
         keeping = Keeping(registry, held, usage, driver)
         translators = Translators(driver, names, lambda: live.config.translation, held.pairs)
-        ahead = Ahead(driver, names, keeping.demand, translators)
+        ahead = Ahead(driver, names, keeping.demand, keeping.pairs, translators)
         gateway = Gateway(driver, names, metrics, usage, translators)
         live = Live(config, origin or Origin(), driver, names, store, ahead, gateway.take, reload)
         catalog = RegistryCatalog(registry, held, live, driver, names)

@@ -38,7 +38,7 @@ class TranslationSection(Section):
     )
     preload: PairNames = Field(
         default_factory=list,
-        description="Pairs to have a model in memory for at start; or `auto`: those asked for most.",
+        description="Pairs to have a model in memory for at start; or `auto`: the pairs asked for most.",
     )
     max_texts: PositiveCount = Field(default=256, description="Texts in one request.")
     max_chars: PositiveCount = Field(default=100_000, description="Characters in one request.")

@@ -5,7 +5,7 @@ compose for what is to be loaded ahead. Loads nothing and asks nobody.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from modelyard.config import Translation
@@ -17,6 +17,7 @@ from modelyard.errors import ModelNotFound
 from modelyard.gateway.names import Names
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
+from modelyard.telemetry.usage import Asked
 
 CHAT = "/v1/chat/completions"
 
@@ -71,24 +72,23 @@ class Translators:
 
     # -- ahead --------------------------------------------------------------------------------------------
 
-    def preloaded(self, demand: Mapping[str, float]) -> list[Entry]:
-        """The models that the most used pairs want in memory, in order: of those that were declared; or by
-        `demand`, how often each model was asked for lately."""
-        setting = self._setting()
-        if setting.preload_auto:
-            known = [entry for entry in self.entries() if demand.get(entry.spec.model)]
-            return sorted(known, key=lambda entry: -demand[entry.spec.model])
+    def preloaded(self, asked: Iterable[Asked]) -> list[Entry]:
+        """The models that these translations want in memory, in their order."""
         wanted: dict[str, Entry] = {}
-        for pair in setting.preload:
-            steps = self._preloaded_for(pair, wanted)
+        for source, target, model in asked:
+            steps = self._preloaded_for((source, target), model, wanted)
             wanted |= {step.model: self._names.resolve(step.model) for step in steps}
         return list(wanted.values())
 
-    def _preloaded_for(self, pair: Pair, wanted: Mapping[str, Entry]) -> Sequence[Step]:
-        """The steps of the route that a pair takes when those that are wanted already are loaded."""
+    def _preloaded_for(self, pair: Pair, model: str, wanted: Mapping[str, Entry]) -> Sequence[Step]:
+        """The steps of the route that a pair takes when those that are wanted already are loaded; by this
+        model alone, where one was named."""
+        entry = self._entry(model)
+        if model and entry is None:
+            return ()
         candidates = [
             replace(each, ready=each.ready or each.model in wanted, load_seconds=0.0)
-            for each in self.candidates()
+            for each in (self.candidates() if entry is None else self._asked_for(entry, pair))
         ]
         found = routes(candidates, *pair, Rules(self._setting().pivot))
         return found[0].steps if found else ()

@@ -44,6 +44,7 @@ class Translating:
         self._names = names
         self._bring = bring
         self._router = router
+        self._usage = service.usage
         self._recent = Recent()
 
     async def model(self, name: str | None, settings: Translation) -> Entry | None:
@@ -73,7 +74,11 @@ class Translating:
         """Raises UnsupportedLanguage when nobody translates this pair, else what the first route failed with
         when none could. When the time of a request was over, only what takes none is tried."""
         first: ModelyardError | None = None
-        for route in self._routes(job):
+        found = list(self._routes(job))
+        if found:
+            model = job.model.spec.model if job.model else ""
+            self._usage.translated((job.source, job.target, model))
+        for route in found:
             if isinstance(first, RequestDeadline) and route.kind is not Kind.FIXED:
                 continue
             try:
@@ -86,6 +91,14 @@ class Translating:
         by = f" by {job.model.spec.model}" if job.model else ""
         by += " on this machine" if job.local_only else ""
         named = [f"{languages.name(code)} ({code})" for code in (job.source, job.target)]
+        elsewhere = self._router.routes(job.source, job.target, job.model) if job.local_only else []
+        if elsewhere:
+            raise UnsupportedLanguage(
+                f"{' to '.join(named)} is translated here only at another server, by "
+                f"{' > '.join(step.model for step in elsewhere[0].steps)}, and `local_only` keeps this text "
+                "on this machine.",
+                param="target",
+            )
         raise UnsupportedLanguage(
             f"Nothing here translates {' to '.join(named)}{over}{by}; GET /languages lists what is.",
             param="target",

@@ -207,6 +207,19 @@ class UsageRow(Base):
     cost: Mapped[float] = mapped_column(Double)  # at the prices of then
 
 
+class PairRow(Base):
+    """How often a translation was asked for within one hour, from one language to another; `model` is empty
+    for those that named none."""
+
+    __tablename__ = "pairs"
+
+    hour: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(Name, primary_key=True)
+    target: Mapped[str] = mapped_column(Name, primary_key=True)
+    model: Mapped[str] = mapped_column(Name, primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger)
+
+
 class FootprintRow(Base):
     """What instances of one kind really took, and how long they loaded."""
 

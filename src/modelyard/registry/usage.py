@@ -14,8 +14,8 @@ from sqlalchemy import delete, func, select
 from modelyard.registry import checks
 from modelyard.registry.database import Sessions, upsert
 from modelyard.registry.records import LARGEST_PAGE
-from modelyard.registry.tables import SettingRow, UsageRow
-from modelyard.telemetry.usage import HOUR, Place, Sums
+from modelyard.registry.tables import PairRow, SettingRow, UsageRow
+from modelyard.telemetry.usage import HOUR, Asked, Place, Sums
 
 KEPT = 366 * 24  # hours
 DEMAND = 10 * 24  # hours that are looked at for demand: what is older weighs under 0.1 %
@@ -35,6 +35,7 @@ class By(StrEnum):
 
 
 _PLACE = [one.value for one in By]
+_PAIR = ("hour", "source", "target", "model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +72,34 @@ class UsageBook:
         added = [  # in one order, so that no two servers wait for each other
             dict(zip(_PLACE, place, strict=True)) | asdict(sums) for place, sums in sorted(rows.items())
         ]
+        await self._add(UsageRow, _PLACE, list(_COUNTS), added, _BATCH + server, batch)
+
+    async def add_pairs(self, rows: Mapping[tuple[int, Asked], int], *, server: str, batch: str) -> None:
+        """Likewise, with batches of their own."""
+        added = [
+            dict(zip(_PAIR, (hour, *asked), strict=True)) | {"requests": requests}
+            for (hour, asked), requests in sorted(rows.items())
+        ]
+        await self._add(PairRow, _PAIR, ["requests"], added, f"{_BATCH}pairs/{server}", batch)
+
+    async def _add(
+        self,
+        table: type[UsageRow | PairRow],
+        place: Sequence[str],
+        counts: Sequence[str],
+        added: Sequence[Mapping[str, Any]],
+        setting: str,
+        batch: str,
+    ) -> None:
         async with self._writing() as session:
-            known = await session.get(SettingRow, _BATCH + server)
+            known = await session.get(SettingRow, setting)
             if known is not None and known.value == batch:
                 return
-            statement = upsert(session, UsageRow)
-            more = {name: getattr(UsageRow, name) + statement.excluded[name] for name in _COUNTS}
-            statement = statement.on_conflict_do_update(index_elements=_PLACE, set_=more)
+            statement = upsert(session, table)
+            more = {name: getattr(table, name) + statement.excluded[name] for name in counts}
+            statement = statement.on_conflict_do_update(index_elements=place, set_=more)
             await (await session.connection()).execute(statement, added)
-            await session.merge(SettingRow(name=_BATCH + server, value=batch))
+            await session.merge(SettingRow(name=setting, value=batch))
 
     async def sums(self, wanted: Wanted, *, offset: int = 0, limit: int = LARGEST_PAGE) -> list[UsageRecord]:
         """In the order of what they are told apart by. Without that there is one, of everything. Raises
@@ -100,20 +120,29 @@ class UsageBook:
 
     async def demand(self) -> Mapping[str, float]:
         """How often each model was asked for lately, by all servers; what is a day old counts half."""
+        return {model: asked for (model,), asked in (await self._demand(UsageRow, [UsageRow.model])).items()}
+
+    async def pairs(self) -> Mapping[Asked, float]:
+        """Likewise, how often each translation was asked for."""
+        return await self._demand(PairRow, [PairRow.source, PairRow.target, PairRow.model])
+
+    async def _demand(self, table: type[UsageRow | PairRow], columns: Sequence[Any]) -> dict[Any, float]:
         hour = _hour(self._clock())
-        query = select(UsageRow.model, UsageRow.hour, func.sum(UsageRow.requests))
-        query = query.where(UsageRow.hour > hour - DEMAND).group_by(UsageRow.model, UsageRow.hour)
-        found: dict[str, float] = defaultdict(float)
+        query = select(table.hour, func.sum(table.requests), *columns)
+        query = query.where(table.hour > hour - DEMAND).group_by(*columns, table.hour)
+        found: dict[Any, float] = defaultdict(float)
         async with self._reading() as session:
-            for model, then, requests in await session.execute(query):
-                found[model] += float(requests) * 0.5 ** (max(0, hour - then) / HALF_LIFE)
+            for then, requests, *what in await session.execute(query):
+                found[tuple(what)] += float(requests) * 0.5 ** (max(0, hour - then) / HALF_LIFE)
         return found
 
     async def forget(self) -> None:
-        """Remove what is older than a year, and the marks of batches that nobody tries again."""
+        """Remove what is older than a year, pairs on which no demand rests any more, and the marks of batches
+        that nobody tries again."""
         moment = self._clock()
         async with self._writing() as session:
             await session.execute(delete(UsageRow).where(UsageRow.hour < _hour(moment) - KEPT))
+            await session.execute(delete(PairRow).where(PairRow.hour <= _hour(moment) - DEMAND))
             old = SettingRow.value < batch_name(moment - BATCH_KEPT)
             await session.execute(delete(SettingRow).where(SettingRow.name.startswith(_BATCH), old))
 

@@ -1,4 +1,5 @@
-"""What was used, and what it cost: added up in memory by hour, key, model and version, until it is kept.
+"""What was used, and what it cost: added up in memory by hour, key, model and version, until it is kept; and
+which translations were asked for.
 
 Fed by the gateway and by compose, emptied by compose, which keeps it in the registry. All of it happens on
 one event loop: nothing here locks.
@@ -26,6 +27,10 @@ Place = tuple[int, str, str, str]
 """The hour (since the epoch), the key's name (empty: without one), the model, the version's public name."""
 
 
+Asked = tuple[str, str, str]
+"""From which language to which; the model that was named for it, or nothing."""
+
+
 @dataclass(slots=True)
 class Sums:
     """`seconds` are those of slots, from grant to release; `cost` is at the prices of when it happened."""
@@ -40,13 +45,14 @@ class Sums:
 
 
 class Usage:
-    """At most `limit` rows; what comes beyond them is added up without key and model, hour by hour. `clock`
-    returns seconds since the epoch."""
+    """At most `limit` rows; what comes beyond them is added up without key and model, hour by hour. As many
+    pairs by hour; others are not counted. `clock` returns seconds since the epoch."""
 
     def __init__(self, *, limit: int = MOST_ROWS, clock: Callable[[], float] = time.time) -> None:
         self._limit = limit
         self._clock = clock
         self._rows: dict[Place, Sums] = {}
+        self._pairs: dict[tuple[int, Asked], int] = {}
         self._is_full = False
 
     def __len__(self) -> int:
@@ -91,6 +97,24 @@ class Usage:
         for place in taken:
             del self._rows[place]
         self._is_full = False
+        return taken
+
+    def translated(self, asked: Asked) -> None:
+        """A translation was asked for."""
+        place = (int(self._clock() / HOUR), asked)
+        if place in self._pairs or len(self._pairs) < self._limit:
+            self._pairs[place] = self._pairs.get(place, 0) + 1
+
+    @property
+    def asked(self) -> int:
+        """Pairs by hour that nobody took."""
+        return len(self._pairs)
+
+    def take_pairs(self, most: int) -> dict[tuple[int, Asked], int]:
+        """How often what was asked for in which hour; these are the caller's from now on."""
+        taken = dict(islice(self._pairs.items(), most))
+        for place in taken:
+            del self._pairs[place]
         return taken
 
     def _new(self, place: Place) -> Sums:
