@@ -21,7 +21,7 @@ import structlog
 from modelyard.config import load
 from modelyard.errors import CannotLoad, InvalidRequest
 from modelyard.servers.translation import families, packed, translator
-from modelyard.servers.translation.backends import BEAM_SIZE
+from modelyard.servers.translation.backends import BEAM_SIZE, chosen
 from modelyard.servers.translation.checks import check_settings
 from modelyard.store import Derived, Progress, Store, StoredFile, Terms, sources_of
 from modelyard.store.derived import CONVERTED
@@ -109,9 +109,8 @@ def _type(device: str, dtype: str | None) -> str:
         raise CannotLoad(
             f"{error}; run `pip install 'modelyard[translation]'` for this interpreter"
         ) from None
-    if device == "auto":
-        device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
     if dtype is None:
+        device = chosen(device, ctranslate2.get_cuda_device_count())
         return families.USUAL_TYPES.get(device.partition(":")[0], "float32")
     return dtype if dtype in families.TYPES else "float32"
 

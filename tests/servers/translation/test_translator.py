@@ -317,6 +317,7 @@ def test_an_engine_that_is_not_installed(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, engine: str, library: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, f"modelyard.servers.translation.{engine}_backend", raising=False)
     with pytest.raises(CannotLoad, match=rf"pip install 'modelyard\[{extra}\]'"):
         Translator(models["marian"], engine=engine)
 

@@ -16,6 +16,13 @@ BEAM_SIZE = 2
 _MOST_REPLICAS = 4
 
 
+def chosen(device: str, gpus: int) -> str:
+    """The device that is meant, where there are so many GPUs: `auto` is the first, if there is one."""
+    if device != "auto":
+        return device
+    return "cuda:0" if gpus else "cpu"
+
+
 def shared_cores(replicas: int, threads: int) -> tuple[int, int]:
     """How many batches the CPU computes at once, by how many threads each; 0 is for what nobody said. A batch
     has few threads, where that keeps all cores busy: they wait for each other at each of many small steps."""

@@ -10,7 +10,7 @@ import ctranslate2
 
 from modelyard.errors import CannotLoad, ShuttingDown
 from modelyard.servers.translation import families
-from modelyard.servers.translation.backends import Broken, OutOfMemory, Output, Segment, shared_cores
+from modelyard.servers.translation.backends import Broken, OutOfMemory, Output, Segment, chosen, shared_cores
 from modelyard.servers.translation.tokens import END, Tokenizer
 
 _NO_HOST_MEMORY = "failed to allocate memory"  # as the allocators of CTranslate2 say it
@@ -21,10 +21,10 @@ With 1, poor short ones end it before the best one is whole."""
 
 
 class CTranslate2Backend:
-    """See Backend. `device` is `cpu`, `cuda` or `cuda:N`; `dtype` one of the types that CTranslate2 computes
-    in there, by default int8 on the CPU and float16 on a GPU. `replicas` compute at once, on the CPU with
-    `threads` each (0: see `shared_cores`; one on a GPU). Raises BadFile, and CannotLoad for a device or a
-    type that is not there."""
+    """See Backend. `device` is `cpu`, `cuda`, `cuda:N` or `auto`; `dtype` one of the types that CTranslate2
+    computes in there, by default int8 on the CPU and float16 on a GPU. `replicas` compute at once, on the CPU
+    with `threads` each (0: see `shared_cores`; one on a GPU). Raises BadFile, and CannotLoad for a device or
+    a type that is not there."""
 
     def __init__(
         self,
@@ -42,8 +42,8 @@ class CTranslate2Backend:
             )
         self._tokenizer = Tokenizer(folder)
         self._broken = ""
+        self.device = device = chosen(device, ctranslate2.get_cuda_device_count())
         kind, number = _device(device)
-        self.device = device
         if kind == "cpu":
             replicas, threads = shared_cores(replicas, threads)
         self.replicas = replicas or 1

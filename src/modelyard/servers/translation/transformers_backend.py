@@ -13,22 +13,23 @@ from transformers import AutoModelForSeq2SeqLM
 from transformers.utils import logging
 
 from modelyard.errors import CannotLoad, ShuttingDown
-from modelyard.servers.translation.backends import OutOfMemory, Output, Segment
+from modelyard.servers.translation.backends import OutOfMemory, Output, Segment, chosen
 from modelyard.servers.translation.tokens import END, PAD, UNKNOWN, Tokenizer
 
 DTYPES = ("float32", "float16", "bfloat16")
 
 
 class TransformersBackend:
-    """See Backend. `device` is `cpu`, `cuda`, `cuda:N`, or `cuda:*` for all GPUs together; `dtype` one of
-    DTYPES, by default float32 on the CPU and float16 elsewhere. It computes one batch at a time. Raises
-    BadFile, and CannotLoad for a device or a type that is not there, and for weights that do not fit."""
+    """See Backend. `device` is `cpu`, `cuda`, `cuda:N`, `auto`, or `cuda:*` for all GPUs together; `dtype`
+    one of DTYPES, by default float32 on the CPU and float16 elsewhere. It computes one batch at a time.
+    Raises BadFile, and CannotLoad for a device or a type that is not there, and for weights that do not
+    fit."""
 
     replicas = 1
 
     def __init__(self, folder: Path, device: str = "cpu", dtype: str | None = None) -> None:
         self._tokenizer = Tokenizer(folder)
-        self.device = _device(device)
+        self.device = device = _device(device)
         self.dtype = dtype or ("float32" if device == "cpu" else "float16")
         if self.dtype not in DTYPES:
             raise CannotLoad(
@@ -135,8 +136,9 @@ def _numbers(vocabulary: Sequence[str]) -> dict[str, int]:
 
 
 def _device(name: str) -> str:
-    """Raises CannotLoad for one that is not there."""
+    """The one that is meant. Raises CannotLoad for one that is not there."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    name = chosen(name, count)
     there = ["cpu", *(f"cuda:{number}" for number in range(count))]
     whole = {"cuda": "cuda:0", "cuda:*": "cuda:0"}.get(name, name)
     if whole not in there:

@@ -190,26 +190,16 @@ def _opened(folder: Path, device: str, dtype: str | None, engine: str | None) ->
     opened: Callable[[Path, str, str | None], Backend]
     try:
         if engine == "ctranslate2":
-            import ctranslate2  # noqa: PLC0415 - heavy, and it may be absent
-
-            from modelyard.servers.translation.ctranslate2_backend import (  # noqa: PLC0415
+            from modelyard.servers.translation.ctranslate2_backend import (  # noqa: PLC0415 - absent?
                 CTranslate2Backend as opened,
             )
-
-            gpus = ctranslate2.get_cuda_device_count()
         else:
-            import torch  # noqa: PLC0415 - heavy, and it may be absent
-
-            from modelyard.servers.translation.transformers_backend import (  # noqa: PLC0415
+            from modelyard.servers.translation.transformers_backend import (  # noqa: PLC0415 - absent?
                 TransformersBackend as opened,
             )
-
-            gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     except ImportError as error:
         extra = "translation" if engine == "ctranslate2" else "transformers,translation"
         raise CannotLoad(f"{error}; run `pip install 'modelyard[{extra}]'` for this interpreter") from None
-    if device == "auto":
-        device = "cuda:0" if gpus else "cpu"
     return opened(folder, device, dtype)
 
 
