@@ -65,7 +65,7 @@ def test_what_is_wrong_is_named(changed: dict[str, Any], path: str) -> None:
 
 def test_the_key_goes_into_the_body_and_what_it_does_not_know_stays_here() -> None:
     fields = {"q": ["a"], "source": "en", "target": "fr", "partial": True, "glossary": {"a": "b"}}
-    asked = {"q": ["a"], "source": "en", "target": "fr"}
+    asked = {"q": ["a"], "source": "en", "target": "fr", "local_only": True}
     assert ENGINE.translation(spec(), {**fields, "alternatives": 2}) == {**asked, "alternatives": 2}
     assert ENGINE.translation(spec(key=KEY), fields) == {**asked, "api_key": KEY}
     assert KEY not in repr(ENGINE.command(spec(key=KEY), PROFILE, (), Address(), {}))
@@ -74,7 +74,8 @@ def test_the_key_goes_into_the_body_and_what_it_does_not_know_stays_here() -> No
 def test_it_is_ready_after_a_translation() -> None:
     (call,) = ENGINE.warm_up(spec(key=KEY))
     assert (call.method, call.path) == ("POST", "/translate")
-    assert json.loads(call.body) == {"q": ["Hello"], "source": "en", "target": "fr", "api_key": KEY}
+    asked = {"source": "en", "target": "fr", "local_only": True, "api_key": KEY}
+    assert json.loads(call.body) == {"q": ["Hello"], **asked}
     (call,) = ENGINE.warm_up(spec(pairs=Pairs()))
     assert json.loads(call.body)["target"] == "en"
     assert ENGINE.warm_up(spec(generate=False)) == (Call("GET", "/languages"),)

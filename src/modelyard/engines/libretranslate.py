@@ -63,6 +63,9 @@ class LibreTranslateEngine(Elsewhere):
 
     def translation(self, spec: Spec, fields: Mapping[str, object]) -> Mapping[str, object]:
         known = {name: fields[name] for name in translating.FIELDS if name in fields}
+        known["local_only"] = (
+            True  # where it is a Modelyard: two that name each other would send it in a loop
+        )
         key = spec.parameters.get("key")
         return {**known, "api_key": key} if key else known
 

@@ -86,6 +86,11 @@ class OpenAiEngine(Elsewhere):
                 f"{spec.parameters['url']} has no model {self.model_name(spec)!r} (parameters.model is its "
                 "name there), or its API is elsewhere (parameters.url)"
             )
+        if status == 400 and self.paths(spec) == {TRANSLATE}:
+            return Cause.BAD_MODEL, (
+                f"{spec.parameters['url']} has to translate its `pairs` itself: what one server sends "
+                "another goes no further, so that two that name each other send nothing in a loop"
+            )
         if status in (400, 422):
             return Cause.BAD_MODEL, "parameters.generate: false has it start without a first generation"
         return super().refused(spec, status)

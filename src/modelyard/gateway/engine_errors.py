@@ -32,6 +32,8 @@ INPUTS = {  # by the engine's path: the field that holds what may be too long
 
 # llama.cpp answers 500 also to some requests that it can never take, on every instance alike:
 _CLIENTS = re.compile(r"(image|audio|video) input is not supported|Failed to parse (messages|tools):")
+# How a Modelyard says that it does not translate between two languages.
+_UNTRANSLATED = b'"unsupported_language"'
 # How engines say that an input is too long: llama.cpp, OpenAI, vLLM.
 _TOO_LONG = re.compile(rb"exceed_context_size|context_length_exceeded|maximum context length is")
 
@@ -75,9 +77,10 @@ def _until(said: bytes) -> float:
 
 
 def _refused_us(entry: Entry, result: Result) -> str:
-    """What the operator has to mend, where the answer is about our key, or the model's name or address there;
-    empty for one that is about the request."""
+    """What the operator has to mend, where the answer is about our key, or the model's name, address or
+    languages there; empty for one that is about the request."""
     unknown = result.status == 404 and b"model" in result.body
+    unknown |= result.status == 400 and _UNTRANSLATED in result.body
     if not unknown and result.status not in (401, 403) and not 300 <= result.status < 400:
         return ""
     told = entry.engine.refused(entry.spec, result.status)

@@ -99,6 +99,14 @@ class Translating:
                 "on this machine.",
                 param="target",
             )
+        elsewhere = self._router.routes(job.source, job.target, job.model) if job.local_only else []
+        if elsewhere:
+            raise UnsupportedLanguage(
+                f"{' to '.join(named)} is translated here only at another server, by "
+                f"{' > '.join(step.model for step in elsewhere[0].steps)}, and `local_only` keeps this text "
+                "on this machine.",
+                param="target",
+            )
         raise UnsupportedLanguage(
             f"Nothing here translates {' to '.join(named)}{over}{by}; GET /languages lists what is.",
             param="target",

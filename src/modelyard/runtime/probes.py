@@ -6,6 +6,7 @@ Called by the driver's commands. A probe reports; it never kills.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
@@ -67,9 +68,18 @@ async def ask(pool: Pool, calls: Sequence[Call], usual: str, deadline: float) ->
         except TimeoutError:
             raise TimeoutError(f"{what} took too long") from None
         if not 200 <= status < 300:
-            answer = body[:300].decode(errors="replace")
-            message = f"{what} was answered with {status}: {answer}"
+            message = f"{what} was answered with {status}: {_said(body)}"
             raise WarmUpFailed(message, status, configured=bool(call.name))
+
+
+def _said(body: bytes) -> str:
+    """The message of an error's body, as OpenAI's and LibreTranslate's API have it; else how it begins."""
+    try:
+        error = json.loads(body)["error"]
+        said = error if isinstance(error, str) else str(error["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        said = body.decode(errors="replace")
+    return said[:300]
 
 
 class Health(Enum):
