@@ -104,6 +104,12 @@ async def test_short_texts_of_a_list_are_judged_with_those_of_their_script() -> 
     assert [guess and guess.language for guess in found] == ["de", "zh", "de", "ru", None, "de"]
 
 
+async def test_short_texts_that_say_enough_are_judged_alone() -> None:
+    texts = ["The horse is in the town.", "Le cheval est dans la ville.", "Die Tanten sind im Hotel."]
+    found = await detect_each(texts, SOME)
+    assert [guess and guess.language for guess in found] == ["en", "fr", "de"]
+
+
 async def test_texts_of_requests_go_from_the_language_that_they_are_in() -> None:
     async with live_yard({"m": translator("zh-fr", "en-fr", "de-fr")}) as yard:
         said = await translated(yard, ["你好", "Hello", "今天天气很好，我们出去散步。"], "auto")

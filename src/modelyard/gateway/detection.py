@@ -22,6 +22,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 READ = 2000  # characters of a text that are looked at
 SHORT = 40  # characters up to which a text of a list is judged by all of them together
 SHORT_IF_DENSE = 12
+SURE = 80.0  # percent, from which a short one is judged alone
 LEAST = 1.0  # percent that are worth to be told, but for the first
 MOST = 5  # languages that are told
 MISSING = (
@@ -74,8 +75,8 @@ async def detect(text: str, known: frozenset[str]) -> list[Guess]:
 
 
 async def detect_each(texts: Sequence[str], known: frozenset[str]) -> list[Guess | None]:
-    """The likeliest language of each text, as `detect` has it; a short one is taken to be in what all of them
-    in its script together are in. None where nothing can be said."""
+    """The likeliest language of each text, as `detect` has it; a short one that says too little is taken to be
+    in what all of them in its script together are in. None where nothing can be said."""
     return await asyncio.to_thread(_each, texts, known)
 
 
@@ -84,11 +85,16 @@ def _each(texts: Sequence[str], known: frozenset[str]) -> list[Guess | None]:
     scripts = [script_of(text[:READ]) for text in texts]
     for text, script in zip(texts, scripts, strict=True):
         of_script.setdefault(script, []).append(text[:READ])
-    together = {script: _guesses("\n".join(some), known) for script, some in of_script.items()}
+    together: dict[str, list[Guess]] = {}
     found = []
     for text, script in zip(texts, scripts, strict=True):
+        guesses = _guesses(text, known)
         short = len(text) <= (SHORT_IF_DENSE if script in DENSE else SHORT)
-        found.append(together[script] if short else _guesses(text, known))
+        if short and len(of_script[script]) > 1 and guesses and guesses[0].confidence < SURE:
+            if script not in together:
+                together[script] = _guesses("\n".join(of_script[script]), known)
+            guesses = together[script]
+        found.append(guesses)
     return [guesses[0] if guesses else None for guesses in found]
 
 
