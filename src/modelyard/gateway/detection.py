@@ -75,8 +75,8 @@ async def detect(text: str, known: frozenset[str]) -> list[Guess]:
 
 
 async def detect_each(texts: Sequence[str], known: frozenset[str]) -> list[Guess | None]:
-    """The likeliest language of each text, as `detect` has it; a short one that says too little is taken to be
-    in what all of them in its script together are in. None where nothing can be said."""
+    """The likeliest language of each text, as `detect` has it; a short one that says too little is taken to
+    be in what all of them in its script together are in. None where nothing can be said."""
     return await asyncio.to_thread(_each, texts, known)
 
 
