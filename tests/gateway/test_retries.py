@@ -8,13 +8,14 @@ import signal
 
 import pytest
 
+from gateway.answers import Answer
 from gateway.live_yard import LiveYard, fake, live_yard, right_text
 from gateway.test_clients import hold
 from gateway.test_inference import metrics_of
 from modelyard.core.events import ShutdownAsked
 from modelyard.core.state import Waiting
 from modelyard.errors import CutAtDrain
-from modelyard.runtime import endpoint
+from modelyard.runtime import endpoint, probes
 from waiting import until
 
 SLOW = {"delay": 30.0}  # of a request that is ended by its test
@@ -80,6 +81,29 @@ class TestBudget:
             assert answer.code in ("engine_died", "engine_unreachable"), answer.code
             assert first in answer.message
             await not_counted_as_refused(yard, answer.code)
+
+    async def test_is_kept_by_all_when_an_engine_is_stopped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What ran there lasts as long as it takes to find out, which is no wait."""
+        monkeypatch.setattr(probes, "PROBE_TIMEOUT", 0.2)
+        silence, most = 1.5, 10.0
+        model = fake(slots=2, first_byte_timeout=f"{silence}s", max_wait=f"{most}s")
+        async with live_yard({"a": model}) as yard:
+            first = await yard.load("a")
+
+            async def timed(number: int) -> tuple[Answer, float]:
+                began = asyncio.get_running_loop().time()
+                answer = await yard.chat("a", str(number), fake={"delay": 0.2})
+                return answer, asyncio.get_running_loop().time() - began
+
+            requests = [asyncio.create_task(timed(number)) for number in range(6)]
+            await until(lambda: len(first.leases) == 2 and yard.waiting() == 4)
+            os.kill(yard.pids("a")[0], signal.SIGSTOP)
+            for answer, lasted in await asyncio.gather(*requests):
+                assert answer.status == 200, answer.body
+                waited = int(answer.headers["x-modelyard-queue-ms"]) / 1000
+                assert waited <= most
+                found_out = silence + 3 * 0.2
+                assert lasted - waited <= found_out + 2.0, "seconds beside: two attempts' own time"
 
     async def test_is_one_for_all_waits(self) -> None:
         async with live_yard({"a": fake()}) as yard:
