@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.live_yard import SHARE, TWO, fake, live_yard
 from gateway.translators import ask, refused, translated, translator
-from modelyard.gateway.steps import AT_ONCE, halves
+from modelyard.gateway.steps import AT_ONCE, TOGETHER, halves
 from waiting import until
 
 LLM = {"llm": {"model": "talk", "prompt": "To {target}:"}}
@@ -110,8 +110,16 @@ async def test_all_texts_together_have_the_time_of_one_request(fallback: dict[st
             assert set(answer.json()["translatedText"]) == {"(late)"}
             return
         assert refused(answer)[:2] == (504, "request_deadline")
-        assert "20 requests" in answer.json()["error"]
+        assert "several requests" in answer.json()["error"]
         assert (await translated(yard, "one", "en", "fi"))["route"] == "llm"
+
+
+async def test_all_parts_of_a_text_together_have_the_time_of_one_request() -> None:
+    slow = {**NARROW, "tokens_per_second": 40}
+    text = "\n\n".join("some words of a line. " * 24 for _ in range(20)).strip()
+    async with live_yard({"talk": talker(parameters=slow, request_timeout="1s")}, translation=LLM) as yard:
+        answer = await ask(yard, text, "en", "fi")
+        assert refused(answer)[:2] == (504, "request_deadline")
 
 
 async def test_batches_of_a_model_that_translates_have_the_time_of_one_request_too() -> None:
@@ -130,3 +138,16 @@ async def test_a_client_that_leaves_takes_all_of_it_along() -> None:
         await until(lambda: yard.leases() > 0)
         asking.cancel()
         await yard.settled()
+
+
+async def test_a_client_that_leaves_takes_the_longest_along_when_those_after_it_have_ended() -> None:
+    model = translator("en-fr", slots=9, parameters={"tokens_per_second": 1000})
+    async with live_yard({"ef": model}, translation={"max_texts": 2000, "max_chars": 10**6}) as yard:
+        texts = [*("first" for _ in range(TOGETHER)), *("long " * 40 for _ in range(TOGETHER)), "last"]
+        asking = asyncio.create_task(ask(yard, texts))
+        await until(lambda: yard.leases() == 2)
+        await until(lambda: yard.leases() == 1)
+        asking.cancel()
+        # The engine does not notice, so that its slot is not free before it has ended.
+        (resident,) = yard.driver.commands.residents.values()
+        await until(lambda: resident.endpoint and resident.endpoint.active == 0, 3.0)

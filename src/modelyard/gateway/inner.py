@@ -1,8 +1,8 @@
 """A request that one of our own handlers makes of a model, on behalf of a client's.
 
 Made by the translation lane for each step; the serve loop takes it for a client's request, with the leases,
-waits, retries and limits of one; the answer is read by the demand's `reshape`, and goes nowhere. When the
-client leaves, so does this.
+waits, retries and limits of one; the answer is read by the demand's `reshape`, and goes nowhere. Several may
+run at once: whoever makes them has them `leave` when the client does, of which an exchange tells one alone.
 """
 
 from __future__ import annotations
@@ -62,8 +62,10 @@ class Inner:
             callback()
 
     def on_close(self, callback: Callable[[], None]) -> None:
-        self._told_of_close.append(callback)
-        self._outer.on_close(callback)
+        if self.closed:
+            callback()
+        else:
+            self._told_of_close.append(callback)
 
     def on_pause(self, callback: Callable[[], None]) -> None:
         """Never: nothing of the answer is kept here."""

@@ -111,7 +111,8 @@ class Steps:
 
 
 class _Step:
-    """`too_long`: so many characters were too many for the language model once."""
+    """`too_long`: so many characters were too many for the language model once. `timer`: the end of the time
+    that all requests have; it runs once the first was answered."""
 
     def __init__(
         self, made: Steps, exchange: Exchange, step: Step, job: Job, done: Done, settings: Translation
@@ -125,29 +126,20 @@ class _Step:
         self._too_long: float = inf
         self._asked: set[Inner] = set()
         self._failed: ModelyardError | Disconnected | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, asks: Sequence[Callable[[], Awaitable[None]]]) -> None:
         """The first alone, for whose model it is to be loaded; then the others, as long as none fails."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        await asks[0]()
-        if len(asks) == 1:
-            return
-        entry = await self._entry()
-        queued = next((value for name, value in self._done.headers if name == _QUEUED), b"0")
-        timeout = entry.policy.request_timeout
-        over = RequestDeadline(
-            f"{entry.spec.model} did not finish what this request asks of it within request_timeout "
-            f"{timeout:g} s: it takes {len(asks)} requests; send less at once"
-        )
-        timer = loop.call_at(began + float(queued) / 1000 + timeout, self._fail, over)
+        self._exchange.on_close(partial(self._fail, Disconnected()))
         rest = iter(asks[1:])
         try:
+            await asks[0]()
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(AT_ONCE, len(asks) - 1)):
                     group.create_task(self._ask_each(rest))
         finally:
-            timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
         if self._failed is not None:
             raise self._failed
 
@@ -240,10 +232,14 @@ class _Step:
             )
 
         self._asked.add(inner)
+        began = asyncio.get_running_loop().time()
         try:
-            await self._made.service.serve(inner, await demand(exchange), demand)
+            first = await demand(exchange)
+            await self._made.service.serve(inner, first, demand)
         finally:
             self._asked.discard(inner)
+        if self._timer is None:
+            self._limit(first.entry, inner, began)
         if self._failed is not None:
             raise self._failed
         if exchange.also.count(REQUEST_HEADER) < _SHOWN:
@@ -259,6 +255,18 @@ class _Step:
                 counted = usage.get(name, usage.get(_AS_CHAT.get(name, "")))
                 done.usage[name] += counted if isinstance(counted, int) else 0
         return found.answer
+
+    def _limit(self, entry: Entry, first: Inner, began: float) -> None:
+        """All requests have the time of one, from when the first of them had its slot; or was refused."""
+        loop = asyncio.get_running_loop()
+        queued = dict(first.answered).get(_QUEUED)
+        since = loop.time() if queued is None else began + float(queued) / 1000
+        timeout = entry.policy.request_timeout
+        over = RequestDeadline(
+            f"{entry.spec.model} did not finish what this request asks of it within request_timeout "
+            f"{timeout:g} s: it takes several requests; send less at once"
+        )
+        self._timer = loop.call_at(since + timeout, self._fail, over)
 
 
 def halves(text: str) -> tuple[str, str, str] | tuple[()]:
