@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelyard.gateway.documents import document_of
 from modelyard.gateway.markup import pieces_of
 from modelyard.gateway.pieces import Glossary
 from modelyard.gateway.runs import MOST_MARKS
@@ -96,6 +97,24 @@ def test_where_that_is_not_sure_each_text_stands_for_itself(html: str, right: st
     assert translated(html) == right
 
 
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("# I **love** you\n", "# Je t'**aime**\n"),
+        ("- I see the _red_ house.\n", "- Je vois la maison _rouge_.\n"),
+        ("I see [the *red* house](http://a/b).", "Je vois [la maison *rouge*](http://a/b)."),
+        ("Run `make all` now", "Lancez `make all` maintenant"),
+        ("**I love you**", "**Je t'aime**"),
+        ("We are **one**", "[We are] **une**"),
+        ("I *love you", "[I] *[love you]"),
+        ("I *love **you*", "[I] *aime **[you]*"),
+    ],
+)
+def test_those_of_markdown_do_so_too(text: str, right: str) -> None:
+    pieces = document_of("a.md", text.encode(), NONE)
+    assert pieces.filled([FRENCH.get(text, f"[{text}]") for text in pieces.texts]) == right
+
+
 def test_a_glossary_cuts_a_sentence() -> None:
     glossary = Glossary({"red": "ROUGE"})
     assert translated("I see the <b>red</b> house.", glossary=glossary) == "[I see the] <b>ROUGE</b> [house.]"
@@ -111,11 +130,19 @@ def test_no_text_takes_long() -> None:
         "<b>a</b>" * 20_000,
         "<b>" * 20_000 + "a" + "</b>" * 20_000,
         "\n \n" * 50_000 + "<b>a",
+        "a " * 50_000 + "<b>a</b> " * MOST_MARKS,
+        "a" * 100_000 + " <b>a</b>" * MOST_MARKS,
     ):
         start = time.perf_counter()
         pieces = pieces_of(html, NONE, html=True)
         pieces.filled([text.replace("aaab", "aaaaaaaab") for text in pieces.texts])
         assert time.perf_counter() - start < 3.0
+
+
+@pytest.mark.parametrize("html", ["<p>a\xa0</p>", "<p><b>x</b> a\u2003</p>", "\xa0a", "<p>\xa0<b>a</b> </p>"])
+def test_white_space_that_html_keeps_is_there_once(html: str) -> None:
+    pieces = pieces_of(html, NONE, html=True)
+    assert unescape(pieces.filled(pieces.texts)) == html
 
 
 def test_little_is_translated_twice() -> None:

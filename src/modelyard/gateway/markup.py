@@ -44,6 +44,7 @@ _WITHIN = frozenset(
 )
 """Elements that stand within a sentence."""
 _BLANKS = " \t\r\n\f"
+_WRAPPED = re.compile(r"(?<![ \t\r\n\f])[ \t\r\f]*\n[ \t\r\n\f]*")
 _PRE = re.compile(r"<(/?)pre[\s>]", re.IGNORECASE)
 
 
@@ -85,7 +86,7 @@ def put_runs(
     tokens: list[Token] = []
 
     def put(raw: str) -> None:
-        text = raw if tokens else raw.lstrip()
+        text = raw if tokens else raw.lstrip(_BLANKS)
         pieces.keep(raw[: len(raw) - len(text)])
         if text:
             tokens.append(Token(Kind.TEXT, text, said(text)))
@@ -107,7 +108,7 @@ def _end(pieces: Pieces, tokens: list[Token]) -> None:
     """Put what was read; what is around all of its text stays outside."""
     after = ""
     if tokens and (end := tokens[-1]).kind is Kind.TEXT:
-        raw = end.raw.rstrip()
+        raw = end.raw.rstrip(_BLANKS)
         after = end.raw[len(raw) :]
         tokens[-1:] = [Token(Kind.TEXT, raw, end.text.rstrip(_BLANKS))] if raw else []
     first, last = 0, len(tokens)
@@ -150,4 +151,4 @@ def _token(pieces: Pieces, raw: str) -> Token | None:
 
 
 def _unwrapped(raw: str) -> str:
-    return re.sub(r"(?<!\s)[^\S\n]*\n\s*", " ", raw)
+    return _WRAPPED.sub(" ", raw)

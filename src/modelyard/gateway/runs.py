@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import islice
 from math import ceil
 
 from modelyard.gateway.scripts import is_spaced
@@ -25,6 +26,7 @@ _ENDS = ".!?…。！？,;:"  # noqa: RUF001 - what models put behind a phrase a
 _WORD = re.compile(r"\w+")
 _STEM, _ALIKE = 4, 0.7  # letters that two forms of a word begin with, and their share of it
 _FEW, _SHORT = 6, 300  # words
+_MANY = 300  # places
 
 
 class Kind(Enum):
@@ -64,14 +66,16 @@ class Mark:
 
 
 class Run:
-    """`text` is what all of it says, without white space around it. Raises ValueError for tokens whose marks
-    are not each in another or beside it, that have a mark without a text, or too many."""
+    """`text` is what all of it says, without white space around it, which `loose` ones have outside of their
+    marks. Raises ValueError for tokens whose marks are not each in another or beside it, that have a mark
+    without a text, or too many."""
 
-    def __init__(self, tokens: Sequence[Token]) -> None:
+    def __init__(self, tokens: Sequence[Token], *, loose: bool = True) -> None:
         whole = "".join(token.text for token in tokens)
         self.text = whole.strip()
         self._before = whole[: len(whole) - len(whole.lstrip())]
         self._after = whole[len(whole.rstrip()) :] if self.text else ""
+        self._loose = loose
         self._marks = self._read(tokens)
         self._place = -1
 
@@ -105,6 +109,8 @@ class Run:
             raise ValueError("too many marks")
         for mark in marks:
             start, end = max(mark.start, 0), min(mark.end, len(self.text))
+            if not self._loose and (start, end) != (mark.start, mark.end):
+                raise ValueError("a mark with the white space around the text")
             said = self.text[start:end]
             if not any(map(str.isalnum, said)):
                 raise ValueError("a mark without a text")
@@ -212,9 +218,11 @@ def _bare(translation: str, text: str) -> str:
 
 
 def _occurrences(text: str, whole: str, span: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Where a text stands alone in another, whatever the case of its letters."""
-    for found in re.compile(re.escape(text), re.IGNORECASE).finditer(whole, *span):
-        start, end = found.span()
+    """Where a text stands alone in another, whatever the case of its letters; nowhere if that may be almost
+    anywhere."""
+    found = re.compile(re.escape(text), re.IGNORECASE).finditer(whole, *span)
+    places = [each.span() for each in islice(found, _MANY + 1)]
+    for start, end in places if len(places) <= _MANY else ():
         if not (_joined(whole, start) or _joined(whole, end)):
             yield start, end
 
@@ -223,7 +231,7 @@ def _likenesses(text: str, whole: str, span: tuple[int, int]) -> Iterator[tuple[
     """Where its words stand in another form, as agreement has it; of a few words, in a text that is short."""
     wanted = [found[0].lower() for found in _WORD.finditer(text)]
     words = list(_WORD.finditer(whole, *span)) if 0 < len(wanted) <= _FEW else []
-    if len(words) > _SHORT:
+    if not words or len(words) > _SHORT:
         return
     for first in range(len(words) - len(wanted) + 1):
         some = words[first : first + len(wanted)]
