@@ -90,7 +90,7 @@ class Driver:
             ac.Wake: self.commands.wake,
             ac.Stop: self._stop,
             ac.Release: self._stop,
-            ac.Probe: self._probe,
+            ac.Probe: self.commands.probe,
             ac.Loaded: self._asks.answer,
             ac.Note: self._note,
         }
@@ -301,9 +301,6 @@ class Driver:
     def _fetch(self, action: ac.Fetch) -> None:
         self.progress.pop(action.version, None)  # of an earlier fetch
         self.commands.fetch(self.entries[action.version])
-
-    def _probe(self, action: ac.Probe) -> None:
-        self.commands.probe(action)
 
     def _on_progress(self, progress: Progress) -> None:
         if progress.version in self.entries:  # else it was removed while it was fetched

@@ -11,7 +11,7 @@ import ctranslate2
 from modelyard.errors import CannotLoad, ShuttingDown
 from modelyard.servers.translation import families
 from modelyard.servers.translation.backends import Broken, OutOfMemory, Output, Segment, chosen, shared_cores
-from modelyard.servers.translation.tokens import END, Tokenizer
+from modelyard.servers.translation.tokens import END, Tokenizing
 
 _NO_HOST_MEMORY = "failed to allocate memory"  # as the allocators of CTranslate2 say it
 
@@ -20,7 +20,7 @@ PATIENCE = 2
 With 1, poor short ones end it before the best one is whole."""
 
 
-class CTranslate2Backend:
+class CTranslate2Backend(Tokenizing):
     """See Backend. `device` is `cpu`, `cuda`, `cuda:N` or `auto`; `dtype` one of the types that CTranslate2
     computes in there, by default int8 on the CPU and float16 on a GPU. `replicas` compute at once, on the CPU
     with `threads` each (0: see `shared_cores`; one on a GPU). Raises BadFile, and CannotLoad for a device or
@@ -40,14 +40,13 @@ class CTranslate2Backend:
                 f"{folder}: has no {families.CONVERTED}; CTranslate2 reads what `python -m "
                 "modelyard.servers.translation.convert` makes of it"
             )
-        self._tokenizer = Tokenizer(folder)
+        super().__init__(folder)
         self._broken = ""
         self.device = device = chosen(device, ctranslate2.get_cuda_device_count())
         kind, number = _device(device)
         if kind == "cpu":
             replicas, threads = shared_cores(replicas, threads)
         self.replicas = replicas or 1
-        self.longest = self._tokenizer.family.longest
         self.dtype = _dtype(kind, number, dtype)
         try:
             self._model: ctranslate2.Translator | None = ctranslate2.Translator(
@@ -56,17 +55,6 @@ class CTranslate2Backend:
             )  # fmt: skip
         except (RuntimeError, ValueError, MemoryError) as error:
             raise CannotLoad(f"{folder}: CTranslate2 cannot load it on {device}: {error}") from None
-
-    @property
-    def languages(self) -> Sequence[str]:
-        return self._tokenizer.family.languages
-
-    @property
-    def pairs(self) -> Sequence[tuple[str, str]]:
-        return self._tokenizer.family.pairs
-
-    def segment(self, text: str, source: str, target: str) -> Segment:
-        return self._tokenizer.segment(text, source, target)
 
     def run(
         self, batch: Sequence[Segment], *, beam_size: int = 1, max_output: int = 256, alternatives: int = 0

@@ -109,3 +109,23 @@ def _pieces(path: Path, folder: Path) -> sentencepiece.SentencePieceProcessor:
         raise BadFile(
             f"{path}: is no SentencePiece model that can be read ({error}); fetch it again"
         ) from None
+
+
+class Tokenizing:
+    """What a back end says by the tokenizer in its model's folder alone; see `backends.Backend`. Raises
+    BadFile."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = Tokenizer(folder)
+        self.longest = self._tokenizer.family.longest
+
+    @property
+    def languages(self) -> Sequence[str]:
+        return self._tokenizer.family.languages
+
+    @property
+    def pairs(self) -> Sequence[tuple[str, str]]:
+        return self._tokenizer.family.pairs
+
+    def segment(self, text: str, source: str, target: str) -> Segment:
+        return self._tokenizer.segment(text, source, target)

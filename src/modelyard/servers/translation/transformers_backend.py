@@ -14,12 +14,12 @@ from transformers.utils import logging
 
 from modelyard.errors import CannotLoad, ShuttingDown
 from modelyard.servers.translation.backends import OutOfMemory, Output, Segment, chosen
-from modelyard.servers.translation.tokens import END, PAD, UNKNOWN, Tokenizer
+from modelyard.servers.translation.tokens import END, PAD, UNKNOWN, Tokenizing
 
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-class TransformersBackend:
+class TransformersBackend(Tokenizing):
     """See Backend. `device` is `cpu`, `cuda`, `cuda:N`, `auto`, or `cuda:*` for all GPUs together; `dtype`
     one of DTYPES, by default float32 on the CPU and float16 elsewhere. It computes one batch at a time.
     Raises BadFile, and CannotLoad for a device or a type that is not there, and for weights that do not
@@ -28,14 +28,13 @@ class TransformersBackend:
     replicas = 1
 
     def __init__(self, folder: Path, device: str = "cpu", dtype: str | None = None) -> None:
-        self._tokenizer = Tokenizer(folder)
+        super().__init__(folder)
         self.device = device = _device(device)
         self.dtype = dtype or ("float32" if device == "cpu" else "float16")
         if self.dtype not in DTYPES:
             raise CannotLoad(
                 f"Transformers does not compute in {dtype!r} here; choose of {', '.join(DTYPES)}"
             )
-        self.longest = self._tokenizer.family.longest
         self._lock = Lock()
         logging.disable_progress_bar()
         place = {"device_map": "auto"} if device == "cuda:*" else {}
@@ -53,17 +52,6 @@ class TransformersBackend:
         size = self._model.config.vocab_size
         read, self._written = self._tokenizer.vocabularies(size, size)
         self._source, self._target = _numbers(read), _numbers(self._written)
-
-    @property
-    def languages(self) -> Sequence[str]:
-        return self._tokenizer.family.languages
-
-    @property
-    def pairs(self) -> Sequence[tuple[str, str]]:
-        return self._tokenizer.family.pairs
-
-    def segment(self, text: str, source: str, target: str) -> Segment:
-        return self._tokenizer.segment(text, source, target)
 
     def run(
         self, batch: Sequence[Segment], *, beam_size: int = 1, max_output: int = 256, alternatives: int = 0
