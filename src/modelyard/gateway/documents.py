@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 
 from modelyard.errors import InvalidRequest
-from modelyard.gateway.markup import pieces_of
+from modelyard.gateway.markup import pieces_of, put_runs
 from modelyard.gateway.pieces import Glossary, Pieces, put_between
+from modelyard.gateway.runs import Kind, Token
 
 _TIME = re.compile(r"\s*\d+:\d\d:\d\d[,.]\d+\s*-->.*")
 _NUMBER = re.compile(r"\ufeff?\s*\d+\s*")
@@ -47,6 +48,28 @@ def _markdown(pieces: Pieces, text: str) -> None:
         reader.read(line)
 
 
+class _Marks:
+    """Reads the marks of a line: emphasis, links and code go with their words; others, as those of footnotes,
+    pictures and tables, stand between texts."""
+
+    def __init__(self) -> None:
+        self._open: list[str] = []
+
+    def read(self, found: re.Match[str]) -> Token | None:
+        raw = found[0]
+        if raw[0] == "`":
+            return Token(Kind.KEPT, raw, raw.strip("`").strip())
+        if raw[0] in "*_~":
+            if self._open[-1:] == [raw]:
+                self._open.pop()
+                return Token(Kind.CLOSE, raw, name=raw)
+            self._open.append(raw)
+            return Token(Kind.OPEN, raw, name=raw)
+        if raw == "[":
+            return Token(Kind.OPEN, raw, name=raw)
+        return Token(Kind.CLOSE, raw, name="[") if raw[0] == "]" else None
+
+
 class _Markdown:
     """Reads a document line by line: what its lines are depends on those before."""
 
@@ -66,7 +89,7 @@ class _Markdown:
             prefix = _PREFIX.match(line)
             end = prefix.end() if prefix else 0
             self._pieces.keep(line[:end])
-            put_between(self._pieces, line[end:], _INLINE)
+            put_runs(self._pieces, line[end:], _INLINE, _Marks().read, str)
         self._first, self._blank = False, not line.strip()
 
     def _is_kept(self, line: str) -> bool:

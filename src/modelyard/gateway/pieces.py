@@ -80,7 +80,7 @@ class Pieces:
         run = None
         if any(token.kind in (Kind.OPEN, Kind.KEPT) for token in tokens):
             with suppress(ValueError):
-                run = Run(tokens)
+                run = Run(tokens, loose=self._html)
         apart = self._apart(tokens)
         if run is None or self._glossary.finds(run.text) or _CONTROL.search(run.text):
             self._parts += apart
