@@ -162,6 +162,8 @@ def test_what_is_missing_and_how_to_get_it() -> None:
     ("log", "cause"),
     [
         ("RuntimeError: CUDA failed with error out of memory", Cause.OUT_OF_MEMORY),
+        ("error: failed to load model: mkl_malloc: failed to allocate memory", Cause.OUT_OF_MEMORY),
+        ("cannot allocate memory for thread-local data: ABORT", Cause.OUT_OF_MEMORY),
         ("No module named 'ctranslate2'; run `pip install …`", Cause.NOT_INSTALLED),
         ("couldn't bind to unix:/x: in use", Cause.PORT_IN_USE),
         ("error: invalid argument: beam: there is no such parameter", Cause.BAD_ARGUMENTS),

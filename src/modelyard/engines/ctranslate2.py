@@ -57,7 +57,7 @@ class CTranslate2Engine(own.OwnServer):
     unix: ClassVar[bool] = True
     causes: ClassVar[tuple[tuple[str, Cause], ...]] = own.causes(
         "translation",
-        memory=("std::bad_alloc", "failed to allocate memory"),
+        memory=("std::bad_alloc", "failed to allocate memory", "cannot allocate memory"),
         arguments=("there is no device", "there is no type"),
     )
     spec_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
