@@ -126,15 +126,29 @@ def test_shares_turn_when_the_faster_one_becomes_slow_and_again_when_it_is_fast(
     assert share(engines.one_by_one(100), 1) >= 0.9
 
 
-@given(st.floats(1.6, 100.0), st.integers(2, 4))
+@given(st.floats(1.6, 100.0), st.integers(1, 4), st.integers(1, 4))
 @settings(max_examples=25, deadline=None)
-def test_trying_a_slow_one_again_costs_little_however_slow_it_is(slower: float, fast: int) -> None:
-    engines = Engines(slower, *[1.0] * fast)
-    engines.one_by_one(20 * fast)  # it learns
-    count = 3 * AGAIN * (fast + 1)
+def test_trying_slow_ones_again_costs_little_however_many_they_are(
+    slower: float, slow: int, fast: int
+) -> None:
+    engines = Engines(*[slower] * slow, *[1.0] * fast)
+    engines.one_by_one(20 * (slow + fast))  # it learns
+    others = slow + fast - 1
+    count = 3 * AGAIN * others
     shares = engines.one_by_one(count)
-    assert (slower - 1.0) * shares[0] <= count / AGAIN + slower, shares
-    assert shares[0] >= int(count / (AGAIN * (slower - 1.0) + 1.0)) - 1, shares
+    for replica in range(slow):
+        assert (slower - 1.0) * shares[replica] <= count / (AGAIN * others) + slower, shares
+        assert shares[replica] >= int(count / (AGAIN * others * (slower - 1.0) + 1.0)) - 1, shares
+
+
+def test_of_many_replicas_each_is_known_by_more_than_one_answer() -> None:
+    engines = Engines(*[0.2] * 40)
+    engines.one_by_one(80)
+    for seconds in (0.1, 0.3) * 6:
+        engines.seconds = dict.fromkeys(engines.ids, seconds)
+        engines.one_by_one(40)
+    for each in engines.yard.instances(engines.key):
+        assert each.pace == pytest.approx(0.2, rel=0.3)
 
 
 @given(

@@ -8,9 +8,9 @@ knows it is taken to be the fastest's. Those that are about as fast and as free 
 of them the one that was given the fewest has its turn: equal replicas get equal shares.
 
 A slower one is given nothing while a faster one has little to do, so nobody would learn that it has become
-fast. Where a request would end s times its duration later, it is tried again once in AGAIN x s requests:
-however slow it is, requests take 1 / AGAIN longer in the mean for that, no more. What was known of it before
-is forgotten then.
+fast. Where a request would end s times its duration later, it is tried again once in AGAIN x s requests for
+each of the others: however many are slow, and how slow, requests take 1 / AGAIN longer in the mean for that,
+no more. What was known of it before is forgotten then.
 """
 
 from __future__ import annotations
@@ -51,11 +51,12 @@ def _soonest(version: Version, found: list[Instance]) -> Instance:
     best = ends.index(soonest)
     fast = paces[best] * max(AS_FAST, 1.0 + LITTLE / (version.service_seconds or 1.0))
     free = len(found[best].leases) + version.capacity // ABOUT
+    again = AGAIN * (len(version.ready) - 1)
     turns = []
     for each, pace, end in zip(found, paces, ends, strict=True):
         if pace <= fast and len(each.leases) <= free:
             turns.append(each)
-        elif version.given - each.turn >= AGAIN * (end / soonest - 1.0):
+        elif version.given - each.turn >= again * (end / soonest - 1.0):
             return each
     return min(turns, key=_granted)
 
@@ -106,7 +107,7 @@ def has_alternative(version: Version, exclude: frozenset[str]) -> bool:
 
 def count_turn(version: Version, instance: Instance, now: float) -> None:
     """It is given one more request; its lease comes after this."""
-    if version.given - instance.turn > AGAIN:
+    if version.given - instance.turn > AGAIN * (len(version.ready) - 1):
         instance.worked = instance.work = 0.0  # its pace holds until it has answered
     version.given += 1
     instance.turn = version.given
