@@ -51,6 +51,22 @@ def test_marian_has_targets_that_are_marked(tmp_path: Path) -> None:
         family.marks("en", "de")
 
 
+def test_marian_reads_groups_of_languages(tmp_path: Path) -> None:
+    family = families.read(random_models.marian(tmp_path / "old", "ROMANCE", "en"))
+    assert {"fr", "es", "it", "pt", "ro"} < {*family.sources}
+    assert family.targets == {"en": ""}
+    assert family.marks("fr", "en") == family.marks("es", "en") == ((), ())
+    family = families.read(random_models.marian(tmp_path / "told", "deu+nld", "eng"))
+    assert family.pairs == (("de", "en"), ("nl", "en"))
+    with pytest.raises(KeyError):
+        family.marks("fr", "en")
+
+
+def test_a_mark_that_is_no_code_is_no_language(tmp_path: Path) -> None:
+    marks = [">>fra<<", ">>toki_pona<<", ">>x<<"]
+    assert families.read(random_models.marian(tmp_path / "m", "en", "mul", marks)).languages == ("en", "fr")
+
+
 def test_a_converted_folder_says_the_same(models: dict[str, Path], converted: dict[str, Path]) -> None:
     for name, folder in models.items():
         assert families.read(converted[name]) == families.read(folder)
