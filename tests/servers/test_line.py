@@ -15,7 +15,7 @@ LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=60)
 def line_of(lengths: Sequence[int], lanes: Sequence[int] = ()) -> Line[int]:
     line: Line[int] = Line()
     for number, length in enumerate(lengths):
-        line.add(Item(number, length, arrived=float(number), lane=lanes[number] if lanes else 0))
+        line.add([Item(number, length, arrived=float(number), lane=lanes[number] if lanes else 0)])
     return line
 
 
@@ -65,6 +65,21 @@ def test_who_has_waited_long_enough_goes_next_with_those_of_like_length() -> Non
     assert lengths(line.take(PATIENCE, 400)) == [30, 100]
 
 
+def test_a_sentence_does_not_wait_for_a_book_nor_a_book_for_all_sentences() -> None:
+    line: Line[str] = Line()
+    line.add([Item("book", 3, arrived=0.0) for _ in range(100)])
+    line.add([Item("sentence", 30, arrived=0.1)])
+    late = 0.1 + PATIENCE
+    assert [{item.what for item in line.take(late, 40)} for _ in range(3)] == [
+        {"book"},
+        {"sentence"},
+        {"book"},
+    ]
+    for _ in range(2):
+        line.add([Item("sentence", 30, arrived=late)])
+    assert [line.take(late, 40)[0].what for _ in range(4)] == ["sentence", "book", "sentence", "book"]
+
+
 def test_lanes_do_not_mix() -> None:
     line = line_of([5, 4, 6, 7], lanes=[0, 1, 0, 1])
     assert lengths(line.take(0.0, 1000)) == [4, 7]
@@ -75,8 +90,9 @@ def test_lanes_do_not_mix() -> None:
 def test_what_left_is_never_taken(found: list[int], data: st.DataObject) -> None:
     line: Line[int] = Line()
     items = [Item(number, length, 0.0) for number, length in enumerate(found)]
-    for item in items:
-        line.add(item)
+    half = len(items) // 2
+    line.add(items[:half])
+    line.add(items[half:])
     gone = data.draw(st.sets(st.sampled_from(items)))
     assert all(line.remove(item) for item in gone)
     assert not any(line.remove(item) for item in gone)

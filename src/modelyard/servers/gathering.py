@@ -76,8 +76,7 @@ class Gathering(Generic[T, R]):
                 task.add_done_callback(_surface)
         now = loop.time()
         items = [Item(_Asked(what, loop.create_future()), max(len(what), 1), now, lane) for what in whats]
-        for item in items:
-            self._line.add(item)
+        self._line.add(items)
         self._asking += 1
         self._changed.set()
         try:

@@ -1,14 +1,16 @@
 """What waits to be translated, and what of it goes through the model together. Pure.
 
 Used by `gathering`, on the event loop alone. An item has a length in tokens; a batch costs the length of its
-longest times their count, padding included. Short items go first, but one that has waited for `PATIENCE`
-goes next, however long it is.
+longest times their count, padding included. Items of small requests go first, and every other batch is for
+the one that waits longest, once that is `PATIENCE`: neither is a book in the way of a sentence, nor are
+sentences for ever in the way of a book.
 """
 
 from __future__ import annotations
 
 import sys
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -31,6 +33,15 @@ class Item(Generic[T]):
     arrived: float
     lane: int = 0
     order: int = field(default=0, init=False)
+    request: Request[T] = field(init=False)
+
+
+@dataclass(eq=False, slots=True)
+class Request(Generic[T]):
+    """Items that were asked for together, of `size` tokens; those that are `left` wait, shortest first."""
+
+    size: int
+    left: dict[Item[T], None]
 
 
 class Line(Generic[T]):
@@ -41,17 +52,22 @@ class Line(Generic[T]):
         self._count = 0
         self._arrived: dict[Item[T], None] = {}  # the first is the oldest
         self._lanes: dict[int, list[Item[T]]] = {}  # shortest first
+        self._requests: dict[Request[T], None] = {}  # the first is the oldest
+        self._patient = True  # the last batch was not for the oldest
 
     def __len__(self) -> int:
         return len(self._arrived)
 
-    def add(self, item: Item[T]) -> None:
-        """It waits from now on; items come in the order of `arrived`."""
-        self._count += 1
-        item.order = self._count
-        self.tokens += item.length
-        self._arrived[item] = None
-        insort(self._lanes.setdefault(item.lane, []), item, key=_place)
+    def add(self, items: Sequence[Item[T]]) -> None:
+        """What is asked for together waits from now on; items come in the order of `arrived`."""
+        ordered = sorted(items, key=lambda item: item.length)
+        request = Request(sum(item.length for item in items), dict.fromkeys(ordered))
+        for item in items:
+            self._count += 1
+            item.order, item.request = self._count, request
+            self._arrived[item] = self._requests[request] = None
+            insort(self._lanes.setdefault(item.lane, []), item, key=_place)
+        self.tokens += request.size
 
     def remove(self, item: Item[T]) -> bool:
         """Nobody wants it any more; False when it does not wait here."""
@@ -73,11 +89,10 @@ class Line(Generic[T]):
         first = next(iter(self._arrived), None)
         if first is None:
             return []
-        if now - first.arrived >= PATIENCE:
-            lane, begin, end = self._around(first, bound, most)
-        else:
-            lane = min(self._lanes, key=lambda one: _place(self._lanes[one][0]))
-            begin, end = 0, 1
+        self._patient = not self._patient or now - first.arrived < PATIENCE
+        if self._patient:
+            first = next(iter(min(self._requests, key=lambda request: request.size).left))
+        lane, begin, end = self._around(first, bound, most)
         return self._leave(lane, begin, self._up(self._lanes[lane], begin, end, bound, most))
 
     def _up(self, lane: list[Item[T]], begin: int, end: int, bound: int, most: int) -> int:
@@ -106,8 +121,10 @@ class Line(Generic[T]):
         if not lane:
             del self._lanes[name]
         for item in gone:
-            del self._arrived[item]
+            del self._arrived[item], item.request.left[item]
             self.tokens -= item.length
+            if not item.request.left:
+                del self._requests[item.request]
         return gone
 
 
