@@ -152,6 +152,8 @@ def test_little_is_translated_twice() -> None:
     texts = pieces_of(deep + "at the end", NONE, html=True).texts
     assert sum(map(len, texts)) < 3 * len(deep)
     assert pieces_of("I <b>love</b> you", NONE, html=True).said == "I love you"
+    same = pieces_of("<td>yes</td><td><b>yes</b> or <i>no</i></td><td>no</td>", NONE, html=True)
+    assert sorted(same.texts) == ["no", "or", "yes", "yes or no"]
 
 
 WORDS = st.sampled_from(

@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
+
+import pytest
 
 from gateway.live_yard import SHARE, TWO, LiveYard, fake, live_yard
 from gateway.translators import ask, refused, translated, translator
+from modelyard.gateway import translation
+from modelyard.gateway.markup import pieces_of
+from modelyard.gateway.pieces import Glossary, Pieces
 from modelyard.servers.fake_text import chat_prompt, expected_text
 from waiting import until
 
@@ -140,3 +146,18 @@ async def test_a_list_longer_than_an_engine_is_given_at_once() -> None:
         said = await translated(yard, texts)
         assert said["translatedText"] == [f"[fr] {text}" for text in texts]
         assert said["usage"]["segments"] == 600
+
+
+async def test_long_texts_are_cut_beside_the_answers_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def cut(text: str, glossary: Glossary, *, html: bool) -> Pieces:
+        threads.append(threading.current_thread())
+        return pieces_of(text, glossary, html=html)
+
+    monkeypatch.setattr(translation, "pieces_of", cut)
+    async with live_yard({"ef": translator("en-fr")}) as yard:
+        await translated(yard, "<p>some words</p>" * 300, format="html")
+        await translated(yard, "some words", glossary={f"{n} {'x' * 90}": "y" for n in range(100)})
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads

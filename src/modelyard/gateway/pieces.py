@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape, unescape
 from typing import TypeAlias
 
@@ -23,13 +24,17 @@ class Glossary:
     """Words and what stands for them, whatever the model would say: as they are written, whole."""
 
     def __init__(self, terms: Mapping[str, str]) -> None:
+        self.size = sum(map(len, terms))  # characters
         self._terms = terms
-        longest_first = sorted(terms, key=len, reverse=True)
+
+    @cached_property
+    def _found(self) -> re.Pattern[str] | None:
+        longest_first = sorted(self._terms, key=len, reverse=True)
         words = "|".join(_to_its_end(term) for term in longest_first if re.match(r"\w", term))
         others = "|".join(_to_its_end(term) for term in longest_first if not re.match(r"\w", term))
         # Words are looked for where one begins alone, not at each letter.
         kinds = [rf"(?<!\w)(?:{words})" if words else "", others]
-        self._found = re.compile(f"({'|'.join(filter(None, kinds))})") if terms else None
+        return re.compile(f"({'|'.join(filter(None, kinds))})") if self._terms else None
 
     def finds(self, text: str) -> bool:
         return self._found is not None and self._found.search(text) is not None
@@ -50,14 +55,15 @@ def _to_its_end(term: str) -> str:
 
 
 class Pieces:
-    """Put together by `keep` and `put` in the order of the text; then `texts` are to be translated, and
-    `filled` is the text with their translations in their places. `raw` is the text."""
+    """Put together by `keep` and `put` in the order of the text; then `texts` are to be translated, each of
+    them once, and `filled` is the text with their translations in their places. `raw` is the text."""
 
     def __init__(self, raw: str, glossary: Glossary, *, html: bool = False) -> None:
         self.raw = raw
         self.texts: list[str] = []
         self._glossary = glossary
         self._html = html
+        self._places: dict[str, int] = {}
         self._parts: list[_Part] = []
         self._said: list[str] = []
 
@@ -127,8 +133,9 @@ class Pieces:
         self.keep(self._escaped(text[start + len(core) :]))
 
     def _add(self, text: str) -> int:
-        self.texts.append(text)
-        return len(self.texts) - 1
+        if (place := self._places.setdefault(text, len(self.texts))) == len(self.texts):
+            self.texts.append(text)
+        return place
 
     def filled(self, translations: Sequence[str]) -> str:
         """The text, with one translation for each of `texts`."""

@@ -119,17 +119,10 @@ class Run:
 
     def put(self, add: Callable[[str], int]) -> None:
         """Have its texts translated; `add` gives each its place."""
-        places: dict[str, int] = {}
-        for mark in (None, *_all(self._marks)):
-            text = self.text if mark is None else self.text[mark.start : mark.end]
-            if mark is not None and mark.kept:
-                continue
-            if text not in places:
-                places[text] = add(text)
-            if mark is None:
-                self._place = places[text]
-            else:
-                mark.place = places[text]
+        self._place = add(self.text)
+        for mark in _all(self._marks):
+            if not mark.kept:
+                mark.place = add(self.text[mark.start : mark.end])
 
     def filled(self, translations: Sequence[str], escaped: Callable[[str], str]) -> str | None:
         """The translation with the marks in their places; None where these are not sure."""

@@ -28,7 +28,7 @@ from modelyard.gateway.pieces import Pieces
 from modelyard.gateway.steps import Done, Job
 from modelyard.gateway.strangers import Strangers
 from modelyard.gateway.translating import Translating
-from modelyard.gateway.translation_answer import NOTHING, Part, answer_of, translate
+from modelyard.gateway.translation_answer import NOTHING, Part, answer_of, beside, translate
 from modelyard.gateway.translation_files import HEADERS, Files
 from modelyard.gateway.translation_paths import (
     DETECT,
@@ -103,7 +103,8 @@ class Lanes:
     async def _answer(self, exchange: Exchange, asked: Asked) -> None:
         problems = [problem_of(text) for text in asked.texts]
         texts = ["" if problem else str(text) for text, problem in zip(asked.texts, problems, strict=True)]
-        pieces = [pieces_of(text, asked.glossary, html=asked.html) for text in texts]
+        size = sum(map(len, texts)) + asked.glossary.size
+        pieces = await beside(size, _pieces, texts, asked)
         _respond(exchange, *await self._translated(exchange, asked, pieces, problems))
 
     async def _translated(
@@ -215,6 +216,10 @@ class Lanes:
             raise
         self._gate.admit_with(exchange, key)
         return given
+
+
+def _pieces(texts: Sequence[str], asked: Asked) -> list[Pieces]:
+    return [pieces_of(text, asked.glossary, html=asked.html) for text in texts]
 
 
 def _address(exchange: Exchange, path: str) -> str:

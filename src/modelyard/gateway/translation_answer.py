@@ -6,8 +6,9 @@ Called by the translation lane. Texts of one language go to a model together.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ParamSpec, TypeVar
 
 from modelyard.config import Translation
 from modelyard.core.languages import name_of
@@ -20,7 +21,10 @@ from modelyard.gateway.steps import USAGE, Done, Job
 from modelyard.gateway.translating import Translating
 from modelyard.gateway.translation_request import Asked
 
-_AT_ONCE = 4000  # characters that are put together beside the answers to others
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_AT_ONCE = 4000  # characters
 NOTHING = Guess("en", 0.0)
 """What LibreTranslate says of a text whose language cannot be told."""
 
@@ -67,12 +71,14 @@ async def translate(
             for part in some:
                 part.problem = error.message
             continue
-        if sum(map(len, texts)) > _AT_ONCE:
-            await asyncio.to_thread(_fill, some, done)
-        else:
-            _fill(some, done)
+        await beside(sum(map(len, texts)), _fill, some, done)
         found.append(done)
     return found
+
+
+async def beside(size: int, do: Callable[P, T], *args: P.args, **fields: P.kwargs) -> T:
+    """Do what takes the longer the more characters it is about, so that no answer to others waits for it."""
+    return await asyncio.to_thread(do, *args, **fields) if size > _AT_ONCE else do(*args, **fields)
 
 
 def _fill(parts: Sequence[Part], done: Done) -> None:
