@@ -163,6 +163,10 @@ def test_a_model_bin_is_known_by_its_end(tmp_path: Path) -> None:
         path.write_bytes(wrong)
         with pytest.raises(BadFile, match="not whole"):
             look(path)
+    name, shape = b"decoder/embeddings/weight\0", content.partition(b"decoder/embeddings/weight\0\2")[2][:8]
+    path.write_bytes(content.replace(name + b"\2" + shape, name + b"\1" + shape[:4]))
+    with pytest.raises(BadFile, match="not whole"):
+        look(path)
     for version in (3, 7):
         path.write_bytes(bytes([version]) + content[1:])
         assert look(path).kind is Kind.OTHER
@@ -176,6 +180,26 @@ def test_a_strangers_facts_are_not_believed(tmp_path: Path, facts: str) -> None:
         archive.writestr(packed.FACTS, facts)
     with pytest.raises(BadFile):
         look(path)
+
+
+@pytest.mark.parametrize("place", ["method", "content"])
+def test_an_archive_that_is_damaged_is_no_model(tmp_path: Path, place: str) -> None:
+    path, out = tmp_path / "packed", tmp_path / "out"
+    out.mkdir()
+    path.write_bytes(weights_alone(tmp_path))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(packed.FACTS, '{"config": {}, "translation": {"sources": [], "targets": []}}')
+        (member,) = archive.infolist()
+    content = bytearray(path.read_bytes())
+    if place == "method":
+        content[content.rindex(b"PK\x01\x02") + 10] = 99
+    else:
+        content[member.header_offset + 30 + len(member.filename)] = 0xFF
+    path.write_bytes(content)
+    with pytest.raises(BadFile):
+        look(path)
+    with pytest.raises(BadFile):
+        packed.unpack(path, out)
 
 
 def test_names_lead_nowhere_else(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def read(file: BinaryIO) -> Facts:
     """The facts of one that is whole. Raises BadFile, which names no path."""
     try:
         return _read(file)
-    except (struct.error, UnicodeDecodeError, IndexError, KeyError):
+    except (struct.error, ValueError, IndexError, KeyError):
         raise BadFile("this is a model for CTranslate2 that is damaged, or not whole") from None
 
 

@@ -9,9 +9,11 @@ model.bin is a link: CTranslate2 does not read past what belongs to it.
 from __future__ import annotations
 
 import json
+import lzma
 import shutil
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -24,6 +26,8 @@ FACTS = "facts.json"
 _LONGEST_FACTS = 4 << 20
 _LONGEST_TEXT = 200
 _LARGEST = 256 << 20  # bytes of all that lies beside
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
+"""What reading an archive raises that is not whole, or says that it is packed in some other way."""
 
 
 def pack(source: Path, target: Path, type: str) -> None:
@@ -73,7 +77,7 @@ def facts(file: BinaryIO) -> dict[str, object]:
             found = json.loads(archive.read(FACTS))
         config = {name: value for name, value in found["config"].items() if _is_short(value)}
         codes = {name: [*map(str, found["translation"][name])] for name in ("sources", "targets")}
-    except (zipfile.BadZipFile, AttributeError, KeyError, TypeError, ValueError, RecursionError):
+    except (*_DAMAGED, AttributeError, KeyError, TypeError):
         raise BadFile("this is a model for CTranslate2 that is not whole, or lacks its tokenizer") from None
     dtypes = {str(found.get("type")): size}
     return {"kind": KIND, "bytes": size, "dtypes": dtypes, "config": config, "translation": codes}
@@ -94,7 +98,7 @@ def unpack(path: Path, folder: Path) -> None:
             for member in members:
                 with archive.open(member) as file, (folder / member.filename).open("wb") as copy:
                     shutil.copyfileobj(file, copy)
-    except zipfile.BadZipFile as error:
+    except _DAMAGED as error:
         raise BadFile(f"{path}: is not whole ({error}); have it made again") from None
     weights = folder / families.CONVERTED
     weights.unlink(missing_ok=True)
