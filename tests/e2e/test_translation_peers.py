@@ -24,7 +24,12 @@ FAMILIES = ("m2m100", "nllb", "saved", "marian", "group")
 
 
 def ran(*argv: object) -> str:
-    environ = {**os.environ, "PYTHONPATH": str(TESTS), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    environ = {
+        **os.environ,
+        "PYTHONPATH": f"{TESTS}:{TESTS.parent / 'examples'}",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "2",
+    }
     found = subprocess.run(
         ["nice", str(PYTHON), *map(str, argv)],
         env=environ, capture_output=True, text=True, timeout=600, check=False,

@@ -24,6 +24,9 @@ from modelyard.servers.translation.backends import Backend
 from modelyard.servers.translation.convert import convert
 from modelyard.servers.translation.ctranslate2_backend import CTranslate2Backend
 from servers.translation import contract, random_models
+from translation import corpus
+
+MODELS = Path(corpus.__file__).parent / "models"
 
 TEXTS = (
     *("The red house.", "two dogs and a cat", "not 12!", "é ü 🙂 x", 'Le chien rouge, c\'est "vrai"?', "A"),
@@ -43,11 +46,20 @@ def pairs(backend: Backend) -> list[tuple[str, str]]:
     return [pair for pair in several if pair in backend.pairs]
 
 
+def asked(folder: Path, backend: Backend) -> list[tuple[str, str, str]]:
+    """Texts with their source and target. Trained models get what they know: in anything else two words may
+    be as likely as each other."""
+    if folder.parent == MODELS:
+        known = corpus.testing(11, 20)
+        return [(text[source], source, target) for text in known for source, target in pairs(backend)]
+    return [(text, *pair) for text in TEXTS for pair in pairs(backend)]
+
+
 def back_ends(folder: Path, work: Path) -> Iterator[str]:
     """Both of ours on the same weights give the same, alone and in batches of several pairs."""
     one = CTranslate2Backend(made(folder, work / "ours"), dtype="float32", threads=1)
     other = contract.opened("transformers", folder)
-    segments = [one.segment(text, *pair) for text in TEXTS for pair in pairs(one)]
+    segments = [one.segment(*each) for each in asked(folder, one)]
     found, wanted = (each.run(segments, max_output=MOST) for each in (one, other))
     for segment, ours, theirs in zip(segments, found, wanted, strict=True):
         if ours != theirs:
@@ -60,27 +72,24 @@ def library(folder: Path, work: Path) -> Iterator[str]:
     model = AutoModelForSeq2SeqLM.from_pretrained(str(folder), dtype=torch.float32).eval()
     ours = CTranslate2Backend(made(folder, work / "library"), dtype="float32", threads=1)
     family = families.read(folder)
-    for text in TEXTS:
-        for source, target in pairs(ours):
-            segment = ours.segment(text, source, target)
-            mark = _told(tokenizer, family, source, target)
-            before = family.marks(source, target)[0] if family.name == "marian" else ()
-            inputs = tokenizer(" ".join([*before, *text.split()]), return_tensors="pt")
-            tokens = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
-            known = tokenizer.get_vocab()
-            mine = [
-                token if token in known or token.startswith("__") else "<unk>" for token in segment.tokens
-            ]
-            if mine != tokens:
-                yield f"tokens of {text!r}: {mine} and {tokens}"
-            output = model.generate(
-                **inputs, num_beams=1, do_sample=False, max_new_tokens=MOST + bool(segment.prefix), **mark,
-                forced_eos_token_id=None,
-            )[0]  # fmt: skip
-            wanted = tokenizer.decode(output[1 + bool(mark) :], skip_special_tokens=True)
-            found = ours.run([segment], max_output=MOST)[0].text
-            if found != wanted:
-                yield f"{source}-{target} of {text!r}: {found!r} and {wanted!r}"
+    for text, source, target in asked(folder, ours):
+        segment = ours.segment(text, source, target)
+        mark = _told(tokenizer, family, source, target)
+        before = family.marks(source, target)[0] if family.name == "marian" else ()
+        inputs = tokenizer(" ".join([*before, *text.split()]), return_tensors="pt")
+        tokens = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+        known = tokenizer.get_vocab()
+        mine = [token if token in known or token.startswith("__") else "<unk>" for token in segment.tokens]
+        if mine != tokens:
+            yield f"tokens of {text!r}: {mine} and {tokens}"
+        output = model.generate(
+            **inputs, num_beams=1, do_sample=False, max_new_tokens=MOST + bool(segment.prefix), **mark,
+            forced_eos_token_id=None,
+        )[0]  # fmt: skip
+        wanted = tokenizer.decode(output[1 + bool(mark) :], skip_special_tokens=True)
+        found = ours.run([segment], max_output=MOST)[0].text
+        if found != wanted:
+            yield f"{source}-{target} of {text!r}: {found!r} and {wanted!r}"
 
 
 def _told(tokenizer: Any, family: families.Family, source: str, target: str) -> dict[str, int]:
@@ -105,7 +114,7 @@ def converter(folder: Path, work: Path) -> Iterator[str]:
     theirs = CTranslate2Backend(work / "theirs", dtype="float32", threads=1)
     if (theirs.languages, theirs.longest) != (ours.languages, ours.longest):
         yield f"{theirs.languages} of {theirs.longest} tokens and {ours.languages} of {ours.longest}"
-    segments = [ours.segment(text, *pair) for text in TEXTS for pair in pairs(ours)]
+    segments = [ours.segment(*each) for each in asked(folder, ours)]
     found, wanted = (each.run(segments, max_output=MOST) for each in (ours, theirs))
     for segment, one, other in zip(segments, found, wanted, strict=True):
         if one != other:
