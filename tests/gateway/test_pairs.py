@@ -11,7 +11,7 @@ from typing import Any
 
 from engines.test_libretranslate import LibreTranslate
 from gateway.live_yard import SHARE, LiveYard, fake, live_yard, short_folder
-from gateway.translators import ask, translated, translator
+from gateway.translators import ask, refused, translated, translator
 from modelyard.config import Config
 from modelyard.core.languages import NO_PAIRS
 from modelyard.core.routing import Candidate
@@ -194,6 +194,30 @@ async def test_the_rules_may_change_while_it_serves() -> None:
 
         await yard.yard.live.change(with_pivot)
         assert (await translated(yard, "one", "de", "fr"))["translatedText"] == "[fr] [en] one"
+
+
+async def test_all_models_that_are_tried_together_are_waited_for_as_long_as_for_one() -> None:
+    slow = translator("en-fr", max_wait="1s", parameters={"load_time": 20.0})
+    async with live_yard({"a": slow, "b": slow, "c": slow}, memory=4 * SHARE) as yard:
+        began = asyncio.get_running_loop().time()
+        answer = await ask(yard, "one")
+        lasted = asyncio.get_running_loop().time() - began
+        assert refused(answer)[:2] == (503, "broken_promise")
+        assert 1.0 <= lasted < 1.9, "not a second for each of them"
+
+
+async def test_what_was_waited_for_one_is_left_to_the_next_where_that_is_ready() -> None:
+    models = {
+        "a": translator("en-fr", max_wait="3s", quality=1, parameters={"load_time": 20.0}),
+        "b": translator("en-fr", max_wait="3s"),
+    }
+    async with live_yard(models, memory=4 * SHARE) as yard:
+        waiting = asyncio.create_task(ask(yard, "one"))
+        await until(lambda: yard.waiting() == 1)
+        await yard.load("b")
+        answer = await waiting
+        assert (answer.status_code, answer.json()["model"]) == (200, "b")
+        assert int(answer.headers["x-modelyard-queue-ms"]) >= 3000
 
 
 class TestAhead:

@@ -19,7 +19,8 @@ class Demand:
     """What one request wants of one version. `kind` names it in metrics; `path` is the engine's. `reshape`
     turns the engine's whole 2xx body into the API's; `reshape_events` makes what does so with whole events,
     one for each attempt. None: leave them. `progress`: the client asks for events while it waits. `key` names
-    the key that it came with; empty without one."""
+    the key that it came with; empty without one. `waited`: seconds of its `max_wait` that are used up:
+    by what was tried before for the same client, and in the end by this."""
 
     entry: Entry
     kind: str
@@ -34,6 +35,7 @@ class Demand:
     api: Api = OPENAI
     progress: bool = False
     key: str = ""
+    waited: float = 0.0
 
     def move_to(self, other: Demand) -> None:
         """Have it be what `other` is: the same request to another version."""

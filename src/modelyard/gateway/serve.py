@@ -25,6 +25,7 @@ from modelyard.errors import (
     NoAlternative,
 )
 from modelyard.gateway.affinity import prefix_of
+from modelyard.gateway.answered import work_in
 from modelyard.gateway.demand import Demand
 from modelyard.gateway.engine_errors import overflow, pause, refusal
 from modelyard.gateway.exchange import Disconnected, Exchange
@@ -43,8 +44,6 @@ from modelyard.wire.sse import last_usage
 ATTEMPTS = 3
 ENDED_WELL = ("ok", "cancelled")  # a client that left is no failure
 HEARTBEAT_EVERY = 10.0
-READ_LIKE_ONE = 8  # tokens that take about as long to read as one to write
-BYTES_OF_ONE = 4  # of a token, about, where nobody counts
 # Refusals of a retry: no instance is left, none can be started, or none was free in time.
 _NOWHERE = (NoAlternative, LoadFailed, BrokenPromise)
 REQUEST_HEADER = b"x-modelyard-request"
@@ -74,10 +73,12 @@ class Service:
 
 class _Serving:
     """One request from its arrival to its end. `since` is the place that it keeps when it asks again, as the
-    time of an arrival; `waited` and `ran` are the seconds that it spent in queues and in attempts so far."""
+    time of an arrival; `waited` and `ran` are the seconds that it spent in queues and in attempts so far; it
+    was `asked` for its slot at that time."""
 
     __slots__ = (
         "_again",
+        "_asked",
         "_course",
         "_demand",
         "_exchange",
@@ -99,7 +100,7 @@ class _Serving:
         self._interrupt = Interrupt()
         self._traffic = service.metrics.traffic(demand.entry.spec.model)
         self._since: float | None = None
-        self._waited = self._ran = 0.0
+        self._waited, self._ran = demand.waited, 0.0
         request = service.driver.requests.new()
         self._course = Ended(request, demand.entry.spec.version, demand.kind, self._loop.time())
         exchange.on_close(self._interrupt.depart)
@@ -118,6 +119,7 @@ class _Serving:
             outcome = "cancelled"
             raise
         finally:
+            self._demand.waited = self._waited
             self._count_end(outcome)
 
     async def _serve(self) -> str:
@@ -133,6 +135,7 @@ class _Serving:
                 except ModelRemoved as gone:
                     lease = await self._ask_anew(gone)
             except ModelyardError as error:
+                self._waited += self._loop.time() - self._asked
                 if last is None:
                     self._count_refusal(error)
                 elif isinstance(error, _NOWHERE):
@@ -140,7 +143,7 @@ class _Serving:
                 raise
             self._waited += lease.waited
             if last is None:
-                self._traffic.wait.observe(self._waited)
+                self._traffic.wait.observe(self._waited - self._demand.waited)
             else:
                 self._service.metrics.retries.add(self._demand.entry.spec.model)
             last = await self._attempt(lease)
@@ -167,14 +170,14 @@ class _Serving:
 
     def _ask(self) -> Ticket:
         """Ask for a slot. Raises what the request is refused with, when that is decided at once."""
-        demand = self._demand
-        policy = demand.entry.policy
+        demand, self._asked = self._demand, self._loop.time()
+        policy, again = demand.entry.policy, self._since is not None or demand.waited
         ticket = self._service.driver.requests.arrive(
             Arrived(
                 self._course.request,
                 demand.entry.spec.version,
                 demand.priority,
-                None if self._since is None else max(0.0, policy.max_wait - self._waited),
+                max(0.0, policy.max_wait - self._waited) if again else None,
                 demand.exclude,
                 self._since,
                 demand.load,
@@ -200,7 +203,7 @@ class _Serving:
             started = self._course.started
             self._course.version = fresh.entry.spec.version
             self._since = started if self._since is None else self._since
-            self._waited = self._loop.time() - started - self._ran
+            self._waited = self._demand.waited + self._loop.time() - started - self._ran
             try:
                 ticket = self._ask()
                 return ticket.lease or await self._wait(ticket)
@@ -329,7 +332,7 @@ class _Serving:
             exchange.abort()
 
     def _count(self, result: Result) -> float:
-        """Returns how much work the answer was, in tokens that are written; 0 for an error."""
+        """Returns how much work it was."""
         traffic, course = self._traffic, self._course
         course.first_byte = result.first_byte_at
         if result.first_byte_at:
@@ -342,10 +345,7 @@ class _Serving:
             course.tokens_out = usage.get("completion_tokens", 0)
             traffic.tokens_in += course.tokens_in
             traffic.tokens_out += course.tokens_out
-        read, written = course.tokens_in, course.tokens_out
-        if usage is None:
-            read, written = len(self._demand.body) // BYTES_OF_ONE, result.chunks
-        return 1.0 + written + read / READ_LIKE_ONE if result.status < 300 else 0.0
+        return work_in(result, usage, self._demand.body)
 
     def _count_end(self, outcome: str) -> None:
         service, demand, course = self._service, self._demand, self._course

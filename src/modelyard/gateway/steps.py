@@ -46,7 +46,6 @@ TOGETHER = 256  # texts of one request to an engine
 AT_ONCE = 4  # requests of one step
 USAGE = ("segments", "input_tokens", "output_tokens")
 _AS_CHAT = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
-_QUEUED = b"x-modelyard-queue-ms"
 _SHORTEST = 40  # characters of a text that is cut in two
 # Where a text may be cut, the better place first: behind a line or sentence; between words.
 _ENDS = (re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])\s*|(?<!\s)\s*?\n\s*"), re.compile(r"\s+"))  # noqa: RUF001
@@ -71,7 +70,8 @@ class Job:
 @dataclass(slots=True)
 class Done:
     """`texts` are None, and `errors` say why, where a text could not be translated; of a job that is not
-    `partial` all are there. `headers` are those of the last answer that says how it came about."""
+    `partial` all are there. `headers` are those of the last answer that says how it came about. `waited`:
+    seconds in queues, along this route and those that were tried before."""
 
     texts: list[str | None]
     route: Route
@@ -79,6 +79,7 @@ class Done:
     errors: dict[int, str] = field(default_factory=dict)
     usage: dict[str, int] = field(default_factory=lambda: dict.fromkeys(USAGE, 0))
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    waited: float = 0.0
 
 
 class Steps:
@@ -124,6 +125,7 @@ class _Step:
         self._done = done
         self._settings = settings
         self._too_long: float = inf
+        self._waited = done.waited
         self._asked: set[Inner] = set()
         self._failed: ModelyardError | Disconnected | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -229,17 +231,19 @@ class _Step:
                 reshape=found.read,
                 api=told,
                 key=exchange.caller.name,
+                waited=self._waited,
             )
 
         self._asked.add(inner)
         began = asyncio.get_running_loop().time()
         try:
-            first = await demand(exchange)
-            await self._made.service.serve(inner, first, demand)
+            asked = await demand(exchange)
+            await self._made.service.serve(inner, asked, demand)
         finally:
             self._asked.discard(inner)
+        done.waited = max(done.waited, asked.waited)
         if self._timer is None:
-            self._limit(first.entry, inner, began)
+            self._limit(asked.entry, began + asked.waited - self._waited)
         if self._failed is not None:
             raise self._failed
         if exchange.also.count(REQUEST_HEADER) < _SHOWN:
@@ -256,17 +260,14 @@ class _Step:
                 done.usage[name] += counted if isinstance(counted, int) else 0
         return found.answer
 
-    def _limit(self, entry: Entry, first: Inner, began: float) -> None:
+    def _limit(self, entry: Entry, since: float) -> None:
         """All requests have the time of one, from when the first of them had its slot; or was refused."""
-        loop = asyncio.get_running_loop()
-        queued = dict(first.answered).get(_QUEUED)
-        since = loop.time() if queued is None else began + float(queued) / 1000
         timeout = entry.policy.request_timeout
         over = RequestDeadline(
             f"{entry.spec.model} did not finish what this request asks of it within request_timeout "
             f"{timeout:g} s: it takes several requests; send less at once"
         )
-        self._timer = loop.call_at(since + timeout, self._fail, over)
+        self._timer = asyncio.get_running_loop().call_at(since + timeout, self._fail, over)
 
 
 def halves(text: str) -> tuple[str, str, str] | tuple[()]:

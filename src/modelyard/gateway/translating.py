@@ -78,12 +78,15 @@ class Translating:
         if found:
             model = job.model.spec.model if job.model else ""
             self._usage.translated((job.source, job.target, model))
+        waited = 0.0
         for route in found:
+            done = Done(list(job.texts), route, waited=waited)
             if isinstance(first, RequestDeadline) and route.kind is not Kind.FIXED:
                 continue
             try:
-                return await self._along(exchange, route, job, settings)
+                return await self._along(exchange, done, job, settings)
             except _NEXT as error:
+                waited = done.waited
                 first = error if isinstance(error, RequestDeadline) else first or error
         if first is not None:
             raise first
@@ -91,14 +94,6 @@ class Translating:
         by = f" by {job.model.spec.model}" if job.model else ""
         by += " on this machine" if job.local_only else ""
         named = [f"{languages.name(code)} ({code})" for code in (job.source, job.target)]
-        elsewhere = self._router.routes(job.source, job.target, job.model) if job.local_only else []
-        if elsewhere:
-            raise UnsupportedLanguage(
-                f"{' to '.join(named)} is translated here only at another server, by "
-                f"{' > '.join(step.model for step in elsewhere[0].steps)}, and `local_only` keeps this text "
-                "on this machine.",
-                param="target",
-            )
         elsewhere = self._router.routes(job.source, job.target, job.model) if job.local_only else []
         if elsewhere:
             raise UnsupportedLanguage(
@@ -119,10 +114,10 @@ class Translating:
             if job.pivot is None or any(meant) or (job.pivot is False and not over):
                 yield route
 
-    async def _along(self, exchange: Exchange, route: Route, job: Job, settings: Translation) -> Done:
+    async def _along(self, exchange: Exchange, done: Done, job: Job, settings: Translation) -> Done:
+        route = done.route
         if route.kind is Kind.FIXED:
             return Done([route.text] * len(job.texts), route)
-        done = Done(list(job.texts), route)
         key = await self._key(route, job) if settings.cache and not job.alternatives else None
         left = list(range(len(job.texts)))
         if key is not None:
