@@ -121,6 +121,7 @@ def test_a_tokenizer_json_stands_for_sentencepieces_file(tmp_path: Path) -> None
         ({"model": {"type": "Unigram"}}, "its model is Unigram"),
         ({"normalizer": {"type": "NFKC"}}, "it normalizes by NFKC"),
         ({"model": {"type": "BPE", "vocab": {"a": 5}, "merges": [["a"]]}}, "not enough values"),
+        ({"model": {"type": "BPE", "vocab": {"\ud800": 5}, "merges": []}}, "surrogates"),
         ({"added_tokens": None}, "NoneType"),
     ],
 )

@@ -33,15 +33,15 @@ def of_tokenizer(folder: Path) -> bytes:
         ranks = _ranks(model["merges"])
         numbers = sorted(model["vocab"].items(), key=lambda one: int(one[1]))
         words = [word for word, _ in numbers if word not in added and word not in _SPECIAL]
+        pieces = [_piece(word, 0.0, kind) for word, kind in _FIRST]
+        last = len(ranks)
+        pieces += [_piece(word, -float(ranks.get(word, last + place))) for place, word in enumerate(words)]
         charsmap = _charsmap(found.get("normalizer"))
     except (KeyError, TypeError, AttributeError, ValueError, binascii.Error) as error:
         raise BadFile(
             f"{folder}: lacks {PIECES}, and its {TOKENIZER} cannot stand for that ({error}); copy the "
             f"{PIECES} of the model that this one was made of"
         ) from None
-    pieces = [_piece(word, 0.0, kind) for word, kind in _FIRST]
-    last = len(ranks)
-    pieces += [_piece(word, -float(ranks.get(word, last + place))) for place, word in enumerate(words)]
     trainer = _number(3, _BPE) + _number(4, len(pieces))
     normalizer = _bytes(1, b"nmt_nfkc" if charsmap else b"identity") + _bytes(2, charsmap)
     return b"".join(_bytes(1, one) for one in pieces) + _bytes(2, trainer) + _bytes(3, normalizer)
