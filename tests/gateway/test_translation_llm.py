@@ -143,7 +143,7 @@ async def test_a_client_that_leaves_takes_all_of_it_along() -> None:
 async def test_a_client_that_leaves_takes_the_longest_along_when_those_after_it_have_ended() -> None:
     model = translator("en-fr", slots=9, parameters={"tokens_per_second": 1000})
     async with live_yard({"ef": model}, translation={"max_texts": 2000, "max_chars": 10**6}) as yard:
-        texts = [*("first" for _ in range(TOGETHER)), *("long " * 40 for _ in range(TOGETHER)), "last"]
+        texts = [*("first" for _ in range(TOGETHER)), *("long " * 20 for _ in range(TOGETHER)), "last " * 500]
         asking = asyncio.create_task(ask(yard, texts))
         await until(lambda: yard.leases() == 2)
         await until(lambda: yard.leases() == 1)
