@@ -7,6 +7,8 @@ The model has the shape of M2M100-418M and gives its text back (`copying_model`)
 as its text, and every one can be checked. Lengths are log-uniform from 2 to 100 tokens, the search is greedy.
 All of it takes turns, in the same order each round. Many clients have as many texts under way as there are of
 them, so one client's `batch()` gets as many at a time; what it makes of all texts at once is shown beside.
+Batches by arrival are computed as CTranslate2 does by itself, one after the other on all cores, and by the
+replicas that we have.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import asyncio
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +29,9 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from statistics import mean, median
+
+# Threads that wait busily take from each other what they wait for; our server has them sleep as well.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import httpx
 import numpy as np
@@ -40,12 +46,21 @@ from modelyard.servers.translation.translator import Translator
 
 CLIENTS = 64
 PAIR = ("en", "fr")
-OURS, ARRIVAL = "CTranslate2 int8, our batches", "CTranslate2 int8, by arrival"
+OURS = "CTranslate2 int8, our batches"
+ARRIVAL, SPREAD = "CTranslate2 int8, by arrival", "CTranslate2 int8, by arrival, replicas"
 ALONE = "Transformers one by one"
 MANY = f"{CLIENTS} clients, single texts"
 BATCH, WHOLE = f"one client's batch(), {CLIENTS} at a time", "one client's batch(), all at once"
 
-NAMES = {"ours": OURS, "arrival": ARRIVAL, "batch": BATCH, "whole": WHOLE, "many": MANY, "alone": ALONE}
+NAMES = {
+    "ours": OURS,
+    "arrival": ARRIVAL,
+    "spread": SPREAD,
+    "batch": BATCH,
+    "whole": WHOLE,
+    "many": MANY,
+    "alone": ALONE,
+}
 
 
 def main() -> None:
@@ -87,11 +102,12 @@ Way = Callable[[Sequence[str]], list[str]]
 
 
 def _ways(folder: Path, unpacked: Path, socket: Path, chosen: Sequence[str]) -> dict[str, Way]:
-    fast = CTranslate2Backend(unpacked)
+    fast, plain = CTranslate2Backend(unpacked), CTranslate2Backend(unpacked, replicas=1)
     translator = Translator(unpacked, "cpu", beam_size=1)
     ways: dict[str, Way] = {
         OURS: lambda texts: asyncio.run(_batched(fast, texts)),
-        ARRIVAL: lambda texts: _in_order(fast, texts, size=sizes[-1]),
+        ARRIVAL: lambda texts: _in_order(plain, texts, size=sizes[-1]),
+        SPREAD: lambda texts: _in_order(fast, texts, size=sizes[-1]),
         BATCH: lambda texts: _some_at_a_time(translator, texts),
         WHOLE: lambda texts: translator.batch(texts, *PAIR),
         MANY: lambda texts: asyncio.run(_clients(socket, texts)),
@@ -183,7 +199,7 @@ def _measure(ways: dict[str, Way], texts: Sequence[str], rounds: int) -> None:
         [name, median_and_spread(speeds[name]), f"{chrf(said[name], texts):.1f}", _exact(said[name], texts)]
         for name in ways
     ]
-    pairs = [(OURS, ALONE), (OURS, ARRIVAL), (MANY, BATCH), (MANY, WHOLE)]
+    pairs = [(OURS, ALONE), (OURS, ARRIVAL), (OURS, SPREAD), (MANY, BATCH), (MANY, WHOLE)]
     ratios = {
         f"{one} / {other}": [a / b for a, b in zip(speeds[one], speeds[other], strict=True)]
         for one, other in pairs

@@ -121,10 +121,9 @@ class Translating:
         key = await self._key(route, job) if settings.cache and not job.alternatives else None
         left = list(range(len(job.texts)))
         if key is not None:
-            for index in tuple(left):
-                if (kept := self._recent.get((*key, job.texts[index]))) is not None:
-                    done.texts[index] = kept
-                    left.remove(index)
+            known = [self._recent.get((*key, text)) for text in job.texts]
+            left = [index for index in left if known[index] is None]
+            done.texts = [text if kept is None else kept for kept, text in zip(known, job.texts, strict=True)]
         for step in route.steps:
             one = replace(job, alternatives=job.alternatives if step is route.steps[-1] else 0)
             await self._steps.take(exchange, step, one, done, left, settings)

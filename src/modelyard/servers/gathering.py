@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from modelyard.errors import ShuttingDown
 from modelyard.servers.line import Item, Line
 
 T = TypeVar("T", bound=Sized)
@@ -68,7 +69,9 @@ class Gathering(Generic[T, R]):
 
     async def ask(self, whats: Sequence[T], lane: int = 0) -> list[R | Exception]:
         """What becomes of each; in place of one that failed, why. When this is cancelled, those that do not
-        run yet never will, and it ends when none runs any more."""
+        run yet never will, and it ends when none runs any more. Raises ShuttingDown after `close`."""
+        if self._closing:
+            raise ShuttingDown("the server ends")
         loop = asyncio.get_running_loop()
         if not self._tasks:
             self._tasks = [loop.create_task(self._work(loop)) for _ in range(self._count)]

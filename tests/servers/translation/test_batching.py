@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from modelyard.errors import ShuttingDown
 from modelyard.servers.translation import batching
 from modelyard.servers.translation.backends import Broken, OutOfMemory, Output, Segment
 from modelyard.servers.translation.batching import Batching, Full
@@ -241,3 +242,5 @@ async def test_a_closed_one_leaves_nobody_waiting() -> None:
         backend.go.set()
     _, pending = await asyncio.wait([running, waiting], timeout=5)
     assert not pending
+    with pytest.raises(ShuttingDown):
+        await asyncio.wait_for(made.translate([backend.segment("late", "en", "fr")]), 5)

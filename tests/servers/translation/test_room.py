@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
 from modelyard.servers.translation import room
-from modelyard.servers.translation.room import HostMemory, Measured
+from modelyard.servers.translation.room import GpuMemory, HostMemory, Measured
 
 
 @dataclass
@@ -50,6 +51,28 @@ def test_the_bound_is_what_is_free_by_what_a_token_took() -> None:
     assert made.per_token == 150
     memory.used = memory.size
     assert made.bound() == 64
+
+
+def test_a_driver_that_fails_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failed(Exception):
+        pass
+
+    answers: list[SimpleNamespace | Failed] = [SimpleNamespace(free=700, used=300), Failed()]
+
+    def info(_: object) -> SimpleNamespace:
+        if isinstance(found := answers[0] if len(answers) == 1 else answers.pop(0), Failed):
+            raise found
+        return found
+
+    driver = SimpleNamespace(
+        nvmlInit=lambda: None, nvmlDeviceGetHandleByIndex=int, nvmlDeviceGetMemoryInfo=info, NVMLError=Failed
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    memory = GpuMemory()
+    assert (memory.free(), memory.begin(), memory.peak()) == (700, 300, 300)
+    answers[:] = [SimpleNamespace(free=400, used=600)]
+    assert (memory.free(), memory.peak()) == (400, 600)
 
 
 def test_a_guess_holds_until_something_was_measured() -> None:

@@ -5,13 +5,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
 
 from modelyard.errors import BadFile, CannotLoad, InvalidRequest, NoMemory, ShuttingDown
-from modelyard.servers.translation.backends import Backend, OutOfMemory, Output, Segment
+from modelyard.servers.translation.backends import Backend, Broken, OutOfMemory, Output, Segment
 from modelyard.servers.translation.translator import Translator, batched
 from servers.translation import random_models
 
@@ -276,6 +276,32 @@ def test_replicas_compute_at_the_same_time(converted: dict[str, Path]) -> None:
     translator._backend = backend = Together()
     assert translator.batch(["a b", "c d"], "en", "fr") == ["b a", "d c"]
     assert backend.ran == [3, 3]
+
+
+class BrokenInOne(Together):
+    """One of its replicas breaks while the other computes until it is told to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = Event()
+        self.ended = False
+
+    def run(self, batch: Sequence[Segment], **more: int) -> list[Output]:
+        self.both.wait(10)
+        if batch[0].tokens[0] == "breaks":
+            raise Broken("out of memory")
+        self.end.wait(10)
+        self.ended = True
+        return []
+
+
+def test_what_is_broken_waits_for_nothing(converted: dict[str, Path]) -> None:
+    translator, _ = scarce(converted, room=0, batch_tokens=1000)
+    translator._backend = backend = BrokenInOne()
+    with pytest.raises(NoMemory, match="open it again"):
+        translator.batch(["breaks b", "c d"], "en", "fr")
+    assert not backend.ended
+    backend.end.set()
 
 
 def test_one_that_is_longer_than_a_batch_is_one_of_its_own() -> None:

@@ -120,9 +120,9 @@ class Batching:
     def _outputs(self, segments: Sequence[Segment], alternatives: int) -> list[Output]:
         """In a thread: run a batch."""
         tokens = self.counts.begin(segments)
-        self._room.begins(tokens)
         fitted: bool | None = None
         try:
+            self._room.begins(tokens)
             outputs = self._backend.run(
                 segments,
                 beam_size=self._beam_size,

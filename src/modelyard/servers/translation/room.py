@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 _SHARE = 0.5  # of what is free: others may want some as well
 _LOOKS_EVERY = 0.1  # seconds
@@ -123,17 +123,24 @@ class GpuMemory:
             if by_number
             else pynvml.nvmlDeviceGetHandleByUUID(name)
         )
-        self._info = pynvml.nvmlDeviceGetMemoryInfo
+        self._info, self._errors = pynvml.nvmlDeviceGetMemoryInfo, pynvml.NVMLError
+        self._seen = self._info(self._device)
         self._before = self.peak()
 
     def free(self) -> int:
-        return int(self._info(self._device).free)
+        return int(self._look().free)
 
     def begin(self) -> int:
         return self._before  # what batches take is kept for the next ones
 
     def peak(self) -> int:
-        return int(self._info(self._device).used)
+        return int(self._look().used)
+
+    def _look(self) -> Any:
+        """What the driver says; where it fails for a moment, what it said before."""
+        with suppress(self._errors):
+            self._seen = self._info(self._device)
+        return self._seen
 
 
 def _field(path: str, name: str) -> int:

@@ -141,10 +141,13 @@ class Translator:
         def run(batch: Sequence[int]) -> list[str]:
             return run_halving(backend, [segments[number] for number in batch], self._beam_size)
 
-        with ThreadPoolExecutor(backend.replicas, thread_name_prefix="translation") as threads:
+        threads = ThreadPoolExecutor(backend.replicas, thread_name_prefix="translation")
+        try:
             for batch, outputs in zip(batches, threads.map(run, batches), strict=True):
                 for number, output in zip(batch, outputs, strict=True):
                     found[number] = output
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)  # after `Broken`, what runs may never end
         rest = iter(found)
         return [[next(rest) for _ in one] for one in texts]
 
