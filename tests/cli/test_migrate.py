@@ -36,7 +36,7 @@ def test_up_show_down(tmp_path: Path) -> None:
     assert told.startswith("modelyard: there is no revision '0009' (known: base, 0001")
     assert migrate("down", last) == (0, f"{file} has {last}\n")
     for target, goes in (
-        ("0001", "all keys, engine profiles, usage, footprints of"),
+        ("0001", "all keys, engine profiles, usage, footprints, "),
         ("base", "models, versions"),
     ):
         code, told = migrate("down", target)

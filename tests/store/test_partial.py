@@ -73,7 +73,7 @@ def test_the_state_never_says_more_than_was_synced(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(transfer, "_SAVE_EVERY", 0.0)
     monkeypatch.setattr(transfer, "PIECE", 20_000)
     assert fetched(tmp_path / "a", Memory(), connections=3) == CONTENT
-    assert len(written) > 10
+    assert len(written) > 5
     assert written[-1].done == ((0, len(CONTENT)),)
 
 
