@@ -7,8 +7,8 @@ The model has the shape of M2M100-418M and gives its text back (`copying_model`)
 as its text, and every one can be checked. Lengths are log-uniform from 2 to 100 tokens, the search is greedy.
 All of it takes turns, in the same order each round. Many clients have as many texts under way as there are of
 them, so one client's `batch()` gets as many at a time; what it makes of all texts at once is shown beside.
-Batches by arrival are computed as CTranslate2 does by itself, one after the other on all cores, and by the
-replicas that we have.
+Batches, ours and by arrival, are computed by replicas that share the cores, and as CTranslate2 does by
+itself: one after the other on all cores. Those by arrival are as large as ours were just before them.
 """
 
 from __future__ import annotations
@@ -46,15 +46,16 @@ from modelyard.servers.translation.translator import Translator
 
 CLIENTS = 64
 PAIR = ("en", "fr")
-OURS = "CTranslate2 int8, our batches"
-ARRIVAL, SPREAD = "CTranslate2 int8, by arrival", "CTranslate2 int8, by arrival, replicas"
+OURS, SPREAD = "CTranslate2 int8, our batches", "CTranslate2 int8, by arrival"
+ONE, ARRIVAL = f"{OURS}, one by one", f"{SPREAD}, one by one"
 ALONE = "Transformers one by one"
 MANY = f"{CLIENTS} clients, single texts"
 BATCH, WHOLE = f"one client's batch(), {CLIENTS} at a time", "one client's batch(), all at once"
 
 NAMES = {
-    "ours": OURS,
+    "one": ONE,
     "arrival": ARRIVAL,
+    "ours": OURS,
     "spread": SPREAD,
     "batch": BATCH,
     "whole": WHOLE,
@@ -105,6 +106,7 @@ def _ways(folder: Path, unpacked: Path, socket: Path, chosen: Sequence[str]) -> 
     fast, plain = CTranslate2Backend(unpacked), CTranslate2Backend(unpacked, replicas=1)
     translator = Translator(unpacked, "cpu", beam_size=1)
     ways: dict[str, Way] = {
+        ONE: lambda texts: asyncio.run(_batched(plain, texts)),
         OURS: lambda texts: asyncio.run(_batched(fast, texts)),
         ARRIVAL: lambda texts: _in_order(plain, texts, size=sizes[-1]),
         SPREAD: lambda texts: _in_order(fast, texts, size=sizes[-1]),
@@ -117,7 +119,7 @@ def _ways(folder: Path, unpacked: Path, socket: Path, chosen: Sequence[str]) -> 
 
         slow = TransformersBackend(folder, "cpu", "float32")
         ways[ALONE] = lambda texts: _in_order(slow, texts, size=1)
-    return {NAMES[name]: ways[NAMES[name]] for name in chosen}
+    return {way: ways[way] for name, way in NAMES.items() if name in chosen}
 
 
 sizes = [0]  # texts in one of our batches, on the average
@@ -199,7 +201,7 @@ def _measure(ways: dict[str, Way], texts: Sequence[str], rounds: int) -> None:
         [name, median_and_spread(speeds[name]), f"{chrf(said[name], texts):.1f}", _exact(said[name], texts)]
         for name in ways
     ]
-    pairs = [(OURS, ALONE), (OURS, ARRIVAL), (OURS, SPREAD), (MANY, BATCH), (MANY, WHOLE)]
+    pairs = [(OURS, ALONE), (ONE, ARRIVAL), (OURS, SPREAD), (OURS, ARRIVAL), (MANY, BATCH), (MANY, WHOLE)]
     ratios = {
         f"{one} / {other}": [a / b for a, b in zip(speeds[one], speeds[other], strict=True)]
         for one, other in pairs
