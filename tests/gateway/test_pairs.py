@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from engines.test_libretranslate import LibreTranslate
@@ -220,6 +221,15 @@ async def test_what_was_waited_for_one_is_left_to_the_next_where_that_is_ready()
         assert int(answer.headers["x-modelyard-queue-ms"]) >= 3000
 
 
+def learned(folder: Path, memory: int) -> dict[str, Any]:
+    """Settings of a yard that keeps what was asked for, and loads the most used pairs after a restart."""
+    return {
+        "server": {"data_dir": str(folder)},
+        "translation": {"preload": "auto"},
+        "memory": memory,
+    }
+
+
 class TestAhead:
     async def test_the_pairs_that_are_declared(self) -> None:
         models = {
@@ -241,11 +251,7 @@ class TestAhead:
             "talk": fake(),
         }
         with short_folder() as folder:
-            settings: dict[str, Any] = {
-                "server": {"data_dir": str(folder)},
-                "translation": {"preload": "auto"},
-                "memory": 3 * SHARE,
-            }
+            settings = learned(folder, 3 * SHARE)
             async with live_yard(models, **settings) as yard:
                 assert not yard.state.instances
                 for target in ("de", "it", "de"):
@@ -260,11 +266,7 @@ class TestAhead:
         """Of a model with two pairs of which each is asked for less than that of another model."""
         models = {"two": translator("en-de", "en-it"), "one": translator("en-fr")}
         with short_folder() as folder:
-            settings: dict[str, Any] = {
-                "server": {"data_dir": str(folder)},
-                "translation": {"preload": "auto"},
-                "memory": SHARE,
-            }
+            settings = learned(folder, SHARE)
             async with live_yard(models, **settings) as yard:
                 for target in ("de", "it", "de", "it", "fr", "fr", "fr"):
                     await by(yard, "en", target)
@@ -278,11 +280,7 @@ class TestAhead:
     async def test_a_model_that_was_named_for_a_pair_is_the_one_for_it(self) -> None:
         models = {"better": {**translator("en-de"), "quality": 1}, "named": translator("en-de")}
         with short_folder() as folder:
-            settings: dict[str, Any] = {
-                "server": {"data_dir": str(folder)},
-                "translation": {"preload": "auto"},
-                "memory": 2 * SHARE,
-            }
+            settings = learned(folder, 2 * SHARE)
             async with live_yard(models, **settings) as yard:
                 assert (await by(yard, "en", "de", model="named")) == "named"
             async with live_yard(models, **settings) as yard:

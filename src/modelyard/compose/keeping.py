@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from secrets import token_hex
+from typing import TypeVar
 
 import structlog
 
@@ -25,6 +26,7 @@ from modelyard.runtime.footprints import Footprint, Key, footprint_of
 from modelyard.telemetry.usage import HOUR, Asked, Place, Sums, Usage
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 BATCH = 1_000  # rows of usage that are kept in one transaction
 LAST = 5.0  # seconds that the end waits for the database
@@ -71,19 +73,11 @@ class Keeping:
 
     async def demand(self) -> Mapping[str, float]:
         """How often each model was asked for lately; nothing while the database is away."""
-        try:
-            return await self._registry.usage.demand()
-        except RegistryUnavailable as error:
-            log.warning("demand.unknown", reason=str(error))
-            return {}
+        return await _lately(self._registry.usage.demand())
 
     async def pairs(self) -> Mapping[Asked, float]:
         """Likewise, how often each translation."""
-        try:
-            return await self._registry.usage.pairs()
-        except RegistryUnavailable as error:
-            log.warning("demand.unknown", reason=str(error))
-            return {}
+        return await _lately(self._registry.usage.pairs())
 
     @property
     def _rows(self) -> int:
@@ -132,6 +126,15 @@ class Keeping:
             later = self._footprints.merge(dict(filter(None, map(_known, records))))
             for entry in tuple(self._driver.entries.values()) if later else ():
                 self._driver.observer.recall(entry, among=later)
+
+
+async def _lately(asked: Awaitable[Mapping[T, float]]) -> Mapping[T, float]:
+    """What the database tells of demand; nothing while it is away."""
+    try:
+        return await asked
+    except RegistryUnavailable as error:
+        log.warning("demand.unknown", reason=str(error))
+        return {}
 
 
 def _record(key: Key, footprint: Footprint) -> FootprintRecord:
