@@ -44,7 +44,7 @@ def zombies() -> list[int]:
 
 
 def open_fds(besides: tuple[str, ...] = ()) -> int:
-    """How many descriptors this process has, without those of files whose names begin with one of `besides`."""
+    """How many descriptors this process has, but for files whose names begin with one of `besides`."""
     count = 0
     for fd in os.listdir("/proc/self/fd"):
         try:
