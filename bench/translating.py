@@ -8,7 +8,8 @@ as its text, and every one can be checked. Lengths are log-uniform from 2 to 100
 All of it takes turns, in the same order each round. Many clients have as many texts under way as there are of
 them, so one client's `batch()` gets as many at a time; what it makes of all texts at once is shown beside.
 Batches, ours and by arrival, are computed by replicas that share the cores, and as CTranslate2 does by
-itself: one after the other on all cores. Those by arrival are as large as ours were just before them.
+itself: one after the other on all cores. Those by arrival have as many tokens as ours may have, padding
+included: what a batch takes of memory goes by that. Beside them are some of as many texts as ours had.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ import numpy as np
 import copying_model
 from measuring import BUILT, median_and_spread, report, table
 from modelyard.servers.translation import packed, serving
-from modelyard.servers.translation.backends import Backend, Output
+from modelyard.servers.translation.backends import BATCH_TOKENS, Backend, Output, Segment
 from modelyard.servers.translation.ctranslate2_backend import CTranslate2Backend
 from modelyard.servers.translation.texts import longest_output
 from modelyard.servers.translation.translator import Translator
@@ -47,6 +48,7 @@ from modelyard.servers.translation.translator import Translator
 CLIENTS = 64
 PAIR = ("en", "fr")
 OURS, SPREAD = "CTranslate2 int8, our batches", "CTranslate2 int8, by arrival"
+COUNT = f"{SPREAD}, as many texts"
 ONE, ARRIVAL = f"{OURS}, one by one", f"{SPREAD}, one by one"
 ALONE = "Transformers one by one"
 MANY = f"{CLIENTS} clients, single texts"
@@ -57,6 +59,7 @@ NAMES = {
     "arrival": ARRIVAL,
     "ours": OURS,
     "spread": SPREAD,
+    "count": COUNT,
     "batch": BATCH,
     "whole": WHOLE,
     "many": MANY,
@@ -108,8 +111,9 @@ def _ways(folder: Path, unpacked: Path, socket: Path, chosen: Sequence[str]) -> 
     ways: dict[str, Way] = {
         ONE: lambda texts: asyncio.run(_batched(plain, texts)),
         OURS: lambda texts: asyncio.run(_batched(fast, texts)),
-        ARRIVAL: lambda texts: _in_order(plain, texts, size=sizes[-1]),
-        SPREAD: lambda texts: _in_order(fast, texts, size=sizes[-1]),
+        ARRIVAL: lambda texts: _in_order(plain, texts),
+        SPREAD: lambda texts: _in_order(fast, texts),
+        COUNT: lambda texts: _in_order(fast, texts, most=sizes[-1]),
         BATCH: lambda texts: _some_at_a_time(translator, texts),
         WHOLE: lambda texts: translator.batch(texts, *PAIR),
         MANY: lambda texts: asyncio.run(_clients(socket, texts)),
@@ -118,7 +122,7 @@ def _ways(folder: Path, unpacked: Path, socket: Path, chosen: Sequence[str]) -> 
         from modelyard.servers.translation.transformers_backend import TransformersBackend
 
         slow = TransformersBackend(folder, "cpu", "float32")
-        ways[ALONE] = lambda texts: _in_order(slow, texts, size=1)
+        ways[ALONE] = lambda texts: _in_order(slow, texts, most=1)
     return {way: ways[way] for name, way in NAMES.items() if name in chosen}
 
 
@@ -135,16 +139,32 @@ async def _batched(backend: Backend, texts: Sequence[str]) -> list[str]:
     return [output.text for output in found if isinstance(output, Output)]
 
 
-def _in_order(backend: Backend, texts: Sequence[str], size: int) -> list[str]:
+def _in_order(backend: Backend, texts: Sequence[str], most: int = 0) -> list[str]:
+    """Batches of `most` texts, of as many tokens as fit without."""
+
+    def run(batch: Sequence[Segment]) -> list[str]:
+        limit = longest_output(max(map(len, batch)))
+        return [output.text for output in backend.run(batch, beam_size=1, max_output=limit)]
+
     segments = [backend.segment(text, *PAIR) for text in texts]
-
-    def run(begin: int) -> list[str]:
-        batch = segments[begin : begin + size]
-        most = longest_output(max(map(len, batch)))
-        return [output.text for output in backend.run(batch, beam_size=1, max_output=most)]
-
+    batches = (
+        [segments[begin : begin + most] for begin in range(0, len(segments), most)]
+        if most
+        else _full(segments)
+    )
     with ThreadPoolExecutor(backend.replicas) as threads:
-        return [*chain.from_iterable(threads.map(run, range(0, len(segments), size)))]
+        return [*chain.from_iterable(threads.map(run, batches))]
+
+
+def _full(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+    """Those that follow each other, as far as they have `BATCH_TOKENS` tokens, padding included."""
+    batch: list[Segment] = []
+    for segment in segments:
+        if batch and max(map(len, [*batch, segment])) * (len(batch) + 1) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(segment)
+    yield batch
 
 
 def _some_at_a_time(translator: Translator, texts: Sequence[str]) -> list[str]:
@@ -201,7 +221,15 @@ def _measure(ways: dict[str, Way], texts: Sequence[str], rounds: int) -> None:
         [name, median_and_spread(speeds[name]), f"{chrf(said[name], texts):.1f}", _exact(said[name], texts)]
         for name in ways
     ]
-    pairs = [(OURS, ALONE), (ONE, ARRIVAL), (OURS, SPREAD), (OURS, ARRIVAL), (MANY, BATCH), (MANY, WHOLE)]
+    pairs = [
+        (OURS, ALONE),
+        (ONE, ARRIVAL),
+        (OURS, SPREAD),
+        (OURS, COUNT),
+        (OURS, ARRIVAL),
+        (MANY, BATCH),
+        (MANY, WHOLE),
+    ]
     ratios = {
         f"{one} / {other}": [a / b for a, b in zip(speeds[one], speeds[other], strict=True)]
         for one, other in pairs

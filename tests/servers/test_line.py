@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.servers.line import PATIENCE, SLACK, SPREAD, Item, Line
+from modelyard.servers.line import PATIENCE, ROUNDS, SLACK, SPREAD, Item, Line
 
 LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=60)
 
@@ -31,9 +31,15 @@ def test_the_shortest_go_first_and_those_of_one_length_in_their_order() -> None:
     assert (len(line), line.tokens, line.oldest()) == (0, 0, None)
 
 
+def test_batches_are_filled_from_the_longest_on() -> None:
+    line = line_of([5, 5, 5, 10, 8])
+    assert [lengths(line.take(0.0, 30)) for _ in range(2)] == [[5, 5], [5, 8, 10]]
+    line = line_of([10, 30, 30, 30, 40, 50])
+    assert [lengths(line.take(0.0, 100)) for _ in range(3)] == [[10], [30, 30, 30], [40, 50]]
+
+
 def test_padding_is_counted() -> None:
-    assert lengths(line_of([5, 5, 5, 10]).take(0.0, 30)) == [5, 5, 5]
-    assert lengths(line_of([5, 5, 5, 10]).take(0.0, 39)) == [5, 5, 5]
+    assert lengths(line_of([5, 5, 5, 10]).take(0.0, 39)) == [5]
     assert lengths(line_of([5, 5, 5, 10]).take(0.0, 40)) == [5, 5, 5, 10]
 
 
@@ -45,7 +51,8 @@ def test_what_is_longer_than_the_bound_goes_alone() -> None:
 
 def test_a_short_one_does_not_wait_for_long_ones() -> None:
     most = 2 * SPREAD + SLACK
-    assert lengths(line_of([2, most, most + 1, 200]).take(0.0, 10_000)) == [2, most]
+    assert lengths(line_of([2, most, 200]).take(0.0, 10_000)) == [2, most]
+    assert lengths(line_of([2, most + 1, 200]).take(0.0, 10_000)) == [2]
 
 
 def test_who_has_waited_long_enough_goes_next_with_those_of_like_length() -> None:
@@ -58,11 +65,24 @@ def test_who_has_waited_long_enough_goes_next_with_those_of_like_length() -> Non
     line = line_of([100, 90, 80, 3, 2, 5])
     assert lengths(line.take(PATIENCE, 10_000)) == [80, 90, 100]
     line = line_of([7, 7, 7, 6, 8])
-    assert [item.what for item in line.take(PATIENCE, 21)] == [0, 1, 2]
-    # What room is left by those takes longer ones.
-    line = line_of([10, 12, 9, 30, 100])
-    assert lengths(line.take(PATIENCE, 40)) == [9, 10, 12]
-    assert lengths(line.take(PATIENCE, 400)) == [30, 100]
+    assert [item.what for item in line.take(PATIENCE, 22)] == [3, 0, 1]
+
+
+def test_threads_that_are_idle_share_what_waits() -> None:
+    line = line_of([2, 3, 4, 5])
+    assert [lengths(line.take(0.0, 100, idle=idle)) for idle in (2, 1)] == [[4, 5], [2, 3]]
+    line = line_of([4])
+    assert lengths(line.take(0.0, 100, idle=2)) == [4]
+
+
+def test_the_longest_go_first_where_little_waits_for_several_threads() -> None:
+    few = [10] * 2 * ROUNDS * 2
+    assert lengths(line_of([*few[:-1], 12]).take(0.0, 24, idle=2)) == [10, 12]
+    assert lengths(line_of([*few, 9, 12]).take(0.0, 24, idle=2)) == [9, 10]
+    assert lengths(line_of([*few[:-2], 9, 12]).take(0.0, 24, idle=1)) == [9, 10]
+    # Who has waited long enough comes before.
+    line = line_of([3, 30, 31])
+    assert [lengths(line.take(PATIENCE, 31, idle=2)) for _ in range(2)] == [[3], [31]]
 
 
 def test_a_sentence_does_not_wait_for_a_book_nor_a_book_for_all_sentences() -> None:
@@ -102,10 +122,12 @@ def test_what_left_is_never_taken(found: list[int], data: st.DataObject) -> None
     assert not any(line.remove(item) for item in taken)
 
 
-@given(LENGTHS, st.integers(1, 400), st.floats(0, 100))
-def test_every_one_goes_once_in_batches_within_the_bound(found: list[int], bound: int, now: float) -> None:
+@given(LENGTHS, st.integers(1, 400), st.floats(0, 100), st.integers(1, 4))
+def test_every_one_goes_once_in_batches_within_the_bound(
+    found: list[int], bound: int, now: float, idle: int
+) -> None:
     line, taken = line_of(found), []
-    while batch := line.take(now, bound):
+    while batch := line.take(now, bound, idle=idle):
         sizes = lengths(batch)
         assert len(batch) == 1 or max(sizes) * len(sizes) <= bound
         assert max(sizes) <= min(sizes) * SPREAD + SLACK

@@ -32,7 +32,8 @@ class Gathering(Generic[T, R]):
     that an item which cannot be computed fails alone; `after` is called on the event loop after each.
 
     A batch has at most `bound()` tokens, padding included, and `most` items. Its first waits for others at
-    most `max_wait` seconds, and for none where the batch is full or `crowd` requests are here."""
+    most `max_wait` seconds, and for none where the batch is full or `crowd` requests are here; nor does a
+    thread that ends a batch wait longer for those who ask again, having their answers."""
 
     def __init__(
         self,
@@ -103,7 +104,8 @@ class Gathering(Generic[T, R]):
 
     async def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """What one thread is given to do."""
-        while batch := await self._next(loop):
+        freed = loop.time()
+        while batch := await self._next(loop, freed):
             self.running += len(batch)
             self._idle -= 1
             try:
@@ -111,24 +113,24 @@ class Gathering(Generic[T, R]):
             finally:
                 self.running -= len(batch)
                 self._idle += 1
+            freed = loop.time()
             for item, one in zip(batch, found, strict=True):
                 item.what.done.set_result(one)
             self._after()
 
-    async def _next(self, loop: asyncio.AbstractEventLoop) -> Sequence[Item[_Asked[T, R]]]:
-        """The next batch, once it was gathered for long enough; none when there will be none. Threads that
-        have nothing to do share what waits."""
+    async def _next(self, loop: asyncio.AbstractEventLoop, freed: float) -> Sequence[Item[_Asked[T, R]]]:
+        """The next batch for a thread that is free since `freed`, once it was gathered for long enough; none
+        when there will be none. Threads that have nothing to do share what waits."""
         while not self._closing:
             self._changed.clear()
             oldest, bound = self._line.oldest(), self._bound()
             if oldest is None:
                 await self._changed.wait()
                 continue
-            left = oldest + self._max_wait - loop.time()
+            left = max(oldest, freed) + self._max_wait - loop.time()
             full = self._line.tokens >= bound or len(self._line) >= self._most
             if full or left <= 0 or self._asking >= self._crowd:
-                share = -(-len(self._line) // self._idle)
-                return self._line.take(loop.time(), bound, min(self._most, share))
+                return self._line.take(loop.time(), bound, self._most, self._idle)
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._changed.wait()

@@ -1,15 +1,18 @@
 """What waits to be translated, and what of it goes through the model together. Pure.
 
-Used by `gathering`, on the event loop alone. An item has a length in tokens; a batch costs the length of its
-longest times their count, padding included. Items of small requests go first, and every other batch is for
-the one that waits longest, once that is `PATIENCE`: neither is a book in the way of a sentence, nor are
-sentences for ever in the way of a book.
+Used by `gathering`, on the event loop alone. An item has a length in tokens; a batch takes room for its
+longest times their count, padding included. What waits is cut into batches from the longest on, as large as
+they may be: a step of the model costs much the same however many items are in it, so that those with most
+steps must be few, and the one that is not full has the shortest. Of these batches that with the smallest
+request goes first, and every other one is that of the item that waits longest, once that is `PATIENCE`:
+neither is a book in the way of a sentence, nor are sentences for ever in the way of a book. Where little
+waits for several threads, the longest go first: the others compute the rest meanwhile, and all end together.
 """
 
 from __future__ import annotations
 
 import sys
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -21,6 +24,8 @@ SPREAD = 4
 """A batch's longest item is at most so many times its shortest, beyond `SLACK` tokens: a short one would wait
 for it."""
 SLACK = 16
+ROUNDS = 2
+"""Idle threads begin with the longest where there are at most so many batches for each."""
 
 
 @dataclass(eq=False, slots=True)
@@ -83,36 +88,36 @@ class Line(Generic[T]):
         item = next(iter(self._arrived), None)
         return None if item is None else item.arrived
 
-    def take(self, now: float, bound: int, most: int = sys.maxsize) -> list[Item[T]]:
+    def take(self, now: float, bound: int, most: int = sys.maxsize, idle: int = 1) -> list[Item[T]]:
         """The next batch, of at most `bound` tokens with its padding and `most` items; a longer item goes
-        alone. Empty when nothing waits."""
+        alone. So many `idle` threads share what waits. Empty when nothing does."""
         first = next(iter(self._arrived), None)
         if first is None:
             return []
         self._patient = not self._patient or now - first.arrived < PATIENCE
         if self._patient:
             first = next(iter(min(self._requests, key=lambda request: request.size).left))
-        lane, begin, end = self._around(first, bound, most)
-        return self._leave(lane, begin, self._up(self._lanes[lane], begin, end, bound, most))
+        lane = self._lanes[first.lane]
+        batches = self._batches(lane, bound, min(most, -(-len(self._arrived) // idle)))
+        if self._patient and 1 < idle and len(batches) <= ROUNDS * idle:
+            begin, end = batches[0]
+        else:
+            at = bisect_left(lane, _place(first), key=_place)
+            begin, end = next(batch for batch in batches if batch[0] <= at)
+        return self._leave(first.lane, begin, end)
 
-    def _up(self, lane: list[Item[T]], begin: int, end: int, bound: int, most: int) -> int:
-        """Where those from `begin` on end, with as many longer ones as there is room for."""
-        longest = lane[begin].length * SPREAD + SLACK
-        last = min(len(lane), begin + min(most, len(lane)))
-        while end < last and lane[end].length <= longest and lane[end].length * (end + 1 - begin) <= bound:
-            end += 1
-        return end
-
-    def _around(self, item: Item[T], bound: int, most: int) -> tuple[int, int, int]:
-        """With it those of its length, and shorter ones: none pads it."""
-        lane = self._lanes[item.lane]
-        at = bisect_left(lane, _place(item), key=_place)
-        fit = min(max(bound // item.length, 1), most)
-        end = bisect_right(lane, item.length, at, min(at + fit, len(lane)), key=lambda one: one.length)
-        begin = max(end - fit, 0)
-        while lane[begin].length * SPREAD + SLACK < item.length:
-            begin += 1
-        return item.lane, begin, end
+    def _batches(self, lane: list[Item[T]], bound: int, most: int) -> list[tuple[int, int]]:
+        """Where in a lane each batch begins and ends, the longest first."""
+        found: list[tuple[int, int]] = []
+        end = len(lane)
+        while end:
+            longest = lane[end - 1].length
+            full = max(end - min(max(bound // longest, 1), most), 0)
+            shortest = -(-(longest - SLACK) // SPREAD)
+            begin = bisect_left(lane, shortest, full, end, key=lambda one: one.length)
+            found.append((begin, end))
+            end = begin
+        return found
 
     def _leave(self, name: int, begin: int, end: int) -> list[Item[T]]:
         lane = self._lanes[name]

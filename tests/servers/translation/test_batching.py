@@ -133,13 +133,31 @@ async def test_replicas_take_batches_as_they_are_free() -> None:
         assert [await one for one in asking] == [["AAAA"], ["BBBB"], ["CCCC"]]
 
 
+async def test_who_asks_again_on_an_answer_goes_with_those_that_waited() -> None:
+    backend = Shouting()
+    backend.go.clear()
+
+    async def two(made: Batching) -> list[str]:
+        return [*await said(made, "a"), *await said(made, "cc")]
+
+    async with batched(backend, max_wait=0.05) as made:
+        first = asyncio.create_task(two(made))
+        await until(lambda: backend.batches == [["a"]])
+        second = asyncio.create_task(said(made, "bb"))
+        await until(lambda: made.waiting == 1)
+        await asyncio.sleep(0.1)  # longer than it would wait for others
+        backend.go.set()
+        assert [await first, await second] == [["A", "CC"], ["BB"]]
+    assert backend.batches == [["a"], ["bb", "cc"]]
+
+
 async def test_replicas_that_are_idle_share_what_waits() -> None:
     backend = Shouting(replicas=2)
     backend.go.clear()
     async with batched(backend, max_wait=0.0) as made:
         asking = asyncio.create_task(said(made, "aa", "bb", "cc"))
         await until(lambda: len(backend.batches) == 2)
-        assert sorted(backend.batches) == [["aa", "bb"], ["cc"]]
+        assert sorted(backend.batches) == [["aa"], ["bb", "cc"]]
         backend.go.set()
         assert await asking == ["AA", "BB", "CC"]
 
