@@ -19,6 +19,9 @@ from modelyard.servers.line import Item, Line
 T = TypeVar("T", bound=Sized)
 R = TypeVar("R")
 
+AGAIN = 0.02
+"""Many answers at once take their time to arrive; to go on with few of who asks again costs far more."""
+
 
 @dataclass(slots=True)
 class _Asked(Generic[T, R]):
@@ -32,8 +35,8 @@ class Gathering(Generic[T, R]):
     that an item which cannot be computed fails alone; `after` is called on the event loop after each.
 
     A batch has at most `bound()` tokens, padding included, and `most` items. Its first waits for others at
-    most `max_wait` seconds, and for none where the batch is full or `crowd` requests are here; nor does a
-    thread that ends a batch wait longer for those who ask again, having their answers."""
+    most `max_wait` seconds, and for none where the batch is full or `crowd` requests are here. A thread that
+    ends a batch waits as long for those who ask again on their answers, or for `AGAIN` of what it took."""
 
     def __init__(
         self,
@@ -104,8 +107,9 @@ class Gathering(Generic[T, R]):
 
     async def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """What one thread is given to do."""
-        freed = loop.time()
-        while batch := await self._next(loop, freed):
+        earliest = 0.0
+        while batch := await self._next(loop, earliest):
+            began = loop.time()
             self.running += len(batch)
             self._idle -= 1
             try:
@@ -113,21 +117,21 @@ class Gathering(Generic[T, R]):
             finally:
                 self.running -= len(batch)
                 self._idle += 1
-            freed = loop.time()
+            earliest = loop.time() + max(self._max_wait, AGAIN * (loop.time() - began))
             for item, one in zip(batch, found, strict=True):
                 item.what.done.set_result(one)
             self._after()
 
-    async def _next(self, loop: asyncio.AbstractEventLoop, freed: float) -> Sequence[Item[_Asked[T, R]]]:
-        """The next batch for a thread that is free since `freed`, once it was gathered for long enough; none
-        when there will be none. Threads that have nothing to do share what waits."""
+    async def _next(self, loop: asyncio.AbstractEventLoop, earliest: float) -> Sequence[Item[_Asked[T, R]]]:
+        """The next batch, once it was gathered for long enough, and until `earliest` where it is not full;
+        none when there will be none. Threads that have nothing to do share what waits."""
         while not self._closing:
             self._changed.clear()
             oldest, bound = self._line.oldest(), self._bound()
             if oldest is None:
                 await self._changed.wait()
                 continue
-            left = max(oldest, freed) + self._max_wait - loop.time()
+            left = max(oldest + self._max_wait, earliest) - loop.time()
             full = self._line.tokens >= bound or len(self._line) >= self._most
             if full or left <= 0 or self._asking >= self._crowd:
                 return self._line.take(loop.time(), bound, self._most, self._idle)
