@@ -10,7 +10,7 @@ import pytest
 
 from cli.command_line import run
 from gateway.live_yard import child_yard, fake, sections, short_folder
-from gateway.translators import translator
+from gateway.translation.translators import translator
 from modelyard import config
 from modelyard.compose import only
 from modelyard.errors import ConfigError

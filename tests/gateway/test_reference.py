@@ -17,7 +17,7 @@ from gateway.live_yard import fake, live_yard
 from modelyard.errors import BY_CODE
 from modelyard.gateway.inference import KINDS, TRANSLATED
 from modelyard.gateway.reference import EVERYWHERE, PREDICT, lanes
-from modelyard.gateway.translation_reference import PATHS
+from modelyard.gateway.translation.reference import PATHS
 from waiting import until
 
 KEYS = [

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from gateway.live_yard import LiveYard, live_yard
-from gateway.translators import refused, translator
+from gateway.translation.translators import refused, translator
 
 ASKED = {"q": "one", "source": "en", "target": "fr"}
 WITHIN = 5.0  # seconds

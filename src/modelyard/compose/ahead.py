@@ -11,7 +11,7 @@ import structlog
 from modelyard.config import Config
 from modelyard.errors import ModelyardError
 from modelyard.gateway.names import Names
-from modelyard.gateway.pairs import Translators
+from modelyard.gateway.translation.pairs import Translators
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.telemetry.usage import Asked

@@ -34,11 +34,11 @@ from modelyard.gateway.http.limits import Limits
 from modelyard.gateway.http.server import Server
 from modelyard.gateway.inference import Inference
 from modelyard.gateway.names import Names
-from modelyard.gateway.pairs import Translators
 from modelyard.gateway.serve import Service
 from modelyard.gateway.snapshot import Snapshot
-from modelyard.gateway.translating import Translating
-from modelyard.gateway.translation import Lanes
+from modelyard.gateway.translation.lane import Lanes
+from modelyard.gateway.translation.pairs import Translators
+from modelyard.gateway.translation.translating import Translating
 from modelyard.launchers.attached import WithAttached
 from modelyard.launchers.local import LocalLauncher
 from modelyard.registry import Registry

@@ -1,7 +1,7 @@
 """Which models a translation is asked of, in order: the first that can is the one that answers.
 
-Pure. Called by `gateway/pairs.py`, which knows the models as they are at the moment; whoever asks them tries
-the next route when one is refused. Nothing here waits, loads or counts anything.
+Pure. Called by `gateway/translation/pairs.py`, which knows the models as they are at the moment; whoever asks
+them tries the next route when one is refused. Nothing here waits, loads or counts anything.
 
 Of the models that translate a pair come first those that are not full, then those on this machine, then those
 that are ready, then the better ones, then those that would answer sooner. Of models elsewhere, which are

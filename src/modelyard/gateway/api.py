@@ -14,7 +14,7 @@ import orjson
 from modelyard.errors import ContextOverflow, ModelyardError, RequestError
 from modelyard.gateway.exchange import Exchange, Headers
 from modelyard.gateway.http.answers import Answer, error_headers, error_object, plain_error
-from modelyard.gateway.translation_paths import is_libretranslate
+from modelyard.gateway.translation.paths import is_libretranslate
 
 SSE = b"text/event-stream"
 

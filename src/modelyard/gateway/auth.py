@@ -15,7 +15,7 @@ from modelyard.config import Key, Scope
 from modelyard.core.types import Priority
 from modelyard.errors import Forbidden, HostNotAllowed, InvalidRequest, OriginNotAllowed, Unauthorized
 from modelyard.gateway.exchange import ANYBODY, NOBODY, Caller, Exchange, Headers
-from modelyard.gateway.translation_paths import DOWNLOAD, KEY_IN_BODY, SETTINGS
+from modelyard.gateway.translation.paths import DOWNLOAD, KEY_IN_BODY, SETTINGS
 
 OPEN_PATHS = frozenset(
     {

@@ -24,8 +24,8 @@ from modelyard.gateway.ollama_pull import Pull
 from modelyard.gateway.paths import MODELS, asked
 from modelyard.gateway.serve import Service
 from modelyard.gateway.snapshot import Snapshot
-from modelyard.gateway.translation import KINDS_BY_PATH, Lanes
-from modelyard.gateway.translation_request import is_translation
+from modelyard.gateway.translation.lane import KINDS_BY_PATH, Lanes
+from modelyard.gateway.translation.request import is_translation
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.wire.json_head import Head, parse, replace_model

@@ -19,7 +19,7 @@ from modelyard.gateway.auth import needs_no_key, scope_of
 from modelyard.gateway.examples import add_examples
 from modelyard.gateway.inference import COUNT_TOKENS, GENERATE, MESSAGES, PULL, SHOW, VERB
 from modelyard.gateway.links import add_links
-from modelyard.gateway.translation_reference import add_translation
+from modelyard.gateway.translation.reference import add_translation
 
 DESCRIPTION = """One address in front of many language models on few GPUs.
 

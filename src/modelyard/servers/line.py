@@ -99,7 +99,7 @@ class Line(Generic[T]):
             first = next(iter(min(self._requests, key=lambda request: request.size).left))
         lane = self._lanes[first.lane]
         batches = self._batches(lane, bound, min(most, -(-len(self._arrived) // idle)))
-        if self._patient and 1 < idle and len(batches) <= ROUNDS * idle:
+        if self._patient and idle > 1 and len(batches) <= ROUNDS * idle:
             begin, end = batches[0]
         else:
             at = bisect_left(lane, _place(first), key=_place)

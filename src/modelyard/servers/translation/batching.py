@@ -7,6 +7,7 @@ model refuses. Where the host's own memory is exhausted the model is given up at
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -79,6 +80,7 @@ class Batching:
         self._failed = failed
         self._failures = 0
         self._why = ""
+        self._lock = threading.Lock()  # for what the replicas' threads count
         self._gathering: Gathering[Segment, Output] = Gathering(
             self._outputs,
             room.bound,
@@ -119,7 +121,8 @@ class Batching:
 
     def _outputs(self, segments: Sequence[Segment], alternatives: int) -> list[Output]:
         """In a thread: run a batch."""
-        tokens = self.counts.begin(segments)
+        with self._lock:
+            tokens = self.counts.begin(segments)
         fitted: bool | None = None
         try:
             self._room.begins(tokens)
@@ -133,13 +136,15 @@ class Batching:
             return outputs
         except OutOfMemory:
             fitted = False
-            self.counts.splits += len(segments) > 1
+            with self._lock:
+                self.counts.splits += len(segments) > 1
             raise
         except ValueError:  # it refuses one of them
             raise
         except Exception as error:  # whatever the libraries raise
             more = _FAILURES if isinstance(error, Broken | MemoryError) else 1
-            self._failures, self._why = self._failures + more, str(error) or "out of memory"
+            with self._lock:
+                self._failures, self._why = self._failures + more, str(error) or "out of memory"
             raise
         finally:
             self._room.ended(tokens, fitted)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from modelyard.errors import BadFile, ModelyardError
-from modelyard.servers.translation import families, pieces, weights
+from modelyard.servers.translation import families, sentencepieces, weights
 from modelyard.servers.translation.families import TYPES
 from modelyard.servers.translation.tokens import END, PAD, UNKNOWN, Tokenizer
 from modelyard.servers.translation.weights import Array
@@ -45,7 +45,7 @@ def convert(source: Path, target: Path, type: str | None = None) -> None:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
         elif name == families.PIECES and tokenizer.family.name == "nllb":
-            (target / name).write_bytes(pieces.of_tokenizer(source))
+            (target / name).write_bytes(sentencepieces.of_tokenizer(source))
 
 
 def _spec(tokenizer: Tokenizer, config: Mapping[str, Any], found: Mapping[str, Array]) -> Any:

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from modelyard.errors import BadFile, ModelyardError
-from modelyard.servers.translation import families, model_bin, pieces
+from modelyard.servers.translation import families, model_bin, sentencepieces
 
 KIND = "ctranslate2"
 FACTS = "facts.json"
@@ -60,7 +60,7 @@ def _copy(source: Path, target: Path) -> None:
         ):
             shutil.copyfile(path, target / path.name)
     if not any((target / name).is_file() for name in (families.PIECES, families.SOURCE_PIECES)):
-        (target / families.PIECES).write_bytes(pieces.of_tokenizer(source))
+        (target / families.PIECES).write_bytes(sentencepieces.of_tokenizer(source))
 
 
 def facts(file: BinaryIO) -> dict[str, object]:

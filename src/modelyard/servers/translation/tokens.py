@@ -12,7 +12,7 @@ from pathlib import Path
 import sentencepiece
 
 from modelyard.errors import BadFile
-from modelyard.servers.translation import families, pieces
+from modelyard.servers.translation import families, sentencepieces
 from modelyard.servers.translation.backends import Segment
 
 END, UNKNOWN, PAD = "</s>", "<unk>", "<pad>"
@@ -103,7 +103,7 @@ def _in_order(vocabulary: dict[str, int]) -> list[str]:
 def _pieces(path: Path, folder: Path) -> sentencepiece.SentencePieceProcessor:
     try:
         if not path.is_file():
-            return sentencepiece.SentencePieceProcessor(model_proto=pieces.of_tokenizer(folder))
+            return sentencepiece.SentencePieceProcessor(model_proto=sentencepieces.of_tokenizer(folder))
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
         raise BadFile(

@@ -15,7 +15,7 @@ from enum import Enum, auto
 from itertools import islice
 from math import ceil
 
-from modelyard.gateway.scripts import is_spaced
+from modelyard.gateway.translation.scripts import is_spaced
 
 MOST_MARKS = 20  # of one run
 AGAIN = 3

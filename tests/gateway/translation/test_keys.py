@@ -12,10 +12,10 @@ import pytest
 
 from gateway.live_yard import LiveYard, live_yard
 from gateway.test_access import bearer
-from gateway.translators import refused, translator
+from gateway.translation.translators import refused, translator
 from modelyard.compose import keeping
-from modelyard.gateway.strangers import FREE, TOGETHER
-from modelyard.gateway.translation import MARKUP
+from modelyard.gateway.translation.lane import MARKUP
+from modelyard.gateway.translation.strangers import FREE, TOGETHER
 from waiting import until
 
 SECRET, OTHER = "s" * 20, "o" * 20

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from modelyard.gateway.pieces import Glossary, Pieces
-from modelyard.gateway.runs import Kind, Token
+from modelyard.gateway.translation.pieces import Glossary, Pieces
+from modelyard.gateway.translation.runs import Kind, Token
 
 # Comments; elements whose text is none; tags, also with `>` in quotes; tags that are wrong or do not end. A
 # `<` within a tag ends it, so that no text is read more than a few times.

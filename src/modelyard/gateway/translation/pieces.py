@@ -15,7 +15,7 @@ from functools import cached_property
 from html import escape, unescape
 from typing import TypeAlias
 
-from modelyard.gateway.runs import Kind, Run, Token
+from modelyard.gateway.translation.runs import Kind, Run, Token
 
 _CONTROL = re.compile(r"([\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]+)")  # no model has words for these
 

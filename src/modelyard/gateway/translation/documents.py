@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 
 from modelyard.errors import InvalidRequest
-from modelyard.gateway.markup import pieces_of, put_runs
-from modelyard.gateway.pieces import Glossary, Pieces, put_between
-from modelyard.gateway.runs import Kind, Token
+from modelyard.gateway.translation.markup import pieces_of, put_runs
+from modelyard.gateway.translation.pieces import Glossary, Pieces, put_between
+from modelyard.gateway.translation.runs import Kind, Token
 
 _TIME = re.compile(r"\s*\d+:\d\d:\d\d[,.]\d+\s*-->.*")
 _NUMBER = re.compile(r"\ufeff?\s*\d+\s*")

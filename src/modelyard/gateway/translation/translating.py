@@ -26,12 +26,12 @@ from modelyard.errors import (
     UnsupportedLanguage,
 )
 from modelyard.gateway.exchange import Exchange
-from modelyard.gateway.languages_list import codes_of, languages_view
 from modelyard.gateway.names import Bring, Names
-from modelyard.gateway.pairs import Translators
 from modelyard.gateway.recent import Recent
 from modelyard.gateway.serve import Service
-from modelyard.gateway.steps import Done, Job, Steps
+from modelyard.gateway.translation.languages_list import codes_of, languages_view
+from modelyard.gateway.translation.pairs import Translators
+from modelyard.gateway.translation.steps import Done, Job, Steps
 from modelyard.runtime.entries import Entry
 
 _NEXT = (Busy, ServiceError, StoreError, ModelNotFound, ModelRemoved, NotSupported, ContextOverflow)
@@ -67,7 +67,7 @@ class Translating:
         return codes_of(pairs, any_other=bool(settings.llm))
 
     def languages(self, settings: Translation) -> list[dict[str, object]]:
-        """See `languages_list`."""
+        """See `languages_list.languages_view`."""
         return languages_view(self._router.candidates(), settings)
 
     async def run(self, exchange: Exchange, job: Job, settings: Translation) -> Done:

@@ -10,10 +10,10 @@ import threading
 import pytest
 
 from gateway.live_yard import SHARE, TWO, LiveYard, fake, live_yard
-from gateway.translators import ask, refused, translated, translator
-from modelyard.gateway import translation
-from modelyard.gateway.markup import pieces_of
-from modelyard.gateway.pieces import Glossary, Pieces
+from gateway.translation.translators import ask, refused, translated, translator
+from modelyard.gateway.translation import lane
+from modelyard.gateway.translation.markup import pieces_of
+from modelyard.gateway.translation.pieces import Glossary, Pieces
 from modelyard.servers.fake_text import chat_prompt, expected_text
 from waiting import until
 
@@ -155,7 +155,7 @@ async def test_long_texts_are_cut_beside_the_answers_to_others(monkeypatch: pyte
         threads.append(threading.current_thread())
         return pieces_of(text, glossary, html=html)
 
-    monkeypatch.setattr(translation, "pieces_of", cut)
+    monkeypatch.setattr(lane, "pieces_of", cut)
     async with live_yard({"ef": translator("en-fr")}) as yard:
         await translated(yard, "<p>some words</p>" * 300, format="html")
         await translated(yard, "some words", glossary={f"{n} {'x' * 90}": "y" for n in range(100)})

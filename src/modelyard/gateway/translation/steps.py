@@ -35,8 +35,8 @@ from modelyard.gateway.demand import Demand
 from modelyard.gateway.exchange import Disconnected, Exchange
 from modelyard.gateway.inner import Inner, Told
 from modelyard.gateway.names import Bring, Names
-from modelyard.gateway.pairs import CHAT
 from modelyard.gateway.serve import REQUEST_HEADER, Service
+from modelyard.gateway.translation.pairs import CHAT
 from modelyard.runtime.entries import Entry
 from modelyard.wire.errors import ProtocolError
 

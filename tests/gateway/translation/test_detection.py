@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.live_yard import live_yard
-from gateway.translators import ask, refused, translated, translator
-from modelyard.gateway.detection import Guess, detect, detect_each
-from modelyard.gateway.scripts import fits, script_of
+from gateway.translation.translators import ask, refused, translated, translator
+from modelyard.gateway.translation.detection import Guess, detect, detect_each
+from modelyard.gateway.translation.scripts import fits, script_of
 
 TEXTS = {
     "ar": ("الطقس جميل جدا اليوم ونحن نخرج.", "صباح الخير", "مرحبا"),

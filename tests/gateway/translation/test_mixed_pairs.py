@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from gateway.live_yard import LiveYard, live_yard
-from gateway.translators import ask, translator
+from gateway.translation.translators import ask, translator
 from modelyard.core.languages import name_of
 from modelyard.sim.pairs import APART, SHARED, Ask, asks, in_order
 

@@ -1,9 +1,9 @@
 """The translation lanes: LibreTranslate's API, and our fields beside it.
 
-Used by `inference`, which hands over the exchanges of these paths. What is asked for is read by
-`translation_request`, cut into pieces of text, which `translating` has models translate, and put together
-again by `translation_answer`. A key may come in the body, as LibreTranslate's clients send it: then it is
-looked at as soon as that is read, and before anything is done.
+Used by `inference`, which hands over the exchanges of these paths. What is asked for is read by `request`,
+cut into pieces of text, which `translating` has models translate, and put together again by `answer`. A key
+may come in the body, as LibreTranslate's clients send it: then it is looked at as soon as that is read, and
+before anything is done.
 """
 
 from __future__ import annotations
@@ -17,20 +17,16 @@ from modelyard import languages
 from modelyard.config import Translation as Settings
 from modelyard.errors import InvalidRequest, MethodNotAllowed
 from modelyard.gateway.auth import Gate, priority_of
-from modelyard.gateway.detection import detect, detect_each
-from modelyard.gateway.documents import KINDS, document_of
 from modelyard.gateway.exchange import NOBODY, Exchange, Handler
 from modelyard.gateway.fields import Fields, refuse
 from modelyard.gateway.forms import Form
 from modelyard.gateway.http.answers import JSON
-from modelyard.gateway.markup import pieces_of
-from modelyard.gateway.pieces import Pieces
-from modelyard.gateway.steps import Done, Job
-from modelyard.gateway.strangers import Strangers
-from modelyard.gateway.translating import Translating
-from modelyard.gateway.translation_answer import NOTHING, Part, answer_of, beside, translate
-from modelyard.gateway.translation_files import HEADERS, Files
-from modelyard.gateway.translation_paths import (
+from modelyard.gateway.translation.answer import NOTHING, Part, answer_of, beside, translate
+from modelyard.gateway.translation.detection import detect, detect_each
+from modelyard.gateway.translation.documents import KINDS, document_of
+from modelyard.gateway.translation.files import HEADERS, Files
+from modelyard.gateway.translation.markup import pieces_of
+from modelyard.gateway.translation.paths import (
     DETECT,
     DOWNLOAD,
     LANGUAGES,
@@ -39,7 +35,8 @@ from modelyard.gateway.translation_paths import (
     TRANSLATE_FILE,
     TRANSLATION,
 )
-from modelyard.gateway.translation_request import (
+from modelyard.gateway.translation.pieces import Pieces
+from modelyard.gateway.translation.request import (
     AUTO,
     Asked,
     check_size,
@@ -50,6 +47,9 @@ from modelyard.gateway.translation_request import (
     sent,
     ways_of,
 )
+from modelyard.gateway.translation.steps import Done, Job
+from modelyard.gateway.translation.strangers import Strangers
+from modelyard.gateway.translation.translating import Translating
 
 KINDS_BY_PATH = {
     TRANSLATE: "translation",

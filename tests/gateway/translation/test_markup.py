@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.gateway.documents import document_of
-from modelyard.gateway.markup import pieces_of
-from modelyard.gateway.pieces import Glossary
-from modelyard.gateway.runs import MOST_MARKS
+from modelyard.gateway.translation.documents import document_of
+from modelyard.gateway.translation.markup import pieces_of
+from modelyard.gateway.translation.pieces import Glossary
+from modelyard.gateway.translation.runs import MOST_MARKS
 
 NONE = Glossary({})
 TAG = re.compile(r"<[^<>]*>")

@@ -10,7 +10,7 @@ import pytest
 from libretranslatepy import LibreTranslateAPI
 
 from gateway.live_yard import live_yard
-from gateway.translators import translator
+from gateway.translation.translators import translator
 
 SECRET = "s" * 20
 KEYS = [{"name": "app", "key": SECRET, "scopes": ["inference"]}]

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from modelyard.errors import NotSupported
-from modelyard.gateway.scripts import DENSE, codes_in, fits, script_of
+from modelyard.gateway.translation.scripts import DENSE, codes_in, fits, script_of
 from modelyard.languages import canonical, near
 
 _WORD = re.compile(r"[^\W\d_]+")

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.errors import InvalidRequest
-from modelyard.gateway.documents import KINDS, document_of
 from modelyard.gateway.forms import Form, media_of, multipart, urlencoded
-from modelyard.gateway.markup import pieces_of
-from modelyard.gateway.pieces import Glossary, Pieces
+from modelyard.gateway.translation.documents import KINDS, document_of
+from modelyard.gateway.translation.markup import pieces_of
+from modelyard.gateway.translation.pieces import Glossary, Pieces
 
 BLANKS = re.compile(r"[ \t\r\n\f]+")
 NONE = Glossary({})

@@ -12,11 +12,11 @@ from typing import Any
 
 from engines.test_libretranslate import LibreTranslate
 from gateway.live_yard import SHARE, LiveYard, fake, live_yard, short_folder
-from gateway.translators import ask, refused, translated, translator
+from gateway.translation.translators import ask, refused, translated, translator
 from modelyard.config import Config
 from modelyard.core.languages import NO_PAIRS
 from modelyard.core.routing import Candidate
-from modelyard.gateway.pairs import Translators
+from modelyard.gateway.translation.pairs import Translators
 from waiting import until
 from wire.raw_engines import engine
 

@@ -11,8 +11,8 @@ import pytest_asyncio
 
 from gateway.live_yard import LiveYard, fake, live_yard
 from gateway.test_inference import metrics_of
-from gateway.translators import ask, refused, translated, translator
-from modelyard.gateway import detection
+from gateway.translation.translators import ask, refused, translated, translator
+from modelyard.gateway.translation import detection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MODELS = {

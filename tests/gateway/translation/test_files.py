@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from gateway.live_yard import LiveYard, live_yard
-from gateway.test_translation_keys import KEYS, SECRET
-from gateway.translators import refused, translator
+from gateway.translation.test_keys import KEYS, SECRET
+from gateway.translation.translators import refused, translator
 from modelyard.errors import BodyTooLarge, NotFound
-from modelyard.gateway import translation_files
-from modelyard.gateway.translation_files import Files
+from modelyard.gateway.translation import files as kept
+from modelyard.gateway.translation.files import Files
 
 MODELS = {"ef": translator("en-fr")}
 ASKED = {"source": "en", "target": "fr"}
@@ -105,12 +105,12 @@ class TestKept:
         files = Files(lambda: now)
         key = files.put("a b\u00e9.txt", b"x")
         assert files.get(key) == ("a_b_.txt", b"x")
-        now = translation_files.KEPT_FOR
+        now = kept.KEPT_FOR
         with pytest.raises(NotFound):
             files.get(key)
 
     def test_within_a_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(translation_files, "KEPT", 10)
+        monkeypatch.setattr(kept, "KEPT", 10)
         files = Files()
         keys = [files.put("a.txt", b"1234") for _ in range(3)]
         with pytest.raises(NotFound):

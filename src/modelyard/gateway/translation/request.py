@@ -17,7 +17,7 @@ from modelyard.core.languages import code_of, is_code, pair_of
 from modelyard.errors import InvalidRequest, UnsupportedLanguage
 from modelyard.gateway.fields import Fields, refuse
 from modelyard.gateway.forms import MULTIPART, URLENCODED, Form, media_of, multipart, urlencoded
-from modelyard.gateway.pieces import Glossary
+from modelyard.gateway.translation.pieces import Glossary
 from modelyard.wire.json_head import parse
 
 AUTO = "auto"

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.live_yard import SHARE, TWO, fake, live_yard
-from gateway.translators import ask, refused, translated, translator
-from modelyard.gateway.steps import AT_ONCE, TOGETHER, halves
+from gateway.translation.translators import ask, refused, translated, translator
+from modelyard.gateway.translation.steps import AT_ONCE, TOGETHER, halves
 from waiting import until
 
 LLM = {"llm": {"model": "talk", "prompt": "To {target}:"}}

@@ -14,12 +14,12 @@ from modelyard.config import Translation
 from modelyard.core.languages import name_of
 from modelyard.core.routing import Kind
 from modelyard.errors import UnsupportedLanguage
-from modelyard.gateway.detection import Guess
 from modelyard.gateway.exchange import Exchange
-from modelyard.gateway.pieces import Pieces
-from modelyard.gateway.steps import USAGE, Done, Job
-from modelyard.gateway.translating import Translating
-from modelyard.gateway.translation_request import Asked
+from modelyard.gateway.translation.detection import Guess
+from modelyard.gateway.translation.pieces import Pieces
+from modelyard.gateway.translation.request import Asked
+from modelyard.gateway.translation.steps import USAGE, Done, Job
+from modelyard.gateway.translation.translating import Translating
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelyard.engines.base import TRANSLATE
-from modelyard.gateway.translation_paths import (
+from modelyard.gateway.translation.paths import (
     DETECT,
     DOWNLOAD,
     LANGUAGES,
