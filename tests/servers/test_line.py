@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.servers.line import PATIENCE, ROUNDS, SLACK, SPREAD, Item, Line
+from modelyard.servers.line import LIKE, PATIENCE, ROUNDS, SLACK, SPREAD, Item, Line
 
 LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=60)
 
@@ -32,15 +32,21 @@ def test_the_shortest_go_first_and_those_of_one_length_in_their_order() -> None:
 
 
 def test_batches_are_filled_from_the_longest_on() -> None:
-    line = line_of([5, 5, 5, 10, 8])
-    assert [lengths(line.take(0.0, 30)) for _ in range(2)] == [[5, 5], [5, 8, 10]]
     line = line_of([10, 30, 30, 30, 40, 50])
     assert [lengths(line.take(0.0, 100)) for _ in range(3)] == [[10], [30, 30, 30], [40, 50]]
 
 
+def test_one_that_is_not_full_takes_those_of_about_its_length() -> None:
+    line = line_of([10] * 5)
+    assert [len(line.take(0.0, 1000, most=2)) for _ in range(3)] == [2, 2, 1]
+    like = int(10 * LIKE)
+    assert lengths(line_of([10, like, 100, 100]).take(0.0, 200)) == [10, like]
+    assert lengths(line_of([10, like + 1, like + 1]).take(0.0, 2 * like + 2)) == [10]
+
+
 def test_padding_is_counted() -> None:
-    assert lengths(line_of([5, 5, 5, 10]).take(0.0, 39)) == [5]
-    assert lengths(line_of([5, 5, 5, 10]).take(0.0, 40)) == [5, 5, 5, 10]
+    assert lengths(line_of([6, 6, 6, 10]).take(0.0, 39)) == [6, 6, 6]
+    assert lengths(line_of([6, 6, 6, 10]).take(0.0, 40)) == [6, 6, 6, 10]
 
 
 def test_what_is_longer_than_the_bound_goes_alone() -> None:

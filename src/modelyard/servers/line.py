@@ -4,9 +4,10 @@ Used by `gathering`, on the event loop alone. An item has a length in tokens; a 
 longest times their count, padding included. What waits is cut into batches from the longest on, as large as
 they may be: a step of the model costs much the same however many items are in it, so that those with most
 steps must be few, and the one that is not full has the shortest. Of these batches that with the smallest
-request goes first, and every other one is that of the item that waits longest, once that is `PATIENCE`:
-neither is a book in the way of a sentence, nor are sentences for ever in the way of a book. Where little
-waits for several threads, the longest go first: the others compute the rest meanwhile, and all end together.
+request goes first, filled up with items of about its length, and every other one is that of the item that
+waits longest, once that is `PATIENCE`: neither is a book in the way of a sentence, nor are sentences for ever
+in the way of a book. Where little waits for several threads, the longest go first: the others compute the
+rest meanwhile, and all end together.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ SPREAD = 4
 """A batch's longest item is at most so many times its shortest, beyond `SLACK` tokens: a short one would wait
 for it."""
 SLACK = 16
+LIKE = 1.5
+"""A batch that is not full takes items that are at most so many times as long as its longest."""
 ROUNDS = 2
 """Idle threads begin with the longest where there are at most so many batches for each."""
 
@@ -97,13 +100,16 @@ class Line(Generic[T]):
         self._patient = not self._patient or now - first.arrived < PATIENCE
         if self._patient:
             first = next(iter(min(self._requests, key=lambda request: request.size).left))
-        lane = self._lanes[first.lane]
-        batches = self._batches(lane, bound, min(most, -(-len(self._arrived) // idle)))
+        lane, most = self._lanes[first.lane], min(most, -(-len(self._arrived) // idle))
+        batches = self._batches(lane, bound, most)
         if self._patient and idle > 1 and len(batches) <= ROUNDS * idle:
-            begin, end = batches[0]
-        else:
-            at = bisect_left(lane, _place(first), key=_place)
-            begin, end = next(batch for batch in batches if batch[0] <= at)
+            return self._leave(first.lane, *batches[0])
+        at = bisect_left(lane, _place(first), key=_place)
+        begin, end = next(batch for batch in batches if batch[0] <= at)
+        longest = min(lane[end - 1].length * LIKE, lane[begin].length * SPREAD + SLACK)
+        last = min(len(lane), begin + most)
+        while end < last and lane[end].length <= longest and lane[end].length * (end + 1 - begin) <= bound:
+            end += 1
         return self._leave(first.lane, begin, end)
 
     def _batches(self, lane: list[Item[T]], bound: int, most: int) -> list[tuple[int, int]]:
