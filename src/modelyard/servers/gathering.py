@@ -19,8 +19,9 @@ from modelyard.servers.line import Item, Line
 T = TypeVar("T", bound=Sized)
 R = TypeVar("R")
 
-AGAIN = 0.02
-"""Many answers at once take their time to arrive; to go on with few of who asks again costs far more."""
+AGAIN, MOST_AGAIN = 0.02, 10
+"""Those who ask again on their answers are waited for by this part of what their batch took, at most so many
+times as long as others are: many of them take their time, and to go on with a few would cost far more."""
 
 
 @dataclass(slots=True)
@@ -36,7 +37,7 @@ class Gathering(Generic[T, R]):
 
     A batch has at most `bound()` tokens, padding included, and `most` items. Its first waits for others at
     most `max_wait` seconds, and for none where the batch is full or `crowd` requests are here. A thread that
-    ends a batch waits as long for those who ask again on their answers, or for `AGAIN` of what it took."""
+    ends a batch waits as long for those who ask again on their answers, or longer after a long one."""
 
     def __init__(
         self,
@@ -117,7 +118,8 @@ class Gathering(Generic[T, R]):
             finally:
                 self.running -= len(batch)
                 self._idle += 1
-            earliest = loop.time() + max(self._max_wait, AGAIN * (loop.time() - began))
+            again = min(AGAIN * (loop.time() - began), MOST_AGAIN * self._max_wait)
+            earliest = loop.time() + max(self._max_wait, again)
             for item, one in zip(batch, found, strict=True):
                 item.what.done.set_result(one)
             self._after()
