@@ -46,8 +46,13 @@ bench: $(TEST) ## every number of the documentation, measured here (needs Go)
 bench-gpu: ## what sleep costs on a GPU (PYTHON: one that has `modelyard[transformers]`)
 	PYTHONPATH=src $(PYTHON) bench/gpu_sleep.py
 
-bench-translation: ## what batching is worth to translations (PYTHON: one that has `modelyard[transformers,translation]`)
+bench-translation: ## what batching is worth to translations (8 GB are installed for it, but with a PYTHON that has `modelyard[transformers,translation]`)
+ifeq ($(origin PYTHON),file)
+	scripts/engines-env
+	PYTHONPATH=src .cache/engines/bin/python bench/translating.py
+else
 	PYTHONPATH=src $(PYTHON) bench/translating.py
+endif
 
 sim: $(BASE) ## replay traces on a virtual clock
 	$(BIN)/python -m modelyard.sim

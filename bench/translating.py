@@ -1,7 +1,7 @@
 """What batching is worth to translations: CTranslate2 with ours against Transformers one by one, against
 batches in the order of arrival, and many clients against one.
 
-    make bench-translation      # with a Python that has `modelyard[transformers,translation]`: PYTHON=…
+    make bench-translation      # PYTHON=… for one that has `modelyard[transformers,translation]` already
 
 The model has the shape of M2M100-418M and gives its text back (`copying_model`), so that an output is as long
 as its text, and every one can be checked. Lengths are log-uniform from 2 to 100 tokens, the search is greedy.
