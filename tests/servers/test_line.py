@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.servers.line import LIKE, PATIENCE, ROUNDS, SLACK, SPREAD, Item, Line
+from modelyard.servers.line import LATER, LATEST, LIKE, PATIENCE, ROUNDS, SLACK, SPREAD, Item, Line
 
 LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=60)
 
@@ -104,6 +104,21 @@ def test_a_sentence_does_not_wait_for_a_book_nor_a_book_for_all_sentences() -> N
     for _ in range(2):
         line.add([Item("sentence", 30, arrived=late)])
     assert [line.take(late, 40)[0].what for _ in range(4)] == ["sentence", "book", "sentence", "book"]
+
+
+def test_words_do_not_keep_a_paragraph_behind_a_book_nor_paragraphs_a_book_for_ever() -> None:
+    line: Line[str] = Line()
+    line.add([Item("book", 20, arrived=0.0) for _ in range(10 * LATER)])
+    line.add([Item("paragraph", 90, arrived=0.1)])
+    for _ in range(4):
+        line.add([Item("word", 3, arrived=0.2)])
+    late = 0.2 + PATIENCE
+    assert [line.take(late, 9, most=1)[0].what for _ in range(4)] == ["paragraph", "word", "word", "word"]
+    line.add([Item("paragraph", 90, arrived=LATEST - 0.1)])
+    for _ in range(2):
+        line.add([Item("paragraph", 90, arrived=LATEST + 0.1)])
+    found = [line.take(LATEST + 1.0, 90, most=1)[0].what for _ in range(4)]
+    assert found == ["word", "paragraph", "book", "paragraph"]
 
 
 def test_lanes_do_not_mix() -> None:

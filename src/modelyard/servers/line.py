@@ -4,10 +4,10 @@ Used by `gathering`, on the event loop alone. An item has a length in tokens; a 
 longest times their count, padding included. What waits is cut into batches from the longest on, as large as
 they may be: a step of the model costs much the same however many items are in it, so that those with most
 steps must be few, and the one that is not full has the shortest. Of these batches that with the smallest
-request goes first, filled up with items of about its length, and every other one is that of the item that
-waits longest, once that is `PATIENCE`: neither is a book in the way of a sentence, nor are sentences for ever
-in the way of a book. Where little waits for several threads, the longest go first: the others compute the
-rest meanwhile, and all end together.
+request goes first, filled up with items of about its length, and every other one is that of the request that
+came first, once one waits for `PATIENCE`; a large one counts as later. Neither is a book in the way of a
+sentence, nor are sentences for ever in the way of a book, nor words in that of both. Where little waits for
+several threads, the longest go first: the others compute the rest meanwhile, and all end together.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 PATIENCE = 0.5  # seconds
+LATER, LATEST = 1000, 10.0
+"""A request counts as a second later for so many of its tokens each; at most so many seconds."""
 SPREAD = 4
 """A batch's longest item is at most so many times its shortest, beyond `SLACK` tokens: a short one would wait
 for it."""
@@ -46,9 +48,11 @@ class Item(Generic[T]):
 
 @dataclass(eq=False, slots=True)
 class Request(Generic[T]):
-    """Items that were asked for together, of `size` tokens; those that are `left` wait, shortest first."""
+    """Items that were asked for together, of `size` tokens; those that are `left` wait, shortest first. It
+    counts as one that came at `turn`."""
 
     size: int
+    turn: float
     left: dict[Item[T], None]
 
 
@@ -69,7 +73,9 @@ class Line(Generic[T]):
     def add(self, items: Sequence[Item[T]]) -> None:
         """What is asked for together waits from now on; items come in the order of `arrived`."""
         ordered = sorted(items, key=lambda item: item.length)
-        request = Request(sum(item.length for item in items), dict.fromkeys(ordered))
+        size = sum(item.length for item in items)
+        turn = max((item.arrived for item in items), default=0.0) + min(size // LATER, LATEST)
+        request = Request(size, turn, dict.fromkeys(ordered))
         for item in items:
             self._count += 1
             item.order, item.request = self._count, request
@@ -94,12 +100,12 @@ class Line(Generic[T]):
     def take(self, now: float, bound: int, most: int = sys.maxsize, idle: int = 1) -> list[Item[T]]:
         """The next batch, of at most `bound` tokens with its padding and `most` items; a longer item goes
         alone. So many `idle` threads share what waits. Empty when nothing does."""
-        first = next(iter(self._arrived), None)
-        if first is None:
+        oldest = self.oldest()
+        if oldest is None:
             return []
-        self._patient = not self._patient or now - first.arrived < PATIENCE
-        if self._patient:
-            first = next(iter(min(self._requests, key=lambda request: request.size).left))
+        self._patient = not self._patient or now - oldest < PATIENCE
+        request = min(self._requests, key=lambda one: one.size if self._patient else one.turn)
+        first = next(iter(request.left))
         lane, most = self._lanes[first.lane], min(most, -(-len(self._arrived) // idle))
         batches = self._batches(lane, bound, most)
         if self._patient and idle > 1 and len(batches) <= ROUNDS * idle:
