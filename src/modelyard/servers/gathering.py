@@ -101,7 +101,7 @@ class Gathering(Generic[T, R]):
         self._closing = True
         self._changed.set()
         await asyncio.gather(*self._tasks)
-        while batch := self._line.take(0.0, 1):
+        while batch := self._line.take(0.0, sys.maxsize):
             for item in batch:
                 item.what.done.cancel()
         self._threads.shutdown()

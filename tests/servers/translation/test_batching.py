@@ -262,3 +262,18 @@ async def test_a_closed_one_leaves_nobody_waiting() -> None:
     assert not pending
     with pytest.raises(ShuttingDown):
         await asyncio.wait_for(made.translate([backend.segment("late", "en", "fr")]), 5)
+
+
+async def test_many_that_wait_do_not_hold_the_end_up() -> None:
+    backend = Shouting()
+    backend.go.clear()
+    async with batched(backend, max_wait=0.0) as made:
+        running = asyncio.create_task(said(made, "runs"))
+        await until(lambda: len(backend.batches) == 1)
+        waiting = asyncio.create_task(said(made, *["waits"] * 10_000))
+        await until(lambda: made.waiting == 10_000)
+        backend.go.set()
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < 5
+    _, pending = await asyncio.wait([running, waiting], timeout=5)
+    assert not pending
