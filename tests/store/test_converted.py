@@ -213,6 +213,15 @@ def test_names_lead_nowhere_else(tmp_path: Path) -> None:
     assert not (tmp_path / "escaped").exists()
 
 
+def test_where_it_cannot_be_written_is_said_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = random_models.marian(tmp_path / "marian")
+    assert packed.main([str(folder), str(tmp_path / "nowhere" / "packed"), "int8"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nowhere" in line
+
+
 async def test_a_version_tells_what_it_translates_before_it_is_converted(tmp_path: Path) -> None:
     folder = random_models.marian(tmp_path / "marian")
     spec = Spec("m", "d" * 64, "ctranslate2", str(folder), devices=("ram",))

@@ -102,7 +102,7 @@ def unpack(path: Path, folder: Path) -> None:
         raise BadFile(f"{path}: is not whole ({error}); have it made again") from None
     weights = folder / families.CONVERTED
     weights.unlink(missing_ok=True)
-    weights.symlink_to(path)
+    weights.symlink_to(path.absolute())
 
 
 def main(argv: list[str]) -> int:
@@ -111,7 +111,7 @@ def main(argv: list[str]) -> int:
         return 2
     try:
         pack(Path(argv[0]), Path(argv[1]), argv[2])
-    except (ModelyardError, ImportError, ValueError) as error:
+    except (ModelyardError, ImportError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
