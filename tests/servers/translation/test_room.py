@@ -34,7 +34,7 @@ def look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(of: Measured, tokens: int, fitted: bool | None = True) -> None:
-    of.begins(tokens)
+    of.begins()
     of.ended(tokens, fitted)
 
 
@@ -90,8 +90,8 @@ def test_a_small_batch_tells_nothing_of_what_each_takes() -> None:
 
 def test_two_at_a_time_are_not_measured() -> None:
     made = Measured(Bytes(10_000, used=5_000), 4096)
-    made.begins(10)
-    made.begins(10)
+    made.begins()
+    made.begins()
     made.ended(10, True)
     made.ended(10, True)
     assert made.per_token == 0

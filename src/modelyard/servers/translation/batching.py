@@ -28,12 +28,12 @@ class Room(Protocol):
 
     def bound(self) -> int: ...
 
-    def begins(self, tokens: int) -> None:
-        """A batch of so many tokens is run now. This and what follows is called in the replicas' threads."""
+    def begins(self) -> None:
+        """A batch is run now. This and what follows is called in the replicas' threads."""
         ...
 
     def ended(self, tokens: int, fitted: bool | None) -> None:
-        """Whether it fitted into memory; None when it failed for another reason."""
+        """Whether one of so many tokens fitted into memory; None when it failed for another reason."""
         ...
 
 
@@ -69,7 +69,7 @@ class Batching:
         limit: Callable[[int], int],
         *,
         beam_size: int = 1,
-        max_wait: float = 0.003,
+        max_wait: float,
         failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.counts = Counts()
@@ -125,7 +125,7 @@ class Batching:
             tokens = self.counts.begin(segments)
         fitted: bool | None = None
         try:
-            self._room.begins(tokens)
+            self._room.begins()
             outputs = self._backend.run(
                 segments,
                 beam_size=self._beam_size,

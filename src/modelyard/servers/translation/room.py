@@ -52,7 +52,7 @@ class Measured:
                 self._looked, self._bound = now, self._fits()
             return self._bound
 
-    def begins(self, tokens: int) -> None:
+    def begins(self) -> None:
         with self._lock:
             self._running += 1
             self._alone = self._running == 1
