@@ -130,7 +130,7 @@ def _over_others(candidates: Sequence[Candidate], source: str, target: str, rule
     found: dict[tuple[Step, Step], tuple[object, ...]] = {}
     ends = frozenset({source, target})
     for place, pivot in enumerate(rules.pivots):
-        if any(True for _ in near(pivot, ends)):
+        if any(near(pivot, ends)):
             continue
         first = _steps(candidates, source, pivot, rules)[:MOST]
         second = _steps(candidates, pivot, target, rules)[:MOST]

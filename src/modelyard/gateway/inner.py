@@ -26,7 +26,6 @@ class Inner:
         self.headers, self.peer, self.caller = Headers([]), outer.peer, outer.caller
         self.also = b""
         self.started = False
-        self.status = 0
         self.answered: HeaderList = ()
 
     @property
@@ -44,7 +43,7 @@ class Inner:
         self.write(body)
 
     def start(self, status: int, headers: HeaderList) -> None:
-        self.started, self.status, self.answered = True, status, headers
+        self.started, self.answered = True, headers
 
     def write(self, data: bytes) -> None:
         """`reshape` has read it."""
@@ -53,7 +52,7 @@ class Inner:
         """The answer is whole."""
 
     def abort(self) -> None:
-        self.status = 0
+        """Whoever made it has nothing that could be cut."""
 
     def leave(self) -> None:
         """Nobody wants the answer any more: as when the client leaves."""

@@ -21,27 +21,11 @@ _MARKUP = re.compile(
 )
 _TAG = re.compile(r"<(/?)([a-z][a-z0-9]*)(?=[\s>])[^<]*>", re.IGNORECASE)
 _CODE = re.compile(r"<code(?:\s[^<>]*)?>([^<>]+)</code\s*>", re.IGNORECASE)
-_WITHIN = frozenset(
-    {
-        *("a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "del", "dfn", "em", "font", "i", "ins"),
-        *(
-            "kbd",
-            "label",
-            "mark",
-            "q",
-            "s",
-            "samp",
-            "small",
-            "span",
-            "strike",
-            "strong",
-            "sub",
-            "sup",
-            "time",
-        ),
-        *("tt", "u", "var"),
-    }
-)
+_WITHIN = frozenset((
+    "a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "del", "dfn", "em", "font", "i", "ins", "kbd",
+    "label", "mark", "q", "s", "samp", "small", "span", "strike", "strong", "sub", "sup", "time", "tt",
+    "u", "var",
+))  # fmt: skip
 """Elements that stand within a sentence."""
 _BLANKS = " \t\r\n\f"
 _WRAPPED = re.compile(r"(?<![ \t\r\n\f])[ \t\r\f]*\n[ \t\r\n\f]*")

@@ -13,13 +13,12 @@ from modelyard.core.admission import expected
 from modelyard.core.languages import NO_PAIRS, Pair, Pairs
 from modelyard.core.routing import Candidate, Kind, Route, Rules, Step, routes
 from modelyard.engines.base import TRANSLATE
+from modelyard.engines.openai_http import CHAT
 from modelyard.errors import ModelNotFound
 from modelyard.gateway.names import Names
 from modelyard.runtime.driver import Driver
 from modelyard.runtime.entries import Entry
 from modelyard.telemetry.usage import Asked
-
-CHAT = "/v1/chat/completions"
 
 
 class Translators:

@@ -22,6 +22,7 @@ from modelyard.config import Translation
 from modelyard.core.routing import Kind, Route, Step
 from modelyard.core.types import Priority
 from modelyard.engines.base import TRANSLATE
+from modelyard.engines.openai_http import CHAT
 from modelyard.errors import (
     ContextOverflow,
     EngineProtocol,
@@ -36,7 +37,6 @@ from modelyard.gateway.exchange import Disconnected, Exchange
 from modelyard.gateway.inner import Inner, Told
 from modelyard.gateway.names import Bring, Names
 from modelyard.gateway.serve import REQUEST_HEADER, Service
-from modelyard.gateway.translation.pairs import CHAT
 from modelyard.runtime.entries import Entry
 from modelyard.wire.errors import ProtocolError
 
