@@ -45,18 +45,28 @@ sys.exit(asyncio.run(main()))
 """
 
 
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+
+
 @pytest.mark.parametrize("what", ["fail", "ask"])
 def test_a_process_whose_python_has_no_memory_ends_and_says_so(what: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", SERVER.replace("WHAT", what)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    ran = run(SERVER.replace("WHAT", what))
     assert ran.returncode == 1
     assert "error: the model has failed: out of memory" in ran.stderr
     assert "Traceback" in ran.stderr
+
+
+def test_a_model_that_cannot_be_taken_ends_the_process() -> None:
+    taking = """    def __setattr__(self, name, value):
+        raise IndexError("it has no pairs")
+"""
+    program = SERVER.replace("    model = None\n", f"    model = None\n{taking}").replace("WHAT", "print")
+    ran = run(program)
+    assert ran.returncode == 1
+    assert "error: failed to load model: IndexError: it has no pairs" in ran.stderr
 
 
 async def test_a_thread_that_is_given_nothing_any_more_is_told() -> None:

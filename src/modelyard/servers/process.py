@@ -68,7 +68,10 @@ async def serve(
         end(1)
 
     def loaded(loading: asyncio.Future[object | None]) -> None:
-        api.model = loading.result()
+        try:
+            api.model = loading.result()
+        except Exception as error:  # whatever the libraries raise
+            log(f"error: failed to load model: {type(error).__name__}: {error}")
         if api.model is None:
             end(1)
         else:

@@ -54,6 +54,14 @@ def test_languages_are_those_that_it_has_words_for(theirs: dict[str, Path]) -> N
     assert families.read(theirs["nllb"]).languages == ("en", "fr")
 
 
+def test_one_of_another_family_is_refused(theirs: dict[str, Path]) -> None:
+    path = theirs["nllb"] / "shared_vocabulary.json"
+    words = [word if word == "eng_Latn" else f"x{word}" for word in json.loads(path.read_text())]
+    path.write_text(json.dumps(words))
+    with pytest.raises(BadFile, match="has not two languages of M2M100 or NLLB; name a model of these"):
+        families.read(theirs["nllb"])
+
+
 @pytest.mark.parametrize("family", MAKERS)
 def test_one_is_packed_as_it_is(theirs: dict[str, Path], tmp_path: Path, family: str) -> None:
     packed.pack(theirs[family], tmp_path / "packed", "int8")

@@ -143,11 +143,11 @@ def read(folder: Path) -> Family:
     if "__en__" in words or (not converted and (folder / VOCABULARY).is_file()):
         _check(folder, PIECES)
         codes = WMT21_CODES if settings.get("language_codes") == "wmt21" else M2M100_CODES
-        marks = _there({canonical(code): f"__{code}__" for code in codes}, words)
+        marks = _there(folder, {canonical(code): f"__{code}__" for code in codes}, words)
         return Family("m2m100", marks, marks, longest)
     if not (folder / TOKENIZER).is_file():
         _check(folder, PIECES)
-    marks = _there({canonical(code): code for code in NLLB_CODES}, words)
+    marks = _there(folder, {canonical(code): code for code in NLLB_CODES}, words)
     return Family("nllb", marks, marks, longest)
 
 
@@ -192,9 +192,15 @@ def _words(folder: Path) -> frozenset[str]:
     )
 
 
-def _there(marks: Mapping[str, str], words: frozenset[str]) -> dict[str, str]:
+def _there(folder: Path, marks: Mapping[str, str], words: frozenset[str]) -> dict[str, str]:
     """Those that a model knows, where its words are known."""
-    return {code: mark for code, mark in marks.items() if not words or mark in words}
+    found = {code: mark for code, mark in marks.items() if not words or mark in words}
+    if len(found) < 2:
+        raise BadFile(
+            f"{folder}: its vocabulary has not two languages of M2M100 or NLLB; name a model of these, or "
+            "one of Marian (OPUS-MT) with its source.spm and target.spm"
+        )
+    return found
 
 
 def _marian(folder: Path, words: frozenset[str], longest: int) -> Family:
