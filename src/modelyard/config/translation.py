@@ -88,7 +88,11 @@ def _known(name: str, models: Collection[str], path: str, refuse: Refuse) -> Non
 def _wrong(prompt: str) -> str:
     """What is wrong with a prompt; empty when nothing is."""
     try:
-        named = {name for _, name, _, _ in Formatter().parse(prompt) if name is not None}
+        named = {
+            f"{name}{'!' * bool(conversion)}{conversion or ''}{':' * bool(form)}{form}"
+            for _, name, form, conversion in Formatter().parse(prompt)
+            if name is not None
+        }
     except ValueError:
         return "has a single { or }; write {{ or }} for the character itself"
     if other := sorted(named - _FIELDS):
