@@ -9,7 +9,7 @@ from collections import OrderedDict
 _EACH = 300  # bytes that an entry takes beside its texts
 
 Key = tuple[tuple[str, ...], str, str, str]
-"""The versions that made it, source, target and text."""
+"""The versions that made it, with what a language model was told, source, target and text."""
 
 
 class Recent:

@@ -6,11 +6,13 @@ import asyncio
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 
 from gateway.live_yard import SHARE, TWO, LiveYard, fake, live_yard
 from gateway.translation.translators import ask, refused, translated, translator
+from modelyard.config import Config
 from modelyard.gateway.translation import lane
 from modelyard.gateway.translation.markup import pieces_of
 from modelyard.gateway.translation.pieces import Glossary, Pieces
@@ -110,6 +112,21 @@ async def test_recent_translations_are_kept_where_that_is_configured() -> None:
     async with live_yard({"ef": translator("en-fr")}) as yard:
         for _ in range(2):
             assert (await translated(yard, "one"))["usage"]["segments"] == 1
+
+
+async def test_what_is_kept_is_not_used_for_another_prompt() -> None:
+    settings = {"llm": {"model": "talk", "prompt": "To {target}:"}, "cache": "1MB"}
+    async with live_yard({"talk": fake(memory=SHARE)}, translation=settings) as yard:
+        first = [(await translated(yard, "one", "en", "fi"))["usage"]["output_tokens"] for _ in range(2)]
+        assert first == [16, 0]
+
+        def with_prompt(now: Config) -> Config:
+            return replace(now, translation=replace(now.translation, prompt="In {target}, please:"))
+
+        await yard.yard.live.change(with_prompt)
+        said = await translated(yard, "one", "en", "fi")
+        right = expected_text("talk", prompt_of("In Finnish, please:", "one"), 16).strip()
+        assert said["translatedText"] == right
 
 
 async def test_a_client_that_leaves_takes_its_request_along() -> None:

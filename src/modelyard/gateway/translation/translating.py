@@ -118,7 +118,7 @@ class Translating:
         route = done.route
         if route.kind is Kind.FIXED:
             return Done([route.text] * len(job.texts), route)
-        key = await self._key(route, job) if settings.cache and not job.alternatives else None
+        key = await self._key(route, job, settings) if settings.cache and not job.alternatives else None
         left = list(range(len(job.texts)))
         if key is not None:
             known = [self._recent.get((*key, text)) for text in job.texts]
@@ -133,6 +133,7 @@ class Translating:
                 self._recent.put((*key, job.texts[index]), done.texts[index] or "", settings.cache)
         return done
 
-    async def _key(self, route: Route, job: Job) -> tuple[tuple[str, ...], str, str]:
+    async def _key(self, route: Route, job: Job, settings: Translation) -> tuple[tuple[str, ...], str, str]:
         entries = [await self._names.reach(step.model, self._bring) for step in route.steps]
-        return tuple(entry.spec.version for entry in entries), job.source, job.target
+        told = (settings.prompt,) if route.kind is Kind.LLM else ()
+        return (*(entry.spec.version for entry in entries), *told), job.source, job.target
