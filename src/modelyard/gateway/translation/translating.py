@@ -27,10 +27,10 @@ from modelyard.errors import (
 )
 from modelyard.gateway.exchange import Exchange
 from modelyard.gateway.names import Bring, Names
-from modelyard.gateway.recent import Recent
 from modelyard.gateway.serve import Service
 from modelyard.gateway.translation.languages_list import codes_of, languages_view
 from modelyard.gateway.translation.pairs import Translators
+from modelyard.gateway.translation.recent import Recent
 from modelyard.gateway.translation.steps import Done, Job, Steps
 from modelyard.runtime.entries import Entry
 

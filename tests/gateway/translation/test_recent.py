@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelyard.gateway.recent import Key, Recent
+from modelyard.gateway.translation.recent import Key, Recent
 
 
 def key(text: str, version: str = "a@1") -> Key:
