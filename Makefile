@@ -26,9 +26,10 @@ demo-translation: $(TEST) ## small models that translate: three pairs, and who i
 test: $(TEST) ## the test suite, real engines and clients apart
 	$(BIN)/pytest -q -m "not e2e" -n auto --maxprocesses 4 --dist loadfile
 
-e2e: $(TEST) ## real engines and real clients (ENGINES= without those that take 8 GB and minutes to install)
+e2e: $(TEST) ## real engines and real clients (ENGINES= without those that take 9 GB and minutes to install)
 ifneq ($(ENGINES),)
 	PYTHON="$(PYTHON)" scripts/engines-env
+	PYTHON="$(PYTHON)" scripts/libretranslate-env
 	if command -v go >/dev/null; then scripts/build-ollama; fi
 endif
 	$(BIN)/pytest -q -m e2e

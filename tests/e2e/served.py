@@ -26,7 +26,7 @@ def modelyard(config: Path, data: Path, port: int = 0) -> Iterator[str]:
     """The URL of a server of this configuration; it ends as with Ctrl-C, and has to end well."""
     port = port or free_port()
     words = command("serve", "-c", str(config), "--port", str(port))
-    with _running(words, f"http://127.0.0.1:{port}/health", data, {}) as process:
+    with running(words, f"http://127.0.0.1:{port}/health", data, {}) as process:
         yield f"http://127.0.0.1:{port}"
         process.send_signal(signal.SIGINT)
         assert process.wait(ENDED) == 0
@@ -43,7 +43,7 @@ def ollama(program: str, models: Path, home: Path, more: Mapping[str, str] | Non
     """The URL of Ollama's own server over this model store; `more` is its environment."""
     url = f"http://127.0.0.1:{free_port()}"
     own = {"OLLAMA_HOST": url, "OLLAMA_MODELS": str(models), "HOME": str(home), **(more or {})}
-    with _running([program, "serve"], f"{url}/api/version", home, own):
+    with running([program, "serve"], f"{url}/api/version", home, own):
         yield url
 
 
@@ -58,7 +58,7 @@ def create(url: str, models: Path, name: str, file: Path) -> None:
 
 
 @contextmanager
-def _running(
+def running(
     words: list[str], health: str, folder: Path, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process that answers, with its output in a file of the folder; killed with its group at the end."""

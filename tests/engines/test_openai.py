@@ -295,9 +295,12 @@ async def test_no_more_are_sent_at_once_than_it_has_slots() -> None:
     assert most == 3
 
 
-def replies(*answers: bytes) -> Any:
-    """A server that generates once, then says these, the last of them for ever."""
-    left = [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", *answers]
+FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def replies(*answers: bytes, first: bytes = FINE) -> Any:
+    """A server that says `first` to what it is to generate first, then these, the last of them for ever."""
+    left = [first, *answers]
 
     async def answering(peer: Peer) -> None:
         while True:
@@ -354,16 +357,21 @@ async def test_a_pause_that_is_too_long_is_passed_on() -> None:
 
 async def test_a_short_pause_is_waited_for() -> None:
     slower = no("429 Too Many Requests", "slower", "Retry-After: 1")
-    fine = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-    async with engine(replies(slower, fine)) as at, live_yard({"near": far(at.address.port)}) as yard:
+    async with engine(replies(slower, FINE)) as at, live_yard({"near": far(at.address.port)}) as yard:
         began = asyncio.get_running_loop().time()
         assert (await yard.chat("near")).status == 200
         assert asyncio.get_running_loop().time() - began > 0.9
 
 
+async def test_one_whose_rate_is_used_up_when_it_is_loaded_serves_all_the_same() -> None:
+    slower = no("429 Too Many Requests", "slower", "Retry-After: 1")
+    async with engine(replies(FINE, first=slower)) as at, live_yard({"near": far(at.address.port)}) as yard:
+        assert (await yard.chat("near")).status == 200
+        assert not yard.notes("failed")
+
+
 async def test_its_rate_is_kept_to() -> None:
-    fine = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-    async with engine(replies(fine)) as at:
+    async with engine(replies(FINE)) as at:
         limit = {"requests": 2, "per": "1s"}
         async with live_yard({"near": far(at.address.port, rate_limit=limit, max_wait="2.5s")}) as yard:
             await yard.load("near")

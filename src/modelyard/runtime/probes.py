@@ -50,8 +50,13 @@ async def wait_healthy(pool: Pool, path: str) -> None:
 
 
 async def warm_up(pool: Pool, calls: Sequence[Call], deadline: float) -> None:
-    """Have it generate. As `ask`."""
-    await ask(pool, calls, "its first generation", deadline)
+    """Have it generate. As `ask`; but one that says 429 serves, though others have all of it at the moment:
+    requests are told when to try again."""
+    try:
+        await ask(pool, calls, "its first generation", deadline)
+    except WarmUpFailed as refused:
+        if refused.status != 429:
+            raise
 
 
 async def ask(pool: Pool, calls: Sequence[Call], usual: str, deadline: float) -> None:

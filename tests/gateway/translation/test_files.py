@@ -53,7 +53,8 @@ async def test_each_kind_keeps_its_markup() -> None:
             answer = await send(yard, name, text.encode(), api_key=SECRET)
             file = await fetched(yard, answer)  # without a key
             assert file.content.decode() == right, name
-            assert file.headers["content-disposition"] == f'attachment; filename="{name}"'
+            saved = name.replace(".", "_fr.")
+            assert file.headers["content-disposition"] == f'attachment; filename="{saved}"'
             assert file.headers["content-type"] == "application/octet-stream"
             assert file.headers["x-content-type-options"] == "nosniff"
             assert answer.json()["model"] == "ef"
@@ -96,7 +97,7 @@ async def test_the_language_of_a_document_is_detected() -> None:
         assert answer.json()["detectedLanguage"]["language"] == "en"
         file = await fetched(yard, answer)
         assert file.text.startswith("[fr] The weather is very nice today,\n[fr] and")
-        assert file.headers["content-disposition"].endswith('b.txt"')
+        assert file.headers["content-disposition"].endswith('b_fr.txt"')
 
 
 class TestKept:

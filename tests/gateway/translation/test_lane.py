@@ -318,3 +318,12 @@ class TestWhatThereIs:
         assert (said["charLimit"], said["keyRequired"], said["filesTranslation"]) == (200, False, True)
         assert said["language"]["target"] == {"code": "en", "name": "English"}
         assert ".srt" in said["supportedFilesFormat"]
+
+
+async def test_a_text_in_the_language_that_is_wanted_stays_what_it_is() -> None:
+    async with live_yard({"en-fr": translator("en-fr")}) as yard:
+        for code in ("en", "fr"):
+            said = await translated(yard, "one", code, code)
+            assert (said["translatedText"], said["model"]) == ("one", None)
+        assert refused(await ask(yard, "one", "xx", "xx"))[:2] == (400, "unsupported_language")
+        assert not yard.instances("en-fr")

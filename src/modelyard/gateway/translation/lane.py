@@ -118,6 +118,8 @@ class Lanes:
         settings = self._settings()
         model = await self._translating.model(asked.model, settings)
         sources, targets = self._translating.codes(model, settings)
+        if asked.source == asked.target:  # any language that is known here: the text stays what it is
+            sources = targets = sources | targets
         target = code_among(asked.target, targets, "target")
         detected = asked.source == AUTO
         guesses = await detect_each([one.said for one in pieces], sources) if detected else []
@@ -165,7 +167,8 @@ class Lanes:
         pieces = await asyncio.to_thread(document_of, file.name, file.data, asked.glossary)
         check_size([pieces.said], "file", settings)
         body, dones = await self._translated(exchange, asked, [pieces], [""])
-        key = self._files.put(file.name, str(body.pop("translatedText")).encode())
+        name, _, kind = file.name.rpartition(".")
+        key = self._files.put(f"{name}_{asked.target}.{kind}", str(body.pop("translatedText")).encode())
         _respond(exchange, {"translatedFileUrl": _address(exchange, DOWNLOAD + key), **body}, dones)
 
     async def _download(self, exchange: Exchange) -> None:
