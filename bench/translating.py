@@ -74,6 +74,8 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=7)
     arguments.add_argument("--ways", nargs="+", choices=(*NAMES,), default=[*NAMES])
     given = arguments.parse_args()
+    if "count" in given.ways and "ours" not in given.ways:
+        arguments.error("--ways count: its batches have as many texts as those of `ours`; measure that too")
     folder, file = _model(given.seed)
     texts = _texts(given.texts, given.seed)
     with tempfile.TemporaryDirectory(prefix="modelyard-") as name:
