@@ -102,6 +102,10 @@ def test_what_is_damaged_says_which_file(theirs: dict[str, Path]) -> None:
     (folder / "shared_vocabulary.json").write_text("[1")
     with pytest.raises(BadFile, match=r"model\.bin: this is"):
         Translator(folder)
+    for words in ("null", "7", '{"a": 1}'):
+        (theirs["nllb"] / "shared_vocabulary.json").write_text(words)
+        with pytest.raises(BadFile, match=r"shared_vocabulary\.json: is no list of words"):
+            families.read(theirs["nllb"])
     (theirs["nllb"] / "shared_vocabulary.json").unlink()
     with pytest.raises(BadFile, match=r"has model\.bin and no shared_vocabulary\.json beside it"):
         Translator(theirs["nllb"])

@@ -186,6 +186,8 @@ def _words(folder: Path) -> frozenset[str]:
             if path.is_file():
                 text = _content(path).decode(errors="replace")
                 found = _parsed(path, text) if path.suffix == ".json" else text.splitlines()
+                if not isinstance(found, list):
+                    raise BadFile(f"{path}: is no list of words; fetch it again")
                 return frozenset(map(str, found))
     raise BadFile(
         f"{folder}: has {CONVERTED} and no shared_vocabulary.json beside it; fetch the folder whole"
