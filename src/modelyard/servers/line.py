@@ -65,7 +65,7 @@ class Line(Generic[T]):
         self._arrived: dict[Item[T], None] = {}  # the first is the oldest
         self._lanes: dict[int, list[Item[T]]] = {}  # shortest first
         self._requests: dict[Request[T], None] = {}  # the first is the oldest
-        self._patient = True  # the last batch was not for the oldest
+        self._patient = True  # the last batch was not for the request that came first
 
     def __len__(self) -> int:
         return len(self._arrived)
