@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,6 +126,18 @@ def test_lanes_do_not_mix() -> None:
     line = line_of([5, 4, 6, 7], lanes=[0, 1, 0, 1])
     assert lengths(line.take(0.0, 1000)) == [4, 7]
     assert lengths(line.take(0.0, 1000)) == [5, 6]
+
+
+@pytest.mark.parametrize("count", [FEW, FEW + 1])
+def test_a_large_request_finds_its_places_among_the_others(count: int) -> None:
+    line = line_of([30, 5, 60], lanes=[0, 0, 1])
+    line.add([Item(number, 1 + number * 37 % 101, arrived=3.0) for number in range(count)])
+    there = sorted([30, 5, *(1 + number * 37 % 101 for number in range(count))])
+    taken: list[int] = []
+    while batch := line.take(3.0, 100):
+        assert lengths(batch) == sorted(lengths(batch))
+        taken += lengths(batch)
+    assert sorted(taken) == sorted([*there, 60])
 
 
 @given(LENGTHS, st.data())

@@ -31,6 +31,8 @@ LIKE = 1.5
 """A batch that is not full takes items that are at most so many times as long as its longest."""
 ROUNDS = 2
 """Idle threads begin with the longest where there are at most so many batches for each."""
+FEW = 100
+"""So many items find their places one by one; more of them are sorted together with what waits."""
 
 
 @dataclass(eq=False, slots=True)
@@ -80,7 +82,14 @@ class Line(Generic[T]):
             self._count += 1
             item.order, item.request = self._count, request
             self._arrived[item] = self._requests[request] = None
-            insort(self._lanes.setdefault(item.lane, []), item, key=_place)
+            lane = self._lanes.setdefault(item.lane, [])
+            if len(items) <= FEW:
+                insort(lane, item, key=_place)
+            else:
+                lane.append(item)
+        if len(items) > FEW:
+            for lane in self._lanes.values():
+                lane.sort(key=_place)
         self.tokens += request.size
 
     def remove(self, item: Item[T]) -> bool:
