@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.servers.line import LATER, LATEST, LIKE, PATIENCE, ROUNDS, SLACK, SPREAD, Item, Line
+from modelyard.servers.line import FEW, LATER, LATEST, LIKE, PATIENCE, ROUNDS, SLACK, SPREAD, Item, Line
 
 LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=60)
 
