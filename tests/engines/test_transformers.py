@@ -279,8 +279,10 @@ def test_a_model_that_translates() -> None:
     (share,) = ENGINE.need(spec, files).shares
     computed = 1024 * found["token_bytes"]
     assert share.bytes == transformers_memory.PROCESS + 4 * count + computed
+    assert share.later == computed
     _, gpu = ENGINE.need(replace(spec, devices=("GPU-1",)), files).shares
     assert gpu.bytes == transformers_memory.CUDA_CONTEXT + 2 * count + computed // 2
+    assert gpu.later == computed // 2
 
 
 def test_what_a_model_that_translates_has_not() -> None:

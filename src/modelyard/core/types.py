@@ -73,12 +73,14 @@ class Share:
 
     `on` is `ram`, `accelerator` (any CUDA, ROCm or declared device) or a device id. Two accelerator shares
     of one need go to different devices. `mapped` maps file digests to bytes that are charged once per device
-    however many instances map them.
+    however many instances map them. So many of the bytes are taken `later`, by its work: what it holds before
+    says nothing of them.
     """
 
     on: str
     bytes: int
     mapped: Mapping[str, int] = field(default_factory=dict)
+    later: int = 0
 
     @property
     def whole(self) -> int:

@@ -92,9 +92,9 @@ class CTranslate2Engine(own.OwnServer):
         computed = _batch_tokens(spec) * _token_bytes(spec, folder) * _replicas(spec)
         known = bool(folder.whole("d_model"))
         if spec.on_ram:
-            return Need((Share("ram", PROCESS + weights + computed),), known=known)
-        shares = Share("ram", PROCESS + CUDA_HOST), Share("accelerator", CUDA_CONTEXT + weights + computed)
-        return Need(shares, known=known)
+            return Need((Share("ram", PROCESS + weights + computed, later=computed),), known=known)
+        on_gpu = Share("accelerator", CUDA_CONTEXT + weights + computed, later=computed)
+        return Need((Share("ram", PROCESS + CUDA_HOST), on_gpu), known=known)
 
     def command(
         self, spec: Spec, profile: Profile, placement: Placement, address: Address, files: Files

@@ -86,8 +86,9 @@ def need_of_translation(plan: Plan, files: Files, computed: int) -> Need:
     model = Model(files["model"])
     own, known = model.weights(plan) + computed, bool(model.whole("d_model"))
     if plan.on_ram:
-        return Need((Share("ram", PROCESS + own),), known=known)
-    return Need((Share("ram", PROCESS + CUDA_HOST), Share("accelerator", own + CUDA_CONTEXT)), known=known)
+        return Need((Share("ram", PROCESS + own, later=computed),), known=known)
+    on_gpu = Share("accelerator", own + CUDA_CONTEXT, later=computed)
+    return Need((Share("ram", PROCESS + CUDA_HOST), on_gpu), known=known)
 
 
 def asleep(plan: Plan, files: Files) -> tuple[Share, ...]:

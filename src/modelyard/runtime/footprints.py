@@ -81,11 +81,14 @@ class Footprint:
         return max(LAST_MARGIN, FIRST_MARGIN / max(1, self.observations))
 
     def learned(self, need: Need) -> Need:
-        """The estimate, corrected by what was observed; the same need when that says nothing about it."""
+        """The estimate, corrected by what was observed; the same need when that says nothing about it. A
+        share that has room for what comes later needs no margin."""
         if len(self.bytes) != len(need.shares) or not any(self.bytes):
             return need
         shares = tuple(
-            replace(share, bytes=round(observed * (1 + self.margin))) if observed else share
+            replace(share, bytes=round(observed * (1 if share.later else 1 + self.margin)))
+            if observed
+            else share
             for share, observed in zip(need.shares, self.bytes, strict=True)
         )
         return replace(need, shares=shares, known=True)

@@ -79,7 +79,8 @@ class Observer:
         if measured:
             self._post(Observed(instance.id, own))
             self._compare(entry, key, sum(share.bytes for share in estimate.shares), sum(own.values()))
-        sizes = [own.get(at or "", 0) for at in devices_of(estimate.shares, instance.placement)]
+        placed = zip(estimate.shares, devices_of(estimate.shares, instance.placement), strict=True)
+        sizes = [_at_work(share, own.get(at or "", 0)) for share, at in placed]
         footprint = self._footprints.observe(key, sizes, need=estimate, load_seconds=load_seconds)
         learned = self._learned(entry, footprint, estimate) if measured else need
         learned = replace(learned, rungs=self._rungs(entry, entry.files))
@@ -220,12 +221,15 @@ class Observer:
 
     def _learned(self, entry: Entry, footprint: Footprint, estimate: Need) -> Need:
         """What was learned. Its margin never asks for more than a device has: a model that ran there, and
-        nearly filled it, would be refused from then on."""
+        nearly filled it, would be refused from then on. Nor does what came with its work, which goes by what
+        is free."""
         learned = footprint.learned(estimate)
         if learned is estimate:
             return estimate
         bounded = [
-            max(observed, min(share.bytes, self._most(entry, share))) if observed else share.bytes
+            max(0 if share.later else observed, min(share.bytes, self._most(entry, share)))
+            if observed
+            else share.bytes
             for share, observed in zip(learned.shares, footprint.bytes, strict=True)
         ]
         shares = zip(learned.shares, bounded, strict=True)
@@ -274,3 +278,8 @@ def _may_use(entry: Entry, device: Device) -> bool:
     """Whether its spec names the device; one that names none may use every accelerator."""
     devices = entry.spec.devices
     return device.id in devices if devices else device.kind is not DeviceKind.RAM
+
+
+def _at_work(share: Share, own: int) -> int:
+    """What it takes at work, by what was measured of it, which may have been before; 0 where nothing was."""
+    return max(own, min(own + share.later, share.bytes)) if own else 0
