@@ -151,3 +151,13 @@ async def test_a_client_that_leaves_takes_the_longest_along_when_those_after_it_
         # The engine does not notice, so that its slot is not free before it has ended.
         (resident,) = yard.driver.commands.residents.values()
         await until(lambda: resident.endpoint and resident.endpoint.active == 0, 3.0)
+
+
+async def test_one_that_cannot_be_asked_adds_no_languages() -> None:
+    models = {"en-fr": translator("en-fr"), "vectors": fake(parameters={"apis": ["embeddings"]})}
+    for name in ("nowhere", "vectors", "en-fr"):
+        llm = {"llm": {"model": name}}
+        async with live_yard(models, translation=llm) as yard:
+            listed = {one["code"]: one["targets"] for one in (await yard.http.get("/languages")).json()}
+            assert listed == {"en": ["fr"], "fr": []}
+            assert refused(await ask(yard, "one", "en", "fi"))[:2] == (400, "unsupported_language")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from modelyard import languages
-from modelyard.config import Translation
 from modelyard.core.languages import Pairs
 from modelyard.core.routing import Candidate
 from modelyard.languages import near
@@ -22,20 +21,22 @@ def codes_of(each: Iterable[Pairs], *, any_other: bool) -> tuple[frozenset[str],
     return sources, targets
 
 
-def languages_view(candidates: Sequence[Candidate], settings: Translation) -> list[dict[str, object]]:
+def languages_view(
+    candidates: Sequence[Candidate], pivots: Sequence[str], *, any_other: bool
+) -> list[dict[str, object]]:
     """LibreTranslate's list, and beside it which models translate from each language, and whether they are
-    loaded."""
-    sources, targets = codes_of((each.pairs for each in candidates), any_other=bool(settings.llm))
+    loaded. `any_other`: as for `codes_of`."""
+    sources, targets = codes_of((each.pairs for each in candidates), any_other=any_other)
     direct = {
         code: frozenset[str]().union(*(each.pairs.targets(code) for each in candidates)) for code in sources
     }
     found: list[dict[str, object]] = []
     for code in sorted(sources | targets, key=languages.name):
         reached = set(direct.get(code, ()))
-        for pivot in settings.pivot:
+        for pivot in pivots:
             for over in near(pivot, frozenset(direct.get(code, ()))):
                 reached |= direct.get(over, frozenset())
-        if settings.llm and code in sources:
+        if any_other and code in sources:
             reached |= targets
         models = [
             {"model": each.model, "loaded": each.ready} for each in candidates if each.pairs.targets(code)

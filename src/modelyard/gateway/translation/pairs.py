@@ -69,6 +69,11 @@ class Translators:
         # An answer that is no translation is better than an error, but not for a pair that does not exist.
         return found if any(route.kind is not Kind.FIXED for route in found) else []
 
+    def llm(self) -> str:
+        """The language model that is asked where no other can; empty when none can be."""
+        setting = self._setting()
+        return self._llm(setting, None, local_only=setting.local_only)
+
     # -- ahead --------------------------------------------------------------------------------------------
 
     def preloaded(self, asked: Iterable[Asked]) -> list[Entry]:

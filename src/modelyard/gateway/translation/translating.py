@@ -64,11 +64,11 @@ class Translating:
             return codes_of([model.pairs], any_other=not model.pairs)
         kept = self._names.whole(settings.fallback) if settings.fallback else None
         pairs = [each.pairs for each in self._router.candidates()] + ([kept.pairs] if kept else [])
-        return codes_of(pairs, any_other=bool(settings.llm))
+        return codes_of(pairs, any_other=bool(self._router.llm()))
 
     def languages(self, settings: Translation) -> list[dict[str, object]]:
         """See `languages_list.languages_view`."""
-        return languages_view(self._router.candidates(), settings)
+        return languages_view(self._router.candidates(), settings.pivot, any_other=bool(self._router.llm()))
 
     async def run(self, exchange: Exchange, job: Job, settings: Translation) -> Done:
         """Raises UnsupportedLanguage when nobody translates this pair, else what the first route failed with
