@@ -19,9 +19,10 @@ from modelyard.servers.line import Item, Line
 T = TypeVar("T", bound=Sized)
 R = TypeVar("R")
 
-AGAIN, MOST_AGAIN = 0.02, 10
-"""Those who ask again on their answers are waited for by this part of what their batch took, at most so many
-times as long as others are: many of them take their time, and to go on with a few would cost far more."""
+PART, MOST, TIMES = 0.02, 25, 5
+"""Many who ask at once take their time to arrive, and to go on with a few of them costs far more: as long as
+they come, they are waited for. A gap that says that they have come is this part of what the last batch took,
+at most so many times `max_wait`; all in all it is so many times as long at most."""
 
 
 @dataclass(slots=True)
@@ -36,8 +37,9 @@ class Gathering(Generic[T, R]):
     that an item which cannot be computed fails alone; `after` is called on the event loop after each.
 
     A batch has at most `bound()` tokens, padding included, and `most` items. Its first waits for others at
-    most `max_wait` seconds, and for none where the batch is full or `crowd` requests are here. A thread that
-    ends a batch waits as long for those who ask again on their answers, or longer after a long one."""
+    most `max_wait` seconds, longer while they come and batches are long, and for none where the batch is full
+    or `crowd` requests are here. A thread that ends a batch waits as long for those who ask again on their
+    answers."""
 
     def __init__(
         self,
@@ -54,7 +56,8 @@ class Gathering(Generic[T, R]):
         self.running = 0  # items that are computed now
         self._compute = compute
         self._bound = bound
-        self._max_wait = max_wait
+        self._max_wait = self._gap = max_wait
+        self._newest = 0.0  # when somebody asked last
         self._most = most
         self._crowd = crowd
         self._halves = halves
@@ -85,6 +88,7 @@ class Gathering(Generic[T, R]):
         now = loop.time()
         items = [Item(_Asked(what, loop.create_future()), max(len(what), 1), now, lane) for what in whats]
         self._line.add(items)
+        self._newest = now
         self._asking += 1
         self._changed.set()
         try:
@@ -108,8 +112,8 @@ class Gathering(Generic[T, R]):
 
     async def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """What one thread is given to do."""
-        earliest = 0.0
-        while batch := await self._next(loop, earliest):
+        freed = 0.0
+        while batch := await self._next(loop, freed):
             began = loop.time()
             self.running += len(batch)
             self._idle -= 1
@@ -118,22 +122,24 @@ class Gathering(Generic[T, R]):
             finally:
                 self.running -= len(batch)
                 self._idle += 1
-            again = min(AGAIN * (loop.time() - began), MOST_AGAIN * self._max_wait)
-            earliest = loop.time() + max(self._max_wait, again)
+            freed = loop.time()
+            self._gap = max(self._max_wait, min(PART * (freed - began), MOST * self._max_wait))
             for item, one in zip(batch, found, strict=True):
                 item.what.done.set_result(one)
             self._after()
 
-    async def _next(self, loop: asyncio.AbstractEventLoop, earliest: float) -> Sequence[Item[_Asked[T, R]]]:
-        """The next batch, once it was gathered for long enough, and until `earliest` where it is not full;
-        none when there will be none. Threads that have nothing to do share what waits."""
+    async def _next(self, loop: asyncio.AbstractEventLoop, freed: float) -> Sequence[Item[_Asked[T, R]]]:
+        """The next batch for a thread that is free since `freed`, once it was gathered for long enough; none
+        when there will be none. Threads that have nothing to do share what waits."""
         while not self._closing:
             self._changed.clear()
             oldest, bound = self._line.oldest(), self._bound()
             if oldest is None:
                 await self._changed.wait()
                 continue
-            left = max(oldest + self._max_wait, earliest) - loop.time()
+            came = min(self._newest + self._max_wait, oldest + self._gap)
+            again = min(max(self._newest, freed), freed + (TIMES - 1) * self._gap) + self._gap
+            left = max(came, again) - loop.time()
             full = self._line.tokens >= bound or len(self._line) >= self._most
             if full or left <= 0 or self._asking >= self._crowd:
                 return self._line.take(loop.time(), bound, self._most, self._idle)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from modelyard.errors import ShuttingDown
+from modelyard.servers import gathering
 from modelyard.servers.translation import batching
 from modelyard.servers.translation.backends import Broken, OutOfMemory, Output, Segment
 from modelyard.servers.translation.batching import Batching, Full
@@ -149,6 +150,23 @@ async def test_who_asks_again_on_an_answer_goes_with_those_that_waited() -> None
         backend.go.set()
         assert [await first, await second] == [["A", "CC"], ["BB"]]
     assert backend.batches == [["a"], ["bb", "cc"]]
+
+
+async def test_where_batches_are_long_the_first_waits_while_others_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = Shouting(replicas=2)
+    monkeypatch.setattr(gathering, "PART", 1e6)  # the first batch was long: so many times `max_wait` it is
+    monkeypatch.setattr(gathering, "MOST", 4)
+    async with batched(backend, max_wait=0.2) as made:
+        await said(made, "a")
+        asking = []
+        for text in ("bb", "cc", "dd"):
+            asking.append(asyncio.create_task(said(made, text)))
+            await asyncio.sleep(0.13)
+        assert await asyncio.gather(*asking) == [["BB"], ["CC"], ["DD"]]
+    # The replica that has computed nothing yet had its half of all three when nobody came any more.
+    assert [len(batch) for batch in backend.batches] == [1, 2, 1]
 
 
 async def test_replicas_that_are_idle_share_what_waits() -> None:
