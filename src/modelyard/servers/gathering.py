@@ -123,7 +123,8 @@ class Gathering(Generic[T, R]):
                 self.running -= len(batch)
                 self._idle += 1
             freed = loop.time()
-            self._gap = max(self._max_wait, min(PART * (freed - began), MOST * self._max_wait))
+            took = freed - began if len(batch) > 1 else 0.0  # one alone is not waited for as many are
+            self._gap = max(self._max_wait, min(PART * took, MOST * self._max_wait))
             for item, one in zip(batch, found, strict=True):
                 item.what.done.set_result(one)
             self._after()
