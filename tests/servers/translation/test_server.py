@@ -65,7 +65,7 @@ async def test_it_translates_what_many_ask_in_few_batches(m2m100: Path) -> None:
     assert isinstance(together[16], list)
     assert len(together[16]) == 3
     assert after["segments"] - before["segments"] == 19
-    assert after["batches"] - before["batches"] <= 4
+    assert after["batches"] - before["batches"] < 19 / 2  # how many depends on when each arrives
     assert after["waiting"] == after["processing"] == after["batch"] == 0
     assert after["padded"] >= after["tokens"] > 0
 
